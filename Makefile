@@ -1,0 +1,43 @@
+# Each command sets up what it needs in .venv by itself, pinned by constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+  $(BIN)/python -m pip --disable-pip-version-check
+
+.NOTPARALLEL:
+.PHONY: run test lint bench clean
+
+run: .venv/run
+	$(BIN)/novograd compare --framework tensorflow
+
+# The wheel of nilearn is what the shipped brain was made from; a test makes it again.
+test: .venv/test
+	NOVOGRAD_NILEARN_WHEEL=$$(ls .venv/wheels/nilearn-*.whl) \
+	  $(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: .venv/lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+bench: .venv/run
+	$(BIN)/python benchmarks/tensorflow_step.py
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist novograd-compare
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/run: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --editable '.[tensorflow,compare]'
+	@touch $@
+
+.venv/test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --editable '.[test]'
+	$(PIP) download --quiet --no-deps --dest .venv/wheels nilearn
+	@touch $@
+
+.venv/lint: .venv/test
+	$(PIP) install --quiet --editable '.[lint]'
+	@touch $@

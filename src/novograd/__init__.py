@@ -1,0 +1,15 @@
+"""NovoGrad: stochastic gradient descent with layer-wise normalised gradients.
+
+One algorithm (``novograd.rule``) for each framework in its own idiom; import the one you use:
+
+* ``novograd.tensorflow.NovoGrad``: the class documented by NVIDIA Clara Train 3.1.
+
+This package itself imports no framework.
+
+Example:
+    >>> import novograd
+    >>> isinstance(novograd.__version__, str)
+    True
+"""
+
+__version__ = "0.1.0"
