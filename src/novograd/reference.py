@@ -1,0 +1,67 @@
+"""The oracle: NovoGrad in float64 NumPy, written from the published description alone.
+
+It shares no code with ``novograd.rule``, takes every hyperparameter explicitly and converts
+everything to float64, so that an error in the rule or in a framework cannot hide in it. It follows
+the formulas of NVIDIA Clara Train 3.1's ``ai4med.libs.optimizers.NovoGrad`` line by line, with the
+decisions listed in README.md where that text is silent.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+def step(
+    weights: ArrayLike,
+    moment: ArrayLike,
+    second_moment: ArrayLike,
+    gradient: ArrayLike,
+    *,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    grad_averaging: bool,
+    nesterov: bool,
+) -> tuple[Array, Array, Array]:
+    """Takes one step of one layer.
+
+    Args:
+        weights: ``w_{t-1}``, of any shape.
+        moment: ``m_{t-1}``, of the same shape; zeros before the first step.
+        second_moment: ``v_{t-1}``, a scalar; 0 means that there is no history.
+        gradient: ``g_t``, of the same shape as the weights.
+        learning_rate: ``lr_t``.
+        beta1: Decay rate of the moment.
+        beta2: Decay rate of the second moment.
+        epsilon: Added to ``v_t`` inside the root.
+        weight_decay: ``wd``.
+        grad_averaging: Mode 2 of the document: ``1 - beta1`` multiplies what enters the moment.
+        nesterov: Whether the weights take Nesterov's look-ahead step.
+
+    Returns:
+        ``(w_t, m_t, v_t)`` as new float64 arrays.
+
+    Example:
+        >>> w, m, v = step([1.0, 2.0], [0.0, 0.0], 0.0, [3.0, 4.0], learning_rate=0.5, beta1=0.9,
+        ...                beta2=0.98, epsilon=0.0, weight_decay=0.0, grad_averaging=False,
+        ...                nesterov=False)
+        >>> w.round(6).tolist(), m.round(6).tolist(), float(v)
+        ([0.7, 1.6], [0.3, 0.4], 25.0)
+    """
+    w, m, v, g = (np.array(x, dtype=np.float64) for x in (weights, moment, second_moment, gradient))
+    squared_norm = np.sum(g * g)
+    v = squared_norm if v == 0 else beta2 * v + (1 - beta2) * squared_norm
+    root = np.sqrt(v + epsilon)
+    # 0/0 where epsilon is 0 and no gradient was ever seen: such a layer has no direction to go.
+    normalised: Any = g / root if root > 0 else np.zeros_like(g)
+    update = normalised + weight_decay * w
+    if grad_averaging:
+        update = (1 - beta1) * update
+    m = beta1 * m + learning_rate * update
+    w = w - (beta1 * m + learning_rate * update if nesterov else m)
+    return np.asarray(w), np.asarray(m), np.asarray(v)
