@@ -1,0 +1,13 @@
+"""Conformance: one table of cases, one check, and an adapter for each way to run NovoGrad.
+
+* ``cases``: what is run: shapes, dtypes, hyperparameters, gradients.
+* ``check``: runs a case through an adapter and compares weights and state after every step with
+  ``novograd.reference``.
+* ``adapters``: what an adapter is, and the rule itself on NumPy.
+* ``tensorflow``: the adapters of ``novograd.tensorflow``.
+"""
+
+from novograd.conformance.cases import CASES, Case
+from novograd.conformance.check import MismatchError, check
+
+__all__ = ["CASES", "Case", "MismatchError", "check"]

@@ -1,0 +1,182 @@
+"""The table of conformance cases: what every NovoGrad of this project is put through.
+
+A case is data. To add one, add a row to ``CASES``; every adapter runs it from then on.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from novograd import rule
+
+# A scalar, one element, odd sizes, a matrix, a convolution kernel, and two empty tensors.
+SHAPES = ((), (1,), (7,), (3, 5), (0,), (2, 3, 3, 5), (33, 17), (4, 0, 2))
+
+DTYPES: Mapping[str, np.dtype] = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """The hyperparameters of one step, in the words of the documented class."""
+
+    learning_rate: float = 0.1  # not the documented 1.0, at which 30 steps leave no weight small
+    beta1: float = rule.BETA1
+    beta2: float = rule.BETA2
+    epsilon: float = rule.EPSILON
+    weight_decay: float = rule.WEIGHT_DECAY
+    grad_averaging: bool = rule.GRAD_AVERAGING
+    nesterov: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run: layers of the given shapes, trained together on made-up gradients.
+
+    Attributes:
+        name: Unique; it also seeds the random numbers.
+        dtype: Of weights, gradients and moment.
+        hyper: The hyperparameters of each step.
+        schedule: For a step's number, the hyperparameters that differ from ``hyper`` then. May
+            name ``learning_rate``, ``beta1``, ``beta2`` and ``weight_decay``.
+        scale: Size of a gradient's elements.
+        zero: Steps in which every gradient is zero.
+        missing: For a step's number, the layers without a gradient then.
+        reload_at: The step before which everything is saved, discarded and loaded.
+        steps: Number of steps.
+        shapes: One layer each.
+    """
+
+    name: str
+    dtype: str = "float32"
+    hyper: Hyperparameters = field(default_factory=Hyperparameters)
+    schedule: Callable[[int], Mapping[str, float]] | None = None
+    scale: float = 1.0
+    zero: frozenset[int] = frozenset()
+    missing: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    reload_at: int | None = None
+    steps: int = 30
+    shapes: tuple[tuple[int, ...], ...] = SHAPES
+
+    def weights(self) -> list[np.ndarray]:
+        """Returns the initial weights of each layer."""
+        random = np.random.default_rng([self._seed(), 0])
+        return [random.standard_normal(shape).astype(DTYPES[self.dtype]) for shape in self.shapes]
+
+    def hyperparameters(self, step: int) -> Hyperparameters:
+        """Returns what holds in a step; scheduled values are exact in float32 (as tensors are)."""
+        if self.schedule is None:
+            return self.hyper
+        changes = {name: float(np.float32(x)) for name, x in self.schedule(step).items()}
+        return replace(self.hyper, **changes)
+
+    def gradients(self, step: int) -> list[np.ndarray | None]:
+        """Returns the gradient of each layer in a step, None where it is missing."""
+        random = np.random.default_rng([self._seed(), 1, step])
+        scale = 0.0 if step in self.zero else self.scale
+        gradients: list[np.ndarray | None] = [
+            # Sizes that differ from layer to layer tell a global norm from a layer's.
+            (scale * (1 + layer) * random.standard_normal(shape)).astype(DTYPES[self.dtype])
+            for layer, shape in enumerate(self.shapes)
+        ]
+        for layer in self.missing.get(step, ()):
+            gradients[layer] = None
+        return gradients
+
+    def _seed(self) -> int:
+        return zlib.crc32(self.name.encode())
+
+
+def _hyper(**changes: Any) -> Hyperparameters:
+    return replace(Hyperparameters(), **changes)
+
+
+def _learning_rate_schedule(step: int) -> dict[str, float]:
+    # Strong, so that a learning rate inside the moment is told from one at the update.
+    return {"learning_rate": 0.2 * 0.8**step}
+
+
+def _full_schedule(step: int) -> dict[str, float]:
+    return {
+        "learning_rate": 0.2 * 0.9**step,
+        "beta1": 0.5 + 0.015 * step,
+        "beta2": 0.99 - 0.02 * step,
+        "weight_decay": 0.01 * (step % 3),
+    }
+
+
+_EVERYTHING: dict[str, Any] = {
+    "schedule": _learning_rate_schedule,
+    "zero": frozenset({0, 9}),
+    "missing": {5: frozenset({3, 6}), 12: frozenset({0, 1, 7})},
+    "reload_at": 17,
+}
+
+
+def _cases() -> Iterator[Case]:
+    yield Case("defaults")
+    yield Case("documented learning rate", hyper=_hyper(learning_rate=1.0))
+    for name, value in (
+        ("learning_rate", 0.0),
+        ("beta1", 0.0),
+        ("beta1", 0.5),
+        ("beta2", 0.0),
+        ("beta2", 0.5),
+        ("beta2", 0.999),
+        ("epsilon", 0.0),
+        ("epsilon", 10.0),  # beside |g|^2: tells epsilon inside the root from outside
+        ("weight_decay", 0.1),
+        ("grad_averaging", True),
+        ("nesterov", True),
+    ):
+        yield Case(f"{name} {value:g}", hyper=_hyper(**{name: value}))
+    for averaging, nesterov, beta1 in product((False, True), (False, True), (0.0, 0.9)):
+        yield Case(
+            f"decay, averaging {averaging}, nesterov {nesterov}, beta1 {beta1:g}",
+            hyper=_hyper(
+                weight_decay=0.1, grad_averaging=averaging, nesterov=nesterov, beta1=beta1
+            ),
+        )
+    yield Case("learning rate schedule", schedule=_learning_rate_schedule)
+    yield Case("full schedule", schedule=_full_schedule, hyper=_hyper(grad_averaging=True))
+    yield Case("zero first gradient", zero=frozenset({0, 1}), hyper=_hyper(weight_decay=0.1))
+    yield Case("zero first gradient, epsilon 0", zero=frozenset({0}), hyper=_hyper(epsilon=0.0))
+    yield Case("zero gradient mid-run", zero=frozenset({8}))
+    yield Case("no gradient at first", missing={0: frozenset({1, 3}), 1: frozenset({3})})
+    yield Case("no gradient mid-run", missing={7: frozenset({0, 3, 4}), 8: frozenset({3})})
+    yield Case("reload mid-run", reload_at=11)
+    yield Case("reload before the first step", reload_at=0)
+    for dtype in DTYPES:
+        yield Case(f"{dtype}", dtype=dtype)
+        for nesterov in (False, True):
+            yield Case(
+                f"everything at once, {dtype}, nesterov {nesterov}",
+                dtype=dtype,
+                hyper=_hyper(
+                    weight_decay=0.05, beta1=0.9, beta2=0.9, epsilon=0.5, nesterov=nesterov
+                ),
+                **_EVERYTHING,
+            )
+    yield Case(
+        "averaging and decay, bfloat16",
+        "bfloat16",
+        _hyper(grad_averaging=True, weight_decay=0.1),
+    )
+    # Gradients whose squares leave the range of their own dtype.
+    yield Case("float32 gradients of 1e-20", scale=1e-20)
+    yield Case("float32 gradients of 1e+15", scale=1e15)
+    yield Case("float16 gradients of 300", "float16", scale=300.0)
+    yield Case("float16 gradients of 1e-4", "float16", scale=1e-4, hyper=_hyper(epsilon=1e-12))
+    yield Case("bfloat16 gradients of 1e+15", "bfloat16", scale=1e15)
+
+
+CASES: tuple[Case, ...] = tuple(_cases())

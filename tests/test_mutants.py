@@ -1,0 +1,269 @@
+"""Proof that the suite can fail: every wrong rule here is caught by the conformance table.
+
+The wrong formulas replace functions of ``novograd.rule`` itself; the wrong bookkeeping replaces
+parts of the adapter that runs it.
+"""
+
+import numpy as np
+import pytest
+
+from novograd import rule
+from novograd.conformance import CASES, MismatchError, check
+from novograd.conformance.adapters import Layer, RuleAdapter
+from novograd.rule import Coefficients
+
+
+def _documented(v, lr, beta1, epsilon, weight_decay, grad_averaging):
+    """The right coefficients, for mutants to spoil."""
+    k = 1 - beta1 if grad_averaging else 1
+    return k, lr, k * lr / (v + epsilon) ** 0.5, k * lr * weight_decay
+
+
+def epsilon_outside_the_root(v, **hyper):
+    k, lr, _, b = _documented(v, **hyper)
+    return Coefficients(k * lr / (v**0.5 + hyper["epsilon"]), b, 1.0, 1.0)
+
+
+def no_epsilon(v, **hyper):
+    return Coefficients(*_documented(v, **hyper | {"epsilon": 1e-300})[2:], 1, 1)
+
+
+def averaging_spares_the_decay(v, **hyper):
+    _, lr, a, _ = _documented(v, **hyper)
+    return Coefficients(a, lr * hyper["weight_decay"], 1.0, 1.0)
+
+
+def averaging_spares_the_gradient(v, **hyper):
+    k, _, a, b = _documented(v, **hyper)
+    return Coefficients(a / k, b, 1.0, 1.0)
+
+
+def averaging_ignored(v, **hyper):
+    return Coefficients(*_documented(v, **hyper | {"grad_averaging": False})[2:], 1.0, 1.0)
+
+
+def decay_twice(v, **hyper):
+    _, lr, a, b = _documented(v, **hyper)
+    return Coefficients(a, b, 1.0 - lr * hyper["weight_decay"], 1.0)
+
+
+def decay_decoupled(v, **hyper):
+    _, _, a, b = _documented(v, **hyper)
+    return Coefficients(a, 0.0, 1.0 - b, 1.0)
+
+
+def decay_without_learning_rate(v, **hyper):
+    k, _, a, _ = _documented(v, **hyper)
+    return Coefficients(a, k * hyper["weight_decay"], 1.0, 1.0)
+
+
+def learning_rate_at_the_update(v, **hyper):
+    k, lr, a, _ = _documented(v, **hyper)
+    return Coefficients(a / lr, k * hyper["weight_decay"], 1.0, lr)
+
+
+def no_root(v, **hyper):
+    k, lr, _, b = _documented(v, **hyper)
+    return Coefficients(k * lr / (v + hyper["epsilon"]), b, 1.0, 1.0)
+
+
+WRONG_COEFFICIENTS = [
+    epsilon_outside_the_root,
+    no_epsilon,
+    averaging_spares_the_decay,
+    averaging_spares_the_gradient,
+    averaging_ignored,
+    decay_twice,
+    decay_decoupled,
+    decay_without_learning_rate,
+    learning_rate_at_the_update,
+    no_root,
+]
+
+
+def v_restarted_each_step(s, v, beta2):
+    return s + 0 * v
+
+
+def weights_of_the_average_swapped(s, v, beta2):
+    return (1 - beta2) * v + beta2 * s if beta2 else s
+
+
+def average_without_complement(s, v, beta2):
+    return beta2 * v + s
+
+
+WRONG_AVERAGES = [v_restarted_each_step, weights_of_the_average_swapped, average_without_complement]
+
+
+def nesterov_ignored(w, m, g, scalars, *, beta1, nesterov=False):
+    a, b, c, d = scalars
+    m = beta1 * m + a * g + b * w
+    return c * w - d * m, m
+
+
+def nesterov_always(w, m, g, scalars, *, beta1, nesterov=False):
+    a, b, c, d = scalars
+    push = a * g + b * w
+    m = beta1 * m + push
+    return c * w - d * (beta1 * m + push), m
+
+
+def moment_of_the_other_sign(w, m, g, scalars, *, beta1, nesterov=False):
+    w, m = _right_pass(w, -m, g, scalars, beta1=beta1, nesterov=nesterov)
+    return w, -m
+
+
+def moment_dampened(w, m, g, scalars, *, beta1, nesterov=False):
+    a, b, c, d = scalars
+    return _right_pass(
+        w,
+        m,
+        g,
+        Coefficients((1 - beta1) * a, (1 - beta1) * b, c, d),
+        beta1=beta1,
+        nesterov=nesterov,
+    )
+
+
+_right_pass = rule.linear_pass
+WRONG_PASSES = [nesterov_ignored, nesterov_always, moment_of_the_other_sign, moment_dampened]
+
+
+class AverageNotStored(RuleAdapter):
+    """OpenSeq2Seq: what the graph computes as v never reaches the variable."""
+
+    def _step_layer(self, layer, gradient, hyper):
+        after = super()._step_layer(layer, gradient, hyper)
+        return after._replace(second_moment=layer.second_moment)
+
+
+class OneGlobalNorm(RuleAdapter):
+    """All layers joined into one: what a fused optimizer gets by concatenation."""
+
+    def step(self, gradients, hyper):
+        joined = np.concatenate([g.ravel() for g in gradients if g is not None])
+        total = np.sum(np.square(joined.astype(self._compute)))
+        original = np.sum
+        np.sum = lambda *args, **kwargs: total
+        try:
+            super().step(gradients, hyper)
+        finally:
+            np.sum = original
+
+
+class StartsFromZero(RuleAdapter):
+    """Flashlight: the first average is (1 - beta2)*|g|^2."""
+
+    def _step_layer(self, layer, gradient, hyper):
+        tiny = np.asarray(np.finfo(self._compute).smallest_normal, self._compute)
+        return super()._step_layer(
+            layer._replace(second_moment=np.maximum(layer.second_moment, tiny)), gradient, hyper
+        )
+
+
+class FirstStepByCount(RuleAdapter):
+    """optax: history begins at the first step, even if its gradient was zero."""
+
+    def _step_layer(self, layer, gradient, hyper):
+        after = super()._step_layer(layer, gradient, hyper)
+        tiny = np.asarray(np.finfo(self._compute).smallest_normal, self._compute)
+        return after._replace(second_moment=np.maximum(after.second_moment, tiny))
+
+
+class FirstStepTwice(RuleAdapter):
+    """pytorch-optimizer: the first gradient enters the moment twice."""
+
+    def _step_layer(self, layer, gradient, hyper):
+        after = super()._step_layer(layer, gradient, hyper)
+        if layer.second_moment == 0:
+            return super()._step_layer(after, gradient, hyper)
+        return after
+
+
+class MissingCountsAsZero(RuleAdapter):
+    """A layer without a gradient is decayed and moved by its moment."""
+
+    def step(self, gradients, hyper):
+        filled = [
+            np.zeros_like(layer.weights) if g is None else g
+            for layer, g in zip(self._layers, gradients, strict=True)
+        ]
+        super().step(filled, hyper)
+
+
+class NormInTheGradientsDtype(RuleAdapter):
+    """The square sum in float16 overflows at 300 an element."""
+
+    def _step_layer(self, layer, gradient, hyper):
+        with np.errstate(all="ignore"):
+            s = np.sum(np.square(gradient), dtype=gradient.dtype)
+        if not np.isfinite(s):
+            return layer
+        return super()._step_layer(layer, gradient, hyper)
+
+
+class MomentLostOnReload(RuleAdapter):
+    """Weights and v come back, the moment does not."""
+
+    def reload(self):
+        super().reload()
+        self._layers = [x._replace(moment=np.zeros_like(x.moment)) for x in self._layers]
+
+
+class SecondMomentInHalfPrecision(RuleAdapter):
+    """v is cast to the weights' dtype on the way, as torch's default load does."""
+
+    def _step_layer(self, layer, gradient, hyper):
+        after = super()._step_layer(layer, gradient, hyper)
+        v = after.second_moment.astype(layer.weights.dtype).astype(self._compute)
+        return Layer(after.weights, after.moment, v)
+
+
+WRONG_BOOKKEEPING = [
+    AverageNotStored,
+    OneGlobalNorm,
+    StartsFromZero,
+    FirstStepByCount,
+    FirstStepTwice,
+    MissingCountsAsZero,
+    NormInTheGradientsDtype,
+    MomentLostOnReload,
+    SecondMomentInHalfPrecision,
+]
+
+FORMULAS = [
+    (name, wrong)
+    for name, mutants in (
+        ("coefficients", WRONG_COEFFICIENTS),
+        ("second_moment", WRONG_AVERAGES),
+        ("linear_pass", WRONG_PASSES),
+    )
+    for wrong in mutants
+]
+
+
+def fails(adapter):
+    """Whether some case of the table catches the adapter."""
+    with np.errstate(all="ignore"):
+        for case in CASES:
+            try:
+                check(adapter, case)
+            except MismatchError:
+                return True
+    return False
+
+
+@pytest.mark.parametrize(("name", "wrong"), FORMULAS, ids=lambda x: getattr(x, "__name__", x))
+def test_a_wrong_formula_fails(monkeypatch, name, wrong):
+    monkeypatch.setattr(rule, name, wrong)
+    assert fails(RuleAdapter)
+
+
+@pytest.mark.parametrize("adapter", WRONG_BOOKKEEPING)
+def test_wrong_bookkeeping_fails(adapter):
+    assert fails(adapter)
+
+
+def test_the_right_rule_passes():
+    assert not fails(RuleAdapter)
