@@ -1,0 +1,323 @@
+"""The ways to run ``novograd.tensorflow.NovoGrad``, each behind the protocol of the check.
+
+Where the hyperparameters change from step to step, each adapter feeds them in its own idiom:
+sessions as placeholders, eager execution as callables, functions as variables.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tensorflow as tf
+from novograd.conformance.adapters import Layer, compute_dtype
+from novograd.conformance.cases import Case, Hyperparameters
+from novograd.conformance.check import MismatchError
+from novograd.tensorflow import NovoGrad
+
+_CHANGING = ("learning_rate", "beta1", "beta2", "weight_decay")
+
+
+class SessionAdapter:
+    """A v1 graph and Session, with resource variables, saved by ``tf.compat.v1.train.Saver``."""
+
+    use_resource = True
+
+    def __init__(self, case: Case) -> None:
+        """Builds the graph and initialises its variables."""
+        self._case = case
+        self._build()
+        self._session.run(self._initializer)
+
+    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+        """Runs the train operation for the layers that have a gradient."""
+        present = tuple(g is not None for g in gradients)
+        if present not in self._train_ops:
+            with self._graph.as_default(), self._scope():
+                self._train_ops[present] = self._apply(present)
+        feed = {p: g for p, g in zip(self._gradients, gradients, strict=True) if g is not None}
+        feed |= {p: getattr(hyper, name) for name, p in self._changing.items()}
+        self._session.run(self._train_ops[present], feed)
+
+    def layers(self) -> list[Layer]:
+        """Reads the variables and slots."""
+        return self._read(self._weights, _slots(self._optimizer, self._weights))
+
+    def reload(self) -> None:
+        """Saves, builds everything anew in another graph, and restores there."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder, "model"))
+            with self._graph.as_default():
+                self._saver.save(self._session, path)
+            self._session.close()
+            self._build()
+            with self._graph.as_default():
+                self._saver.restore(self._session, path)
+
+    def _build(self) -> None:
+        case = self._case
+        self._graph = tf.Graph()
+        with self._graph.as_default(), self._scope():
+            self._weights = [
+                tf.compat.v1.get_variable(
+                    f"w{i}", initializer=tf.constant(w), use_resource=self.use_resource
+                )
+                for i, w in enumerate(case.weights())
+            ]
+            self._gradients = [
+                tf.compat.v1.placeholder(w.dtype.base_dtype, w.shape) for w in self._weights
+            ]
+            dtype = compute_dtype(case.dtype)
+            names = _CHANGING if case.schedule else ()
+            self._changing = {name: tf.compat.v1.placeholder(dtype, []) for name in names}
+            self._optimizer = _optimizer(case, **self._changing)
+            everything = (True,) * len(self._weights)
+            self._train_ops: dict[tuple[bool, ...], Any] = {everything: self._apply(everything)}
+            self._initializer = tf.compat.v1.global_variables_initializer()
+            self._saver = tf.compat.v1.train.Saver()
+        self._session = self._new_session()
+
+    def _new_session(self) -> tf.compat.v1.Session:
+        return tf.compat.v1.Session(graph=self._graph)
+
+    def _scope(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def _read(self, weights: list[Any], slots: list[Any]) -> list[Layer]:
+        weights, state = self._session.run((weights, slots))
+        return _layers(weights, state, self._case)
+
+    def _apply(self, present: tuple[bool, ...]) -> Any:
+        gradients = [g if p else None for g, p in zip(self._gradients, present, strict=True)]
+        return self._optimizer.apply_gradients(zip(gradients, self._weights, strict=True))
+
+
+class ReferenceVariableAdapter(SessionAdapter):
+    """A v1 graph and Session with reference variables (``use_resource=False``)."""
+
+    use_resource = False
+
+
+class MirroredSessionAdapter(SessionAdapter):
+    """``MirroredStrategy`` over two CPU devices in a v1 graph and Session."""
+
+    def __init__(self, case: Case) -> None:
+        """Sets up two replicas, on logical CPU devices that the program must have set up."""
+        self._strategy = _mirrored()
+        super().__init__(case)
+
+    def _read(self, weights: list[Any], slots: list[Any]) -> list[Layer]:
+        return _agreed(self._strategy, super()._read, weights, slots)
+
+    def _scope(self) -> AbstractContextManager[Any]:
+        return self._strategy.scope()
+
+    def _new_session(self) -> tf.compat.v1.Session:
+        config = tf.compat.v1.ConfigProto(device_count={"CPU": 2})
+        return tf.compat.v1.Session(graph=self._graph, config=config)
+
+    def _apply(self, present: tuple[bool, ...]) -> Any:
+        def replica_step() -> Any:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            gradients = [
+                tf.stack([_share(g, i) for i in range(2)])[replica] if p else None
+                for g, p in zip(self._gradients, present, strict=True)
+            ]
+            return self._optimizer.apply_gradients(zip(gradients, self._weights, strict=True))
+
+        return self._strategy.group(self._strategy.extended.call_for_each_replica(replica_step))
+
+
+class EagerAdapter:
+    """Eager execution, saved by ``tf.train.Checkpoint`` and restored before the first step."""
+
+    def __init__(self, case: Case) -> None:
+        """Makes variables and optimizer."""
+        self._case = case
+        self._build(case.weights())
+
+    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+        """Applies the gradients."""
+        self._set(hyper)
+        self._apply([None if g is None else tf.constant(g) for g in gradients])
+
+    def layers(self) -> list[Layer]:
+        """Reads the variables and slots."""
+        return self._read(self._weights, _slots(self._optimizer, self._weights))
+
+    def reload(self) -> None:
+        """Saves, makes everything anew with other weights, and restores."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = self._checkpoint().save(str(Path(folder, "checkpoint")))
+            self._build([np.ones_like(w) for w in self._case.weights()])
+            self._restore(path)
+
+    def _restore(self, path: str) -> None:
+        self._checkpoint().restore(path).assert_existing_objects_matched()
+
+    def _build(self, weights: list[np.ndarray]) -> None:
+        self._weights = [tf.Variable(tf.constant(w)) for w in weights]
+        self._now = self._case.hyperparameters(0)
+        names = _CHANGING if self._case.schedule else ()
+        self._optimizer = _optimizer(
+            self._case, **{name: lambda name=name: getattr(self._now, name) for name in names}
+        )
+
+    def _read(self, weights: list[Any], slots: list[Any]) -> list[Layer]:
+        state = [None if slot is None else slot.numpy() for slot in slots]
+        return _layers([w.numpy() for w in weights], state, self._case)
+
+    def _checkpoint(self) -> tf.train.Checkpoint:
+        return tf.train.Checkpoint(optimizer=self._optimizer, weights=self._weights)
+
+    def _set(self, hyper: Hyperparameters) -> None:
+        self._now = hyper
+
+    def _apply(self, gradients: list[Any]) -> None:
+        self._optimizer.apply_gradients(zip(gradients, self._weights, strict=True))
+
+
+class FunctionAdapter(EagerAdapter):
+    """``tf.function``, with hyperparameters in variables where they change."""
+
+    jit_compile = False
+
+    def _build(self, weights: list[np.ndarray]) -> None:
+        self._weights = [tf.Variable(tf.constant(w)) for w in weights]
+        dtype = compute_dtype(self._case.dtype)
+        names = _CHANGING if self._case.schedule else ()
+        self._changing = {name: tf.Variable(tf.zeros((), dtype), trainable=False) for name in names}
+        self._optimizer = _optimizer(self._case, **self._changing)
+        self._functions: dict[tuple[bool, ...], Any] = {}
+
+    def _set(self, hyper: Hyperparameters) -> None:
+        for name, variable in self._changing.items():
+            variable.assign(getattr(hyper, name))
+
+    def _apply(self, gradients: list[Any]) -> None:
+        # One function for each set of layers with a gradient: a function may create variables, the
+        # slots of layers not seen before, only in its first call.
+        present = tuple(g is not None for g in gradients)
+        if present not in self._functions:
+            self._functions[present] = tf.function(self._traced, jit_compile=self.jit_compile)
+        self._functions[present](gradients)
+
+    def _traced(self, gradients: list[Any]) -> None:
+        super()._apply(gradients)
+
+
+class CompiledFunctionAdapter(FunctionAdapter):
+    """``tf.function(jit_compile=True)``."""
+
+    jit_compile = True
+
+
+class MirroredAdapter(FunctionAdapter):
+    """``MirroredStrategy`` over two CPU devices in TensorFlow 2."""
+
+    def __init__(self, case: Case) -> None:
+        """Sets up two replicas, on logical CPU devices that the program must have set up."""
+        self._strategy = _mirrored()
+        super().__init__(case)
+
+    def _read(self, weights: list[Any], slots: list[Any]) -> list[Layer]:
+        return _agreed(self._strategy, super()._read, weights, slots)
+
+    def _build(self, weights: list[np.ndarray]) -> None:
+        with self._strategy.scope():
+            super()._build(weights)
+
+    def _restore(self, path: str) -> None:
+        # Under a strategy TensorFlow holds a slot's value back until the optimizer makes the slot,
+        # in its first step; make them now, to see what was restored.
+        with self._strategy.scope():
+            super()._restore(path)
+            self._optimizer._create_slots(self._weights)
+
+    def _apply(self, gradients: list[Any]) -> None:
+        distribute = self._strategy.experimental_distribute_values_from_function
+        super()._apply(
+            [
+                None
+                if g is None
+                else distribute(lambda replica, g=g: _share(g, replica.replica_id_in_sync_group))
+                for g in gradients
+            ]
+        )
+
+    def _traced(self, gradients: list[Any]) -> None:
+        self._strategy.run(super()._traced, args=(gradients,))
+
+
+ADAPTERS = (
+    SessionAdapter,
+    ReferenceVariableAdapter,
+    MirroredSessionAdapter,
+    EagerAdapter,
+    FunctionAdapter,
+    CompiledFunctionAdapter,
+    MirroredAdapter,
+)
+
+
+def _optimizer(case: Case, **changing: Any) -> NovoGrad:
+    """Makes the optimizer of a case, with ``changing`` in the place of its numbers."""
+    arguments = asdict(case.hyperparameters(0)) | changing
+    return NovoGrad(use_nesterov=arguments.pop("nesterov"), **arguments)
+
+
+def _slots(optimizer: NovoGrad, weights: Sequence[Any]) -> list[Any]:
+    """Returns (moment, v, moment, v, ...) of the weights."""
+    return [optimizer.get_slot(w, name) for w in weights for name in ("momentum", "v")]
+
+
+def _layers(
+    weights: Sequence[np.ndarray], state: Sequence[np.ndarray | None], case: Case
+) -> list[Layer]:
+    """Joins weights with their state, in which None stands for slots that do not exist yet."""
+    return [
+        Layer(
+            np.array(w),
+            np.zeros_like(w) if m is None else np.array(m),
+            np.zeros((), compute_dtype(case.dtype)) if v is None else np.array(v),
+        )
+        for w, m, v in zip(weights, state[::2], state[1::2], strict=True)
+    ]
+
+
+def _mirrored() -> tf.distribute.Strategy:
+    return tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+
+
+def _agreed(
+    strategy: tf.distribute.Strategy,
+    read: Callable[[list[Any], list[Any]], list[Layer]],
+    weights: list[Any],
+    slots: list[Any],
+) -> list[Layer]:
+    """Reads the first replica's variables, having checked that the second's hold the same bits."""
+    local = strategy.experimental_local_results
+    first, second = (
+        read(
+            [local(w)[replica] for w in weights],
+            [None if slot is None else local(slot)[replica] for slot in slots],
+        )
+        for replica in range(2)
+    )
+    for layer, other in zip(first, second, strict=True):
+        if any(x.tobytes() != y.tobytes() for x, y in zip(layer, other, strict=True)):
+            raise MismatchError(f"replicas differ: {layer} and {other}")
+    return first
+
+
+def _share(gradient: Any, replica: int) -> Any:
+    """Returns a replica's part of a gradient: the parts add up exactly, their norms do not."""
+    size = gradient.shape.num_elements()
+    mask = np.arange(size).reshape(gradient.shape) % 2 == replica
+    return tf.where(mask, gradient, tf.zeros_like(gradient))

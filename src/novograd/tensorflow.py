@@ -1,0 +1,340 @@
+"""The documented NovoGrad, on TensorFlow's ``MomentumOptimizer``.
+
+``NovoGrad`` is the class that NVIDIA Clara Train 3.1 documents as
+``ai4med.libs.optimizers.NovoGrad``, for TensorFlow >= 2.12: sessions and graphs, eager execution,
+``tf.function`` with and without XLA, and ``MirroredStrategy``.
+"""
+
+from collections.abc import Callable, Iterable
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+import tensorflow as tf
+from novograd import rule
+from novograd.hyperparameters import check_flag, check_number
+
+# Below this, dividing by beta1 to fold the decay into the moment costs accuracy (see _fold_decay).
+_SMALLEST_FOLDING_BETA1 = 0.1
+
+
+class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
+    """Stochastic gradient descent with layer-wise normalised gradients.
+
+    For each variable ("layer") with gradient ``g_t`` and weights ``w_{t-1}``::
+
+        v_t = beta2*v_{t-1} + (1 - beta2)*|g_t|^2      v_1 = |g_1|^2; one number per variable
+        m_t = beta1*m_{t-1} + k*lr_t*(g_t/sqrt(v_t + epsilon) + weight_decay*w_{t-1})
+        w_t = w_{t-1} - m_t                            k = 1 - beta1 with grad_averaging, else 1
+
+    While ``v`` is exactly 0 there is no history: the first gradient that is not zero sets it.
+    The slots are ``momentum``, which is ``m_t`` with its sign and the learning rate inside, in the
+    variable's dtype; and ``v``, a scalar in float32 (float64 for float64 variables).
+
+    Numbers: the norm and all scalars are float32 at least. float16 and bfloat16 variables are
+    updated in float32 arithmetic and rounded once. Where ``|g_t|^2`` is too large for the dtype of
+    ``v``, that gradient counts for nothing and ``v`` stays as it was, so that the weights stay
+    finite; where it is too small, it counts as zero. A gradient that itself holds an infinity or
+    NaN makes the weights NaN, as with every TensorFlow optimizer.
+
+    ``tf.IndexedSlices`` gradients stay sparse, as in the base class: the norm is of the gradient
+    with duplicate indices summed, and rows that it does not touch keep their weights and moment.
+    Under a distribution strategy the norm is of the gradient summed over the replicas. Each
+    partition of a partitioned variable is a layer of its own.
+
+    Args:
+        learning_rate: ``lr``; a float, a scalar tensor or variable, or a callable without
+            arguments that returns one of these. Changes from step to step are allowed.
+        beta1: Decay rate of the moment, in [0, 1); given like ``learning_rate``.
+        beta2: Decay rate of ``v``, in [0, 1); given like ``learning_rate``. 0 normalises each
+            gradient by its own norm.
+        epsilon: Added to ``v`` inside the root, to avoid a division by zero; a float.
+        weight_decay: Factor of the weights in the moment; given like ``learning_rate``.
+        grad_averaging: Whether what enters the moment is multiplied by ``1 - beta1``.
+        use_locking: Whether to use locks for the updates of weights and moments.
+        name: Prefix of the names of the operations and slots.
+        use_nesterov: Whether to use Nesterov momentum.
+
+    Raises:
+        TypeError: If an argument has a type not named above.
+        ValueError: If a Python number is out of range: negative, NaN or infinite, or a beta of 1
+            or more; or if a tensor is not a scalar.
+
+    Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
+    Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
+    arXiv:1905.11286.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> w = tf.Variable([1.0, 2.0])
+        >>> optimizer = NovoGrad(learning_rate=0.5)
+        >>> _ = optimizer.apply_gradients([(tf.constant([3.0, 4.0]), w)])
+        >>> w.numpy().round(4).tolist()
+        [0.7, 1.6]
+        >>> float(optimizer.get_slot(w, "v"))
+        25.0
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 1.0,
+        beta1: Any = rule.BETA1,
+        beta2: Any = rule.BETA2,
+        epsilon: float = rule.EPSILON,
+        weight_decay: Any = rule.WEIGHT_DECAY,
+        grad_averaging: bool = rule.GRAD_AVERAGING,
+        use_locking: bool = False,
+        name: str = "NovoGrad",
+        *,
+        use_nesterov: bool = False,
+    ):
+        """Checks the arguments, which the class documents, and creates no variable yet."""
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a str, got {name!r} of type {type(name).__name__}")
+        beta1 = _check("beta1", beta1, below=1)
+        super().__init__(
+            _check("learning_rate", learning_rate),
+            momentum=beta1,
+            use_locking=check_flag("use_locking", use_locking),
+            name=name,
+            use_nesterov=check_flag("use_nesterov", use_nesterov),
+        )
+        self._beta1 = beta1
+        self._beta2 = _check("beta2", beta2, below=1)
+        self._epsilon = check_number("epsilon", epsilon)
+        self._weight_decay = _check("weight_decay", weight_decay)
+        self._grad_averaging = check_flag("grad_averaging", grad_averaging)
+
+    def apply_gradients(
+        self,
+        grads_and_vars: Iterable[tuple[Any, Any]],
+        global_step: Any = None,
+        name: str | None = None,
+        **base_arguments: Any,
+    ) -> Any:
+        """Applies gradients to variables.
+
+        Args:
+            grads_and_vars: Pairs of (gradient, variable), as ``compute_gradients`` returns them.
+                Variables whose gradient is None are left alone.
+            global_step: A variable to increment by one after the update.
+            name: Name of the returned operation; the optimizer's name by default.
+            **base_arguments: Passed on to the base class as they are, for what newer releases of
+                TensorFlow accept (``skip_gradients_aggregation``).
+
+        Returns:
+            An operation that applies the gradients and, if ``global_step`` was given, increments
+            it. None in eager execution.
+
+        Raises:
+            TypeError: If ``grads_and_vars`` is malformed.
+            ValueError: If no variable has a gradient.
+            RuntimeError: If ``_distributed_apply()`` should be used instead (in a cross-replica
+                context).
+        """
+        return super().apply_gradients(
+            _check_pairs(grads_and_vars), global_step, name, **base_arguments
+        )
+
+    # -- slots -----------------------------------------------------------------------------------
+
+    def _create_slots(self, var_list):
+        super()._create_slots(var_list)
+        for var in var_list:
+            self._get_or_make_slot_with_initializer(
+                var, tf.compat.v1.zeros_initializer(), None, None, "v", None
+            )
+
+    def _get_or_make_slot_with_initializer(
+        self, var, initializer, shape, dtype, slot_name, op_name
+    ):
+        # Also called by the base class for a checkpoint that is restored before the first step,
+        # which takes every slot to have the shape, dtype and name of its variable.
+        if slot_name == "v":
+            shape, dtype, op_name = tf.TensorShape([]), _compute_dtype(var), self._name + "_v"
+        return super()._get_or_make_slot_with_initializer(
+            var, initializer, shape, dtype, slot_name, op_name
+        )
+
+    # -- one step --------------------------------------------------------------------------------
+
+    def _prepare(self):
+        # Each callable is called once a step. Python numbers stay what they are until they meet a
+        # tensor, so that 1 - beta2 is exact and float64 variables see float64 scalars.
+        self._lr_now, self._beta1_now, self._beta2_now, self._weight_decay_now = (
+            _resolve(value)
+            for value in (self._learning_rate, self._beta1, self._beta2, self._weight_decay)
+        )
+        # The base class applies m = momentum*m + step; w = w - learning_rate*m. Our learning rate
+        # is inside the step already.
+        self._learning_rate_tensor = tf.constant(1.0, tf.float64)
+        self._momentum_tensor = (
+            tf.constant(self._beta1_now, tf.float64)
+            if isinstance(self._beta1_now, float)
+            else self._beta1_now
+        )
+
+    def _resource_apply_dense(self, grad, var):
+        scalars, store_v = self._update_v(grad, var)
+        if _compute_dtype(var) != var.dtype.base_dtype:
+            return tf.group(self._assign_linear_pass(grad, var, scalars), store_v)
+        if not self._decays():
+            step, decayed = scalars.a * grad, []
+        elif self._can_fold_decay():
+            step, decayed = scalars.a * grad, [self._fold_decay(var, scalars.b)]
+        else:
+            step, decayed = scalars.a * grad + scalars.b * var, []
+        with tf.control_dependencies(decayed):
+            return tf.group(super()._resource_apply_dense(step, var), store_v)
+
+    def _apply_dense(self, grad, var):
+        scalars, store_v = self._update_v(grad, var)
+        if _compute_dtype(var) != var.dtype.base_dtype:
+            return tf.group(self._assign_linear_pass(grad, var, scalars), store_v)
+        step = scalars.a * grad
+        if self._decays():
+            step += scalars.b * var
+        return tf.group(super()._apply_dense(step, var), store_v)
+
+    def _resource_apply_sparse(self, grad, var, indices):
+        scalars, store_v = self._update_v(grad, var)
+        return tf.group(self._assign_linear_pass(grad, var, scalars, indices), store_v)
+
+    def _apply_sparse(self, grad, var):
+        return self._resource_apply_sparse(grad.values, var, grad.indices)
+
+    # -- its parts -------------------------------------------------------------------------------
+
+    def _update_v(self, grad: Any, var: Any) -> tuple[rule.Coefficients, Any]:
+        """Returns the scalars of the linear pass, and the operation that stores the new v."""
+        dtype = _compute_dtype(var)
+        lr, beta1, beta2, weight_decay = (
+            value if isinstance(value, float) else tf.cast(value, dtype)
+            for value in (self._lr_now, self._beta1_now, self._beta2_now, self._weight_decay_now)
+        )
+        slot = self.get_slot(var, "v")
+        old = tf.convert_to_tensor(slot)
+        # l2_loss is one pass without a temporary, and more accurate than a dot product.
+        s = 2 * tf.nn.l2_loss(tf.cast(grad, dtype))
+        # Without history beta2 counts as 0, that is, v is s.
+        new = tf.where(tf.equal(old, 0), s, rule.second_moment(s, old, beta2))
+        scalars = rule.coefficients(
+            new,
+            lr=lr,
+            beta1=beta1,
+            # With epsilon 0 a gradient that is zero throughout would be 0/0.
+            epsilon=max(self._epsilon, float(np.finfo(dtype.name).tiny)),
+            weight_decay=weight_decay,
+            grad_averaging=self._grad_averaging,
+        )
+        # An s beyond the dtype's range makes a = 0 and must not stay in v for ever.
+        kept = tf.where(tf.math.is_finite(new), new, old)
+        return scalars, slot.assign(kept, use_locking=self._use_locking, read_value=False)
+
+    def _assign_linear_pass(
+        self, grad: Any, var: Any, scalars: rule.Coefficients, indices: Any = None
+    ) -> Any:
+        """Takes the linear pass of the rule in compute precision, on some rows or on all."""
+        dtype = _compute_dtype(var)
+        beta1 = self._beta1_now
+        slot = self.get_slot(var, "momentum")
+        w, m = (
+            tf.cast(x if indices is None else tf.gather(x, indices), dtype) for x in (var, slot)
+        )
+        stored = rule.linear_pass(
+            w,
+            m,
+            tf.cast(grad, dtype),
+            scalars,
+            beta1=beta1 if isinstance(beta1, float) else tf.cast(beta1, dtype),
+            nesterov=self._use_nesterov,
+        )
+        updates = []
+        for target, value in zip((var, slot), stored, strict=True):
+            value = tf.cast(value, target.dtype.base_dtype)
+            if indices is None:
+                update = target.assign(value, use_locking=self._use_locking, read_value=False)
+            else:
+                update = target.scatter_update(
+                    tf.IndexedSlices(value, indices), use_locking=self._use_locking
+                )
+            updates.append(update)
+        return tf.group(*updates)
+
+    def _decays(self) -> bool:
+        """Whether the weights enter the moment; True for whatever is not known to be 0."""
+        return not isinstance(self._weight_decay_now, float) or self._weight_decay_now != 0
+
+    def _can_fold_decay(self) -> bool:
+        """Whether beta1*(m + b/beta1*w) + a*g can stand for beta1*m + a*g + b*w."""
+        return (
+            isinstance(self._beta1_now, float)
+            and self._beta1_now >= _SMALLEST_FOLDING_BETA1
+            and not self._use_nesterov  # its step needs a*g + b*w on its own
+        )
+
+    def _fold_decay(self, var: Any, b: Any) -> Any:
+        """Adds ``b/beta1*w`` to the moment in place: 12 bytes a weight, and no temporary.
+
+        Adding ``b*w`` to the step instead writes a temporary of the size of the variable and
+        reads it back (benchmarks/tensorflow_step.py has both).
+        """
+        return tf.raw_ops.ResourceApplyGradientDescent(
+            var=self.get_slot(var, "momentum").handle,
+            alpha=tf.convert_to_tensor(-b / self._beta1_now, var.dtype.base_dtype),
+            delta=tf.convert_to_tensor(var),
+            use_locking=self._use_locking,
+        )
+
+
+def _compute_dtype(var: Any) -> tf.DType:
+    """The dtype of ``v`` and of the arithmetic: float64 for float64 variables, else float32."""
+    return tf.float64 if var.dtype.base_dtype == tf.float64 else tf.float32
+
+
+def _resolve(value: Any) -> Any:
+    """Calls a callable, and turns every kind of Python number into a float."""
+    value = value() if callable(value) else value
+    return float(value) if isinstance(value, Real) else value
+
+
+def _check(name: str, value: Any, *, below: float = float("inf")) -> Any:
+    """Checks a hyperparameter that may be a number, a scalar tensor or variable, or a callable."""
+    if isinstance(value, Callable):
+        return value
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if not (tf.is_tensor(value) or isinstance(value, tf.Variable)):
+        return check_number(name, value, below=below)
+    if value.shape.rank not in (0, None):
+        raise ValueError(f"{name} must be a scalar, got a tensor of shape {value.shape}")
+    if not (value.dtype.is_floating or value.dtype.is_integer):
+        raise TypeError(f"{name} must be a real number, got a tensor of {value.dtype.name}")
+    return value
+
+
+def _check_pairs(grads_and_vars: Any) -> tuple[tuple[Any, Any], ...]:
+    """Returns the pairs as a tuple, having checked that they are pairs and hold gradients."""
+    try:
+        pairs = tuple(grads_and_vars)
+    except TypeError as error:
+        raise TypeError(
+            f"grads_and_vars must be (gradient, variable) pairs, got {grads_and_vars!r}"
+        ) from error
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"grads_and_vars must hold (gradient, variable) pairs, got {pair!r}")
+    return tuple((_check_gradient(gradient), variable) for gradient, variable in pairs)
+
+
+def _check_gradient(gradient: Any) -> Any:
+    """Converts what TensorFlow can, as the base class does, but with one kind of error."""
+    if gradient is None or isinstance(gradient, (tf.Tensor, tf.IndexedSlices)):
+        return gradient
+    try:
+        return tf.convert_to_tensor(gradient)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"a gradient must be a tensor, tf.IndexedSlices or None, got {gradient!r}"
+        ) from error

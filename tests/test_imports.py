@@ -1,0 +1,56 @@
+"""Where frameworks may be imported, and that the package needs none."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import novograd
+
+ROOT = Path(novograd.__file__).parent
+FRAMEWORKS = {"tensorflow", "keras", "torch", "jax", "optax", "flax"}
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def imported(path):
+    """Top-level packages that a file imports anywhere, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_framework_is_imported_only_in_modules_of_its_name(path):
+    # Keras is TensorFlow's own way to write models.
+    allowed = {"tensorflow": {"tensorflow", "keras"}}.get(path.stem, {path.stem})
+    assert set(imported(path)) & FRAMEWORKS <= allowed
+
+
+@pytest.mark.parametrize("module", ["novograd", "novograd.rule", "novograd.reference"])
+def test_the_package_needs_no_framework(module):
+    blocked = FRAMEWORKS | {"typer", "rich", "matplotlib", "ml_dtypes"}
+    program = f"import sys; sys.modules.update(dict.fromkeys({sorted(blocked)})); import {module}"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_only_tests_and_conformance_use_the_oracle():
+    users = {
+        path.relative_to(ROOT).parts[0]
+        for path in MODULES
+        if "import reference" in path.read_text(encoding="utf-8")
+    }
+    assert users == {"conformance"}
+
+
+def test_the_documented_path_holds_a_re_export_and_nothing_else():
+    path = ROOT.parent / "ai4med" / "libs" / "optimizers" / "__init__.py"
+    docstring, *statements = ast.parse(path.read_text(encoding="utf-8")).body
+    assert isinstance(docstring, ast.Expr)
+    assert [ast.unparse(statement) for statement in statements] == [
+        "from novograd.tensorflow import NovoGrad",
+        "__all__ = ['NovoGrad']",
+    ]
