@@ -10,8 +10,8 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-
 import tensorflow as tf
+
 from novograd import rule
 from novograd.hyperparameters import check_flag, check_number
 

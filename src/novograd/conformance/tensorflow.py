@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 import tensorflow as tf
+
 from novograd.conformance.adapters import Layer, compute_dtype
 from novograd.conformance.cases import Case, Hyperparameters
 from novograd.conformance.check import MismatchError

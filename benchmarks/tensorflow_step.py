@@ -1,0 +1,242 @@
+"""How long one optimizer step takes in TensorFlow, against the framework's own optimizers.
+
+Run it as ``make bench``. Every candidate has its own weights and slots, all take their gradients
+from one place, and all are measured in turn in one process, so that a change of the machine's
+speed meets them alike. Gradients are fresh in each step, as they are in training: each candidate's
+step multiplies stored numbers by a scalar that changes, and that multiplication is part of its
+time. Figures are medians; a ratio is the median of the ratios within each round. The second
+MomentumOptimizer shows what a ratio of one looks like here.
+
+The result is printed and written to ``benchmarks/results/tensorflow_step.json``.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+from novograd import rule
+from novograd.tensorflow import NovoGrad
+
+tf1 = tf.compat.v1
+
+RESULT = Path(__file__).parent / "results" / "tensorflow_step.json"
+ROUNDS, WARM_UP = 40, 8
+LEARNING_RATE, BETA1, DECAY = 1e-3, 0.95, 1e-3
+REFERENCE = "MomentumOptimizer"
+
+
+def resnet50() -> Iterator[tuple[int, ...]]:
+    """The shapes of ResNet-50's 161 trainable variables, 25.6 million weights."""
+    yield from ((7, 7, 3, 64), (64,), (64,))
+    inputs = 64
+    for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):
+        outputs = 4 * width
+        for block in range(blocks):
+            kernels = [(1, 1, inputs, width), (3, 3, width, width), (1, 1, width, outputs)]
+            if block == 0:
+                kernels.append((1, 1, inputs, outputs))
+            for kernel in kernels:
+                yield from (kernel, kernel[-1:], kernel[-1:])
+            inputs = outputs
+    yield from ((inputs, 1000), (1000,))
+
+
+SHAPES = {"20 x 1M": [(1000, 1000)] * 20, "ResNet-50": list(resnet50())}
+
+
+class PlainNovoGrad(tf1.train.MomentumOptimizer):
+    """The rule in TensorFlow's ordinary operations: how one would write it first."""
+
+    def __init__(self, weight_decay: float):
+        """Takes 0 for no decay."""
+        super().__init__(LEARNING_RATE, BETA1)
+        self._weight_decay = weight_decay
+
+    def _create_slots(self, var_list: Any) -> None:
+        super()._create_slots(var_list)
+        for var in var_list:
+            self._get_or_make_slot(var, tf.zeros([]), "v", self._name + "_v")
+
+    def _resource_apply_dense(self, grad: Any, var: Any) -> Any:
+        m, v = self.get_slot(var, "momentum"), self.get_slot(var, "v")
+        s = tf.reduce_sum(tf.square(grad))
+        new = tf.where(tf.equal(v, 0.0), s, rule.second_moment(s, v, rule.BETA2))
+        scalars = rule.coefficients(
+            new,
+            lr=LEARNING_RATE,
+            beta1=BETA1,
+            epsilon=rule.EPSILON,
+            weight_decay=self._weight_decay,
+            grad_averaging=False,
+        )
+        step = scalars.a * grad
+        if self._weight_decay:
+            step += scalars.b * var
+        moment = m.assign(BETA1 * m + step)
+        return tf.group(var.assign_sub(moment), v.assign(new))
+
+
+class WithDecay:
+    """Another optimizer with ``DECAY`` times the weights added to its gradients."""
+
+    def __init__(self, optimizer: Any):
+        """Takes the optimizer to give a decay."""
+        self._optimizer = optimizer
+
+    def apply_gradients(self, grads_and_vars: Any) -> Any:
+        """Applies the gradients with the decay in them."""
+        return self._optimizer.apply_gradients([(g + DECAY * w, w) for g, w in grads_and_vars])
+
+
+# Bytes moved for each float32 weight, if no cache helps and the gradient is there already.
+CANDIDATES: dict[str, tuple[int, Callable[[], Any]]] = {
+    REFERENCE: (20, lambda: tf1.train.MomentumOptimizer(LEARNING_RATE, BETA1)),
+    "MomentumOptimizer again": (20, lambda: tf1.train.MomentumOptimizer(LEARNING_RATE, BETA1)),
+    "AdamOptimizer": (28, lambda: tf1.train.AdamOptimizer(LEARNING_RATE)),
+    "NovoGrad": (32, lambda: NovoGrad(LEARNING_RATE)),
+    "NovoGrad, plain operations": (68, lambda: PlainNovoGrad(0.0)),
+    "MomentumOptimizer, decay": (
+        40,
+        lambda: WithDecay(tf1.train.MomentumOptimizer(LEARNING_RATE, BETA1)),
+    ),
+    "AdamOptimizer, decay": (48, lambda: WithDecay(tf1.train.AdamOptimizer(LEARNING_RATE))),
+    "NovoGrad, decay": (44, lambda: NovoGrad(LEARNING_RATE, weight_decay=DECAY)),
+    "NovoGrad, decay, beta1 a tensor": (
+        52,
+        lambda: NovoGrad(LEARNING_RATE, beta1=tf.constant(BETA1), weight_decay=DECAY),
+    ),
+    "NovoGrad, decay, plain operations": (88, lambda: PlainNovoGrad(DECAY)),
+}
+
+
+def variables(shapes: list[tuple[int, ...]]) -> list[Any]:
+    """Makes variables of small random numbers, without storing them in the graph."""
+    return [
+        tf1.Variable(
+            lambda shape=shape: tf.random.stateless_normal(shape, (0, 1)) * 0.05, use_resource=True
+        )
+        for shape in shapes
+    ]
+
+
+def build(make: Callable[[], Any], sources: list[Any], factor: Any) -> Any:
+    """Returns the operation of one step from fresh gradients."""
+    weights = variables([tuple(source.shape) for source in sources])
+    gradients = [source * factor for source in sources]
+    return make().apply_gradients(list(zip(gradients, weights, strict=True)))
+
+
+def session_steps(shapes: list[tuple[int, ...]]) -> Iterator[Callable[[float], Any]]:
+    """Yields a step of each candidate as a run of one v1 Session."""
+    with tf.Graph().as_default():
+        factor = tf1.placeholder(tf.float32, [])
+        sources = variables(shapes)
+        operations = [build(make, sources, factor) for _, make in CANDIDATES.values()]
+        session = tf1.Session()
+        session.run(tf1.global_variables_initializer())
+    for operation in operations:
+        yield lambda x, operation=operation: session.run(operation, {factor: x})
+
+
+def function_steps(shapes: list[tuple[int, ...]]) -> Iterator[Callable[[float], Any]]:
+    """Yields a step of each candidate as a call of a tf.function."""
+    sources = variables(shapes)
+    for _, make in CANDIDATES.values():
+        weights, optimizer = variables(shapes), make()
+
+        @tf.function
+        def step(factor, weights=weights, optimizer=optimizer):
+            gradients = [source * factor for source in sources]
+            optimizer.apply_gradients(list(zip(gradients, weights, strict=True)))
+            return factor  # a result to wait for
+
+        yield lambda x, step=step: step(tf.constant(x)).numpy()
+
+
+def measure(steps: list[Callable[[float], Any]]) -> np.ndarray:
+    """Returns seconds of shape (rounds, candidates), measured in turn."""
+    seconds = np.empty((WARM_UP + ROUNDS, len(steps)))
+    for turn in range(len(seconds)):
+        for i, step in enumerate(steps):
+            start = time.perf_counter()
+            step(1.0 + 1e-3 * turn)
+            seconds[turn, i] = time.perf_counter() - start
+    return seconds[WARM_UP:]
+
+
+def summary(seconds: np.ndarray) -> dict[str, dict[str, float]]:
+    """Returns the figures of each candidate."""
+    reference = seconds[:, list(CANDIDATES).index(REFERENCE)]
+    figures = {}
+    for (name, (traffic, _)), column in zip(CANDIDATES.items(), seconds.T, strict=True):
+        low, median, high = statistics.quantiles(1e3 * column, n=4)
+        figures[name] = {
+            "ms_median": round(median, 3),
+            "ms_quartiles": [round(low, 3), round(high, 3)],
+            "ratio_to_momentum": round(float(np.median(column / reference)), 3),
+            "bytes_per_weight": traffic,
+        }
+    return figures
+
+
+def show(title: str, figures: dict[str, dict[str, Any]]) -> None:
+    """Prints one table."""
+    table = Table("optimizer", title=title)
+    for heading in ("bytes a weight", "ms (quartiles)", "ratio"):
+        table.add_column(heading, justify="right")
+    for name, row in figures.items():
+        low, high = row["ms_quartiles"]
+        table.add_row(
+            name,
+            str(row["bytes_per_weight"]),
+            f"{row['ms_median']:.1f} ({low:.1f}-{high:.1f})",
+            f"{row['ratio_to_momentum']:.2f}",
+        )
+    Console().print(table)
+
+
+def processor() -> str:
+    """Returns the processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    """Measures everything, prints it and writes the result file."""
+    results: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "rounds": ROUNDS,
+        "results": {},
+    }
+    for mode, make_steps in (("Session", session_steps), ("tf.function", function_steps)):
+        for shape_name, shapes in SHAPES.items():
+            figures = summary(measure(list(make_steps(shapes))))
+            title = f"{shape_name}, {mode}"
+            results["results"][title] = figures
+            show(title, figures)
+    RESULT.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The task: label the tissue of every pixel in slices of a real brain MRI with damaged intensities.
+
+The data is one half of the MNI152 T1 template at 1 mm (``data/make_brain.py``). On the template
+itself two thresholds do nearly as well as a network, so each slice is damaged as scanners do it:
+a smooth bias field, an unknown contrast (gamma), Rician noise, and an arbitrary scale.
+
+Training and test slices come from different slabs along the body axis. They are never split left
+against right, because the template is mirror-symmetric. It is one averaged brain: results compare
+optimizers and say nothing about patients.
+"""
+
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+CLASSES = ("CSF", "GM", "WM")  # labels 1, 2, 3; 0 is background
+
+SLAB, EVERY, MARGIN = 12, 3, 2  # slices per slab, one test slab in so many, slices dropped at ends
+BIAS, GAMMA, NOISE = 0.3, 0.4, 0.06  # see corrupt()
+TEST_SEED = 152  # the test slices are damaged once and for all
+
+
+class Slices(NamedTuple):
+    """Images with their labels.
+
+    Attributes:
+        images: float32, shape ``(slices, 80, 192)``, each slice of mean 0 and variance 1.
+        labels: uint8, same shape, see ``CLASSES``.
+    """
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+
+
+def split(depth: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Says which slices are for training and which for testing.
+
+    Slabs of 12 neighbouring slices; every third slab is for testing, less 2 slices at either end,
+    which are not used at all: neighbouring slices are nearly equal.
+
+    Args:
+        depth: Number of slices.
+
+    Returns:
+        Indices of the training and of the test slices, both ascending.
+    """
+    index = np.arange(depth)
+    slab, place = np.divmod(index, SLAB)
+    held_out = slab % EVERY == 1
+    inside = (place >= MARGIN) & (place < SLAB - MARGIN)
+    return index[~held_out], index[held_out & inside]
+
+
+def corrupt(t1: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.float32]:
+    """Damages each slice in its own way, then scales it to mean 0 and variance 1.
+
+    The bias field is the exponential of a random quadratic with coefficients in ±0.3 over
+    coordinates in ±1; gamma is the exponential of a number in ±0.4; the noise is Rician, 0.06 of
+    the full intensity.
+
+    Args:
+        t1: Clean intensities, shape ``(slices, height, width)``.
+        random: Where the damage is drawn from.
+
+    Returns:
+        The damaged slices, same shape.
+    """
+    count, height, width = t1.shape
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    terms = np.stack([x, y, x * y, x**2, y**2]).astype(np.float32)
+    coefficients = random.uniform(-BIAS, BIAS, (count, len(terms))).astype(np.float32)
+    bias = np.exp(np.tensordot(coefficients, terms, axes=1))
+    gamma = np.exp(random.uniform(-GAMMA, GAMMA, (count, 1, 1))).astype(np.float32)
+    signal = bias * (t1.astype(np.float32) / 255) ** gamma
+    noise = NOISE * random.standard_normal((2, *t1.shape), dtype=np.float32)
+    seen = np.hypot(signal + noise[0], noise[1])
+    mean = seen.mean(axis=(1, 2), keepdims=True)
+    return (seen - mean) / seen.std(axis=(1, 2), keepdims=True)
+
+
+def load(seed: int) -> tuple[Slices, Slices]:
+    """Loads the data.
+
+    Args:
+        seed: Seeds the damage done to the training slices.
+
+    Returns:
+        The 90 training slices, and the 32 test slices, which are the same for every seed.
+    """
+    with (
+        files("novograd.compare").joinpath("data/brain.npz").open("rb") as file,
+        np.load(file) as arrays,
+    ):
+        t1, labels = arrays["t1"], arrays["labels"]
+    train, test = split(len(t1))
+    return (
+        Slices(corrupt(t1[train], np.random.default_rng(seed)), labels[train]),
+        Slices(corrupt(t1[test], np.random.default_rng(TEST_SEED)), labels[test]),
+    )
+
+
+def batches(slices: Slices, seed: int, size: int = 8, side: int = 64) -> Iterator[Slices]:
+    """Draws random square crops without end.
+
+    Args:
+        slices: Where to cut from.
+        seed: Seeds the draw; the same seed gives the same batches.
+        size: Crops per batch.
+        side: Height and width of a crop in pixels.
+
+    Yields:
+        ``size`` crops, images and labels of shape ``(size, side, side)``.
+    """
+    random = np.random.default_rng(seed)
+    images = sliding_window_view(slices.images, (side, side), axis=(1, 2))
+    labels = sliding_window_view(slices.labels, (side, side), axis=(1, 2))
+    while True:
+        where = tuple(random.integers(0, images.shape[:3], (size, 3)).T)
+        yield Slices(images[where], labels[where])
+
+
+def dice(predicted: NDArray[np.integer], labels: NDArray[np.integer]) -> dict[str, float]:
+    """Measures the overlap of two labellings, class by class.
+
+    Args:
+        predicted: Labels found, any shape.
+        labels: True labels, same shape.
+
+    Returns:
+        For each of ``CLASSES`` twice the number of voxels of that class in both, divided by the
+        sum of their numbers in each: 1 if equal, 0 if disjoint. A class found in neither scores 1.
+    """
+    scores = {}
+    for label, name in enumerate(CLASSES, start=1):
+        found, true = predicted == label, labels == label
+        total = int(found.sum() + true.sum())
+        scores[name] = 2 * int((found & true).sum()) / total if total else 1.0
+    return scores
