@@ -246,7 +246,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         w, m = (
             tf.cast(x if indices is None else tf.gather(x, indices), dtype) for x in (var, slot)
         )
-        stored = rule.linear_pass(
+        w, m = rule.linear_pass(
             w,
             m,
             tf.cast(grad, dtype),
@@ -254,17 +254,16 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
             beta1=beta1 if isinstance(beta1, float) else tf.cast(beta1, dtype),
             nesterov=self._use_nesterov,
         )
-        updates = []
-        for target, value in zip((var, slot), stored, strict=True):
-            value = tf.cast(value, target.dtype.base_dtype)
-            if indices is None:
-                update = target.assign(value, use_locking=self._use_locking, read_value=False)
-            else:
-                update = target.scatter_update(
-                    tf.IndexedSlices(value, indices), use_locking=self._use_locking
-                )
-            updates.append(update)
-        return tf.group(*updates)
+        return tf.group(self._store(var, w, indices), self._store(slot, m, indices))
+
+    def _store(self, target: Any, value: Any, indices: Any) -> Any:
+        """Writes some rows of a variable, or all of it, rounded to its dtype."""
+        value = tf.cast(value, target.dtype.base_dtype)
+        if indices is None:
+            return target.assign(value, use_locking=self._use_locking, read_value=False)
+        return target.scatter_update(
+            tf.IndexedSlices(value, indices), use_locking=self._use_locking
+        )
 
     def _decays(self) -> bool:
         """Whether the weights enter the moment; True for whatever is not known to be 0."""

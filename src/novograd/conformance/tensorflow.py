@@ -124,10 +124,11 @@ class MirroredSessionAdapter(SessionAdapter):
         def replica_step() -> Any:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             gradients = [
-                tf.stack([_share(g, i) for i in range(2)])[replica] if p else None
-                for g, p in zip(self._gradients, present, strict=True)
+                tf.stack([_share(g, i) for i in range(2)])[replica] if present[j] else None
+                for j, g in enumerate(self._gradients)
             ]
-            return self._optimizer.apply_gradients(zip(gradients, self._weights, strict=True))
+            pairs = [(g, self._weights[i]) for i, g in enumerate(gradients)]
+            return self._optimizer.apply_gradients(pairs)
 
         return self._strategy.group(self._strategy.extended.call_for_each_replica(replica_step))
 
@@ -178,7 +179,8 @@ class EagerAdapter:
         self._now = hyper
 
     def _apply(self, gradients: list[Any]) -> None:
-        self._optimizer.apply_gradients(zip(gradients, self._weights, strict=True))
+        # Not by zip(strict=True), which AutoGraph does not know in older releases of TensorFlow.
+        self._optimizer.apply_gradients([(g, self._weights[i]) for i, g in enumerate(gradients)])
 
 
 class FunctionAdapter(EagerAdapter):
