@@ -215,7 +215,12 @@ def wait_for(condition: Any, seconds: float = 120) -> None:
 def test_interrupt_keeps_what_was_finished(tmp_path: Path) -> None:
     output = tmp_path / "out"
     options = {"--optimizer": "adam", "--seeds": "50", "--steps": "1", "--output": str(output)}
-    command = [sys.executable, "-m", "novograd.cli", "compare", *itertools.chain(*options.items())]
+    # A test runner in the background ignores the signal, and its children inherit that.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from novograd.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, "compare", *itertools.chain(*options.items())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
         wait_for((output / "results.json").exists)
         wait_for(lambda: len(children(job.pid)) == 2)
