@@ -213,7 +213,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         """Returns the scalars of the linear pass, and the operation that stores the new v."""
         dtype = _compute_dtype(var)
         lr, beta1, beta2, weight_decay = (
-            value if isinstance(value, float) else tf.cast(value, dtype)
+            _cast(value, dtype)
             for value in (self._lr_now, self._beta1_now, self._beta2_now, self._weight_decay_now)
         )
         slot = self.get_slot(var, "v")
@@ -241,7 +241,6 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
     ) -> Any:
         """Takes the linear pass of the rule in compute precision, on some rows or on all."""
         dtype = _compute_dtype(var)
-        beta1 = self._beta1_now
         slot = self.get_slot(var, "momentum")
         w, m = (
             tf.cast(x if indices is None else tf.gather(x, indices), dtype) for x in (var, slot)
@@ -251,7 +250,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
             m,
             tf.cast(grad, dtype),
             scalars,
-            beta1=beta1 if isinstance(beta1, float) else tf.cast(beta1, dtype),
+            beta1=_cast(self._beta1_now, dtype),
             nesterov=self._use_nesterov,
         )
         return tf.group(self._store(var, w, indices), self._store(slot, m, indices))
@@ -300,6 +299,11 @@ def _resolve(value: Any) -> Any:
     """Calls a callable, and turns every kind of Python number into a float."""
     value = value() if callable(value) else value
     return float(value) if isinstance(value, Real) else value
+
+
+def _cast(value: Any, dtype: tf.DType) -> Any:
+    """Casts a tensor; a Python number takes the dtype of whatever it meets."""
+    return value if isinstance(value, float) else tf.cast(value, dtype)
 
 
 def _check(name: str, value: Any, *, below: float = float("inf")) -> Any:

@@ -76,42 +76,31 @@ def test_saver_between_kinds_of_variables(tmp_path, saved_as, restored_as):
             np.testing.assert_allclose(x, y, rtol=2e-6, atol=2e-6)
 
 
-def eager_training():
-    w = tf.Variable(START)
+def eager_training(dtype="float32"):
+    w = tf.Variable(START, dtype=dtype)
     optimizer = NovoGrad(0.1, weight_decay=0.01)
     return w, optimizer, tf.train.Checkpoint(w=w, optimizer=optimizer)
 
 
 def eager_run(w, optimizer, steps):
     for step in steps:
-        optimizer.apply_gradients([(tf.constant(gradient(step)), w)])
+        optimizer.apply_gradients([(tf.constant(gradient(step), w.dtype), w)])
     return [x.numpy() for x in (w, optimizer.get_slot(w, "momentum"), optimizer.get_slot(w, "v"))]
 
 
 @pytest.mark.parametrize("restored", ["before the first step", "after a step"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_checkpoint_in_eager_execution(tmp_path, restored, dtype):
-    def training():
-        w = tf.Variable(START, dtype=dtype)
-        optimizer = NovoGrad(0.1)
-        return w, optimizer, tf.train.Checkpoint(w=w, optimizer=optimizer)
-
-    def run(w, optimizer, steps):
-        for step in steps:
-            optimizer.apply_gradients([(tf.constant(gradient(step), dtype), w)])
-        slots = [optimizer.get_slot(w, name) for name in ("momentum", "v")]
-        return [x.numpy() for x in (w, *slots)]
-
-    w, optimizer, checkpoint = training()
-    run(w, optimizer, range(5))
+    w, optimizer, checkpoint = eager_training(dtype)
+    eager_run(w, optimizer, range(5))
     path = checkpoint.save(str(tmp_path / "checkpoint"))
-    expected = run(w, optimizer, range(5, 10))
+    expected = eager_run(w, optimizer, range(5, 10))
 
-    w, optimizer, checkpoint = training()
+    w, optimizer, checkpoint = eager_training(dtype)
     if restored == "after a step":
-        run(w, optimizer, [99])
+        eager_run(w, optimizer, [99])
     checkpoint.restore(path).assert_existing_objects_matched()
-    assert_same_bits(run(w, optimizer, range(5, 10)), expected)
+    assert_same_bits(eager_run(w, optimizer, range(5, 10)), expected)
 
 
 def test_checkpoint_restored_before_the_variable_exists(tmp_path):
