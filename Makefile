@@ -3,17 +3,28 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
   $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: run test lint bench clean
+.PHONY: run test test-core test-tensorflow test-torch test-jax lint bench clean \
+  test-keras-tensorflow test-keras-torch test-keras-jax
 
 run: .venv/run
 	$(BIN)/novograd compare --framework tensorflow
 
+# One process per framework, and one per backend of Keras: they do not share one well.
+test: test-core test-tensorflow test-torch test-jax \
+  test-keras-tensorflow test-keras-torch test-keras-jax
+
 # The wheel of nilearn is what the shipped brain was made from; a test makes it again.
-test: .venv/test
-	NOVOGRAD_NILEARN_WHEEL=$$(ls .venv/wheels/nilearn-*.whl) \
-	  $(BIN)/python -m pytest -n 2 --dist worksteal
+test-core: .venv/test
+	NOVOGRAD_NILEARN_WHEEL=$$(ls .venv/wheels/nilearn-*.whl) $(PYTEST) tests/*.py
+
+test-tensorflow test-torch test-jax: test-%: .venv/test
+	$(PYTEST) tests/$*
+
+test-keras-tensorflow test-keras-torch test-keras-jax: test-keras-%: .venv/test
+	KERAS_BACKEND=$* $(PYTEST) tests/keras
 
 lint: .venv/lint
 	$(BIN)/ruff check

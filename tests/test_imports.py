@@ -25,8 +25,11 @@ def imported(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_framework_is_imported_only_in_modules_of_its_name(path):
-    # Keras is TensorFlow's own way to write models.
-    allowed = {"tensorflow": {"tensorflow", "keras"}}.get(path.stem, {path.stem})
+    relative = path.relative_to(ROOT)
+    names = {path.stem, *relative.parent.parts}
+    # Keras is TensorFlow's own way to write models; optax is JAX's to write optimizers.
+    companions = {"tensorflow": {"keras"}, "jax": {"optax"}}
+    allowed = names.union(*(companions.get(name, set()) for name in names))
     assert set(imported(path)) & FRAMEWORKS <= allowed
 
 

@@ -7,7 +7,7 @@ from novograd.conformance import CASES, MismatchError, check
 from novograd.conformance.tensorflow import ADAPTERS, SessionAdapter
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.__name__)
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_conformance(adapter, case):
     check(adapter, case)

@@ -255,15 +255,16 @@ class MirroredAdapter(FunctionAdapter):
         self._strategy.run(super()._traced, args=(gradients,))
 
 
-ADAPTERS = (
-    SessionAdapter,
-    ReferenceVariableAdapter,
-    MirroredSessionAdapter,
-    EagerAdapter,
-    FunctionAdapter,
-    CompiledFunctionAdapter,
-    MirroredAdapter,
-)
+VERSION = tf.__version__
+ADAPTERS = {
+    "Session": SessionAdapter,
+    "Session, reference variables": ReferenceVariableAdapter,
+    "Session, MirroredStrategy": MirroredSessionAdapter,
+    "eager": EagerAdapter,
+    "tf.function": FunctionAdapter,
+    "tf.function, XLA": CompiledFunctionAdapter,
+    "tf.function, MirroredStrategy": MirroredAdapter,
+}
 
 
 def _optimizer(case: Case, **changing: Any) -> NovoGrad:
