@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,7 +19,14 @@ class Layer(NamedTuple):
 
 
 class Adapter(Protocol):
-    """One way to run NovoGrad. An adapter is made from a case and holds its weights and state."""
+    """One way to run NovoGrad. An adapter is made from a case and holds its weights and state.
+
+    Attributes:
+        rounds_update: Whether the step is rounded to the dtype of the weights before it is
+            added to them, as the idiom of the framework may demand.
+    """
+
+    rounds_update: ClassVar[bool] = False
 
     def __init__(self, case: Case) -> None:
         """Sets up the case's initial weights and an optimizer."""
@@ -43,7 +50,7 @@ def compute_dtype(dtype: str) -> np.dtype:
     return DTYPES["float64" if dtype == "float64" else "float32"]
 
 
-class RuleAdapter:
+class RuleAdapter(Adapter):
     """``novograd.rule`` on NumPy arrays, stored as the frameworks store them."""
 
     def __init__(self, case: Case) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from novograd import reference
 from novograd.conformance.adapters import Adapter, Layer, compute_dtype
-from novograd.conformance.cases import DTYPES, Case
+from novograd.conformance.cases import Case, Hyperparameters
 
 # Roundings of the compute dtype allowed in a step, in units of its epsilon and relative to the
 # largest number that takes part. About ten operations follow one another from the gradient to the
@@ -20,7 +20,7 @@ class MismatchError(AssertionError):
     """What an adapter stores is not what the oracle says."""
 
 
-def check(make: Callable[[Case], Adapter], case: Case) -> None:
+def check(make: Callable[[Case], Adapter], case: Case) -> float:
     """Runs a case and compares weights and state with the oracle after every step.
 
     Each step starts the oracle from what the adapter itself stored before it. Rounding therefore
@@ -32,6 +32,10 @@ def check(make: Callable[[Case], Adapter], case: Case) -> None:
         make: The adapter's class, or anything else that makes an adapter from a case.
         case: What to run.
 
+    Returns:
+        The largest error seen, in units in the last place: of the dtype in which a number is
+        stored, at the size of the largest number that takes part in the layer's step.
+
     Raises:
         MismatchError: At the first difference, naming the case, the step, the layer and what
             differs.
@@ -39,8 +43,10 @@ def check(make: Callable[[Case], Adapter], case: Case) -> None:
     Example:
         >>> from novograd.conformance import CASES
         >>> from novograd.conformance.adapters import RuleAdapter
-        >>> check(RuleAdapter, CASES[0])
+        >>> check(RuleAdapter, CASES[0]) < ROUNDINGS
+        True
     """
+    worst = 0.0
     adapter = make(case)
     before = adapter.layers()
     start = [
@@ -53,67 +59,89 @@ def check(make: Callable[[Case], Adapter], case: Case) -> None:
             adapter.reload()
             _assert_identical(adapter.layers(), before, f"{where}, reloaded")
         gradients = case.gradients(step)
-        adapter.step(gradients, case.hyperparameters(step))
+        hyper = case.hyperparameters(step)
+        adapter.step(gradients, hyper)
         after = adapter.layers()
         for number, gradient in enumerate(gradients):
             place = f"{where}, layer {number} of shape {case.shapes[number]}"
             if gradient is None:
                 _assert_identical([after[number]], [before[number]], f"{place}, without gradient")
             else:
-                _assert_step(before[number], gradient, after[number], case, step, place)
+                error = _assert_step(
+                    before[number], gradient, after[number], hyper, adapter.rounds_update, place
+                )
+                worst = max(worst, error)
         before = after
+    return worst
 
 
 def _assert_step(
-    before: Layer, gradient: np.ndarray, after: Layer, case: Case, step: int, place: str
-) -> None:
-    expected = reference.step(*before, gradient, **asdict(case.hyperparameters(step)))
-    compute = compute_dtype(case.dtype)
-    stored_as = DTYPES[case.dtype]
-    size = max(float(np.max(np.abs(x), initial=0)) for x in (before.weights, *expected[:2]))
-    rounding = ROUNDINGS * float(ml_dtypes.finfo(compute).eps)
-    for name, dtype, actual, value in (
-        ("weights", stored_as, after.weights, expected[0]),
-        ("moment", stored_as, after.moment, expected[1]),
-    ):
-        info = ml_dtypes.finfo(stored_as)
-        _assert_close(
-            actual,
-            value,
-            dtype,
-            # Half a unit in the last place, that of the smallest numbers being a fixed one.
-            float(info.eps) / 2 * np.abs(value)
-            + float(info.smallest_subnormal) / 2
-            + rounding * size,
-            f"{place}: {name}",
-        )
+    before: Layer,
+    gradient: np.ndarray,
+    after: Layer,
+    hyper: Hyperparameters,
+    rounds_update: bool,
+    place: str,
+) -> float:
+    """Compares a layer's step with the oracle's and returns the largest error, in ulps."""
+    w, m, v = reference.step(*before, gradient, **asdict(hyper))
+    stored = ml_dtypes.finfo(before.weights.dtype)
+    compute = ml_dtypes.finfo(before.second_moment.dtype)
+    size = max(float(np.max(np.abs(x), initial=0)) for x in (before.weights, w, m))
+    # Half a unit in the last place for storing, that of the smallest numbers being a fixed one.
+    rounding, smallest = float(stored.eps) / 2, float(stored.smallest_subnormal) / 2
+    arithmetic = ROUNDINGS * float(compute.eps) * size
+    for_weights = rounding * np.abs(w) + smallest + arithmetic
+    if rounds_update:
+        for_weights += rounding * np.abs(w - before.weights.astype(np.float64)) + smallest
     # Squares below the smallest normal number may count as zero; zero itself, which says that
     # there is no history, is exact.
-    smallest = float(ml_dtypes.finfo(compute).smallest_normal)
-    underflow = (1 + gradient.size) * smallest if expected[2] > 0 else 0.0
-    _assert_close(
-        after.second_moment,
-        expected[2],
-        compute,
-        rounding * expected[2] + underflow,
-        f"{place}: second moment",
+    underflow = (1 + gradient.size) * float(compute.smallest_normal) if v > 0 else 0.0
+    return max(
+        _error(after.weights, w, before.weights.dtype, size, for_weights, f"{place}: weights"),
+        _error(
+            after.moment,
+            m,
+            before.weights.dtype,
+            size,
+            rounding * np.abs(m) + smallest + arithmetic,
+            f"{place}: moment",
+        ),
+        _error(
+            after.second_moment,
+            v,
+            before.second_moment.dtype,
+            float(v),
+            np.asarray(ROUNDINGS * float(compute.eps) * v + underflow),
+            f"{place}: second moment",
+        ),
     )
 
 
-def _assert_close(
-    actual: np.ndarray, expected: np.ndarray, dtype: np.dtype, tolerance: np.ndarray, place: str
-) -> None:
+def _error(
+    actual: np.ndarray,
+    expected: np.ndarray,
+    dtype: np.dtype,
+    size: float,
+    tolerance: np.ndarray,
+    place: str,
+) -> float:
+    """Returns the largest error in ulps of ``size``, having checked it and the array's type."""
     if actual.dtype != dtype or actual.shape != expected.shape:
         raise MismatchError(
             f"{place}: {actual.dtype}{actual.shape}, expected {dtype}{expected.shape}"
         )
-    wrong = ~(np.abs(actual.astype(np.float64) - expected) <= tolerance)  # NaN is wrong
+    error = np.abs(actual.astype(np.float64) - expected)
+    wrong = ~(error <= tolerance)  # NaN is wrong
     if np.any(wrong):
         raise MismatchError(
             f"{place}: {np.count_nonzero(wrong)} of {actual.size} differ, the first is "
             f"{actual[wrong][0]!r}, expected {expected[wrong][0]!r} "
             f"+- {np.broadcast_to(tolerance, wrong.shape)[wrong][0]:.3g}"
         )
+    info = ml_dtypes.finfo(dtype)
+    unit = max(float(info.eps) * size, float(info.smallest_normal))
+    return float(np.max(error, initial=0)) / unit
 
 
 def _assert_identical(actual: list[Layer], expected: list[Layer], place: str) -> None:

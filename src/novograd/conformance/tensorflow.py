@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from novograd.conformance.adapters import Layer, compute_dtype
+from novograd.conformance.adapters import Adapter, Layer, compute_dtype
 from novograd.conformance.cases import Case, Hyperparameters
 from novograd.conformance.check import MismatchError
 from novograd.tensorflow import NovoGrad
@@ -22,7 +22,7 @@ from novograd.tensorflow import NovoGrad
 _CHANGING = ("learning_rate", "beta1", "beta2", "weight_decay")
 
 
-class SessionAdapter:
+class SessionAdapter(Adapter):
     """A v1 graph and Session, with resource variables, saved by ``tf.compat.v1.train.Saver``."""
 
     use_resource = True
@@ -133,7 +133,7 @@ class MirroredSessionAdapter(SessionAdapter):
         return self._strategy.group(self._strategy.extended.call_for_each_replica(replica_step))
 
 
-class EagerAdapter:
+class EagerAdapter(Adapter):
     """Eager execution, saved by ``tf.train.Checkpoint`` and restored before the first step."""
 
     def __init__(self, case: Case) -> None:
