@@ -70,7 +70,9 @@ class Case:
     def weights(self) -> list[np.ndarray]:
         """Returns the initial weights of each layer."""
         random = np.random.default_rng([self._seed(), 0])
-        return [random.standard_normal(shape).astype(DTYPES[self.dtype]) for shape in self.shapes]
+        return [
+            np.asarray(random.standard_normal(shape), DTYPES[self.dtype]) for shape in self.shapes
+        ]
 
     def hyperparameters(self, step: int) -> Hyperparameters:
         """Returns what holds in a step; scheduled values are exact in float32 (as tensors are)."""
@@ -85,7 +87,7 @@ class Case:
         scale = 0.0 if step in self.zero else self.scale
         gradients: list[np.ndarray | None] = [
             # Sizes that differ from layer to layer tell a global norm from a layer's.
-            (scale * (1 + layer) * random.standard_normal(shape)).astype(DTYPES[self.dtype])
+            np.asarray(scale * (1 + layer) * random.standard_normal(shape), DTYPES[self.dtype])
             for layer, shape in enumerate(self.shapes)
         ]
         for layer in self.missing.get(step, ()):

@@ -1,0 +1,126 @@
+"""The ways to run ``novograd.torch.NovoGrad``, each behind the protocol of the check.
+
+Where the hyperparameters change from step to step, they are set in the parameter group, as torch's
+schedulers do.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from novograd.conformance.adapters import Adapter, Layer, compute_dtype
+from novograd.conformance.cases import DTYPES, Case, Hyperparameters
+from novograd.torch import NovoGrad
+
+
+class SingleTensorAdapter(Adapter):
+    """The rule itself, one tensor at a time (``foreach=False``)."""
+
+    foreach: ClassVar[bool] = False
+
+    def __init__(self, case: Case) -> None:
+        """Makes parameters and optimizer."""
+        self._case = case
+        self._build(case.weights())
+
+    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+        """Sets the gradients and steps."""
+        for w, g in zip(self._weights, gradients, strict=True):
+            w.grad = None if g is None else _tensor(g)
+        self._set(hyper)
+        self._step()
+
+    def layers(self) -> list[Layer]:
+        """Reads parameters and state."""
+        return [self._layer(w) for w in self._weights]
+
+    def reload(self) -> None:
+        """Saves, makes everything anew with other weights, and loads."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "checkpoint.pt")
+            weights = [w.detach() for w in self._weights]
+            torch.save({"weights": weights, "optimizer": self._optimizer.state_dict()}, path)
+            self._build([np.ones_like(w) for w in self._case.weights()])
+            stored = torch.load(path, weights_only=True)
+        with torch.no_grad():
+            for w, x in zip(self._weights, stored["weights"], strict=True):
+                w.copy_(x)
+        self._optimizer.load_state_dict(stored["optimizer"])
+
+    def _build(self, weights: list[np.ndarray]) -> None:
+        self._weights = [torch.nn.Parameter(_tensor(w)) for w in weights]
+        hyper = self._case.hyperparameters(0)
+        self._optimizer = NovoGrad(self._weights, foreach=self.foreach, **_options(hyper))
+
+    def _set(self, hyper: Hyperparameters) -> None:
+        self._optimizer.param_groups[0].update(_options(hyper))
+
+    def _step(self) -> None:
+        self._optimizer.step()
+
+    def _layer(self, weights: torch.Tensor) -> Layer:
+        state = self._optimizer.state.get(weights)
+        w = _array(weights.detach(), self._case.dtype)
+        if not state:
+            return Layer(w, np.zeros_like(w), np.zeros((), compute_dtype(self._case.dtype)))
+        return Layer(
+            w, _array(state["exp_avg"], self._case.dtype), state["exp_avg_sq"].numpy().copy()
+        )
+
+
+class ForeachAdapter(SingleTensorAdapter):
+    """All tensors together (``foreach=True``)."""
+
+    foreach = True
+
+
+class CompiledAdapter(ForeachAdapter):
+    """``torch.compile`` of ``NovoGrad.step``, with the learning rate in a tensor."""
+
+    def _build(self, weights: list[np.ndarray]) -> None:
+        super()._build(weights)
+        torch.compiler.reset()
+        self._compiled = torch.compile(self._optimizer.step)
+
+    def _set(self, hyper: Hyperparameters) -> None:
+        lr = torch.tensor(hyper.learning_rate, dtype=torch.float64)
+        self._optimizer.param_groups[0].update(_options(hyper) | {"lr": lr})
+
+    def _step(self) -> None:
+        self._compiled()
+
+
+VERSION = torch.__version__
+ADAPTERS = {
+    "single-tensor": SingleTensorAdapter,
+    "foreach": ForeachAdapter,
+    "foreach, compiled": CompiledAdapter,
+}
+
+
+def _options(hyper: Hyperparameters) -> dict[str, Any]:
+    return {
+        "lr": hyper.learning_rate,
+        "betas": (hyper.beta1, hyper.beta2),
+        "eps": hyper.epsilon,
+        "weight_decay": hyper.weight_decay,
+        "grad_averaging": hyper.grad_averaging,
+        "nesterov": hyper.nesterov,
+    }
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """Copies an array into a tensor; NumPy's bfloat16 is unknown to torch."""
+    if array.dtype == DTYPES["bfloat16"]:
+        return torch.from_numpy(array.view(np.uint16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.copy())
+
+
+def _array(tensor: torch.Tensor, dtype: str) -> np.ndarray:
+    """Copies a tensor into an array."""
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(DTYPES[dtype]).copy()
+    return tensor.numpy().copy()

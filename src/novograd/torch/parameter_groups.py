@@ -1,0 +1,59 @@
+"""Parameter groups for ``torch.optim``."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+# Batch and instance norms of every kind, and the others.
+NORMS: tuple[type[nn.Module], ...] = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+def no_decay(
+    module: nn.Module,
+    weight_decay: float,
+    *,
+    modules: tuple[type[nn.Module], ...] = NORMS,
+    names: Iterable[str] = ("bias*", "*.bias*", "*_bias"),
+) -> list[dict[str, Any]]:
+    """Splits a model's parameters into a group with weight decay and one without.
+
+    Args:
+        module: The model.
+        weight_decay: Weight decay of the first group.
+        modules: Types of submodules whose own parameters get none; torch's norms by default.
+        names: Patterns, as of ``fnmatch``, of the full names of further parameters that get none;
+            biases by default.
+
+    Returns:
+        Two parameter groups of named parameters, for any optimizer of torch: the decayed ones, and
+        the others with a weight decay of 0. Either may be empty. Shared parameters appear once.
+
+    Raises:
+        TypeError: If ``names`` is a single string.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
+        >>> decayed, others = no_decay(model, 0.01)
+        >>> [name for name, _ in decayed["params"]], [name for name, _ in others["params"]]
+        (['0.weight'], ['0.bias', '1.weight', '1.bias'])
+    """
+    if isinstance(names, str):
+        raise TypeError(f"names must be a collection of patterns, got the string {names!r}")
+    patterns = tuple(names)
+    spared = {
+        id(param)
+        for submodule in module.modules()
+        if isinstance(submodule, modules)
+        for param in submodule.parameters(recurse=False)
+    }
+    groups: dict[bool, list[tuple[str, Tensor]]] = {True: [], False: []}
+    for name, param in module.named_parameters():
+        matches = any(fnmatchcase(name, pattern) for pattern in patterns)
+        groups[id(param) not in spared and not matches].append((name, param))
+    return [
+        {"params": groups[True], "weight_decay": weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
+    ]

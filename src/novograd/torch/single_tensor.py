@@ -1,0 +1,46 @@
+"""A step by the rule itself, one tensor at a time."""
+
+import torch
+from torch import Tensor
+
+from novograd import rule
+from novograd.torch.scalars import Options, advance, squared_norm
+
+
+def step(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    options: Options,
+) -> None:
+    """Updates real parameters and their state in place, in the precision of ``exp_avg_sqs``.
+
+    Args:
+        params: Weights, of any shapes, dtypes and devices.
+        grads: A gradient for each, which is only read.
+        exp_avgs: A moment for each.
+        exp_avg_sqs: The second moment of each, 0-d.
+        options: The hyperparameters.
+
+    Example:
+        >>> from novograd.torch import NovoGrad
+        >>> w, m, v = torch.tensor([1.0, 2.0]), torch.zeros(2), torch.tensor(0.0)
+        >>> options = NovoGrad([w], lr=0.5).param_groups[0]
+        >>> step([w], [torch.tensor([3.0, 4.0])], [m], [v], options)
+        >>> w, v
+        (tensor([0.7000, 1.6000]), tensor(25.))
+    """
+    for param, grad, exp_avg, exp_avg_sq in zip(params, grads, exp_avgs, exp_avg_sqs, strict=True):
+        w, g, m = (x.to(exp_avg_sq.dtype) for x in (param, grad, exp_avg))
+        s = squared_norm(g, g.dtype)
+        v, scalars = advance(s, exp_avg_sq, options)
+        new_w, new_m = rule.linear_pass(
+            w, m, g, scalars, beta1=options["betas"][0], nesterov=options["nesterov"]
+        )
+        if options["skip_nonfinite"]:
+            finite = s.isfinite()
+            new_w, new_m = torch.where(finite, new_w, w), torch.where(finite, new_m, m)
+        param.copy_(new_w)
+        exp_avg.copy_(new_m)
+        exp_avg_sq.copy_(v)

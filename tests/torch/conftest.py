@@ -1,0 +1,9 @@
+"""PyTorch set up for its tests."""
+
+
+def pytest_configure(config):
+    # torch.compile imports parts of torch that torch itself has deprecated.
+    for said in ("torch.jit.script", "torch.jit.script_method"):
+        config.addinivalue_line(
+            "filterwarnings", f"ignore:`{said}` is deprecated:DeprecationWarning"
+        )

@@ -1,0 +1,50 @@
+"""What several tests of the PyTorch class use."""
+
+import numpy as np
+import torch
+
+from novograd import reference
+
+SHAPES = ((3, 5), (7,), (), (2, 3, 3, 5))
+
+
+def parameters(shapes=SHAPES, dtype=torch.float32, seed=0):
+    """Parameters with random values."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype))
+        for shape in shapes
+    ]
+
+
+def set_gradients(params, step, scale=1.0):
+    """Gives each parameter a random gradient, the same for the same step."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    for param in params:
+        noise = torch.randn(param.shape, generator=generator, dtype=torch.float64)
+        param.grad = (scale * noise).to(param.device, param.dtype)
+
+
+def train(optimizer, steps, start=0):
+    """Takes steps with random gradients on all parameters of an optimizer."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for step in range(start, start + steps):
+        set_gradients(params, step)
+        optimizer.step()
+
+
+def expected(weights, gradients, rates, **changes):
+    """The oracle's weights after steps of one layer with these gradients and learning rates."""
+    hyper = {
+        "beta1": 0.95,
+        "beta2": 0.98,
+        "epsilon": 1e-8,
+        "weight_decay": 0.0,
+        "grad_averaging": False,
+        "nesterov": False,
+    } | changes
+    w = np.array(weights, np.float64)
+    m, v = np.zeros_like(w), np.zeros(())
+    for gradient, rate in zip(gradients, rates, strict=True):
+        w, m, v = reference.step(w, m, v, gradient, learning_rate=rate, **hyper)
+    return w

@@ -1,0 +1,79 @@
+"""What is refused, how, and that nothing has changed then."""
+
+import copy
+
+import pytest
+import torch
+from helpers import parameters, set_gradients, train
+
+from novograd.torch import NovoGrad
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"lr": -0.1}, ValueError, r"lr must be in \[0, inf\), got -0.1"),
+        ({"lr": float("nan")}, ValueError, r"lr must be in \[0, inf\), got nan"),
+        ({"lr": float("inf")}, ValueError, r"lr must be in \[0, inf\), got inf"),
+        ({"lr": "0.1"}, TypeError, "lr must be a number, got '0.1' of type str"),
+        ({"lr": True}, TypeError, "lr must be a number, got True of type bool"),
+        ({"lr": torch.tensor(-1.0)}, ValueError, r"lr must be in \[0, inf\), got -1.0"),
+        ({"lr": torch.zeros(2)}, ValueError, r"Tensor lr must be 1-element, got shape \(2,\)"),
+        ({"betas": (1.0, 0.98)}, ValueError, r"betas\[0\] must be in \[0, 1\), got 1.0"),
+        ({"betas": (0.9, -0.1)}, ValueError, r"betas\[1\] must be in \[0, 1\), got -0.1"),
+        ({"betas": (0.9, None)}, TypeError, r"betas\[1\] must be a number, got None"),
+        ({"betas": 0.9}, TypeError, "betas must be a pair of numbers, got 0.9"),
+        ({"betas": (0.9,)}, TypeError, r"betas must be a pair of numbers, got \(0.9,\)"),
+        ({"betas": "98"}, TypeError, "betas must be a pair of numbers, got '98'"),
+        ({"eps": -1e-8}, ValueError, r"eps must be in \[0, inf\), got -1e-08"),
+        ({"weight_decay": -1}, ValueError, r"weight_decay must be in \[0, inf\), got -1"),
+        ({"grad_averaging": 1}, TypeError, "grad_averaging must be True or False, got 1"),
+        ({"nesterov": None}, TypeError, "nesterov must be True or False, got None"),
+        ({"maximize": "no"}, TypeError, "maximize must be True or False, got 'no'"),
+        ({"skip_nonfinite": 0}, TypeError, "skip_nonfinite must be True or False, got 0"),
+        ({"foreach": 1}, TypeError, "foreach must be True or False, got 1"),
+        ({"fused": "yes"}, TypeError, "fused must be True or False, got 'yes'"),
+        ({"fused": True}, RuntimeError, "fused=True: there is no fused implementation yet"),
+        ({"capturable": 1}, TypeError, "capturable must be True or False, got 1"),
+    ],
+)
+def test_bad_options_are_refused(arguments, error, said):
+    with pytest.raises(error, match=said):
+        NovoGrad(parameters(), **arguments)
+    with pytest.raises(error, match=said):
+        NovoGrad([{"params": parameters(), **arguments}])
+    optimizer = NovoGrad(parameters())
+    with pytest.raises(error, match=said):
+        optimizer.add_param_group({"params": parameters(), **arguments})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_options_are_keywords_after_grad_averaging():
+    with pytest.raises(TypeError, match="positional"):
+        NovoGrad(parameters(), 0.1, (0.9, 0.9), 1e-8, 0.0, False, True)  # type: ignore
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_sparse_gradients_are_refused_by_name_and_before_anything_changes(named):
+    params = parameters([(3, 2), (4, 2)])
+    given = list(zip(["first", "second"], params, strict=True)) if named else params
+    optimizer = NovoGrad(given)
+    train(optimizer, 2)
+    set_gradients(params, 2)
+    params[1].grad = params[1].grad.to_sparse()
+    before = copy.deepcopy((params, optimizer.state_dict()["state"]))
+    name = "'second'" if named else r"1 of param_groups\[0\]"
+    with pytest.raises(RuntimeError, match=f"dense gradients: that of parameter {name} is torch"):
+        optimizer.step()
+    after = params, optimizer.state_dict()["state"]
+    for one, other in zip(after, before, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_sparse_embedding_is_refused_before_any_state_is_made():
+    embedding = torch.nn.Embedding(5, 3, sparse=True)
+    optimizer = NovoGrad(embedding.parameters())
+    embedding(torch.tensor([1, 1])).sum().backward()
+    with pytest.raises(RuntimeError, match="dense gradients"):
+        optimizer.step()
+    assert not optimizer.state

@@ -1,0 +1,70 @@
+"""``torch.compile`` of ``NovoGrad.step``."""
+
+import copy
+
+import pytest
+import torch
+from helpers import parameters, set_gradients
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.optim import lr_scheduler
+
+from novograd.torch import NovoGrad
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weight_decay": 0.1, "nesterov": True, "skip_nonfinite": True, "maximize": True}],
+    ids=["default", "everything"],
+)
+def test_one_compilation_for_twenty_steps_under_a_schedule(foreach, options):
+    params, twins = parameters(), parameters()
+    optimizers = [
+        NovoGrad(p, lr=torch.tensor(0.1), foreach=foreach, **options) for p in (params, twins)
+    ]
+    schedulers = [lr_scheduler.CosineAnnealingLR(optimizer, 20) for optimizer in optimizers]
+    counter = CompileCounterWithBackend("aot_eager")
+    steps = torch.compile(optimizers[0].step, backend=counter), optimizers[1].step
+    for step in range(20):
+        set_gradients(params, step)
+        set_gradients(twins, step)
+        for take, scheduler in zip(steps, schedulers, strict=True):
+            take()
+            scheduler.step()
+    assert counter.frame_count == 1
+    torch.testing.assert_close(params, twins)
+
+
+@pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
+def test_a_learning_rate_that_is_a_number_is_recompiled_once(foreach):
+    params = parameters()
+    optimizer = NovoGrad(params, lr=0.1, foreach=foreach)
+    scheduler = lr_scheduler.ExponentialLR(optimizer, 0.9)
+    counter = CompileCounterWithBackend("aot_eager")
+    step = torch.compile(optimizer.step, backend=counter)
+    for number in range(20):
+        set_gradients(params, number)
+        step()
+        scheduler.step()
+    assert counter.frame_count == 2
+
+
+@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
+def test_compiled_for_real_equals_eager(dtype):
+    params = parameters(dtype=dtype)
+    twins = copy.deepcopy(params)
+    options = {"lr": torch.tensor(0.1), "weight_decay": 0.1}
+    compiled = torch.compile(NovoGrad(params, **options).step)
+    eager = NovoGrad(twins, **options)
+    for step in range(3):
+        set_gradients(params, step)
+        set_gradients(twins, step)
+        compiled()
+        eager.step()
+    torch.testing.assert_close(params, twins)

@@ -1,0 +1,230 @@
+"""The state through state_dict, load_state_dict, files and distributed checkpointing."""
+
+import copy
+
+import pytest
+import torch
+from helpers import parameters, set_gradients, train
+from torch.distributed.checkpoint import state_dict as dcp
+
+from novograd.torch import NovoGrad
+
+DTYPES = pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64],
+    ids=str,
+)
+
+
+def states(optimizer):
+    """The state of each parameter, in order."""
+    return [optimizer.state[p] for group in optimizer.param_groups for p in group["params"]]
+
+
+def unchanged(optimizer, before):
+    """Checks that the state is what ``state_dict`` said before."""
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    torch.testing.assert_close(after["state"], before["state"], rtol=0, atol=0)
+
+
+@DTYPES
+@pytest.mark.parametrize("foreach", [False, True])
+def test_training_goes_on_from_a_file(tmp_path, dtype, foreach):
+    params = parameters(dtype=dtype)
+    optimizer = NovoGrad(params, lr=0.1, weight_decay=0.1, foreach=foreach)
+    train(optimizer, 4)
+    file = tmp_path / "checkpoint.pt"
+    torch.save({"weights": params, "optimizer": optimizer.state_dict()}, file)
+    train(optimizer, 4, start=4)
+
+    stored = torch.load(file, weights_only=True)
+    again = NovoGrad(stored["weights"])
+    again.load_state_dict(stored["optimizer"])
+    train(again, 4, start=4)
+    torch.testing.assert_close(stored["weights"], params, rtol=0, atol=0)
+    torch.testing.assert_close(states(again), states(optimizer), rtol=0, atol=0)
+
+
+@DTYPES
+def test_second_moment_keeps_its_digits(dtype):
+    params = parameters(dtype=dtype)
+    optimizer = NovoGrad(params)
+    set_gradients(params, 0, scale=300.0)  # whose squares float16 cannot hold
+    optimizer.step()
+    copy_ = NovoGrad(parameters(dtype=dtype, seed=1))
+    copy_.load_state_dict(optimizer.state_dict())
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for mine, loaded in zip(states(optimizer), states(copy_), strict=True):
+        assert loaded["exp_avg_sq"].dtype == wide
+        assert loaded["exp_avg_sq"].shape == ()
+        assert torch.equal(loaded["exp_avg_sq"], mine["exp_avg_sq"])
+        assert loaded["exp_avg"].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded"),
+    [
+        (torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.float32),
+        (torch.float64, torch.float32),
+        (torch.float32, torch.float64),
+    ],
+)
+def test_loads_into_parameters_of_another_dtype(saved, loaded):
+    optimizer = NovoGrad(parameters(dtype=saved))
+    train(optimizer, 3)
+    other = NovoGrad(parameters(dtype=loaded))
+    other.load_state_dict(optimizer.state_dict())
+    wide = torch.float64 if loaded == torch.float64 else torch.float32
+    for mine, theirs in zip(states(optimizer), states(other), strict=True):
+        assert theirs["exp_avg"].dtype == loaded
+        assert theirs["exp_avg_sq"].dtype == wide
+        assert torch.equal(theirs["exp_avg_sq"], mine["exp_avg_sq"].to(wide))
+    train(other, 1)
+
+
+def test_loads_to_another_device():
+    optimizer = NovoGrad(parameters())
+    train(optimizer, 1)
+    elsewhere = [torch.nn.Parameter(p.detach().to("meta")) for p in parameters()]
+    other = NovoGrad(elsewhere)
+    other.load_state_dict(optimizer.state_dict())
+    for state in states(other):
+        assert {name: x.device.type for name, x in state.items()} == {
+            "exp_avg": "meta",
+            "exp_avg_sq": "meta",
+        }
+
+
+def test_state_dict_given_is_not_modified():
+    optimizer = NovoGrad(parameters(dtype=torch.bfloat16))
+    train(optimizer, 2)
+    given = optimizer.state_dict()
+    before = copy.deepcopy(given)
+    NovoGrad(parameters(dtype=torch.float32)).load_state_dict(given)
+    assert given["param_groups"] == before["param_groups"]
+    torch.testing.assert_close(given["state"], before["state"], rtol=0, atol=0)
+
+
+def test_hooks_of_the_user_see_and_may_change_what_is_loaded():
+    optimizer = NovoGrad(parameters(dtype=torch.bfloat16))
+    train(optimizer, 2)
+    other = NovoGrad(parameters(dtype=torch.bfloat16))
+    seen = []
+
+    def double(_, given):
+        given = copy.deepcopy(given)
+        for state in given["state"].values():
+            state["exp_avg_sq"] *= 2
+        return given
+
+    other.register_load_state_dict_pre_hook(double)
+    other.register_load_state_dict_post_hook(
+        lambda loaded: seen.extend(state["exp_avg_sq"].item() for state in states(loaded))
+    )
+    other.load_state_dict(optimizer.state_dict())
+    assert seen == [2 * state["exp_avg_sq"].item() for state in states(optimizer)]
+    assert len(other._optimizer_load_state_dict_pre_hooks) == 1
+    assert len(other._optimizer_load_state_dict_post_hooks) == 1
+
+
+def adamw():
+    other = torch.optim.AdamW(parameters())
+    train(other, 1)
+    return other.state_dict()
+
+
+def of_other_shapes():
+    other = NovoGrad(parameters([(5, 3), (7,), (), (2, 3, 3, 5)]))
+    train(other, 1)
+    return other.state_dict()
+
+
+def changed(change):
+    other = NovoGrad(parameters())
+    train(other, 1)
+    given = other.state_dict()
+    change(given)
+    return given
+
+
+def peers():
+    """State of the many NovoGrads whose v is a scalar but whose moment has no learning rate."""
+    given = changed(lambda _: None)
+    for group in given["param_groups"]:
+        for option in ("nesterov", "maximize", "skip_nonfinite", "foreach", "fused", "capturable"):
+            del group[option]
+        group["amsgrad"] = False
+    return given
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (adamw, "not one of NovoGrad: param_groups.0. has no 'grad_averaging'"),
+        (peers, "not one of NovoGrad: param_groups.0. has no 'nesterov'"),
+        (of_other_shapes, r"'exp_avg' of parameter 0 must have shape \(3, 5\), got \(5, 3\)"),
+        (
+            lambda: changed(lambda given: given["state"][1].pop("exp_avg_sq")),
+            "not one of NovoGrad: no 'exp_avg_sq' for parameter 1",
+        ),
+        (
+            lambda: changed(lambda given: given["state"][1].update(exp_avg_sq=torch.zeros(7))),
+            r"'exp_avg_sq' of parameter 1 must have shape \(\), got \(7,\)",
+        ),
+        (
+            lambda: changed(lambda given: given["param_groups"][0].update(lr=-1.0)),
+            r"lr must be in \[0, inf\), got -1.0",
+        ),
+        (
+            lambda: NovoGrad(parameters()[:2]).state_dict(),
+            "contains a parameter group that doesn't match the size",
+        ),
+        (
+            lambda: NovoGrad([{"params": [p]} for p in parameters()]).state_dict(),
+            "has a different number of parameter groups",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_changes(make, said):
+    optimizer = NovoGrad(parameters(), lr=0.3)
+    train(optimizer, 2)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=said):
+        optimizer.load_state_dict(make())
+    unchanged(optimizer, before)
+    assert not optimizer._optimizer_load_state_dict_pre_hooks
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])
+def test_state_made_by_distributed_checkpointing_changes_nothing(foreach, lr):
+    """It makes the state of a fresh optimizer by a step with zero gradients and lr 0."""
+    results = []
+    for prepared in (True, False):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(5, 3)
+        optimizer = NovoGrad(model.parameters(), lr=lr, weight_decay=0.1, foreach=foreach)
+        if prepared:
+            made = dcp.get_optimizer_state_dict(model, optimizer)
+            assert len(made["state"]) == 2
+        train(optimizer, 5)
+        results.append(list(model.parameters()))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_distributed_checkpointing_round_trip(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(5, 3).to(torch.bfloat16)
+    optimizer = NovoGrad(model.parameters(), lr=0.1, weight_decay=0.1)
+    train(optimizer, 3)
+    saved = copy.deepcopy(dcp.get_state_dict(model, optimizer))
+    train(optimizer, 3, start=3)
+
+    again = torch.nn.Linear(5, 3).to(torch.bfloat16)
+    resumed = NovoGrad(again.parameters())
+    dcp.set_state_dict(again, resumed, model_state_dict=saved[0], optim_state_dict=saved[1])
+    train(resumed, 3, start=3)
+    torch.testing.assert_close(list(again.parameters()), list(model.parameters()), rtol=0, atol=0)
+    torch.testing.assert_close(states(resumed), states(optimizer), rtol=0, atol=0)
