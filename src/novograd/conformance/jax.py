@@ -1,0 +1,125 @@
+"""The ways to run ``novograd.jax.novograd``, each behind the protocol of the check.
+
+Where the hyperparameters change from step to step, they are those of ``optax.inject_hyperparams``.
+A missing gradient is None in the tree of gradients, so that the update is None there as well.
+"""
+
+import pickle
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from novograd.conformance.adapters import Adapter, Layer, compute_dtype
+from novograd.conformance.cases import Case, Hyperparameters
+from novograd.jax import novograd
+
+
+class EagerAdapter(Adapter):
+    """Operation by operation."""
+
+    rounds_update = True
+
+    def __init__(self, case: Case) -> None:
+        """Makes weights, optimizer and state."""
+        self._case = case
+        self._set_up()
+        with self._precision():
+            self._weights = [jnp.asarray(w) for w in case.weights()]
+            self._state: Any = self._optimizer.init(self._weights)
+
+    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+        """Updates the state, and the weights of the layers that have a gradient."""
+        with self._precision():
+            if self._case.schedule:
+                self._state.hyperparams.update(
+                    learning_rate=self._scalar(hyper.learning_rate),
+                    b1=self._scalar(hyper.beta1),
+                    b2=self._scalar(hyper.beta2),
+                    weight_decay=self._scalar(hyper.weight_decay),
+                )
+            self._weights, self._state = self._step(
+                [None if g is None else jnp.asarray(g) for g in gradients],
+                self._weights,
+                self._state,
+            )
+
+    def layers(self) -> list[Layer]:
+        """Copies the weights and the state."""
+        state = self._state.inner_state if self._case.schedule else self._state
+        return [
+            Layer(*(np.array(x) for x in layer))
+            for layer in zip(self._weights, state.mu, state.nu, strict=True)
+        ]
+
+    def reload(self) -> None:
+        """Saves as NumPy arrays, makes the optimizer anew, and loads."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "state")
+            file.write_bytes(pickle.dumps(jax.device_get((self._weights, self._state))))
+            self._set_up()
+            with self._precision():
+                self._weights, self._state = jax.tree.map(
+                    jnp.asarray, pickle.loads(file.read_bytes())
+                )
+
+    def _set_up(self) -> None:
+        self._optimizer = _optimizer(self._case)
+
+    def _scalar(self, value: float) -> jax.Array:
+        return jnp.asarray(value, compute_dtype(self._case.dtype))
+
+    def _step(self, gradients: list[Any], weights: list[Any], state: Any) -> tuple[list[Any], Any]:
+        updates: Any
+        updates, state = self._optimizer.update(gradients, state, weights)
+        # optax.apply_updates takes no None where there is a weight.
+        weights = [
+            w if u is None else optax.apply_updates(w, u)
+            for w, u in zip(weights, updates, strict=True)
+        ]
+        return weights, state
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        """Allows float64 for the cases of that dtype, and for no other."""
+        before = jax.config.read("jax_enable_x64")
+        jax.config.update("jax_enable_x64", self._case.dtype == "float64")
+        try:
+            yield
+        finally:
+            jax.config.update("jax_enable_x64", before)
+
+
+class JitAdapter(EagerAdapter):
+    """``jax.jit``, with weights and state donated."""
+
+    def _set_up(self) -> None:
+        super()._set_up()
+        self._step = jax.jit(super()._step, donate_argnums=(1, 2))
+
+
+VERSION = jax.__version__
+ADAPTERS = {"eager": EagerAdapter, "jit": JitAdapter}
+
+
+def _optimizer(case: Case) -> optax.GradientTransformationExtraArgs:
+    """Makes the optimizer of a case, with its first hyperparameters."""
+    make = novograd
+    if case.schedule:
+        make = optax.inject_hyperparams(novograd, hyperparam_dtype=compute_dtype(case.dtype))
+    hyper = case.hyperparameters(0)
+    return make(
+        hyper.learning_rate,
+        hyper.beta1,
+        hyper.beta2,
+        hyper.epsilon,
+        hyper.weight_decay,
+        hyper.grad_averaging,
+        nesterov=hyper.nesterov,
+    )

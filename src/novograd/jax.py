@@ -1,0 +1,339 @@
+"""The documented NovoGrad as an optax gradient transformation.
+
+``novograd`` is the rule of NVIDIA Clara Train 3.1's ``ai4med.libs.optimizers.NovoGrad`` with the
+learning rate inside the moment; ``scale_by_novograd`` is its direction alone, for
+``optax.chain``. Both are pure functions on trees: they work under ``jax.jit``, ``jax.vmap``,
+``jax.lax.scan``, sharded and with all of optax's wrappers.
+"""
+
+from numbers import Real
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from novograd import rule
+from novograd.hyperparameters import check_flag, check_number
+
+
+class NovogradState(NamedTuple):
+    """What NovoGrad stores.
+
+    Attributes:
+        count: Number of steps taken; int32, of shape ().
+        mu: The moment ``m``, with its sign and the learning rate inside; a tree like the weights,
+            in their dtype or ``mu_dtype``.
+        nu: The average ``v`` of the squared norm; a tree like the weights, with one number of
+            shape () for each leaf, in float32 (float64 for float64 and complex128 weights). 0
+            where there is no history.
+    """
+
+    count: Any
+    mu: Any
+    nu: Any
+
+
+def novograd(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: Any = rule.BETA1,
+    b2: Any = rule.BETA2,
+    eps: Any = rule.EPSILON,
+    weight_decay: optax.ScalarOrSchedule = rule.WEIGHT_DECAY,
+    grad_averaging: bool = rule.GRAD_AVERAGING,
+    *,
+    nesterov: bool = False,
+    mask: Any = None,
+    mu_dtype: Any = None,
+    axis_name: Any = None,
+    skip_nonfinite: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Stochastic gradient descent with layer-wise normalised gradients.
+
+    For each leaf ("layer") with gradient ``g_t`` and weights ``w_{t-1}``::
+
+        v_t = b2*v_{t-1} + (1 - b2)*|g_t|^2            v_1 = |g_1|^2; one number per leaf
+        m_t = b1*m_{t-1} + k*lr_t*(g_t/sqrt(v_t + eps) + weight_decay*w_{t-1})
+        update = -m_t                                  k = 1 - b1 with grad_averaging, else 1
+
+    While ``v`` is exactly 0 there is no history: the first gradient that is not zero sets it. The
+    state is a ``NovogradState``. The updates have the dtype of the gradients.
+
+    ``optax.novograd`` is another rule under the same name: it adds ``eps`` outside the root,
+    multiplies by the learning rate after the moment, has ``b1=0.9`` and ``b2=0.25``, takes the
+    first step for the only one without history, and stores ``v`` in the dtype of the weights.
+
+    Numbers: the norm and all scalars are float32 at least. Half-precision leaves are computed in
+    float32, of which moment and update are each rounded once. Where ``|g_t|^2`` is too large for
+    the dtype of ``v``, that gradient counts for nothing and ``v`` stays as it was; where it is too
+    small, it counts as zero. A gradient that itself holds an infinity or NaN makes the weights
+    NaN, as with every optimizer of optax, unless ``skip_nonfinite`` is set.
+
+    Leaves that are None, in the gradients or everywhere, are left alone, together with their
+    state. Complex leaves behave as their pairs of real numbers.
+
+    With ``optax.inject_hyperparams`` all numbers may change from step to step. Its ``static_args``
+    must name ``mask`` and ``mu_dtype`` where these are given as functions or types, and for weights
+    that are not float32 its ``hyperparam_dtype`` should be given as float32, or ``b2`` is rounded.
+
+    Args:
+        learning_rate: ``lr``; a float, an array of shape (), or a schedule, which is called with
+            the number of steps taken before.
+        b1: Decay rate of the moment, in [0, 1); a float or an array of shape ().
+        b2: Decay rate of ``v``, in [0, 1); given like ``b1``. 0 normalises each gradient by its
+            own norm.
+        eps: Added to ``v`` inside the root, to avoid a division by zero; given like ``b1``.
+        weight_decay: Factor of the weights in the moment; given like ``learning_rate``. Unless
+            it is the number 0, ``update`` needs ``params``.
+        grad_averaging: Whether what enters the moment is multiplied by ``1 - b1``.
+        nesterov: Whether to use Nesterov momentum: the update is then
+            ``-(b1*m_t + (m_t - b1*m_{t-1}))``.
+        mask: Which leaves decay: a tree of bools, or a prefix of one, like the weights; or a
+            function that makes it from the weights. By default all.
+        mu_dtype: A real floating dtype for the moment, by default that of the weights. Complex
+            moments keep theirs.
+        axis_name: Inside ``jax.shard_map`` or ``jax.pmap``: the name or names of the mesh axes
+            over which every leaf is cut into pieces. The squared norms are summed over them. It
+            is not for leaves of which each device has a copy, as in data parallelism: their norms
+            would be counted once for each copy. Under ``jax.jit`` with sharded arrays norms are
+            global without it.
+        skip_nonfinite: Whether a leaf keeps weights, moment and ``v`` in a step in which its
+            ``|g_t|^2`` is infinite or NaN.
+
+    Returns:
+        An optax gradient transformation; its updates are for ``optax.apply_updates``.
+
+    Raises:
+        TypeError: If an argument has a type not named above.
+        ValueError: If a Python number is out of range: negative, NaN or infinite, or a decay rate
+            of 1 or more; or if an array is not of shape (). By ``update``: if it needs ``params``.
+
+    Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
+    Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
+    arXiv:1905.11286.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> w = jnp.array([1.0, 2.0])
+        >>> optimizer = novograd(learning_rate=0.5)
+        >>> state = optimizer.init(w)
+        >>> updates, state = optimizer.update(jnp.array([3.0, 4.0]), state, w)
+        >>> print(optax.apply_updates(w, updates))
+        [0.7 1.6]
+        >>> float(state.nu)
+        25.0
+    """
+    learning_rate = _check_schedule("learning_rate", learning_rate)
+    b1 = _check("b1", b1, below=1)
+    b2 = _check("b2", b2, below=1)
+    eps = _check("eps", eps)
+    weight_decay = _check_schedule("weight_decay", weight_decay)
+    grad_averaging = check_flag("grad_averaging", grad_averaging)
+    nesterov = check_flag("nesterov", nesterov)
+    skip_nonfinite = check_flag("skip_nonfinite", skip_nonfinite)
+    mask = _check_mask(mask)
+    mu_dtype = _check_mu_dtype(mu_dtype)
+    decays = not isinstance(weight_decay, float) or weight_decay != 0
+
+    def init(params: Any) -> NovogradState:
+        return NovogradState(
+            count=jnp.zeros((), jnp.int32),
+            mu=jax.tree.map(lambda w: jnp.zeros_like(w, dtype=_mu_dtype(w, mu_dtype)), params),
+            nu=jax.tree.map(lambda w: jnp.zeros((), _compute_dtype(w)), params),
+        )
+
+    def step(g: Any, m: Any, v: Any, w: Any, s: Any, lr: Any, decay: Any) -> tuple[Any, Any, Any]:
+        """Returns a leaf's update, moment and v. All arithmetic is in the dtype of v."""
+        beta1, beta2, epsilon, lr, decay = (_cast(x, v.dtype) for x in (b1, b2, eps, lr, decay))
+        new = jnp.where(v == 0, s, rule.second_moment(s, v, beta2))
+        scalars = rule.coefficients(
+            new,
+            lr=lr,
+            beta1=beta1,
+            # With eps 0 a gradient that is zero throughout would be 0/0.
+            epsilon=jnp.maximum(epsilon, float(jnp.finfo(v.dtype).tiny)),
+            weight_decay=decay,
+            grad_averaging=grad_averaging,
+        )
+        added, moment = rule.linear_pass(
+            _as_real(w, v.dtype),
+            _as_real(m, v.dtype),
+            _as_real(g, v.dtype),
+            scalars._replace(c=0.0),  # what is added to the weights, without the weights
+            beta1=beta1,
+            nesterov=nesterov,
+        )
+        added, moment = _as_leaf(added, g), _as_leaf(moment, m)
+        if skip_nonfinite:
+            finite = jnp.isfinite(s)
+            added, moment = jnp.where(finite, added, 0), jnp.where(finite, moment, m)
+        # An s beyond the dtype's range makes a = 0 and must not stay in v for ever.
+        return added, moment, jnp.where(jnp.isfinite(new), new, v)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if decays and params is None:
+            raise ValueError("update needs params=, the current weights, for weight_decay")
+        gradients, tree = jax.tree.flatten(updates, is_leaf=lambda g: g is None)
+        moments, norms = tree.flatten_up_to(state.mu), tree.flatten_up_to(state.nu)
+        weights = tree.flatten_up_to(_decaying(params, mask)) if decays else [0.0] * len(gradients)
+        squares = [
+            None if g is None else jnp.sum(jnp.square(_as_real(g, v.dtype)))
+            for g, v in zip(gradients, norms, strict=True)
+        ]
+        if axis_name is not None:
+            squares = jax.lax.psum(squares, axis_name)
+        now = [_resolve(value, state.count) for value in (learning_rate, weight_decay)]
+        leaves = [
+            (None, m, v) if g is None else step(g, m, v, w, s, *now)
+            for g, m, v, w, s in zip(gradients, moments, norms, weights, squares, strict=True)
+        ]
+        added, mu, nu = (tree.unflatten([leaf[i] for leaf in leaves]) for i in range(3))
+        return added, NovogradState(optax.safe_increment(state.count), mu, nu)
+
+    return optax.with_extra_args_support(optax.GradientTransformation(init, update))
+
+
+def scale_by_novograd(
+    b1: Any = rule.BETA1,
+    b2: Any = rule.BETA2,
+    eps: Any = rule.EPSILON,
+    weight_decay: optax.ScalarOrSchedule = rule.WEIGHT_DECAY,
+    grad_averaging: bool = rule.GRAD_AVERAGING,
+    *,
+    nesterov: bool = False,
+    mask: Any = None,
+    mu_dtype: Any = None,
+    axis_name: Any = None,
+    skip_nonfinite: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """The direction of ``novograd``, to be multiplied by a learning rate elsewhere.
+
+    The same rule with ``lr = 1``, and the update is ``+m_t`` as of every ``optax.scale_by_*``.
+    Arguments, state, errors and source are those of ``novograd``.
+
+    In ``optax.chain(scale_by_novograd(), optax.scale_by_learning_rate(lr))`` the learning rate
+    multiplies the whole moment, as in the paper; in ``novograd(lr)`` each gradient keeps the one
+    with which it entered. The two are equal, up to rounding, while ``lr`` is constant, and differ
+    under a schedule.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> w = jnp.array([1.0, 2.0])
+        >>> optimizer = optax.chain(scale_by_novograd(), optax.scale_by_learning_rate(0.5))
+        >>> updates, state = optimizer.update(jnp.array([3.0, 4.0]), optimizer.init(w), w)
+        >>> print(optax.apply_updates(w, updates))
+        [0.7 1.6]
+        >>> print(state[0].mu)
+        [0.6 0.8]
+    """
+    descent = novograd(
+        1.0,
+        b1,
+        b2,
+        eps,
+        weight_decay,
+        grad_averaging,
+        nesterov=nesterov,
+        mask=mask,
+        mu_dtype=mu_dtype,
+        axis_name=axis_name,
+        skip_nonfinite=skip_nonfinite,
+    )
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        added, state = descent.update(updates, state, params)
+        return jax.tree.map(jnp.negative, added), state
+
+    return optax.with_extra_args_support(optax.GradientTransformation(descent.init, update))
+
+
+def _compute_dtype(w: Any) -> Any:
+    """The dtype of ``v`` and of the arithmetic: float64 for float64 weights, else float32."""
+    return jnp.float64 if jnp.result_type(w) in (jnp.float64, jnp.complex128) else jnp.float32
+
+
+def _mu_dtype(w: Any, mu_dtype: Any) -> Any:
+    """The dtype of the moment of a leaf."""
+    return jnp.result_type(w) if mu_dtype is None or jnp.iscomplexobj(w) else mu_dtype
+
+
+def _as_real(x: Any, dtype: Any) -> jax.Array:
+    """Returns a leaf in a real dtype, the parts of a complex one along a new axis."""
+    return jnp.asarray(jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x, dtype)
+
+
+def _as_leaf(x: jax.Array, like: Any) -> jax.Array:
+    """Undoes ``_as_real``, and rounds to the dtype of another leaf."""
+    return (jax.lax.complex(x[0], x[1]) if jnp.iscomplexobj(like) else x).astype(like.dtype)
+
+
+def _decaying(params: Any, mask: Any) -> Any:
+    """Returns the weights with 0 in the place of those that do not decay."""
+    if mask is None:
+        return params
+    return jax.tree.map(
+        lambda decays, part: part if decays else jax.tree.map(lambda _: 0.0, part),
+        mask(params) if _is_function(mask) else mask,
+        params,
+    )
+
+
+def _is_function(mask: Any) -> bool:
+    """Whether a mask is a function; trees may be callable as well, as modules are."""
+    return callable(mask) and jax.tree_util.all_leaves([mask])
+
+
+def _resolve(value: Any, count: jax.Array) -> Any:
+    """Calls a schedule, and turns every kind of Python number into a float."""
+    value = value(count) if callable(value) else value
+    return float(value) if isinstance(value, Real) else value
+
+
+def _cast(value: Any, dtype: Any) -> Any:
+    """Casts an array; a Python number takes the dtype of what it meets, so that 1 - b2 is exact."""
+    return value if isinstance(value, float) else jnp.asarray(value, dtype)
+
+
+def _check_schedule(name: str, value: Any) -> Any:
+    """Checks a hyperparameter that may be a schedule as well."""
+    return value if callable(value) else _check(name, value)
+
+
+def _check(name: str, value: Any, *, below: float = float("inf")) -> Any:
+    """Checks a hyperparameter that may be a number or an array of shape ()."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if not isinstance(value, (jax.Array, np.ndarray)):
+        return check_number(name, value, below=below)
+    if value.shape != ():
+        raise ValueError(f"{name} must be a scalar, got an array of shape {value.shape}")
+    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+        raise TypeError(f"{name} must be a real number, got an array of {value.dtype.name}")
+    return value
+
+
+def _check_mask(mask: Any) -> Any:
+    """Checks that a mask is None, a function or a tree of bools."""
+    if not _is_function(mask):
+        for leaf in jax.tree.leaves(mask):
+            if not isinstance(leaf, (bool, np.bool_)):
+                raise TypeError(
+                    f"mask must be a tree of bools, or a function that makes one, got {leaf!r} "
+                    f"of type {type(leaf).__name__} in it"
+                )
+    return mask
+
+
+def _check_mu_dtype(mu_dtype: Any) -> Any:
+    """Returns a dtype after checking that it is a real floating one, or None."""
+    if mu_dtype is None:
+        return None
+    message = f"mu_dtype must be a real floating dtype or None, got {mu_dtype!r}"
+    try:
+        dtype = jnp.dtype(mu_dtype)
+    except TypeError as error:
+        raise TypeError(message) from error
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(message)
+    return jax.dtypes.canonicalize_dtype(dtype)

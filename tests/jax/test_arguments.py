@@ -1,0 +1,164 @@
+"""The signatures, and what bad input says."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from training import assert_close
+
+from novograd.jax import NovogradState, novograd, scale_by_novograd
+
+DEFAULTS = {
+    "b1": 0.95,
+    "b2": 0.98,
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "grad_averaging": False,
+    "nesterov": False,
+    "mask": None,
+    "mu_dtype": None,
+    "axis_name": None,
+    "skip_nonfinite": False,
+}
+NUMBERS = ("learning_rate", "b1", "b2", "eps", "weight_decay")
+SCHEDULES = ("learning_rate", "weight_decay")
+FLAGS = ("grad_averaging", "nesterov", "skip_nonfinite")
+
+
+def make(**arguments):
+    return novograd(**{"learning_rate": 0.1} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("function", "first"),
+    [(novograd, {"learning_rate": inspect.Parameter.empty}), (scale_by_novograd, {})],
+)
+def test_signatures(function, first):
+    parameters = inspect.signature(function).parameters
+    defaults = {name: p.default for name, p in parameters.items()}
+    assert list(defaults.items()) == list((first | DEFAULTS).items())
+    keywords = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    assert keywords == ["nesterov", "mask", "mu_dtype", "axis_name", "skip_nonfinite"]
+
+
+def test_the_kind_of_transformation_is_that_of_optax():
+    kind = type(optax.novograd(0.1))
+    assert type(make()) is kind
+    assert type(scale_by_novograd()) is kind
+    weights = jnp.ones(2)
+    updates, _ = make().update(weights, make().init(weights), weights, value=1.0)
+    assert updates.shape == (2,)
+
+
+def test_the_state():
+    weights = {"a": jnp.ones((2, 3)), "b": jnp.ones(4, jnp.bfloat16)}
+    state = make().init(weights)
+    assert isinstance(state, NovogradState)
+    assert NovogradState._fields == ("count", "mu", "nu")
+    described = jax.tree.map(lambda x: (x.shape, x.dtype.name, x.weak_type), state)
+    assert described == NovogradState(
+        count=((), "int32", False),
+        mu={"a": ((2, 3), "float32", False), "b": ((4,), "bfloat16", False)},
+        nu={"a": ((), "float32", False), "b": ((), "float32", False)},
+    )
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [-1e-9, -1, float("nan"), float("inf"), np.array(-0.5)])
+def test_a_number_out_of_range(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be in \[0, (1|inf)\), got .*{value}"):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["b1", "b2"])
+@pytest.mark.parametrize("value", [1, 1.0, 1.5])
+def test_a_decay_rate_of_one_or_more(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be in \[0, 1\), got {value}$"):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", ["0.1", None, True, [0.1], 1j])
+def test_a_number_of_the_wrong_type(name, value):
+    with pytest.raises(TypeError, match=rf"^{name} must be a number, got .* of type "):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("name", sorted(set(NUMBERS) - set(SCHEDULES)))
+def test_a_schedule_for_what_takes_none(name):
+    with pytest.raises(TypeError, match=rf"^{name} must be a number, got .* of type function"):
+        make(**{name: lambda count: 0.5})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("array", [np.array, jnp.array])
+def test_an_array_of_the_wrong_kind(name, array):
+    with pytest.raises(ValueError, match=rf"^{name} must be a scalar, got an array of .*\(2,\)"):
+        make(**{name: array([0.5, 0.5])})
+    with pytest.raises(TypeError, match=rf"^{name} must be a (real )?number, got"):
+        make(**{name: array(0.5j)})
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", ["yes", None, 1, 0.0])
+def test_a_flag_of_the_wrong_type(name, value):
+    with pytest.raises(TypeError, match=rf"^{name} must be True or False, got "):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["fast", 3, jnp.int32, jnp.complex64, jnp.ones])
+def test_a_moment_dtype_that_is_none(value):
+    with pytest.raises(TypeError, match=r"^mu_dtype must be a real floating dtype or None, got"):
+        make(mu_dtype=value)
+
+
+@pytest.mark.parametrize("value", [0.5, {"a": True, "b": "no"}, [1]])
+def test_a_mask_of_the_wrong_type(value):
+    with pytest.raises(TypeError, match=r"^mask must be a tree of bools, .* got .* of type"):
+        make(mask=value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0, 1, 0.5, np.float32(0.5), np.float64(0.5), np.array(0.5), jnp.array(0.5), jnp.array(1)],
+)
+def test_every_kind_of_number_is_accepted(value):
+    w = jnp.ones(2)
+    optimizer = make(learning_rate=value, weight_decay=value, b1=np.float64(0.5), eps=0)
+    updates, _ = optimizer.update(jnp.array([3.0, 4.0]), optimizer.init(w), w)
+    step = np.array([0.6, 0.8]) + float(value)
+    assert_close(updates, -float(value) * step)
+    assert updates.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("result", [int, float, np.float32, np.float64, jnp.float32])
+def test_a_schedule_may_return_every_kind_of_number(result):
+    w = jnp.ones(2)
+    optimizer = make(learning_rate=lambda count: result(2))
+    updates, _ = optimizer.update(jnp.array([3.0, 4.0]), optimizer.init(w))
+    assert_close(updates, [-1.2, -1.6])
+    assert updates.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("decay", [0.1, jnp.zeros(()), lambda count: 0.0])
+def test_weights_are_asked_for_where_they_may_decay(decay):
+    w = jnp.ones(2)
+    for optimizer in (make(weight_decay=decay), scale_by_novograd(weight_decay=decay)):
+        with pytest.raises(ValueError, match=r"^update needs params=, the current weights, for"):
+            optimizer.update(w, optimizer.init(w))
+
+
+@pytest.mark.parametrize("decay", [0, 0.0, np.float32(0), np.array(0.0)])
+def test_weights_are_not_asked_for_otherwise(decay):
+    optimizer = make(weight_decay=decay)
+    updates, _ = optimizer.update(jnp.array([3.0, 4.0]), optimizer.init(jnp.ones(2)))
+    assert_close(updates, [-0.06, -0.08])
+
+
+def test_a_tree_that_does_not_match():
+    state = make().init({"a": jnp.ones(2)})
+    with pytest.raises(ValueError, match="key"):
+        make().update({"b": jnp.ones(2)}, state)

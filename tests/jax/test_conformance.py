@@ -1,0 +1,23 @@
+"""Every way to run the transformation, through every case of the table."""
+
+import pytest
+
+from novograd import rule
+from novograd.conformance import CASES, MismatchError, check
+from novograd.conformance.jax import ADAPTERS, EagerAdapter
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_conformance(adapter, case):
+    check(adapter, case)
+
+
+def test_the_formula_is_the_rules(monkeypatch):
+    """A wrong rule makes the transformation wrong: it holds no second copy of the coefficients."""
+    right = rule.coefficients
+    monkeypatch.setattr(
+        rule, "coefficients", lambda v, **hyper: right(v, **hyper | {"epsilon": 1.0})
+    )
+    with pytest.raises(MismatchError, match=r"defaults, step 0, layer 0 .*: weights"):
+        check(EagerAdapter, CASES[0])

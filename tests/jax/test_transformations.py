@@ -1,0 +1,375 @@
+"""Inside the transformations of JAX and the wrappers of optax: the same numbers as on its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from training import assert_close, made_up, oracle, train
+
+from novograd.jax import novograd, scale_by_novograd
+
+SHAPES = {"a": (3,), "b": (2, 4)}
+
+
+def per_leaf(weights, gradients, **hyper):
+    """Trains each leaf by the oracle; returns the weights."""
+    return {k: oracle(w, [g[k] for g in gradients], **hyper)[0] for k, w in weights.items()}
+
+
+def assert_trees_close(actual, expected, rtol=2e-6):
+    jax.tree.map(lambda x, y: assert_close(x, y, rtol), actual, expected)
+
+
+def decreasing(step):
+    return 0.2 * 0.8**step
+
+
+# -- schedules and the place of the learning rate -------------------------------------------------
+
+
+def test_schedules_are_called_with_the_steps_taken_before():
+    weights, gradients = made_up(SHAPES)
+
+    def decay(step):
+        return 0.1 * step
+
+    w, state = train(novograd(decreasing, weight_decay=decay), weights, gradients)
+    expected = per_leaf(weights, gradients, learning_rate=decreasing, weight_decay=decay)
+    assert_trees_close(w, expected)
+    assert int(state.count) == len(gradients)
+    eager, _ = train(novograd(decreasing, weight_decay=decay), weights, gradients, jit=False)
+    assert_trees_close(eager, expected)
+
+
+def test_a_schedule_of_optax():
+    weights, gradients = made_up(SHAPES)
+    schedule = optax.linear_schedule(0.2, 0.0, 6)
+    w, _ = train(novograd(schedule), weights, gradients)
+    expected = per_leaf(weights, gradients, learning_rate=lambda step: 0.2 * (1 - step / 6))
+    assert_trees_close(w, expected)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_learning_rate_outside_is_the_same_while_it_is_constant(nesterov):
+    weights, gradients = made_up(SHAPES)
+    hyper = {"weight_decay": 0.1, "grad_averaging": True, "nesterov": nesterov}
+    inside, _ = train(novograd(0.1, **hyper), weights, gradients)
+    outside, _ = train(
+        optax.chain(scale_by_novograd(**hyper), optax.scale_by_learning_rate(0.1)),
+        weights,
+        gradients,
+    )
+    assert_trees_close(inside, per_leaf(weights, gradients, **hyper))
+    assert_trees_close(outside, inside)
+
+
+def test_the_learning_rate_outside_differs_under_a_schedule():
+    weights, gradients = made_up({"a": (3,)})
+    inside, _ = train(novograd(decreasing), weights, gradients)
+    outside, _ = train(
+        optax.chain(scale_by_novograd(), optax.scale_by_learning_rate(decreasing)),
+        weights,
+        gradients,
+    )
+    expected = np.float64(weights["a"])
+    for step in range(len(gradients)):
+        # With a learning rate of 1 the oracle's moment is the direction.
+        _, direction, _ = oracle(
+            np.zeros(3), [g["a"] for g in gradients[: step + 1]], learning_rate=1.0
+        )
+        expected = expected - decreasing(step) * direction
+    assert_close(outside["a"], expected)
+    assert np.max(np.abs(inside["a"] - outside["a"])) > 0.1
+
+
+def test_the_sign_of_the_direction():
+    w, g = jnp.zeros(2), jnp.array([3.0, 4.0])
+    updates, state = scale_by_novograd().update(g, scale_by_novograd().init(w))
+    assert_close(updates, [0.6, 0.8])
+    assert_close(state.mu, [0.6, 0.8])
+
+
+# -- wrappers of optax ----------------------------------------------------------------------------
+
+
+def test_chain():
+    weights, gradients = made_up(SHAPES)
+    w, _ = train(optax.chain(optax.clip(0.5), novograd(0.1)), weights, gradients)
+    clipped = [jax.tree.map(lambda g: np.clip(g, -0.5, 0.5), tree) for tree in gradients]
+    assert_trees_close(w, per_leaf(weights, clipped))
+
+
+def test_inject_hyperparams():
+    weights, gradients = made_up({"a": (3,)}, steps=2)
+    optimizer = optax.inject_hyperparams(novograd, static_args=("mask", "mu_dtype"))(
+        0.1, weight_decay=0.0, mask=lambda params: {"a": True}, mu_dtype=jnp.float32
+    )
+    update = jax.jit(optimizer.update)
+    state = optimizer.init(weights)
+    updates, state = update(gradients[0], state, weights)
+    w = optax.apply_updates(weights, updates)
+    changed = {"learning_rate": 0.3, "b1": 0.5, "b2": 0.25, "eps": 4.0, "weight_decay": 0.5}
+    state.hyperparams.update({k: jnp.float32(x) for k, x in changed.items()})
+    updates, _ = update(gradients[1], state, w)
+    w = optax.apply_updates(w, updates)
+    # By hand.
+    start, first, second = (np.float64(x["a"]) for x in (weights, *gradients))
+    v = np.sum(first**2)
+    m = 0.1 * first / np.sqrt(v + 1e-8)
+    expected = start - m
+    v = 0.25 * v + 0.75 * np.sum(second**2)
+    m = 0.5 * m + 0.3 * (second / np.sqrt(v + 4.0) + 0.5 * expected)
+    assert_close(w["a"], expected - m)
+
+
+def test_inject_hyperparams_with_a_schedule():
+    weights, gradients = made_up(SHAPES)
+    optimizer = optax.inject_hyperparams(novograd)(decreasing, nesterov=True)
+    w, _ = train(optimizer, weights, gradients)
+    expected = per_leaf(weights, gradients, learning_rate=decreasing, nesterov=True)
+    assert_trees_close(w, expected)
+
+
+def test_multi_transform():
+    shapes = {"decaying": (3,), "plain": (2, 4), "frozen": (2,)}
+    weights, gradients = made_up(shapes)
+    optimizer = optax.multi_transform(
+        {
+            "decaying": novograd(0.1, weight_decay=0.1),
+            "plain": novograd(0.2),
+            "frozen": optax.set_to_zero(),
+            "unused": novograd(0.3, weight_decay=0.1),
+        },
+        {name: name for name in shapes},
+    )
+    w, _ = train(optimizer, weights, gradients)
+    expected = per_leaf(weights, gradients, weight_decay=0.1)
+    assert_close(w["decaying"], expected["decaying"])
+    assert_close(w["plain"], per_leaf(weights, gradients, learning_rate=0.2)["plain"])
+    np.testing.assert_array_equal(w["frozen"], weights["frozen"])
+
+
+@pytest.mark.parametrize(
+    "mask", [{"a": True, "b": True}, lambda params: jax.tree.map(lambda w: True, params)]
+)
+def test_masked(mask):
+    weights, gradients = made_up(SHAPES)
+    optimizer = optax.masked(novograd(0.1, weight_decay=0.1, mask=mask), {"a": True, "b": False})
+    w, state = train(optimizer, weights, gradients)
+    assert_close(w["a"], per_leaf(weights, gradients, weight_decay=0.1)["a"])
+    # What optax does not pass on stays what it was: the gradient.
+    assert_close(w["b"], weights["b"] + np.sum([g["b"] for g in gradients], axis=0))
+    assert isinstance(state.inner_state.mu["b"], optax.MaskedNode)
+
+
+def test_multi_steps():
+    weights, gradients = made_up(SHAPES)
+    optimizer = optax.MultiSteps(novograd(decreasing, weight_decay=0.1), every_k_schedule=2)
+    w, _ = train(optimizer, weights, gradients)
+    means = [
+        jax.tree.map(lambda x, y: (np.float64(x) + y) / 2, *pair)
+        for pair in zip(gradients[::2], gradients[1::2], strict=True)
+    ]
+    assert_trees_close(w, per_leaf(weights, means, learning_rate=decreasing, weight_decay=0.1))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 5e-2)])
+def test_apply_if_finite(dtype, tolerance):
+    weights, gradients = made_up(SHAPES)
+    weights, *gradients = (
+        jax.tree.map(lambda x: jnp.asarray(x, dtype), tree) for tree in (weights, *gradients)
+    )
+    spoiled = gradients[2] | {"a": jnp.full(3, jnp.nan, dtype)}
+    optimizer = optax.apply_if_finite(novograd(0.1, weight_decay=0.1), max_consecutive_errors=2)
+    w, state = train(optimizer, weights, [*gradients[:2], spoiled, *gradients[2:]])
+    assert int(state.total_notfinite) == 1
+    assert w["a"].dtype == dtype
+    as_float64 = [
+        jax.tree.map(lambda x: np.asarray(x, np.float64), tree) for tree in (weights, *gradients)
+    ]
+    assert_trees_close(w, per_leaf(as_float64[0], as_float64[1:], weight_decay=0.1), tolerance)
+
+
+# -- which leaves ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"kernels": True, "biases": False},
+        {"kernels": {"a": True, "b": True}, "biases": {"a": False, "b": np.False_}},
+        lambda params: jax.tree.map(lambda w: w.ndim > 1, params),
+    ],
+    ids=["prefix", "tree", "function"],
+)
+def test_the_mask_says_what_decays(mask):
+    kernels, kernel_gradients = made_up({"a": (2, 3), "b": (1, 2)})
+    biases, bias_gradients = made_up({"a": (3,), "b": (2,)})
+    gradients = [
+        {"kernels": kernel, "biases": bias}
+        for kernel, bias in zip(kernel_gradients, bias_gradients, strict=True)
+    ]
+    optimizer = novograd(0.1, weight_decay=0.3, mask=mask)
+    w, _ = train(optimizer, {"kernels": kernels, "biases": biases}, gradients)
+    assert_trees_close(w["kernels"], per_leaf(kernels, kernel_gradients, weight_decay=0.3))
+    assert_trees_close(w["biases"], per_leaf(biases, bias_gradients))
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_a_mask_of_one_bool(mask):
+    weights, gradients = made_up(SHAPES)
+    w, _ = train(novograd(0.1, weight_decay=0.3, mask=mask), weights, gradients)
+    assert_trees_close(w, per_leaf(weights, gradients, weight_decay=0.3 * mask))
+
+
+@pytest.mark.parametrize("mask", [None, lambda params: jax.tree.map(lambda w: True, params)])
+def test_a_missing_gradient_leaves_weights_and_state_alone(mask):
+    weights, gradients = made_up(SHAPES)
+    optimizer = novograd(0.1, weight_decay=0.1, mask=mask)
+    _, before = optimizer.update(gradients[0], optimizer.init(weights), weights)
+    updates, after = optimizer.update(gradients[1] | {"a": None}, before, weights)
+    assert updates["a"] is None
+    assert after.mu["a"] is before.mu["a"]
+    assert after.nu["a"] is before.nu["a"]
+    assert int(after.count) == 2
+    usual, _ = optimizer.update(gradients[1], before, weights)
+    np.testing.assert_array_equal(updates["b"], usual["b"])
+
+
+def test_leaves_that_are_none_everywhere():
+    weights, gradients = made_up(SHAPES)
+    for optimizer in (novograd(0.1), optax.chain(scale_by_novograd(), optax.scale(-0.1))):
+        w, _ = train(optimizer, weights | {"c": None}, [g | {"c": None} for g in gradients])
+        assert w.pop("c") is None
+        assert_trees_close(w, per_leaf(weights, gradients))
+
+
+# -- transformations of JAX -----------------------------------------------------------------------
+
+
+def test_donation():
+    weights, gradients = made_up(SHAPES)
+    optimizer = novograd(0.1, weight_decay=0.1)
+
+    def step(gradient, weights, state):
+        updates, state = optimizer.update(gradient, state, weights)
+        return optax.apply_updates(weights, updates), state
+
+    step = jax.jit(step, donate_argnums=(1, 2))
+    w = jax.tree.map(lambda x: jnp.array(x, copy=True), weights)
+    state = optimizer.init(w)
+    for gradient in gradients:
+        given = (w, state)
+        w, state = step(gradient, w, state)
+        assert all(x.is_deleted() for x in jax.tree.leaves(given))
+    assert_trees_close(w, per_leaf(weights, gradients, weight_decay=0.1))
+
+
+def test_scan():
+    weights, gradients = made_up(SHAPES)
+    optimizer = novograd(decreasing, weight_decay=0.1, nesterov=True)
+
+    def step(carry, gradient):
+        w, state = carry
+        updates, state = optimizer.update(gradient, state, w)
+        return (optax.apply_updates(w, updates), state), state.nu["a"]
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *gradients)
+    start = jax.tree.map(jnp.asarray, weights)
+    (w, _), norms = jax.lax.scan(step, (start, optimizer.init(start)), stacked)
+    expected = per_leaf(
+        weights, gradients, learning_rate=decreasing, weight_decay=0.1, nesterov=True
+    )
+    assert_trees_close(w, expected)
+    last = oracle(weights["a"], [g["a"] for g in gradients])[2]
+    assert_close(norms[-1], last)
+
+
+def test_vmap_over_an_ensemble_and_its_learning_rates():
+    ensemble, gradients = made_up({"a": (4, 3), "b": (4, 2, 2)})
+    rates = jnp.array([0.01, 0.1, 0.3, 1.0])
+    w, state = jax.vmap(lambda lr, w, g: train(novograd(lr, weight_decay=0.1), w, g, jit=False))(
+        rates, ensemble, gradients
+    )
+    assert state.nu["b"].shape == state.count.shape == (4,)
+    for i, rate in enumerate(rates):
+        member, member_gradients = jax.tree.map(lambda x, i=i: x[i], (ensemble, gradients))
+        expected = per_leaf(member, member_gradients, learning_rate=float(rate), weight_decay=0.1)
+        assert_trees_close(jax.tree.map(lambda x, i=i: x[i], w), expected)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        novograd(0.1),
+        novograd(decreasing, weight_decay=lambda count: 0.1, mu_dtype=jnp.bfloat16),
+        novograd(jnp.array(0.1), weight_decay=jnp.array(0.1), skip_nonfinite=True, nesterov=True),
+        scale_by_novograd(grad_averaging=True, weight_decay=0.1),
+        optax.inject_hyperparams(novograd, hyperparam_dtype=jnp.float32)(
+            decreasing, weight_decay=0.1
+        ),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
+def test_the_second_step_is_not_traced_again(optimizer, dtype):
+    traces = 0
+
+    @jax.jit
+    def step(gradient, weights, state):
+        nonlocal traces
+        traces += 1
+        updates, state = optimizer.update(gradient, state, weights)
+        return optax.apply_updates(weights, updates), state
+
+    w = jnp.ones(3, dtype)
+    states = [optimizer.init(w)]
+    for _ in range(3):
+        w, state = step(jnp.ones(3, dtype), w, states[-1])
+        states.append(state)
+    assert traces == 1
+    kinds = [jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state) for state in states]
+    assert kinds == [kinds[0]] * 4
+
+
+def test_weakly_typed_weights_make_no_weakly_typed_state():
+    w = jnp.zeros_like(1.0)
+    state = novograd(0.1).init(w)
+    assert w.weak_type
+    assert not any(x.weak_type for x in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("as_array", [False, True])
+def test_strict_modes(jit, as_array):
+    """No implicit promotion of dtypes or ranks, and no NaN in ordinary use."""
+    weights, gradients = made_up({"a": (3,), "b": (2, 4), "c": ()})
+
+    def cast(tree):
+        a, b, c = (jnp.asarray(tree[k]) for k in "abc")
+        return {"half": b.astype(jnp.bfloat16), "complex": jax.lax.complex(a, a), "scalar": c}
+
+    number = jnp.float32 if as_array else float
+    optimizer = novograd(
+        number(0.1),
+        *map(number, (0.95, 0.98, 0.0)),
+        weight_decay=number(0.1),
+        grad_averaging=True,
+        nesterov=True,
+        skip_nonfinite=True,
+    )
+    gradients = [jax.tree.map(np.zeros_like, gradients[0]), *gradients]
+    with (
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+        jax.debug_nans(True),
+    ):
+        w, _ = train(optimizer, cast(weights), [cast(g) for g in gradients], jit)
+    hyper = {"epsilon": 0.0, "weight_decay": 0.1, "grad_averaging": True, "nesterov": True}
+    assert_close(w["scalar"], oracle(weights["c"], [g["c"] for g in gradients], **hyper)[0])
+    pair = oracle(
+        np.stack([weights["a"]] * 2), [np.stack([g["a"]] * 2) for g in gradients], **hyper
+    )[0]
+    assert_close(jnp.stack([w["complex"].real, w["complex"].imag]), pair)
+    half, *half_gradients = (np.asarray(cast(x)["half"], np.float64) for x in (weights, *gradients))
+    assert_close(w["half"], oracle(half, half_gradients, **hyper)[0], rtol=5e-2)
