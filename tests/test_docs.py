@@ -1,42 +1,84 @@
-"""Every example runs: the docstrings of all modules, and the Python blocks of README.md."""
+"""Every example runs: the docstrings of all modules, and the Python blocks of README.md.
 
-import doctest
-import importlib
-import inspect
-import pkgutil
+The examples of each framework run in a process of their own.
+"""
+
+import ast
 import re
+import subprocess
+import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 import novograd
 
+ROOT = Path(novograd.__file__).parent
 README = Path(__file__).parent.parent / "README.md"
-NAMES = ["novograd"] + [
-    module.name for module in pkgutil.walk_packages(novograd.__path__, "novograd.")
-]
+FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")
+RUN_DOCTESTS = """
+import doctest, importlib, sys
+for name in sys.argv[1:]:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0, name
+"""
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_docstring_examples(name):
-    module = importlib.import_module(name)
-    assert doctest.testmod(module).failed == 0
+def modules():
+    """Names and files of all modules, by the framework that they need."""
+    found = defaultdict(dict)
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if "data" not in parts:
+            needs = next((name for name in FRAMEWORKS if name in parts), "none")
+            found[needs][".".join(("novograd", *parts)).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def run(program, *arguments):
+    """Runs a Python program, which must not fail."""
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_framework_has_modules():
+    assert set(MODULES) == {"none", *FRAMEWORKS}
+
+
+@pytest.mark.parametrize("framework", MODULES)
+def test_docstring_examples(framework):
+    run(RUN_DOCTESTS, *MODULES[framework])
 
 
 @pytest.mark.parametrize(
     "name",
-    ["novograd.rule", "novograd.reference", "novograd.hyperparameters", "novograd.tensorflow"],
+    [
+        "novograd.rule",
+        "novograd.reference",
+        "novograd.hyperparameters",
+        "novograd.tensorflow",
+        "novograd.keras",
+        "novograd.jax",
+        "novograd.torch.optimizer",
+        "novograd.torch.parameter_groups",
+    ],
 )
 def test_public_functions_and_classes_have_an_example(name):
-    module = importlib.import_module(name)
-    for public in vars(module).values():
-        own = getattr(public, "__module__", None) == name
-        if own and inspect.isroutine(public) and not public.__name__.startswith("_"):
-            assert ">>>" in (public.__doc__ or ""), public
+    (path,) = (group[name] for group in MODULES.values() if name in group)
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            only_data = isinstance(node, ast.ClassDef) and not any(
+                isinstance(part, ast.FunctionDef) for part in node.body
+            )
+            assert only_data or ">>>" in (ast.get_docstring(node) or ""), node.name
 
 
 @pytest.mark.parametrize(
     "block", re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 )
 def test_readme_examples(block):
-    exec(compile(block, str(README), "exec"), {})
+    run(block)

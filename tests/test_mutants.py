@@ -9,7 +9,8 @@ import pytest
 
 from novograd import rule
 from novograd.conformance import CASES, MismatchError, check
-from novograd.conformance.adapters import Layer, RuleAdapter
+from novograd.conformance.adapters import Layer
+from novograd.conformance.numpy import RuleAdapter
 from novograd.rule import Coefficients
 
 

@@ -13,6 +13,8 @@ try:
     from rich.console import Console
 
     from novograd.compare import report, runner
+    from novograd.conformance import report as verification_report
+    from novograd.conformance import verify as verification
 except ModuleNotFoundError as missing:
     # Not in main(): without typer, the commands below cannot even be declared.
     sys.exit(f"novograd: no module {missing.name}: pip install novograd-optimizer[compare]")
@@ -22,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 Task = StrEnum("Task", ["brain"])
 Framework = StrEnum("Framework", ["tensorflow"])
 Optimizer = StrEnum("Optimizer", list(runner.LEARNING_RATES))
+Verified = StrEnum("Verified", list(verification.FRAMEWORKS))
 
 
 def _positive(value: int) -> int:
@@ -116,6 +119,40 @@ def compare(
     if results["status"] == "interrupted":
         raise typer.Exit(130)
     if any(row["status"] == "failed" for row in results["runs"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    framework: Annotated[
+        list[Verified] | None,
+        typer.Option(help="Framework to verify; repeatable; all that are installed if not given."),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(callback=_positive, help="Frameworks at once, a process each.")
+    ] = 2,
+) -> None:
+    """Check on this machine that NovoGrad computes the same numbers in each framework.
+
+    Every implementation is put through the same cases, and its weights and state are compared
+    after each step with a float64 reference. Errors are in units in the last place of the dtype;
+    the exit status is 1 if any check fails.
+    """
+    installed = verification.installed()
+    names = [str(name) for name in framework or installed]
+    for name in names:
+        if name not in installed:
+            needed = " and ".join(verification.FRAMEWORKS[name].needs)
+            raise typer.BadParameter(f"{name} needs {needed}", param_hint="'--framework'")
+    console = Console(highlight=False)
+    with verification_report.progress(console, names) as watch:
+        rows = verification.verify(names, jobs, watch)
+    console.print()
+    console.print(verification_report.table(rows))
+    console.print()
+    for remark in verification_report.remarks(rows):
+        console.print(remark, markup=False)
+    if any(row.errors for row in rows):
         raise typer.Exit(1)
 
 

@@ -33,8 +33,8 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
         case: What to run.
 
     Returns:
-        The largest error seen, in units in the last place: of the dtype in which a number is
-        stored, at the size of the largest number that takes part in the layer's step.
+        The largest error seen, in units in the last place (ulps): of the dtype in which a number
+        is stored, at the size of the largest number that takes part in the layer's step.
 
     Raises:
         MismatchError: At the first difference, naming the case, the step, the layer and what
@@ -42,7 +42,7 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
 
     Example:
         >>> from novograd.conformance import CASES
-        >>> from novograd.conformance.adapters import RuleAdapter
+        >>> from novograd.conformance.numpy import RuleAdapter
         >>> check(RuleAdapter, CASES[0]) < ROUNDINGS
         True
     """
@@ -97,13 +97,15 @@ def _assert_step(
     # Squares below the smallest normal number may count as zero; zero itself, which says that
     # there is no history, is exact.
     underflow = (1 + gradient.size) * float(compute.smallest_normal) if v > 0 else 0.0
+    for_v = ROUNDINGS * float(compute.eps) * float(v) + underflow
+    unit = float(stored.eps) * size
     return max(
-        _error(after.weights, w, before.weights.dtype, size, for_weights, f"{place}: weights"),
+        _error(after.weights, w, before.weights.dtype, unit, for_weights, f"{place}: weights"),
         _error(
             after.moment,
             m,
             before.weights.dtype,
-            size,
+            unit,
             rounding * np.abs(m) + smallest + arithmetic,
             f"{place}: moment",
         ),
@@ -111,8 +113,8 @@ def _assert_step(
             after.second_moment,
             v,
             before.second_moment.dtype,
-            float(v),
-            np.asarray(ROUNDINGS * float(compute.eps) * v + underflow),
+            for_v / ROUNDINGS,
+            np.asarray(for_v),
             f"{place}: second moment",
         ),
     )
@@ -122,11 +124,11 @@ def _error(
     actual: np.ndarray,
     expected: np.ndarray,
     dtype: np.dtype,
-    size: float,
+    unit: float,
     tolerance: np.ndarray,
     place: str,
 ) -> float:
-    """Returns the largest error in ulps of ``size``, having checked it and the array's type."""
+    """Returns the largest error, in units of ``unit``, having checked it and the array's type."""
     if actual.dtype != dtype or actual.shape != expected.shape:
         raise MismatchError(
             f"{place}: {actual.dtype}{actual.shape}, expected {dtype}{expected.shape}"
@@ -139,9 +141,8 @@ def _error(
             f"{actual[wrong][0]!r}, expected {expected[wrong][0]!r} "
             f"+- {np.broadcast_to(tolerance, wrong.shape)[wrong][0]:.3g}"
         )
-    info = ml_dtypes.finfo(dtype)
-    unit = max(float(info.eps) * size, float(info.smallest_normal))
-    return float(np.max(error, initial=0)) / unit
+    worst = float(np.max(error, initial=0))
+    return worst / unit if worst else 0.0
 
 
 def _assert_identical(actual: list[Layer], expected: list[Layer], place: str) -> None:

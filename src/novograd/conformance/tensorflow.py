@@ -106,7 +106,7 @@ class MirroredSessionAdapter(SessionAdapter):
     """``MirroredStrategy`` over two CPU devices in a v1 graph and Session."""
 
     def __init__(self, case: Case) -> None:
-        """Sets up two replicas, on logical CPU devices that the program must have set up."""
+        """Sets up two replicas, on the logical CPU devices of ``prepare``."""
         self._strategy = _mirrored()
         super().__init__(case)
 
@@ -222,7 +222,7 @@ class MirroredAdapter(FunctionAdapter):
     """``MirroredStrategy`` over two CPU devices in TensorFlow 2."""
 
     def __init__(self, case: Case) -> None:
-        """Sets up two replicas, on logical CPU devices that the program must have set up."""
+        """Sets up two replicas, on the logical CPU devices of ``prepare``."""
         self._strategy = _mirrored()
         super().__init__(case)
 
@@ -265,6 +265,14 @@ ADAPTERS = {
     "tf.function, XLA": CompiledFunctionAdapter,
     "tf.function, MirroredStrategy": MirroredAdapter,
 }
+
+
+def prepare() -> None:
+    """Gives the process, before TensorFlow is used, the two CPU devices of ``MirroredStrategy``."""
+    tf.get_logger().setLevel("ERROR")
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
 
 
 def _optimizer(case: Case, **changing: Any) -> NovoGrad:

@@ -102,7 +102,7 @@ def _step_with_temporary(
     if keep is None:
         torch._foreach_copy_(ms, push)
     else:
-        for m, new, k in zip(ms, push, kept, strict=True):
+        for m, new, k in zip(ms, push, keep.unbind(), strict=True):
             m.copy_(torch.where(k, new, m))
 
 

@@ -1,0 +1,133 @@
+"""Every case through every adapter of the frameworks that are installed: ``novograd verify``."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+from novograd.processes import ProgramError, events
+
+
+@dataclass(frozen=True)
+class Framework:
+    """A framework to verify, in a process of its own.
+
+    Attributes:
+        module: The module of ``novograd.conformance`` that has its adapters.
+        needs: The packages that must be installed.
+        environment: Environment variables of the process.
+    """
+
+    module: str
+    needs: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def _keras(backend: str, **environment: str) -> Framework:
+    return Framework("keras", ("keras", backend), {"KERAS_BACKEND": backend, **environment})
+
+
+FRAMEWORKS: Mapping[str, Framework] = {
+    "numpy": Framework("numpy", ("numpy",)),
+    "tensorflow": Framework("tensorflow", ("tensorflow",), {"TF_CPP_MIN_LOG_LEVEL": "3"}),
+    "torch": Framework("torch", ("torch",)),
+    "jax": Framework("jax", ("jax", "optax")),
+    "keras-tensorflow": _keras("tensorflow", TF_CPP_MIN_LOG_LEVEL="3"),
+    "keras-torch": _keras("torch"),
+    "keras-jax": _keras("jax", JAX_ENABLE_X64="1"),
+}
+
+
+@dataclass
+class Row:
+    """The outcome of one implementation for one dtype.
+
+    Attributes:
+        framework: A key of ``FRAMEWORKS``.
+        version: The version of that framework.
+        implementation: A key of its ``ADAPTERS``.
+        dtype: The dtype of the weights.
+        cases: Number of cases run.
+        ulps: The largest error of those that pass, as ``check`` returns it.
+        errors: What was wrong with those that fail.
+    """
+
+    framework: str
+    version: str
+    implementation: str
+    dtype: str
+    cases: int = 0
+    ulps: float = 0.0
+    errors: list[str] = field(default_factory=list)
+
+
+Watch = Callable[[str, dict[str, Any]], None]
+
+
+def installed() -> list[str]:
+    """Returns the names of the frameworks that can be verified here.
+
+    Example:
+        >>> "numpy" in installed()
+        True
+    """
+    return [name for name, framework in FRAMEWORKS.items() if all(map(find_spec, framework.needs))]
+
+
+def verify(names: Sequence[str], jobs: int, watch: Watch) -> list[Row]:
+    """Runs the checks, some frameworks at a time.
+
+    Args:
+        names: Keys of ``FRAMEWORKS``.
+        jobs: How many processes to run at once.
+        watch: Called with the framework's name and each event of ``novograd.conformance.worker``.
+
+    Returns:
+        A row for each framework, implementation and dtype, in the order of ``names``. A process
+        that dies leaves a row, with its error, that has no implementation.
+    """
+
+    async def all_of_them() -> list[list[Row]]:
+        places = asyncio.Semaphore(jobs)
+
+        async def one(name: str) -> list[Row]:
+            async with places:
+                return await _verify(name, watch)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(name)) for name in names]
+        return [task.result() for task in tasks]
+
+    return [row for rows in asyncio.run(all_of_them()) for row in rows]
+
+
+async def _verify(name: str, watch: Watch) -> list[Row]:
+    """Runs the checks of one framework."""
+    framework = FRAMEWORKS[name]
+    command = [sys.executable, "-m", "novograd.conformance.worker", framework.module]
+    rows: dict[tuple[str, str], Row] = {}
+    version = ""
+    try:
+        async with aclosing(events(command, framework.environment)) as told:
+            async for event in told:
+                if "version" in event:
+                    version = event["version"]
+                else:
+                    key = event["implementation"], event["dtype"]
+                    _add(rows.setdefault(key, Row(name, version, *key)), event)
+                watch(name, event)
+    except ProgramError as error:
+        rows["", ""] = Row(name, version, "", "", errors=[str(error)])
+    return list(rows.values())
+
+
+def _add(row: Row, event: dict[str, Any]) -> None:
+    """Adds the outcome of a case to its row."""
+    row.cases += 1
+    if "error" in event:
+        row.errors.append(f"{event['case']}: {event['error']}")
+    else:
+        row.ulps = max(row.ulps, event["ulps"])

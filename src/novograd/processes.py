@@ -1,0 +1,63 @@
+"""Programs that tell how they get on, as a JSON object per line of their standard output."""
+
+import asyncio
+import json
+import os
+import tempfile
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+
+class ProgramError(Exception):
+    """A program ended with an exit status other than 0; the message is its last line of error."""
+
+
+async def events(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> AsyncGenerator[dict[str, Any]]:
+    r"""Runs a program and yields what it prints. Close the generator to stop the program.
+
+    Ctrl-C does not reach the program by itself: it is for the caller, which then stops it.
+
+    Args:
+        command: The program and its arguments.
+        environment: Variables of its environment that differ from ours.
+
+    Yields:
+        The object of each line.
+
+    Raises:
+        ProgramError: If the program fails.
+
+    Example:
+        >>> import sys
+        >>> async def printed():
+        ...     command = [sys.executable, "-c", "print('{\"step\": 1}')"]
+        ...     return [event async for event in events(command, {})]
+        >>> asyncio.run(printed())
+        [{'step': 1}]
+    """
+    with tempfile.TemporaryFile() as errors:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            env={**os.environ, **environment},
+        )
+        assert process.stdout is not None
+        try:
+            async for line in process.stdout:
+                yield json.loads(line)
+            await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode:
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").split("\n")
+            raise ProgramError(
+                next(filter(str.strip, reversed(said)), f"exit status {process.returncode}")
+            )
