@@ -12,20 +12,14 @@ The result is printed and written to ``benchmarks/results/tensorflow_step.json``
 
 import json
 import os
-import platform
-import statistics
-import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import numpy as np
 import tensorflow as tf
-from rich.console import Console
-from rich.table import Table
+from timing import machine, measure, show, summary
 
 from novograd import rule
 from novograd.tensorflow import NovoGrad
@@ -37,7 +31,7 @@ RESULT = Path(__file__).parent / "results" / "tensorflow_step.json"
 # without a thread of their own.
 ROUNDS, WARM_UP = 30, 100
 LEARNING_RATE, BETA1, DECAY = 1e-3, 0.95, 1e-3
-REFERENCE = "MomentumOptimizer"
+REFERENCE, RATIO = "MomentumOptimizer", "ratio_to_momentum"
 
 
 def resnet50() -> Iterator[tuple[int, ...]]:
@@ -141,7 +135,7 @@ def build(make: Callable[[], Any], sources: list[Any], factor: Any) -> Any:
     return make().apply_gradients(list(zip(gradients, weights, strict=True)))
 
 
-def session_steps(shapes: list[tuple[int, ...]]) -> Iterator[Callable[[float], Any]]:
+def session_steps(shapes: list[tuple[int, ...]]) -> Iterator[Callable[[int], Any]]:
     """Yields a step of each candidate as a run of one v1 Session."""
     with tf.Graph().as_default():
         factor = tf1.placeholder(tf.float32, [])
@@ -150,10 +144,10 @@ def session_steps(shapes: list[tuple[int, ...]]) -> Iterator[Callable[[float], A
         session = tf1.Session()
         session.run(tf1.global_variables_initializer())
     for operation in operations:
-        yield lambda x, operation=operation: session.run(operation, {factor: x})
+        yield lambda turn, operation=operation: session.run(operation, {factor: _factor(turn)})
 
 
-def function_steps(shapes: list[tuple[int, ...]]) -> Iterator[Callable[[float], Any]]:
+def function_steps(shapes: list[tuple[int, ...]]) -> Iterator[Callable[[int], Any]]:
     """Yields a step of each candidate as a call of a tf.function."""
     sources = variables(shapes)
     for _, make in CANDIDATES.values():
@@ -165,78 +159,30 @@ def function_steps(shapes: list[tuple[int, ...]]) -> Iterator[Callable[[float], 
             optimizer.apply_gradients(list(zip(gradients, weights, strict=True)))
             return factor  # a result to wait for
 
-        yield lambda x, step=step: step(tf.constant(x)).numpy()
+        yield lambda turn, step=step: step(tf.constant(_factor(turn))).numpy()
 
 
-def measure(steps: list[Callable[[float], Any]]) -> np.ndarray:
-    """Returns seconds of shape (rounds, candidates), measured in turn."""
-    seconds = np.empty((WARM_UP + ROUNDS, len(steps)))
-    for turn in range(len(seconds)):
-        for i, step in enumerate(steps):
-            start = time.perf_counter()
-            step(1.0 + 1e-3 * turn)
-            seconds[turn, i] = time.perf_counter() - start
-    return seconds[WARM_UP:]
-
-
-def summary(seconds: np.ndarray) -> dict[str, dict[str, float]]:
-    """Returns the figures of each candidate."""
-    reference = seconds[:, list(CANDIDATES).index(REFERENCE)]
-    figures = {}
-    for (name, (traffic, _)), column in zip(CANDIDATES.items(), seconds.T, strict=True):
-        low, median, high = statistics.quantiles(1e3 * column, n=4)
-        figures[name] = {
-            "ms_median": round(median, 3),
-            "ms_quartiles": [round(low, 3), round(high, 3)],
-            "ratio_to_momentum": round(float(np.median(column / reference)), 3),
-            "bytes_per_weight": traffic,
-        }
-    return figures
-
-
-def show(title: str, figures: dict[str, dict[str, Any]]) -> None:
-    """Prints one table."""
-    table = Table("optimizer", title=title)
-    for heading in ("bytes a weight", "ms (quartiles)", "ratio"):
-        table.add_column(heading, justify="right")
-    for name, row in figures.items():
-        low, high = row["ms_quartiles"]
-        table.add_row(
-            name,
-            str(row["bytes_per_weight"]),
-            f"{row['ms_median']:.1f} ({low:.1f}-{high:.1f})",
-            f"{row['ratio_to_momentum']:.2f}",
-        )
-    Console().print(table)
-
-
-def processor() -> str:
-    """Returns the processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def _factor(turn: int) -> float:
+    """What the stored numbers are multiplied by, to make the gradients of a round."""
+    return 1.0 + 1e-3 * turn
 
 
 def main() -> None:
     """Measures everything, prints it and writes the result file."""
     results: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
+        **machine(),
         "tensorflow": tf.__version__,
         "rounds": ROUNDS,
         "results": {},
     }
+    traffic = {name: bytes_ for name, (bytes_, _) in CANDIDATES.items()}
     for mode, make_steps in (("Session", session_steps), ("tf.function", function_steps)):
         for shape_name, shapes in SHAPES.items():
-            figures = summary(measure(list(make_steps(shapes))))
+            seconds = measure(list(make_steps(shapes)), ROUNDS, WARM_UP)
+            figures = summary(seconds, traffic, REFERENCE, RATIO)
             title = f"{shape_name}, {mode}"
             results["results"][title] = figures
-            show(title, figures)
+            show(title, figures, RATIO)
     RESULT.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 

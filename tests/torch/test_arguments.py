@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 from helpers import parameters, set_gradients, train
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from novograd.torch import NovoGrad
 
@@ -63,7 +65,7 @@ def test_sparse_gradients_are_refused_by_name_and_before_anything_changes(named)
     params[1].grad = params[1].grad.to_sparse()
     before = copy.deepcopy((params, optimizer.state_dict()["state"]))
     name = "'second'" if named else r"1 of param_groups\[0\]"
-    with pytest.raises(RuntimeError, match=f"dense gradients: that of parameter {name} is torch"):
+    with pytest.raises(RuntimeError, match=f"parameter {name}: it is torch.sparse_coo, and must"):
         optimizer.step()
     after = params, optimizer.state_dict()["state"]
     for one, other in zip(after, before, strict=True):
@@ -74,6 +76,22 @@ def test_sparse_embedding_is_refused_before_any_state_is_made():
     embedding = torch.nn.Embedding(5, 3, sparse=True)
     optimizer = NovoGrad(embedding.parameters())
     embedding(torch.tensor([1, 1])).sum().backward()
-    with pytest.raises(RuntimeError, match="dense gradients"):
+    with pytest.raises(RuntimeError, match="must be dense"):
         optimizer.step()
     assert not optimizer.state
+
+
+def test_sharded_parameters_are_refused(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
+    try:
+        model = torch.nn.Linear(4, 3)
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        optimizer = NovoGrad(model.named_parameters())
+        model(torch.randn(2, 4)).sum().backward()
+        with pytest.raises(RuntimeError, match="parameter 'weight': its norm, over all shards"):
+            optimizer.step()
+        assert not optimizer.state
+    finally:
+        torch.distributed.destroy_process_group()

@@ -142,7 +142,7 @@ class NovoGrad(torch.optim.Optimizer):
             What the closure returned; None without one.
 
         Raises:
-            RuntimeError: If a gradient is sparse; then nothing has changed.
+            RuntimeError: If a gradient is sparse or sharded (a DTensor); then nothing has changed.
 
         Example:
             >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -302,14 +302,19 @@ def _check_options(options: dict[str, Any]) -> None:
 
 
 def _check_gradients(group: dict[str, Any], number: int) -> None:
-    """Raises RuntimeError, naming the parameter, if a gradient of a group is sparse."""
+    """Raises RuntimeError, naming the parameter, if a gradient of a group cannot be used."""
     for index, param in enumerate(group["params"]):
-        if param.grad is not None and param.grad.layout is not torch.strided:
-            names = group.get("param_names")
-            name = repr(names[index]) if names else f"{index} of param_groups[{number}]"
-            raise RuntimeError(
-                f"NovoGrad needs dense gradients: that of parameter {name} is {param.grad.layout}"
-            )
+        if param.grad is None:
+            continue
+        if hasattr(param, "device_mesh"):
+            problem = "its norm, over all shards of a DTensor, is not implemented yet"
+        elif param.grad.layout is not torch.strided:
+            problem = f"it is {param.grad.layout}, and must be dense"
+        else:
+            continue
+        names = group.get("param_names")
+        name = repr(names[index]) if names else f"{index} of param_groups[{number}]"
+        raise RuntimeError(f"NovoGrad cannot use the gradient of parameter {name}: {problem}")
 
 
 def _one_at_a_time(wanted: bool | None, params: list[Tensor]) -> bool:
