@@ -6,7 +6,7 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: run test test-core test-tensorflow test-torch test-jax lint bench clean \
+.PHONY: run test test-core test-tensorflow test-torch test-jax lint bench bench-torch clean \
   test-keras-tensorflow test-keras-torch test-keras-jax
 
 run: .venv/run
@@ -34,6 +34,9 @@ lint: .venv/lint
 bench: .venv/run
 	$(BIN)/python benchmarks/tensorflow_step.py
 
+bench-torch: .venv/bench
+	$(BIN)/python benchmarks/torch_step.py
+
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist novograd-compare
 
@@ -42,6 +45,10 @@ $(BIN)/python:
 
 .venv/run: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install --quiet --editable '.[tensorflow,compare]'
+	@touch $@
+
+.venv/bench: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --editable '.[torch,compare,bench]'
 	@touch $@
 
 .venv/test: pyproject.toml constraints.txt | $(BIN)/python

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import monai
+import monai  # pyright: ignore[reportMissingImports]  # of the extra "bench" alone
 import torch
-from monai.optimizers.novograd import Novograd as MonaiNovograd
+from monai.optimizers.novograd import (  # pyright: ignore[reportMissingImports]
+    Novograd as MonaiNovograd,
+)
 from timing import machine, measure, show, summary
 
 from novograd.torch import NovoGrad

@@ -1,4 +1,4 @@
-"""Every example runs: the docstrings of all modules, and the Python blocks of README.md.
+"""Every example runs: the docstrings of all modules, and the Python blocks of README and docs.
 
 The examples of each framework run in a process of their own.
 """
@@ -15,7 +15,7 @@ import pytest
 import novograd
 
 ROOT = Path(novograd.__file__).parent
-README = Path(__file__).parent.parent / "README.md"
+REPOSITORY = Path(__file__).parent.parent
 FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")
 RUN_DOCTESTS = """
 import doctest, importlib, sys
@@ -77,8 +77,14 @@ def test_public_functions_and_classes_have_an_example(name):
             assert only_data or ">>>" in (ast.get_docstring(node) or ""), node.name
 
 
-@pytest.mark.parametrize(
-    "block", re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-)
-def test_readme_examples(block):
+def blocks():
+    """The Python blocks of all pages."""
+    for page in (REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/*.md"))):
+        found = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        for number, block in enumerate(found):
+            yield pytest.param(block, id=f"{page.name}-{number}")
+
+
+@pytest.mark.parametrize("block", list(blocks()))
+def test_examples_of_pages(block):
     run(block)
