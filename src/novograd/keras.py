@@ -1,0 +1,197 @@
+"""NovoGrad for Keras 3, on its TensorFlow, JAX and PyTorch backends.
+
+Importing this module also makes ``model.compile(optimizer="novograd")`` work, and lets Keras load
+models that were saved with this optimizer.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from novograd import rule
+from novograd.hyperparameters import check_flag, check_number
+
+
+@keras.saving.register_keras_serializable(package="novograd")
+class NovoGrad(keras.optimizers.Optimizer):
+    """Stochastic gradient descent with layer-wise normalised gradients.
+
+    For each variable ("layer") with gradient ``g_t`` and weights ``w_{t-1}``::
+
+        v_t = beta_2*v_{t-1} + (1 - beta_2)*|g_t|^2    v_1 = |g_1|^2; one number per variable
+        m_t = beta_1*m_{t-1} + k*lr_t*(g_t/sqrt(v_t + epsilon) + weight_decay*w_{t-1})
+        w_t = w_{t-1} - m_t                            k = 1 - beta_1 with grad_averaging, else 1
+
+    While ``v`` is exactly 0 there is no history: the first gradient that is not zero sets it.
+
+    State: ``variables`` holds, in an order that saved files rely on and that will not change, what
+    the base class creates (``iteration``; ``learning_rate`` unless it is a schedule or callable;
+    the averages of ``use_ema`` and the sums of ``gradient_accumulation_steps`` where these are
+    used), then for each weight ``momentum``, which is ``m_t`` with its sign and the learning rate
+    inside, in the weight's dtype, and ``v``, a scalar in float32 (float64 for float64 weights). A
+    file that is saved on one backend can be loaded on the others.
+
+    Numbers: the norm and all scalars are float32 at least. float16 and bfloat16 weights are updated
+    in float32 arithmetic and rounded once. Where ``|g_t|^2`` is too large for the dtype of ``v``,
+    that gradient counts for nothing and ``v`` stays as it was, so that the weights stay finite;
+    where it is too small, it counts as zero. A gradient that itself holds an infinity or NaN makes
+    the weights NaN, as with every Keras optimizer. Keras keeps ``learning_rate`` in
+    ``keras.config.floatx()``: for all digits in float64 set that to ``"float64"``.
+
+    Gradients are dense: an embedding's ``tf.IndexedSlices`` are summed over duplicate indices, and
+    rows that a batch does not touch still move by their moment. Under a distribution strategy the
+    norm is of the gradient summed over the replicas.
+
+    Args:
+        learning_rate: ``lr``; a float, a ``keras.optimizers.schedules.LearningRateSchedule``, or
+            a callable without arguments that returns the value.
+        beta_1: Decay rate of the moment, in [0, 1).
+        beta_2: Decay rate of ``v``, in [0, 1). 0 normalises each gradient by its own norm.
+        epsilon: Added to ``v`` inside the root, to avoid a division by zero.
+        weight_decay: Factor of the weights in the moment, and nowhere else. Weights named to
+            ``exclude_from_weight_decay`` take 0.
+        grad_averaging: Whether what enters the moment is multiplied by ``1 - beta_1``.
+        nesterov: Whether to use Nesterov momentum.
+        clipnorm: This and the arguments that follow are those of every Keras optimizer; gradients
+            are clipped before their norm is taken.
+        clipvalue: See ``keras.optimizers.Optimizer``.
+        global_clipnorm: See ``keras.optimizers.Optimizer``.
+        use_ema: See ``keras.optimizers.Optimizer``.
+        ema_momentum: See ``keras.optimizers.Optimizer``.
+        ema_overwrite_frequency: See ``keras.optimizers.Optimizer``.
+        loss_scale_factor: See ``keras.optimizers.Optimizer``.
+        gradient_accumulation_steps: See ``keras.optimizers.Optimizer``.
+        name: Name of the optimizer.
+        **kwargs: Passed on to the base class as they are.
+
+    Raises:
+        TypeError: If a hyperparameter of the rule is not a number, or a flag not a bool.
+        ValueError: If a number is out of range: negative, NaN or infinite, or a beta of 1 or more;
+            or if Keras refuses an argument of its own, among them a ``learning_rate`` that is an
+            int.
+
+    Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
+    Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
+    arXiv:1905.11286.
+
+    Example:
+        >>> import keras
+        >>> w = keras.Variable([1.0, 2.0], name="w")
+        >>> optimizer = NovoGrad(learning_rate=0.5)
+        >>> optimizer.apply([keras.ops.array([3.0, 4.0])], [w])
+        >>> print(keras.ops.convert_to_numpy(w))
+        [0.7 1.6]
+        >>> [variable.name for variable in optimizer.variables]
+        ['iteration', 'learning_rate', 'w_momentum', 'w_v']
+        >>> float(keras.ops.convert_to_numpy(optimizer.variables[3]))
+        25.0
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.01,
+        beta_1: float = rule.BETA1,
+        beta_2: float = rule.BETA2,
+        epsilon: float = rule.EPSILON,
+        weight_decay: float = rule.WEIGHT_DECAY,
+        grad_averaging: bool = rule.GRAD_AVERAGING,
+        nesterov: bool = False,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str = "novograd",
+        **kwargs: Any,
+    ):
+        """Checks the arguments, which the class documents; ``build`` makes the state."""
+        if isinstance(learning_rate, float):  # Keras checks what else it may be
+            learning_rate = check_number("learning_rate", learning_rate)
+        super().__init__(
+            learning_rate=learning_rate,
+            weight_decay=check_number("weight_decay", weight_decay),
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+            **kwargs,
+        )
+        self.beta_1 = check_number("beta_1", beta_1, below=1)
+        self.beta_2 = check_number("beta_2", beta_2, below=1)
+        self.epsilon = check_number("epsilon", epsilon)
+        self.grad_averaging = check_flag("grad_averaging", grad_averaging)
+        self.nesterov = check_flag("nesterov", nesterov)
+
+    def build(self, variables: list[Any]) -> None:
+        """Creates the state of the given weights, unless it exists."""
+        if self.built:
+            return
+        super().build(variables)
+        self._states = [
+            # Keras writes the gradient of such a variable (a scale of float8) into it.
+            None if self._overwrite_variable_with_gradient(variable) else self._new_state(variable)
+            for variable in variables
+        ]
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Takes one step of one variable."""
+        momentum, v = self._states[self._get_variable_index(variable)]
+        dtype = _compute_dtype(variable)
+        # Of tf.IndexedSlices the reshape makes a tensor, summing duplicates; else it does nothing.
+        g = ops.cast(ops.reshape(gradient, variable.shape), dtype)
+        w, m = ops.cast(variable, dtype), ops.cast(momentum, dtype)
+        s, old = ops.sum(ops.square(g)), ops.convert_to_tensor(v)
+        # Without history beta_2 counts as 0, that is, v is s.
+        new = ops.where(ops.equal(old, 0), s, rule.second_moment(s, old, self.beta_2))
+        scalars = rule.coefficients(
+            new,
+            lr=ops.convert_to_tensor(learning_rate, dtype),
+            beta1=self.beta_1,
+            # With epsilon 0 a gradient that is zero throughout would be 0/0.
+            epsilon=max(self.epsilon, float(np.finfo(dtype).tiny)),
+            weight_decay=self.weight_decay if self._use_weight_decay(variable) else 0.0,
+            grad_averaging=self.grad_averaging,
+        )
+        w, m = rule.linear_pass(w, m, g, scalars, beta1=self.beta_1, nesterov=self.nesterov)
+        self.assign(variable, ops.cast(w, variable.dtype))
+        self.assign(momentum, ops.cast(m, momentum.dtype))
+        # An s beyond the dtype's range makes a = 0 and must not stay in v for ever.
+        self.assign(v, ops.where(ops.isfinite(new), new, old))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal optimizer, without its state."""
+        return super().get_config() | {
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            "grad_averaging": self.grad_averaging,
+            "nesterov": self.nesterov,
+        }
+
+    def _new_state(self, variable: Any) -> tuple[Any, Any]:
+        """Creates momentum and v of a variable, in the order of saved files."""
+        momentum = self.add_variable_from_reference(variable, name="momentum")
+        name = momentum.name.removesuffix("momentum") + "v"
+        return momentum, self.add_variable(shape=(), dtype=_compute_dtype(variable), name=name)
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        """Does nothing: the decay is in the moment, and the base class would apply it again."""
+
+
+# The names by which compile() finds the class, beside "novograd>NovoGrad".
+keras.saving.get_custom_objects().update(novograd=NovoGrad, NovoGrad=NovoGrad)
+
+
+def _compute_dtype(variable: Any) -> str:
+    """The dtype of ``v`` and of the arithmetic: float64 for float64 variables, else float32."""
+    return "float64" if keras.backend.standardize_dtype(variable.dtype) == "float64" else "float32"

@@ -1,0 +1,30 @@
+"""Keras set up for its tests, on the backend that KERAS_BACKEND names: TensorFlow by default.
+
+JAX is given float64. TensorFlow is quiet, and has two logical CPU devices for the strategies.
+"""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("JAX_ENABLE_X64", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import pytest
+
+if keras.backend.backend() == "tensorflow":
+    from novograd.conformance.tensorflow import prepare
+
+    prepare()
+
+
+def pytest_configure(config):
+    # Keras's own keras.Variable.__array__, on NumPy 2.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+    )
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    keras.utils.set_random_seed(0)

@@ -1,0 +1,60 @@
+"""A small network and its training: ten steps, saved after five.
+
+As a program, on the backend of KERAS_BACKEND: ``resumable_training.py save FILE`` trains to the end
+and saves on its way; ``resumable_training.py resume FILE...`` goes on from each file to the end.
+Both print the final weights and optimizer variables of each run.
+"""
+
+import json
+import sys
+
+import keras
+import numpy as np
+
+import novograd.keras
+
+SAVED, STEPS = 5, 10
+RANDOM = np.random.default_rng(0)
+INPUTS = RANDOM.standard_normal((STEPS, 8, 5)).astype(np.float32)
+TARGETS = RANDOM.standard_normal((STEPS, 8, 1)).astype(np.float32)
+
+
+def new_model():
+    model = keras.Sequential(
+        [keras.Input((5,)), keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1)]
+    )
+    random = np.random.default_rng(1)
+    model.set_weights([random.standard_normal(w.shape) for w in model.get_weights()])
+    # Sharp enough a change that a step taken at the wrong iteration shows.
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.8)
+    model.compile(novograd.keras.NovoGrad(schedule, weight_decay=0.01, nesterov=True), loss="mse")
+    return model
+
+
+def train(model, start, stop):
+    for x, y in zip(INPUTS[start:stop], TARGETS[start:stop], strict=True):
+        model.train_on_batch(x, y)
+
+
+def state(model):
+    variables = [*model.trainable_variables, *model.optimizer.variables]
+    return [np.array(keras.ops.convert_to_numpy(x)).tolist() for x in variables]
+
+
+def save(path):
+    model = new_model()
+    train(model, 0, SAVED)
+    model.save(path)
+    train(model, SAVED, STEPS)
+    return state(model)
+
+
+def resume(path):
+    model = keras.saving.load_model(path)
+    train(model, int(model.optimizer.iterations), STEPS)
+    return state(model)
+
+
+if __name__ == "__main__":
+    run = {"save": save, "resume": resume}[sys.argv[1]]
+    print(json.dumps([run(path) for path in sys.argv[2:]]))

@@ -1,0 +1,126 @@
+"""The signature, the names and the configuration, and what bad input says."""
+
+import doctest
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+import novograd.keras
+from novograd.keras import NovoGrad
+
+OWN = {
+    "learning_rate": 0.01,
+    "beta_1": 0.95,
+    "beta_2": 0.98,
+    "epsilon": 1e-8,
+    "weight_decay": 0.0,
+    "grad_averaging": False,
+    "nesterov": False,
+}
+NUMBERS = ("learning_rate", "beta_1", "beta_2", "epsilon", "weight_decay")
+OTHERS = {
+    "learning_rate": 0.5,  # exact in float32, in which Keras keeps it
+    "beta_1": 0.9,
+    "beta_2": 0.7,
+    "epsilon": 1e-6,
+    "weight_decay": 0.1,
+    "grad_averaging": True,
+    "nesterov": True,
+    "clipvalue": 3.0,
+    "use_ema": True,
+    "ema_momentum": 0.9,
+    "ema_overwrite_frequency": 5,
+    "loss_scale_factor": 8.0,
+    "gradient_accumulation_steps": 2,
+    "name": "mine",
+}
+
+
+def test_the_example():
+    assert doctest.testmod(novograd.keras).failed == 0
+
+
+def test_signature():
+    parameters = inspect.signature(NovoGrad).parameters
+    base = inspect.signature(keras.optimizers.SGD).parameters
+    own = {name: parameters[name].default for name in list(parameters)[: len(OWN)]}
+    assert list(own.items()) == list(OWN.items())
+    rest = {name: p.default for name, p in list(parameters.items())[len(OWN) :]}
+    shared = list(base)[list(base).index("clipnorm") :]
+    assert rest == {name: base[name].default for name in shared} | {"name": "novograd"}
+    assert isinstance(NovoGrad(), keras.optimizers.Optimizer)
+
+
+def test_configuration():
+    optimizer = NovoGrad(**OTHERS)
+    config = optimizer.get_config()
+    assert {name: config[name] for name in OTHERS} == OTHERS
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(again) is NovoGrad
+    assert again.get_config() == config
+
+
+def test_configuration_of_a_schedule():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 2, 0.25)
+    optimizer = NovoGrad(schedule)
+    again = NovoGrad.from_config(optimizer.get_config())
+    assert again.get_config() == optimizer.get_config()
+    assert float(again.learning_rate) == 0.5
+
+
+@pytest.mark.parametrize("name", ["novograd", "NovoGrad", "novograd>NovoGrad"])
+def test_compile_by_name(name):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(optimizer=name, loss="mse")
+    assert type(model.optimizer) is NovoGrad
+    assert model.optimizer.beta_2 == 0.98
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [-1e-9, float("nan"), float("inf"), np.float64(-0.5)])
+def test_a_number_out_of_range(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be in \[0, (1|inf)\), got .*{value}"):
+        NovoGrad(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["beta_1", "beta_2"])
+@pytest.mark.parametrize("value", [1, 1.0, 1.5])
+def test_a_decay_rate_of_one_or_more(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be in \[0, 1\), got {value}$"):
+        NovoGrad(**{name: value})
+
+
+@pytest.mark.parametrize("name", NUMBERS[1:])
+@pytest.mark.parametrize("value", ["0.1", None, True, [0.1], 1j])
+def test_a_number_of_the_wrong_type(name, value):
+    with pytest.raises(TypeError, match=rf"^{name} must be a number, got .* of type "):
+        NovoGrad(**{name: value})
+
+
+@pytest.mark.parametrize("value", [1, "0.1", None, True, np.float32(0.5)])
+def test_a_learning_rate_that_keras_refuses(value):
+    with pytest.raises(ValueError, match=r"`learning_rate` should be float, .*\n?.*="):
+        NovoGrad(value)
+
+
+@pytest.mark.parametrize("name", ["grad_averaging", "nesterov"])
+@pytest.mark.parametrize("value", ["yes", None, 1, 0.0])
+def test_a_flag_of_the_wrong_type(name, value):
+    with pytest.raises(TypeError, match=rf"^{name} must be True or False, got "):
+        NovoGrad(**{name: value})
+
+
+def test_an_unknown_argument():
+    with pytest.raises(ValueError, match=r"not recognized: .*momentum"):
+        NovoGrad(momentum=0.9)
+
+
+def test_no_gradients_and_an_unknown_variable():
+    known, unknown = keras.Variable([1.0]), keras.Variable([1.0])
+    optimizer = NovoGrad()
+    with pytest.raises(ValueError, match="No gradients provided for any variable"):
+        optimizer.apply([None], [known])
+    with pytest.raises(ValueError, match="Unknown variable"):
+        optimizer.apply([keras.ops.ones(1)], [unknown])

@@ -1,0 +1,90 @@
+"""The order of the optimizer's variables, which files rely on, and training that goes on."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import resumable_training as training
+
+from novograd.keras import NovoGrad
+
+BACKENDS = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
+
+
+def test_the_order_of_the_variables():
+    weights = [keras.Variable(np.ones(3), name="a"), keras.Variable(np.ones((2, 1)), name="b")]
+    every_kind = NovoGrad(use_ema=True, gradient_accumulation_steps=2)
+    schedule = NovoGrad(keras.optimizers.schedules.CosineDecay(0.1, 10))
+    for optimizer, first in (
+        (NovoGrad(), ["iteration", "learning_rate"]),
+        (schedule, ["iteration"]),
+        (
+            every_kind,
+            [
+                *("iteration", "learning_rate", "a_average", "b_average"),
+                *("a_gradient_accumulator", "b_gradient_accumulator"),
+            ],
+        ),
+    ):
+        optimizer.build(weights)
+        names = [x.name for x in optimizer.variables]
+        assert names == [*first, "a_momentum", "a_v", "b_momentum", "b_v"]
+        optimizer.build(weights)  # a second time, as Keras does
+        assert len(optimizer.variables) == len(names)
+    assert [tuple(x.shape) for x in every_kind.variables[6:]] == [(3,), (), (2, 1), ()]
+
+
+@pytest.fixture
+def uninterrupted():
+    model = training.new_model()
+    training.train(model, 0, training.STEPS)
+    return training.state(model)
+
+
+def test_a_whole_model_goes_on_bit_for_bit(tmp_path, uninterrupted):
+    model = training.new_model()
+    training.train(model, 0, training.SAVED)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded.optimizer) is NovoGrad
+    assert loaded.optimizer.get_config() == model.optimizer.get_config()
+    training.train(loaded, training.SAVED, training.STEPS)
+    assert training.state(loaded) == uninterrupted
+
+
+def test_weights_go_on_bit_for_bit(tmp_path, uninterrupted):
+    model = training.new_model()
+    training.train(model, 0, training.SAVED)
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded = training.new_model()
+    loaded.optimizer.build(loaded.trainable_variables)
+    loaded.load_weights(tmp_path / "model.weights.h5")
+    training.train(loaded, training.SAVED, training.STEPS)
+    assert training.state(loaded) == uninterrupted
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="starts every backend by itself")
+def test_a_file_of_one_backend_goes_on_on_the_others(tmp_path):
+    def run(backend, *arguments):
+        done = subprocess.run(
+            [sys.executable, training.__file__, *map(str, arguments)],
+            env={**os.environ, "KERAS_BACKEND": backend},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return json.loads(done.stdout.splitlines()[-1])
+
+    files = [tmp_path / f"{backend}.keras" for backend in BACKENDS]
+    expected, *_ = [
+        run(backend, "save", file)[0] for backend, file in zip(BACKENDS, files, strict=True)
+    ]
+    for backend in BACKENDS:
+        for resumed in run(backend, "resume", *files):
+            for x, y in zip(resumed, expected, strict=True):
+                np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
