@@ -1,6 +1,6 @@
 """The main job: its data, its metric, its processes, its command line.
 
-TensorFlow is only ever imported by the worker processes which these tests start.
+Frameworks are only ever imported by the worker processes which these tests start.
 """
 
 import hashlib
@@ -12,7 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields
+from importlib.machinery import ModuleSpec
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from typer.testing import CliRunner
 
 from novograd import cli
 from novograd.compare import brain, report
-from novograd.compare.runner import Run, compare, plan
+from novograd.compare.runner import FRAMEWORKS, LEARNING_RATES, Run, compare, plan
 
 DATA = Path(str(files("novograd.compare"))) / "data"
 SHA256 = "a205e57e38527d4ab97002d37166db6f533cd3d0adee6eeecee964b28e87e018"
@@ -119,22 +122,18 @@ def test_thresholds_solve_the_template_but_not_the_task() -> None:
 # Runs in real worker processes
 
 
-@pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What became of four runs: two good ones, one that diverges, one that crashes."""
+@pytest.fixture(scope="module", params=FRAMEWORKS)
+def compared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What became of three good runs and one that diverges, in each framework."""
     path = tmp_path_factory.mktemp("compare") / "results.json"
     runs = [
-        *plan("tensorflow", {"novograd": 0.03, "adam": 0.03}, seeds=1, steps=4),
-        Run("tensorflow", "momentum", 1e30, seed=0, steps=4),
-        Run("no_such_framework", "adam", 0.1, seed=0, steps=4),
+        *plan(request.param, LEARNING_RATES, seeds=1, steps=4),
+        Run(request.param, "momentum", 1e30, seed=0, steps=4),
     ]
-    events: dict[str, list[str]] = {run.optimizer + run.framework: [] for run in runs}
-    results = compare(
-        runs,
-        2,
-        path,
-        lambda run, event: events[run.optimizer + run.framework].append(event["event"]),
-    )
+    events: dict[Run, list[str]] = {run: [] for run in runs}
+    results = compare(runs, 2, path, lambda run, event: events[run].append(event["event"]))
     assert json.loads(path.read_text()) == results
     assert list(path.parent.iterdir()) == [path]
     assert all((seen[0], seen[-1]) == ("start", "result") for seen in events.values())
@@ -144,7 +143,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_results_describe_the_runs(compared: dict[str, Any]) -> None:
     assert (compared["schema"], compared["task"], compared["status"]) == (1, "brain", "finished")
     assert compared["planned"] == len(compared["runs"]) == 4
-    for row in compared["runs"][:2]:
+    for row in compared["runs"][:3]:
         assert row["status"] == "finished"
         assert len(row["loss"]) == row["steps"] == 4
         last = row["evaluations"][-1]
@@ -153,32 +152,63 @@ def test_results_describe_the_runs(compared: dict[str, Any]) -> None:
             last["mean_dice"] == row["mean_dice"] == pytest.approx(np.mean([*row["dice"].values()]))
         )
         assert set(row["dice"]) == set(brain.CLASSES)
-        assert set(row["versions"]) == {"tensorflow", "keras", "numpy"}
+        assert set(row["versions"]) == {*FRAMEWORKS[row["framework"]], "numpy"}
         assert row["step_ms"] > 0
 
 
 def test_training_lowers_the_loss(compared: dict[str, Any]) -> None:
-    for row in compared["runs"][:2]:
+    for row in compared["runs"][:3]:
         assert row["loss"][-1] < row["loss"][0]
 
 
 def test_optimizers_start_from_the_same_weights_and_batch(compared: dict[str, Any]) -> None:
-    novograd, adam = compared["runs"][:2]
-    assert novograd["loss"][0] == adam["loss"][0]
-    assert novograd["loss"][-1] != adam["loss"][-1]
+    first, *others = (row["loss"] for row in compared["runs"][:3])
+    assert all(loss[0] == first[0] and loss[-1] != first[-1] for loss in others)
+
+
+def test_frameworks_train_alike(tmp_path: Path) -> None:
+    rates = {"novograd": LEARNING_RATES["novograd"], "momentum": LEARNING_RATES["momentum"]}
+    runs = [run for framework in FRAMEWORKS for run in plan(framework, rates, seeds=1, steps=4)]
+    results = compare(runs, 2, tmp_path / "results.json", lambda *_: None)
+    for optimizer in rates:
+        first, *others = (
+            [*row["loss"], row["test_loss"]]
+            for row in results["runs"]
+            if row["optimizer"] == optimizer
+        )
+        for losses in others:
+            np.testing.assert_allclose(losses, first, rtol=1e-3)
+
+
+def test_same_seed_gives_the_same_run(compared: dict[str, Any], tmp_path: Path) -> None:
+    before = compared["runs"][0]
+    run = Run(**{field.name: before[field.name] for field in fields(Run)})
+    (after,) = compare([run], 1, tmp_path / "results.json", lambda *_: None)["runs"]
+    assert {**after, "step_ms": 0} == {**before, "step_ms": 0}
 
 
 def test_novograd_keeps_half_of_the_state_of_adam(compared: dict[str, Any]) -> None:
-    novograd, adam = compared["runs"][:2]
+    novograd, adam, momentum = compared["runs"][:3]
     weights = novograd["weight_bytes"]
     assert weights < novograd["state_bytes"] < 1.01 * weights
     assert 2 * weights < adam["state_bytes"] < 2.01 * weights
+    assert momentum["state_bytes"] == weights
 
 
-def test_divergence_and_crash_are_rows(compared: dict[str, Any]) -> None:
-    diverged, failed = compared["runs"][2:]
+def test_divergence_is_a_row(compared: dict[str, Any]) -> None:
+    diverged = compared["runs"][3]
     assert diverged["status"] == "diverged"
     assert len(diverged["loss"]) == diverged["diverged_at"] - 1 < 4
+
+
+def test_crash_is_a_row(tmp_path: Path) -> None:
+    run = Run("no_such_framework", "adam", 0.1, seed=0, steps=4)
+    events: list[str] = []
+    results = compare(
+        [run], 1, tmp_path / "results.json", lambda _, event: events.append(event["event"])
+    )
+    assert events == ["start", "result"]
+    (failed,) = results["runs"]
     assert failed["status"] == "failed"
     assert failed["error"].startswith("ModuleNotFoundError: No module named")
 
@@ -315,7 +345,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ("arguments", "argument", "said"),
     [
         (["spleen"], "task", ["spleen", "brain"]),
-        (["--framework", "caffe"], "--framework", ["caffe", "tensorflow"]),
+        (["--framework", "caffe"], "--framework", ["caffe", *FRAMEWORKS]),
         (["--optimizer", "sgd"], "--optimizer", ["sgd", "novograd", "adam", "momentum"]),
         (["--seeds", "0"], "--seeds", ["0 is not 1 or more"]),
         (["--steps", "-5"], "--steps", ["-5 is not 1 or more"]),
@@ -344,11 +374,25 @@ def test_bad_input_is_refused(
         assert words in result.stderr
 
 
-def test_missing_framework_is_refused(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "find_spec", lambda _: None)
-    result = command()
+@pytest.mark.parametrize(
+    ("framework", "missing", "extras"),
+    [
+        ("tensorflow", "tensorflow", "tensorflow,keras"),
+        ("torch", "keras", "torch,keras"),
+        ("jax", "optax", "jax,keras"),
+    ],
+)
+def test_missing_framework_is_refused(
+    command: Any, monkeypatch: pytest.MonkeyPatch, framework: str, missing: str, extras: str
+) -> None:
+    def find(name: str) -> ModuleSpec | None:
+        return None if name == missing else find_spec(name)
+
+    monkeypatch.setattr(cli, "find_spec", find)
+    result = command("--framework", framework)
     assert result.exit_code == 2
-    assert "pip install novograd-optimizer[tensorflow]" in result.stderr
+    said = f"{framework} needs {missing}: pip install novograd-optimizer[{extras}]"
+    assert said in result.stderr
 
 
 @pytest.mark.parametrize("module", ["typer", "rich", "matplotlib"])

@@ -74,7 +74,7 @@ def test_every_framework_has_its_module_and_is_installed_here(framework):
 
 
 def test_table_fits_eighty_columns(capsys):
-    names = ("keras-tensorflow", "3.15.1 on tensorflow", "stateless_apply, jit", "bfloat16")
+    names = ("keras-tensorflow", "2.13.0+cpu", "function, mirrored", "bfloat16")
     rows = [Row(*names, cases=2, ulps=1.234, errors=["x: wrong"]), Row("jax", "0.10", "", "")]
     Console(width=80).print(report.table(rows))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -22,7 +22,7 @@ except ModuleNotFoundError as missing:
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 Task = StrEnum("Task", ["brain"])
-Framework = StrEnum("Framework", ["tensorflow"])
+Framework = StrEnum("Framework", ["tensorflow", "torch", "jax"])
 Optimizer = StrEnum("Optimizer", list(runner.LEARNING_RATES))
 Verified = StrEnum("Verified", list(verification.FRAMEWORKS))
 
@@ -86,13 +86,15 @@ def compare(
     """Train a real network with several optimizers and compare the results.
 
     A small U-Net learns to label the tissues in slices of a brain MRI that this package brings
-    along. The output directory gets results.json and learning-curves.png. Ctrl-C keeps what was
-    finished.
+    along. It is a Keras model in every framework, the optimizers are the framework's own. The
+    output directory gets results.json and learning-curves.png. Ctrl-C keeps what was finished.
     """
     rates = _learning_rates(optimizer or list(Optimizer), learning_rate or [])
-    if find_spec(framework) is None:
+    missing = [name for name in runner.FRAMEWORKS[framework] if find_spec(name) is None]
+    if missing:
         raise typer.BadParameter(
-            f"{framework} is not installed: pip install novograd-optimizer[{framework}]",
+            f"{framework} needs {' and '.join(missing)}: "
+            f"pip install novograd-optimizer[{framework},keras]",
             param_hint="'--framework'",
         )
     try:

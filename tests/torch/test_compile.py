@@ -54,6 +54,26 @@ def test_a_learning_rate_that_is_a_number_is_recompiled_once(foreach):
     assert counter.frame_count == 2
 
 
+@pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_numbers_that_change_are_never_fixed(foreach, nesterov):
+    """Inductor fixes them if add gets one as alpha; steps 0 and 1 do not show it."""
+    params, twins = parameters(), parameters()
+    optimizers = [NovoGrad(p, nesterov=nesterov, foreach=foreach) for p in (params, twins)]
+    steps = torch.compile(optimizers[0].step), optimizers[1].step
+    for number in range(5):
+        set_gradients(params, number)
+        set_gradients(twins, number)
+        for optimizer, take in zip(optimizers, steps, strict=True):
+            optimizer.param_groups[0].update(
+                lr=0.1 * 0.9**number,
+                betas=(0.5 + 0.05 * number, 0.9 - 0.05 * number),
+                weight_decay=0.1 * 0.9**number,
+            )
+            take()
+    torch.testing.assert_close(params, twins)
+
+
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
 def test_compiled_for_real_equals_eager(dtype):

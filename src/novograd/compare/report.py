@@ -183,7 +183,7 @@ def remarks(results: Results) -> list[str]:
         for row in results["runs"]
     ):
         said.append(
-            "Learning rates: the best of five for each optimizer at this length "
+            "Learning rates: the best of five for each optimizer at this length, with TensorFlow "
             "(benchmarks/brain_learning_rates.py)."
         )
     said.append(

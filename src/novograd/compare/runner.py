@@ -5,16 +5,23 @@ import json
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from novograd import __version__
+from novograd.processes import ProgramError, events
 
+# For each framework, a module of this package, the packages that must be installed.
+FRAMEWORKS = {
+    "tensorflow": ("tensorflow", "keras"),
+    "torch": ("torch", "keras"),
+    "jax": ("jax", "optax", "keras"),
+}
 STEPS = 160
-# The best of each grid in benchmarks/results/brain_learning_rates.json.
+# The best of each grid in benchmarks/results/brain_learning_rates.json, which is TensorFlow's.
 LEARNING_RATES = {"novograd": 0.03, "adam": 0.02, "momentum": 0.3}
 
 
@@ -132,28 +139,13 @@ async def _run(run: Run, watch: Watch) -> dict[str, Any]:
         watch(run, event)
 
     record({"event": "start"})
-    with tempfile.TemporaryFile() as errors:
-        worker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "novograd.compare.worker", json.dumps(asdict(run))),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=errors,
-            start_new_session=True,  # Ctrl-C is for the comparison, which then stops its workers
-        )
-        assert worker.stdout is not None
-        try:
-            async for line in worker.stdout:
-                record(json.loads(line))
-            await worker.wait()
-        finally:
-            if worker.returncode is None:
-                worker.kill()
-                await worker.wait()
-        if "status" not in row:
-            errors.seek(0)
-            said = errors.read().decode(errors="replace").split("\n")
-            error = next(filter(str.strip, reversed(said)), f"exit status {worker.returncode}")
-            record({"event": "result", "status": "failed", "error": error})
+    command = [sys.executable, "-m", "novograd.compare.worker", json.dumps(asdict(run))]
+    try:
+        async with aclosing(events(command, {})) as told:
+            async for event in told:
+                record(event)
+    except ProgramError as error:
+        record({"event": "result", "status": "failed", "error": str(error)})
     return row
 
 

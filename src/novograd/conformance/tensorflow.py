@@ -258,12 +258,12 @@ class MirroredAdapter(FunctionAdapter):
 VERSION = tf.__version__
 ADAPTERS = {
     "Session": SessionAdapter,
-    "Session, reference variables": ReferenceVariableAdapter,
-    "Session, MirroredStrategy": MirroredSessionAdapter,
+    "Session, ref. vars": ReferenceVariableAdapter,
+    "Session, mirrored": MirroredSessionAdapter,
     "eager": EagerAdapter,
-    "tf.function": FunctionAdapter,
-    "tf.function, XLA": CompiledFunctionAdapter,
-    "tf.function, MirroredStrategy": MirroredAdapter,
+    "function": FunctionAdapter,
+    "function, XLA": CompiledFunctionAdapter,
+    "function, mirrored": MirroredAdapter,
 }
 
 

@@ -63,7 +63,7 @@ def _step_alike(
     if whole and keep is None and not options["nesterov"]:
         torch._foreach_mul_(ms, options["betas"][0])
         _add_(ms, gs, scalars.a)
-        if options["weight_decay"]:
+        if _decays(options):
             _add_(ms, ws, scalars.b)
         torch._foreach_sub_(ws, ms)
     else:
@@ -87,17 +87,17 @@ def _step_with_temporary(
     kept = [None] * len(ws) if keep is None else keep.unbind()
     a = scalars.a if keep is None else torch.where(keep, scalars.a, 0.0)
     push = [_scaled(g, x, k, dtype) for g, x, k in zip(gs, a.unbind(), kept, strict=True)]
-    if options["weight_decay"]:
+    if _decays(options):
         _add_(push, ws, scalars.b)
     if options["nesterov"]:
         # beta1*(beta1*m + push) + push for the weights, and from it back to beta1*m + push.
         torch._foreach_mul_(push, 1 + beta1)
-        torch._foreach_add_(push, ms, alpha=beta1**2)
+        _add_(push, ms, beta1**2)
         _subtract_(ws, push, keep)
-        torch._foreach_add_(push, ms, alpha=beta1)
+        _add_(push, ms, beta1)
         torch._foreach_div_(push, 1 + beta1)
     else:
-        torch._foreach_add_(push, ms, alpha=beta1)
+        _add_(push, ms, beta1)
         _subtract_(ws, push, keep)
     if keep is None:
         torch._foreach_copy_(ms, push)
@@ -111,6 +111,12 @@ def _scaled(g: Tensor, a: Tensor, keep: Tensor | None, dtype: torch.dtype) -> Te
     if keep is not None:
         return torch.where(keep, g, 0.0).to(dtype).mul_(a)
     return g * a if g.dtype == dtype else g.to(dtype).mul_(a)
+
+
+def _decays(options: Options) -> bool:
+    """Whether the weights enter the moment; True for whatever is not known to be 0."""
+    decay = options["weight_decay"]
+    return isinstance(decay, Tensor) or decay != 0
 
 
 def _squared_norms(gs: list[Tensor], dtype: torch.dtype) -> Tensor:

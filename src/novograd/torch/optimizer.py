@@ -173,7 +173,7 @@ class NovoGrad(torch.optim.Optimizer):
                 _as_real(grads),
                 _as_real(exp_avgs),
                 exp_avg_sqs,
-                cast(Options, group),
+                _for_compiler(group) if torch.compiler.is_compiling() else cast(Options, group),
             )
         return loss
 
@@ -322,6 +322,24 @@ def _one_at_a_time(wanted: bool | None, params: list[Tensor]) -> bool:
     if wanted is None:
         return any(type(p) not in (Tensor, Parameter) for p in params)
     return not wanted
+
+
+def _for_compiler(group: dict[str, Any]) -> Options:
+    """Puts the numbers of a group that may change from step to step into 0-d tensors.
+
+    A number that has changed once becomes an input of the compiled step. But where one operation
+    takes it as an argument, as add does alpha, Inductor fixes its value everywhere, without a
+    guard (seen in torch 2.13). float64 keeps 1 - beta2 as exact as it is between numbers.
+    """
+    one = torch.ones((), dtype=torch.float64, device=group["params"][0].device)
+    beta1, beta2 = group["betas"]
+    numbers = {
+        "lr": group["lr"] if isinstance(group["lr"], Tensor) else group["lr"] * one,
+        "betas": (beta1 * one, beta2 * one),
+        # Without decay its part of the step is left out.
+        "weight_decay": group["weight_decay"] * one if group["weight_decay"] else 0.0,
+    }
+    return cast(Options, group | numbers)
 
 
 def _as_real(tensors: list[Tensor]) -> list[Tensor]:

@@ -12,9 +12,9 @@ class Options(TypedDict):
     """The hyperparameters of a step, in the words of a parameter group."""
 
     lr: float | Tensor
-    betas: tuple[float, float]
+    betas: tuple[float | Tensor, float | Tensor]
     eps: float
-    weight_decay: float
+    weight_decay: float | Tensor
     grad_averaging: bool
     nesterov: bool
     maximize: bool
