@@ -2,6 +2,9 @@
 
 One algorithm (``novograd.rule``) for each framework in its own idiom; import the one you use:
 
+* ``novograd.torch.NovoGrad``: a ``torch.optim.Optimizer``.
+* ``novograd.jax.novograd``, ``novograd.jax.scale_by_novograd``: optax gradient transformations.
+* ``novograd.keras.NovoGrad``: a ``keras.optimizers.Optimizer`` for Keras 3 on any backend.
 * ``novograd.tensorflow.NovoGrad``: the class documented by NVIDIA Clara Train 3.1.
 
 This package itself imports no framework.

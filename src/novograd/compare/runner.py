@@ -22,7 +22,7 @@ FRAMEWORKS = {
 }
 STEPS = 160
 # The best of each grid in benchmarks/results/brain_learning_rates.json, which is TensorFlow's.
-LEARNING_RATES = {"novograd": 0.03, "adam": 0.02, "momentum": 0.3}
+LEARNING_RATES = {"novograd": 0.01, "adam": 0.01, "momentum": 0.3}
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 * ``cases``: what is run: shapes, dtypes, hyperparameters, gradients.
 * ``check``: runs a case through an adapter and compares weights and state after every step with
   ``novograd.reference``.
-* ``adapters``: what an adapter is, and the rule itself on NumPy.
-* ``tensorflow``: the adapters of ``novograd.tensorflow``.
+* ``adapters``: what an adapter is.
+* ``numpy``, ``tensorflow``, ``torch``, ``jax``, ``keras``: adapters of the rule itself and of each
+  framework's NovoGrad.
+* ``verify``, ``worker``, ``report``: all of it at once, a process per framework.
 """
 
 from novograd.conformance.cases import CASES, Case

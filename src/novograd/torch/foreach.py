@@ -25,18 +25,12 @@ def step(
 ) -> None:
     """Updates real parameters and their state in place, in the precision of ``exp_avg_sqs``.
 
-    Args:
-        params: Weights, of any shapes, dtypes and devices.
-        grads: A gradient for each, which is only read.
-        exp_avgs: A moment for each.
-        exp_avg_sqs: The second moment of each, 0-d.
-        options: The hyperparameters.
+    The arguments are those of ``novograd.torch.single_tensor.step``.
 
     Example:
         >>> from novograd.torch import NovoGrad
         >>> w, m, v = torch.tensor([1.0, 2.0]), torch.zeros(2), torch.tensor(0.0)
-        >>> options = NovoGrad([w], lr=0.5).param_groups[0]
-        >>> step([w], [torch.tensor([3.0, 4.0])], [m], [v], options)
+        >>> step([w], [torch.tensor([3.0, 4.0])], [m], [v], NovoGrad([w], lr=0.5).param_groups[0])
         >>> w, v
         (tensor([0.7000, 1.6000]), tensor(25.))
     """
