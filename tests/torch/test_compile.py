@@ -74,6 +74,17 @@ def test_numbers_that_change_are_never_fixed(foreach, nesterov):
     torch.testing.assert_close(params, twins)
 
 
+def test_groups_without_parameters_or_gradients_are_left_alone():
+    (w,) = parameters([(3, 5)])
+    optimizer = NovoGrad([{"params": []}, {"params": [w], "weight_decay": 0.1}])
+    before = w.detach().clone()
+    torch.compile(optimizer.step, backend="aot_eager")()
+    assert torch.equal(w.detach(), before)
+    w.grad = torch.ones_like(w)
+    torch.compile(optimizer.step, backend="aot_eager")()
+    assert not torch.equal(w.detach(), before)
+
+
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
 def test_compiled_for_real_equals_eager(dtype):

@@ -167,6 +167,8 @@ class NovoGrad(torch.optim.Optimizer):
             exp_avgs: list[Tensor] = []
             exp_avg_sqs: list[Tensor] = []
             self._init_group(group, params, grads, exp_avgs, exp_avg_sqs)
+            if not params:
+                continue
             implementation = single_tensor if _one_at_a_time(group["foreach"], params) else foreach
             implementation.step(
                 _as_real(params),

@@ -68,9 +68,9 @@ def advance(s: Tensor, v: Tensor, options: Options) -> tuple[Tensor, rule.Coeffi
     beta1, beta2 = options["betas"]
     lr = options["lr"]
     if isinstance(lr, Tensor):
-        # A 0-d tensor of the CPU may meet those of any device, without a copy that waits for it.
-        device = v.device if lr.device.type != "cpu" else lr.device
-        lr = lr.squeeze().to(device, v.dtype)
+        # A 0-d tensor of the CPU enters a product on any device as a number, without a copy.
+        lr = lr.squeeze() if lr.device.type == "cpu" else lr.squeeze().to(v.device)
+        lr = (lr * torch.ones_like(v)).to(v.dtype)
     # Without history beta2 counts as 0, that is, v is s.
     new = torch.where(v == 0, s, rule.second_moment(s, v, beta2))
     scalars = rule.coefficients(
