@@ -22,7 +22,8 @@ except ModuleNotFoundError as missing:
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 Task = StrEnum("Task", ["brain"])
-Framework = StrEnum("Framework", ["tensorflow", "torch", "jax"])
+Framework = StrEnum("Framework", list(runner.FRAMEWORKS))
+TENSORFLOW = Framework["tensorflow"]
 Optimizer = StrEnum("Optimizer", list(runner.LEARNING_RATES))
 Verified = StrEnum("Verified", list(verification.FRAMEWORKS))
 
@@ -61,9 +62,7 @@ def novograd() -> None:
 @app.command()
 def compare(
     task: Annotated[Task, typer.Argument(help="What to train on.")] = Task.brain,
-    framework: Annotated[
-        Framework, typer.Option(help="Framework to train with.")
-    ] = Framework.tensorflow,
+    framework: Annotated[Framework, typer.Option(help="Framework to train with.")] = TENSORFLOW,
     seeds: Annotated[int, typer.Option(callback=_positive, help="Runs of each optimizer.")] = 3,
     steps: Annotated[
         int, typer.Option(callback=_positive, help="Training steps of a run.")

@@ -1,11 +1,44 @@
-"""Programs that tell how they get on, as a JSON object per line of their standard output."""
+"""Programs that tell how they get on, as JSON on their standard output; a few at a time."""
 
 import asyncio
 import json
 import os
 import tempfile
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+async def a_few_at_a_time(
+    work: Callable[[Item], Awaitable[Result]], items: Iterable[Item], jobs: int
+) -> list[Result]:
+    """Works on all items, on ``jobs`` of them at once.
+
+    Args:
+        work: Called with an item.
+        items: What to work on, in this order.
+        jobs: The most items to work on at once.
+
+    Returns:
+        What ``work`` returned for each item, in the order of the items.
+
+    Example:
+        >>> async def double(x):
+        ...     return 2 * x
+        >>> asyncio.run(a_few_at_a_time(double, [1, 2, 3], jobs=2))
+        [2, 4, 6]
+    """
+    places = asyncio.Semaphore(jobs)
+
+    async def one(item: Item) -> Result:
+        async with places:
+            return await work(item)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(item)) for item in items]
+    return [task.result() for task in tasks]
 
 
 class ProgramError(Exception):

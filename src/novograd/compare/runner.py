@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from novograd import __version__
-from novograd.processes import ProgramError, events
+from novograd.processes import ProgramError, a_few_at_a_time, events
 
 # For each framework, a module of this package, the packages that must be installed.
 FRAMEWORKS = {
@@ -75,9 +75,9 @@ def compare(runs: Sequence[Run], jobs: int, path: Path, watch: Watch) -> dict[st
         runs: What to run, no two equal.
         jobs: How many workers to run at once.
         path: The JSON file to keep the results in, written anew after every run that ends.
-        watch: Called with the run and the event at each worker's events (those of the framework's
-            ``train``), at its ``{"event": "start"}``, and, if it dies without a result, with
-            ``{"event": "result", "status": "failed", "error"}``.
+        watch: Called with the run and the event at each worker's events (those of
+            ``novograd.compare.training.train``), at its ``{"event": "start"}``, and, if it dies
+            without a result, with ``{"event": "result", "status": "failed", "error"}``.
 
     Returns:
         The content of the file: ``status`` is ``"finished"`` or ``"interrupted"``, and ``runs``
@@ -105,20 +105,12 @@ def compare(runs: Sequence[Run], jobs: int, path: Path, watch: Watch) -> dict[st
         _replace(path, json.dumps(results, indent=1, allow_nan=False) + "\n")
         return results
 
-    async def work() -> None:
-        places = asyncio.Semaphore(jobs)
-
-        async def one(run: Run) -> None:
-            async with places:
-                ended[run] = await _run(run, watch)
-                keep("running")
-
-        async with asyncio.TaskGroup() as group:
-            for run in runs:
-                group.create_task(one(run))
+    async def work(run: Run) -> None:
+        ended[run] = await _run(run, watch)
+        keep("running")
 
     try:
-        asyncio.run(work())
+        asyncio.run(a_few_at_a_time(work, runs, jobs))
     except KeyboardInterrupt:
         return keep("interrupted")
     return keep("finished")
@@ -145,7 +137,8 @@ async def _run(run: Run, watch: Watch) -> dict[str, Any]:
             async for event in told:
                 record(event)
     except ProgramError as error:
-        record({"event": "result", "status": "failed", "error": str(error)})
+        if "status" not in row:  # a result stands, however its worker ended after it
+            record({"event": "result", "status": "failed", "error": str(error)})
     return row
 
 

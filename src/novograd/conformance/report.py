@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from novograd.conformance.cases import Case
 from novograd.conformance.verify import Row, Watch
 
 
@@ -63,4 +64,4 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         for error in row.errors
     ]
     cases, failed = sum(row.cases for row in rows), len(wrong)
-    return [*wrong, f"{cases} checks of 30 steps each, {failed} failed."]
+    return [*wrong, f"{cases} checks of {Case.steps} steps each, {failed} failed."]

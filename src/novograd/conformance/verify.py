@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from novograd.processes import ProgramError, events
+from novograd.processes import ProgramError, a_few_at_a_time, events
 
 
 @dataclass(frozen=True)
@@ -89,19 +89,8 @@ def verify(names: Sequence[str], jobs: int, watch: Watch) -> list[Row]:
         A row for each framework, implementation and dtype, in the order of ``names``. A process
         that dies leaves a row, with its error, that has no implementation.
     """
-
-    async def all_of_them() -> list[list[Row]]:
-        places = asyncio.Semaphore(jobs)
-
-        async def one(name: str) -> list[Row]:
-            async with places:
-                return await _verify(name, watch)
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(name)) for name in names]
-        return [task.result() for task in tasks]
-
-    return [row for rows in asyncio.run(all_of_them()) for row in rows]
+    found = asyncio.run(a_few_at_a_time(lambda name: _verify(name, watch), names, jobs))
+    return [row for rows in found for row in rows]
 
 
 async def _verify(name: str, watch: Watch) -> list[Row]:
