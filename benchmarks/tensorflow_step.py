@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
-from timing import machine, measure, show, summary
+from timing import machine, measure, resnet50, show, summary
 
 from novograd import rule
 from novograd.tensorflow import NovoGrad
@@ -32,22 +32,6 @@ RESULT = Path(__file__).parent / "results" / "tensorflow_step.json"
 ROUNDS, WARM_UP = 30, 100
 LEARNING_RATE, BETA1, DECAY = 1e-3, 0.95, 1e-3
 REFERENCE, RATIO = "MomentumOptimizer", "ratio_to_momentum"
-
-
-def resnet50() -> Iterator[tuple[int, ...]]:
-    """The shapes of ResNet-50's 161 trainable variables, 25.6 million weights."""
-    yield from ((7, 7, 3, 64), (64,), (64,))
-    inputs = 64
-    for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):
-        outputs = 4 * width
-        for block in range(blocks):
-            kernels = [(1, 1, inputs, width), (3, 3, width, width), (1, 1, width, outputs)]
-            if block == 0:
-                kernels.append((1, 1, inputs, outputs))
-            for kernel in kernels:
-                yield from (kernel, kernel[-1:], kernel[-1:])
-            inputs = outputs
-    yield from ((inputs, 1000), (1000,))
 
 
 SHAPES = {"20 x 1M": [(1000, 1000)] * 20, "ResNet-50": list(resnet50())}

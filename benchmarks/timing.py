@@ -1,10 +1,10 @@
-"""What the benchmarks share: measuring in turn, the figures, the table, the machine."""
+"""What the benchmarks share: a model's shapes, measuring in turn, the figures, the machine."""
 
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,22 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+
+def resnet50() -> Iterator[tuple[int, ...]]:
+    """The shapes of ResNet-50's 161 variables, 25.6 million weights, in TensorFlow's layout."""
+    yield from ((7, 7, 3, 64), (64,), (64,))
+    inputs = 64
+    for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):
+        outputs = 4 * width
+        for block in range(blocks):
+            kernels = [(1, 1, inputs, width), (3, 3, width, width), (1, 1, width, outputs)]
+            if block == 0:
+                kernels.append((1, 1, inputs, outputs))
+            for kernel in kernels:
+                yield from (kernel, kernel[-1:], kernel[-1:])
+            inputs = outputs
+    yield from ((inputs, 1000), (1000,))
 
 
 def measure(steps: Sequence[Callable[[int], Any]], rounds: int, warm_up: int) -> np.ndarray:

@@ -19,7 +19,7 @@ import torch
 from monai.optimizers.novograd import (  # pyright: ignore[reportMissingImports]
     Novograd as MonaiNovograd,
 )
-from timing import machine, measure, show, summary
+from timing import machine, measure, resnet50, show, summary
 
 from novograd.torch import NovoGrad
 
@@ -27,22 +27,6 @@ RESULT = Path(__file__).parent / "results" / "torch_step.json"
 ROUNDS, WARM_UP = 15, 4
 LR, DECAY = 1e-3, 1e-3
 REFERENCE, RATIO = "AdamW, foreach", "ratio_to_adamw_foreach"
-
-
-def resnet50() -> Iterator[tuple[int, ...]]:
-    """The shapes of ResNet-50's 161 parameters, 25.6 million weights."""
-    yield from ((64, 3, 7, 7), (64,), (64,))
-    inputs = 64
-    for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):
-        outputs = 4 * width
-        for block in range(blocks):
-            kernels = [(width, inputs, 1, 1), (width, width, 3, 3), (outputs, width, 1, 1)]
-            if block == 0:
-                kernels.append((outputs, inputs, 1, 1))
-            for kernel in kernels:
-                yield from (kernel, kernel[:1], kernel[:1])
-            inputs = outputs
-    yield from ((1000, inputs), (1000,))
 
 
 def gpt2() -> Iterator[tuple[int, ...]]:
@@ -58,7 +42,7 @@ def gpt2() -> Iterator[tuple[int, ...]]:
 
 
 SHAPES = {
-    "ResNet-50": list(resnet50()),
+    "ResNet-50": [shape[::-1] for shape in resnet50()],  # torch's layout is the reverse
     "GPT-2 small": list(gpt2()),
     "1,000 x 64": [(64,)] * 1000,
 }
