@@ -2,7 +2,6 @@
 
 import pytest
 
-from novograd import rule
 from novograd.conformance import CASES, MismatchError, check
 from novograd.conformance.jax import ADAPTERS, EagerAdapter
 
@@ -13,11 +12,7 @@ def test_conformance(adapter, case):
     check(adapter, case)
 
 
-def test_the_formula_is_the_rules(monkeypatch):
+def test_the_formula_is_the_rules(wrong_rule):
     """A wrong rule makes the transformation wrong: it holds no second copy of the coefficients."""
-    right = rule.coefficients
-    monkeypatch.setattr(
-        rule, "coefficients", lambda v, **hyper: right(v, **hyper | {"epsilon": 1.0})
-    )
     with pytest.raises(MismatchError, match=r"defaults, step 0, layer 0 .*: weights"):
         check(EagerAdapter, CASES[0])

@@ -38,6 +38,7 @@ def steps(gradients, dtype=jnp.float32, jit=True, **changes):
     [
         ("float32", 1e-20, 2e-6),
         ("float32", 1e15, 2e-6),
+        # Two units in the last place: in each step the update and its sum are rounded.
         ("float16", 300.0, 2e-3),
         ("float16", 1e-4, 2e-3),
         ("bfloat16", 1e15, 1.6e-2),

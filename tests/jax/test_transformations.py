@@ -174,6 +174,7 @@ def test_multi_steps():
     assert_trees_close(w, per_leaf(weights, means, learning_rate=decreasing, weight_decay=0.1))
 
 
+# bfloat16 has 8 bits, and each of the steps rounds the update and its sum with the weights.
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 5e-2)])
 def test_apply_if_finite(dtype, tolerance):
     weights, gradients = made_up(SHAPES)
@@ -372,4 +373,5 @@ def test_strict_modes(jit, as_array):
     )[0]
     assert_close(jnp.stack([w["complex"].real, w["complex"].imag]), pair)
     half, *half_gradients = (np.asarray(cast(x)["half"], np.float64) for x in (weights, *gradients))
+    # As of apply_if_finite: two roundings to bfloat16 in each step.
     assert_close(w["half"], oracle(half, half_gradients, **hyper)[0], rtol=5e-2)
