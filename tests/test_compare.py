@@ -26,8 +26,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from novograd import cli
-from novograd.compare import brain, report
+from novograd.compare import brain, report, runner
 from novograd.compare.runner import FRAMEWORKS, LEARNING_RATES, Run, compare, plan
+from novograd.processes import ProgramError
 
 DATA = Path(str(files("novograd.compare"))) / "data"
 SHA256 = "a205e57e38527d4ab97002d37166db6f533cd3d0adee6eeecee964b28e87e018"
@@ -200,6 +201,19 @@ def test_divergence_is_a_row(compared: dict[str, Any]) -> None:
     diverged = compared["runs"][3]
     assert diverged["status"] == "diverged"
     assert len(diverged["loss"]) == diverged["diverged_at"] - 1 < 4
+
+
+def test_result_stands_however_its_worker_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def told(*_: Any) -> Any:
+        yield {"event": "result", "status": "finished"}
+        raise ProgramError("died while cleaning up")
+
+    monkeypatch.setattr(runner, "events", told)
+    run = Run("tensorflow", "adam", 0.1, seed=0, steps=4)
+    (row,) = compare([run], 1, tmp_path / "results.json", lambda *_: None)["runs"]
+    assert row["status"] == "finished"
 
 
 def test_crash_is_a_row(tmp_path: Path) -> None:
