@@ -1,0 +1,44 @@
+// Which copy of the kernels this machine runs.
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+
+namespace novograd {
+
+extern const Kernels baseline;
+#if defined(__x86_64__)
+extern const Kernels avx2, avx512;
+#endif
+
+std::vector<const Kernels*> supported_kernels() {
+  std::vector<const Kernels*> found = {&baseline};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) {
+    found.push_back(&avx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      found.push_back(&avx512);
+    }
+  }
+#endif
+  return found;
+}
+
+const Kernels& kernels() {
+  static const std::vector<const Kernels*> found = supported_kernels();
+  const char* wanted = std::getenv("NOVOGRAD_ISA");
+  if (wanted == nullptr) return *found.back();
+  std::string names;
+  for (const Kernels* one : found) {
+    if (std::strcmp(wanted, one->name) == 0) return *one;
+    names += (names.empty() ? "" : ", ") + std::string(one->name);
+  }
+  throw std::invalid_argument("NOVOGRAD_ISA must be one of " + names + " on this machine, got " +
+                              wanted);
+}
+
+}  // namespace novograd

@@ -1,0 +1,336 @@
+// The loops, compiled once for each instruction set: NOVOGRAD_KERNELS is the name of this copy.
+//
+// Everything has internal linkage but the table at the end. The linker merges what has external
+// linkage, also inline functions and templates of the standard library, and would give the copy of
+// a newer instruction set to a machine without it; so nothing of the library is called either.
+//
+// Results are the same bits in every copy. Sums have their own lanes, in float64, in which squares
+// of shorter types are exact; and no product is contracted with a sum (-ffp-contract=off).
+#include "kernels.h"
+
+#include <cstring>
+#include <type_traits>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace novograd {
+namespace {
+
+// Stored numbers that C++20 has no type for.
+struct BFloat16 {
+  std::uint16_t bits;
+};
+struct Float16 {
+  std::uint16_t bits;
+};
+
+std::uint32_t bits_of(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+float from_bits(std::uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+double load(double x) { return x; }
+float load(float x) { return x; }
+float load(BFloat16 x) { return from_bits(std::uint32_t{x.bits} << 16); }
+
+// Rounds a float to the nearest bfloat16, ties to even; the result is in the upper half.
+std::uint32_t round_to_bfloat16(float value) {
+  const std::uint32_t bits = bits_of(value);
+  // Half of the last place that is kept, and its own last bit.
+  return value != value ? 0x7fc00000 : bits + 0x7fff + (bits >> 16 & 1);
+}
+
+void store(double& x, double value) { x = value; }
+void store(float& x, float value) { x = value; }
+void store(BFloat16& x, float value) {
+  x.bits = static_cast<std::uint16_t>(round_to_bfloat16(value) >> 16);
+}
+
+// Without branches, so that loops over it are vectorised. After F. Giesen's half_to_float_fast5 and
+// float_to_half_fast3_rtne, which are in the public domain.
+#if !defined(__F16C__)
+float load(Float16 x) {
+  const std::uint32_t sign = std::uint32_t{x.bits & 0x8000u} << 16;
+  const std::uint32_t shifted = std::uint32_t{x.bits & 0x7fffu} << 13;
+  const std::uint32_t exponent = shifted & 0x0f800000;
+  const std::uint32_t normal = shifted + 0x38000000;
+  const std::uint32_t infinite = normal + 0x38000000;
+  // Subnormal: as the fraction of 2^-14, whose leading bit is then taken away.
+  const std::uint32_t small = bits_of(from_bits(normal + 0x00800000) - from_bits(0x38800000));
+  return from_bits(sign | (exponent == 0x0f800000 ? infinite : exponent == 0 ? small : normal));
+}
+
+void store(Float16& x, float value) {
+  const std::uint32_t bits = bits_of(value);
+  const std::uint32_t magnitude = bits & 0x7fffffff;
+  const std::uint32_t odd = (magnitude >> 13) & 1;
+  const std::uint32_t normal = (magnitude - 0x38000000 + 0xfff + odd) >> 13;
+  // Below 2^-14: adding 0.5 makes the hardware round at the place of 2^-24.
+  const std::uint32_t small = bits_of(from_bits(magnitude) + 0.5f) - 0x3f000000;
+  const std::uint32_t large = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;
+  const std::uint32_t half =
+      magnitude >= 0x47800000 ? large : magnitude < 0x38800000 ? small : normal;
+  x.bits = static_cast<std::uint16_t>(half | (bits >> 16 & 0x8000));
+}
+#endif
+
+// -- float16 by blocks, since compilers do not vectorise the conversion instructions --------------
+
+constexpr std::size_t block = 256;
+
+template <class T>
+const T* widen(const T* x, T*, std::size_t) {
+  return x;
+}
+
+template <class T>
+struct Buffered {
+  using type = T;
+};
+
+#if defined(__F16C__)
+template <>
+struct Buffered<Float16> {
+  using type = float;
+};
+
+const float* widen(const Float16* x, float* buffer, std::size_t size) {
+  std::size_t i = 0;
+  for (; i + 8 <= size; i += 8) {
+    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i));
+    _mm256_storeu_ps(buffer + i, _mm256_cvtph_ps(half));
+  }
+  for (; i < size; ++i) buffer[i] = _cvtsh_ss(x[i].bits);
+  return buffer;
+}
+
+void narrow(Float16* x, const float* buffer, std::size_t size) {
+  std::size_t i = 0;
+  for (; i + 8 <= size; i += 8) {
+    const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(buffer + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(x + i), half);
+  }
+  for (; i < size; ++i) x[i].bits = _cvtss_sh(buffer[i], _MM_FROUND_TO_NEAREST_INT);
+}
+#endif
+
+template <class T>
+constexpr bool buffered = !std::is_same_v<T, typename Buffered<T>::type>;
+
+// -- the loops ------------------------------------------------------------------------------------
+
+constexpr std::size_t lanes = 32;
+
+#if defined(__clang__)
+#define NOVOGRAD_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define NOVOGRAD_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define NOVOGRAD_INDEPENDENT
+#endif
+
+void add_square(double& sum, double x) { sum += x * x; }
+
+// Two bfloat16 in one word need no shuffling: one is its upper half, the other shifted there.
+struct BFloat16Pair {
+  BFloat16 halves[2];
+};
+
+std::uint32_t word(const BFloat16Pair& pair) {
+  std::uint32_t word;
+  std::memcpy(&word, &pair, sizeof word);
+  return word;
+}
+
+template <class G>
+void add_squares(const G* g, std::size_t size, double* sums) {
+  double lane[lanes];
+  for (std::size_t j = 0; j < lanes; ++j) lane[j] = sums[j];
+  std::size_t i = 0;
+  for (; i + lanes <= size; i += lanes) {
+    for (std::size_t j = 0; j < lanes; ++j) add_square(lane[j], load(g[i + j]));
+  }
+  for (std::size_t j = 0; i < size; ++i, ++j) add_square(lane[j], load(g[i]));
+  for (std::size_t j = 0; j < lanes; ++j) sums[j] = lane[j];
+}
+
+// The scalars in the type C of the computation, and what they make of an element.
+template <class C>
+struct Update {
+  C beta1, a, b, c, d, ahead;
+
+  explicit Update(const Scalars& s)
+      : beta1(static_cast<C>(s.beta1)), a(static_cast<C>(s.a)), b(static_cast<C>(s.b)),
+        c(static_cast<C>(s.c)), d(static_cast<C>(s.d)), ahead(static_cast<C>(s.ahead)) {}
+
+  // Replaces the moment and returns what goes to the target.
+  C operator()(C w, C g, C& m) const {
+    const C push = a * g + b * w;
+    m = beta1 * m + push;
+    return c * w - (d * m + ahead * push);
+  }
+};
+
+// target may be weights or gradient: each element is read before it is written.
+template <class C, class W, class G, class M>
+void pass(W* target, const W* weights, const G* gradient, M* moment, std::size_t size,
+          const Update<C>& update) {
+  NOVOGRAD_INDEPENDENT
+  for (std::size_t i = 0; i < size; ++i) {
+    C m = load(moment[i]);
+    const C w = update(load(weights[i]), load(gradient[i]), m);
+    store(moment[i], m);
+    store(target[i], w);
+  }
+}
+
+void pass_pairs(BFloat16Pair* target, const BFloat16Pair* weights, const BFloat16Pair* gradient,
+                BFloat16Pair* moment, std::size_t size, const Update<float>& update) {
+  constexpr std::uint32_t upper = 0xffff0000;
+  NOVOGRAD_INDEPENDENT
+  for (std::size_t i = 0; i < size; ++i) {
+    const std::uint32_t w = word(weights[i]), g = word(gradient[i]), m = word(moment[i]);
+    float m0 = from_bits(m << 16), m1 = from_bits(m & upper);
+    const float w0 = update(from_bits(w << 16), from_bits(g << 16), m0);
+    const float w1 = update(from_bits(w & upper), from_bits(g & upper), m1);
+    const auto join = [](float low, float high) {
+      return round_to_bfloat16(low) >> 16 | (round_to_bfloat16(high) & upper);
+    };
+    const std::uint32_t new_m = join(m0, m1), new_w = join(w0, w1);
+    std::memcpy(&moment[i], &new_m, sizeof new_m);
+    std::memcpy(&target[i], &new_w, sizeof new_w);
+  }
+}
+
+void add_squares(const BFloat16* g, std::size_t size, double* sums) {
+  const auto* pairs = reinterpret_cast<const BFloat16Pair*>(g);
+  double lane[lanes];
+  for (std::size_t j = 0; j < lanes; ++j) lane[j] = sums[j];
+  std::size_t i = 0;
+  for (; i + lanes / 2 <= size / 2; i += lanes / 2) {
+    for (std::size_t j = 0; j < lanes / 2; ++j) {
+      add_square(lane[j], from_bits(word(pairs[i + j]) << 16));
+      add_square(lane[j + lanes / 2], from_bits(word(pairs[i + j]) & 0xffff0000));
+    }
+  }
+  i *= 2;
+  for (std::size_t j = 0; i < size; ++i, ++j) add_square(lane[j], load(g[i]));
+  for (std::size_t j = 0; j < lanes; ++j) sums[j] = lane[j];
+}
+
+template <class G>
+double square_sum(const void* gradient, std::size_t size) {
+  const G* g = static_cast<const G*>(gradient);
+  double sums[lanes] = {};
+  if constexpr (buffered<G>) {
+    typename Buffered<G>::type buffer[block];
+    for (std::size_t i = 0; i < size; i += block) {
+      const std::size_t n = size - i < block ? size - i : block;
+      add_squares(widen(g + i, buffer, n), n, sums);
+    }
+  } else {
+    add_squares(g, size, sums);
+  }
+  for (std::size_t half = lanes / 2; half > 0; half /= 2) {
+    for (std::size_t j = 0; j < half; ++j) sums[j] += sums[j + half];
+  }
+  return sums[0];
+}
+
+template <class W, class G, class M, class C>
+void linear_pass(void* target_, const void* weights_, const void* gradient_, void* moment_,
+                 std::size_t size, const Scalars& scalars) {
+  W* target = static_cast<W*>(target_);
+  const W* weights = static_cast<const W*>(weights_);
+  const G* gradient = static_cast<const G*>(gradient_);
+  M* moment = static_cast<M*>(moment_);
+  const Update<C> update(scalars);
+  if constexpr (std::is_same_v<W, BFloat16> && std::is_same_v<G, W> && std::is_same_v<M, W>) {
+    using Pair = BFloat16Pair;
+    pass_pairs(static_cast<Pair*>(target_), static_cast<const Pair*>(weights_),
+               static_cast<const Pair*>(gradient_), static_cast<Pair*>(moment_), size / 2, update);
+    const std::size_t last = size / 2 * 2;
+    pass(target + last, weights + last, gradient + last, moment + last, size - last, update);
+  } else if constexpr (buffered<W> || buffered<G> || buffered<M>) {
+    typename Buffered<W>::type w[block], new_w[block];
+    typename Buffered<G>::type g[block];
+    typename Buffered<M>::type m[block];
+    for (std::size_t i = 0; i < size; i += block) {
+      const std::size_t n = size - i < block ? size - i : block;
+      const auto* old = widen(weights + i, w, n);
+      const auto* wide_gradient = widen(gradient + i, g, n);
+      if constexpr (buffered<M>) {
+        widen(moment + i, m, n);
+        pass(new_w, old, wide_gradient, m, n, update);
+        narrow(moment + i, m, n);
+      } else if constexpr (buffered<W>) {
+        pass(new_w, old, wide_gradient, moment + i, n, update);
+      } else {
+        pass(target + i, old, wide_gradient, moment + i, n, update);
+      }
+      if constexpr (buffered<W>) narrow(target + i, new_w, n);
+    }
+  } else {
+    pass(target, weights, gradient, moment, size, update);
+  }
+}
+
+// -- which of them ---------------------------------------------------------------------------------
+
+SquareSum choose_square_sum(Dtype gradient) {
+  switch (gradient) {
+    case Dtype::float64: return square_sum<double>;
+    case Dtype::float32: return square_sum<float>;
+    case Dtype::bfloat16: return square_sum<BFloat16>;
+    case Dtype::float16: return square_sum<Float16>;
+  }
+  return nullptr;
+}
+
+template <class W, class M>
+LinearPass choose_gradient(Dtype gradient) {
+  switch (gradient) {
+    case Dtype::float64: return nullptr;
+    case Dtype::float32: return linear_pass<W, float, M, float>;
+    case Dtype::bfloat16: return linear_pass<W, BFloat16, M, float>;
+    case Dtype::float16: return linear_pass<W, Float16, M, float>;
+  }
+  return nullptr;
+}
+
+LinearPass choose_linear_pass(Dtype weights, Dtype gradient, Dtype moment) {
+  if (weights == Dtype::float64) {
+    const bool alike = gradient == weights && moment == weights;
+    return alike ? linear_pass<double, double, double, double> : nullptr;
+  }
+  if (moment == Dtype::float32) {
+    switch (weights) {
+      case Dtype::float32: return choose_gradient<float, float>(gradient);
+      case Dtype::bfloat16: return choose_gradient<BFloat16, float>(gradient);
+      case Dtype::float16: return choose_gradient<Float16, float>(gradient);
+      default: return nullptr;
+    }
+  }
+  if (moment != weights) return nullptr;
+  return weights == Dtype::bfloat16 ? choose_gradient<BFloat16, BFloat16>(gradient)
+                                    : choose_gradient<Float16, Float16>(gradient);
+}
+
+}  // namespace
+
+#define NOVOGRAD_STRING(x) #x
+#define NOVOGRAD_NAME(x) NOVOGRAD_STRING(x)
+extern const Kernels NOVOGRAD_KERNELS;
+const Kernels NOVOGRAD_KERNELS = {NOVOGRAD_NAME(NOVOGRAD_KERNELS), choose_square_sum,
+                                  choose_linear_pass};
+
+}  // namespace novograd

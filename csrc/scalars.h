@@ -1,0 +1,64 @@
+// The scalars of a layer's linear pass: a second writing of novograd/rule.py, for all of its kin.
+//
+// Every published NovoGrad without amsgrad is a choice of the numbers of `Rule`; the kernels know
+// none of them. The documented one (NVIDIA Clara Train 3.1, ai4med.libs.optimizers.NovoGrad) is
+//   keep = beta2, mix = 1 - beta2, first = 1, epsilon_inside = epsilon,
+//   a_by_norm = k*lr, b = k*lr*weight_decay, c = d = 1, the others 0, correction = 1.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+namespace novograd {
+
+// It is an array of numbers to its callers, in this order: that of novograd.native.Rule.
+struct Rule {
+  double beta1;
+  double keep, mix, first;  // v = keep*v + mix*s; first*s while v is exactly 0
+  double correction, epsilon_inside, epsilon_outside;
+  double a, a_by_norm;  // a + a_by_norm/norm, where
+  double b, c;          //   norm = sqrt(correction*v + epsilon_inside) + epsilon_outside
+  double d, d_by_norm;
+  double nesterov;         // these are 0 or 1
+  double skip_nonfinite;   // leave a layer untouched whose s is not finite
+  double increment;        // the target is what is to be added to the weights
+};
+
+using RuleNumbers = std::array<double, sizeof(Rule) / sizeof(double)>;
+
+// push = a*g + b*w;  m = beta1*m + push;  target = c*w - (d*m + ahead*push)
+struct Scalars {
+  double v;
+  double beta1, a, b, c, d, ahead;
+  bool skip;  // leave the layer untouched
+};
+
+// V is the type in which v is stored; `s` is the sum of the squares of the gradient.
+template <class V>
+Scalars scalars(double s, V old, const Rule& rule) {
+  // Rounded like v, so that what leaves its range does so in every implementation.
+  s = static_cast<V>(s);
+  const V v = static_cast<V>(old == 0 ? rule.first * s : rule.keep * old + rule.mix * s);
+  // Without an epsilon a gradient that is zero throughout would be 0/0.
+  constexpr double smallest = std::numeric_limits<V>::min();
+  const double inside = rule.epsilon_outside > 0 ? rule.epsilon_inside
+                                                 : std::max(rule.epsilon_inside, smallest);
+  const double norm = std::sqrt(rule.correction * v + inside) + rule.epsilon_outside;
+  const double d = rule.d + rule.d_by_norm / norm;
+  return {
+      // An s beyond the range makes a = 0 and must not stay in v for ever.
+      .v = std::isfinite(v) ? v : old,
+      .beta1 = rule.beta1,
+      .a = rule.a + rule.a_by_norm / norm,
+      .b = rule.b,
+      .c = rule.c - rule.increment,
+      // Nesterov's w = c*w - d*(beta1*m + push).
+      .d = rule.nesterov != 0 ? d * rule.beta1 : d,
+      .ahead = rule.nesterov * d,
+      .skip = rule.skip_nonfinite != 0 && !std::isfinite(s),
+  };
+}
+
+}  // namespace novograd

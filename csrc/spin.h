@@ -1,0 +1,31 @@
+// Waiting for what another thread is about to do.
+#pragma once
+
+#include <chrono>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+namespace novograd {
+
+// Returns whether `done()` became true within some tens of microseconds. If not, the other thread
+// has probably lost its core, and the caller should sleep: spinning on would only keep it away.
+template <class Done>
+bool spin_until(const Done& done) {
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::microseconds(30);
+  while (!done()) {
+    if (Clock::now() > end) return false;
+    for (int i = 0; i < 16; ++i) {
+#if defined(__x86_64__) || defined(_M_X64)
+      _mm_pause();
+#elif defined(__aarch64__)
+      asm volatile("isb");
+#endif
+    }
+  }
+  return true;
+}
+
+}  // namespace novograd

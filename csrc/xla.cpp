@@ -1,0 +1,128 @@
+#include "xla.h"
+
+#include <array>
+#include <bit>
+#include <cstring>
+#include <exception>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "kernels.h"
+#include "layer.h"
+#include "scalars.h"
+#include "step.h"
+#include "xla/ffi/api/c_api.h"
+
+namespace novograd {
+namespace {
+
+// Complex numbers are pairs of real ones.
+struct Array {
+  void* data;
+  std::size_t size;
+  Dtype dtype;
+};
+
+Array array(const void* given) {
+  const auto& buffer = *static_cast<const XLA_FFI_Buffer*>(given);
+  std::size_t size = 1;
+  for (std::int64_t i = 0; i < buffer.rank; ++i) size *= static_cast<std::size_t>(buffer.dims[i]);
+  switch (buffer.dtype) {
+    case XLA_FFI_DataType_F64: return {buffer.data, size, Dtype::float64};
+    case XLA_FFI_DataType_F32: return {buffer.data, size, Dtype::float32};
+    case XLA_FFI_DataType_BF16: return {buffer.data, size, Dtype::bfloat16};
+    case XLA_FFI_DataType_F16: return {buffer.data, size, Dtype::float16};
+    case XLA_FFI_DataType_C64: return {buffer.data, 2 * size, Dtype::float32};
+    case XLA_FFI_DataType_C128: return {buffer.data, 2 * size, Dtype::float64};
+    default: throw std::invalid_argument("no kernel for a dtype of XLA");
+  }
+}
+
+RuleNumbers numbers(const Array& given) {
+  RuleNumbers rule;
+  for (std::size_t i = 0; i < rule.size(); ++i) {
+    rule[i] = given.dtype == Dtype::float64 ? static_cast<const double*>(given.data)[i]
+                                            : static_cast<const float*>(given.data)[i];
+  }
+  return rule;
+}
+
+// Returns where to update a state in place: in the result, which is the argument if XLA aliased them.
+void* in_result(const Array& argument, const Array& result) {
+  if (result.data != argument.data) {
+    std::memcpy(result.data, argument.data, argument.size * bytes(argument.dtype));
+  }
+  return result.data;
+}
+
+void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, int threads) {
+  const auto n = static_cast<std::size_t>(rets.size) / 3;
+  const bool weighted = static_cast<std::size_t>(args.size) == 1 + 4 * n;
+  const Array rule = array(args.args[0]);
+  if (rule.size != std::tuple_size_v<RuleNumbers>) throw std::invalid_argument("not a rule");
+  const Kernels& chosen = kernels();
+  std::vector<Layer> layers(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto argument = [&](std::size_t kind) { return array(args.args[1 + kind * n + i]); };
+    const auto result = [&](std::size_t kind) { return array(rets.rets[kind * n + i]); };
+    const Array gradient = argument(0), moment = argument(1);
+    layers[i] = {
+        .size = gradient.size,
+        .weight_dtype = gradient.dtype,
+        .gradient_dtype = gradient.dtype,
+        .moment_dtype = moment.dtype,
+        // Without weights in the rule (b = 0, c = 1) any finite numbers do.
+        .weights = weighted ? argument(3).data : gradient.data,
+        .gradient = gradient.data,
+        .moment = in_result(moment, result(1)),
+        .v = in_result(argument(2), result(2)),
+        .target = result(0).data,
+    };
+    if (chosen.linear_pass(gradient.dtype, gradient.dtype, moment.dtype) == nullptr) {
+      throw std::invalid_argument("no kernel for the dtypes of layer " + std::to_string(i));
+    }
+  }
+  step(layers, std::bit_cast<Rule>(numbers(rule)), chosen, threads);
+}
+
+XLA_FFI_Error* error(const XLA_FFI_Api* api, const char* message) {
+  XLA_FFI_Error_Create_Args args{
+      .struct_size = XLA_FFI_Error_Create_Args_STRUCT_SIZE,
+      .extension_start = nullptr,
+      .message = message,
+      .errc = XLA_FFI_Error_Code_INVALID_ARGUMENT,
+  };
+  return api->XLA_FFI_Error_Create(&args);
+}
+
+// The whole number that is the only attribute.
+int threads_of(const XLA_FFI_Attrs& attrs) {
+  const auto& threads = *static_cast<const XLA_FFI_Scalar*>(attrs.attrs[0]);
+  return *static_cast<const std::int32_t*>(threads.value);
+}
+
+XLA_FFI_Error* handler(XLA_FFI_CallFrame* frame) {
+  // XLA first asks which version of its interface this is.
+  if (const auto* asked = frame->extension_start;
+      asked != nullptr && asked->type == XLA_FFI_Extension_Metadata) {
+    auto& metadata = *reinterpret_cast<const XLA_FFI_Metadata_Extension*>(asked)->metadata;
+    metadata.api_version.major_version = XLA_FFI_API_MAJOR;
+    metadata.api_version.minor_version = XLA_FFI_API_MINOR;
+    metadata.traits = 0;
+    return nullptr;
+  }
+  try {
+    step_from_xla(frame->args, frame->rets, threads_of(frame->attrs));
+    return nullptr;
+  } catch (const std::exception& problem) {
+    return error(frame->api, problem.what());
+  }
+}
+
+}  // namespace
+
+void* xla_step() { return reinterpret_cast<void*>(&handler); }
+
+}  // namespace novograd

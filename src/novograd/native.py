@@ -1,0 +1,144 @@
+"""The native CPU kernels (``csrc/``), for the bindings: whether they are there, and their rule.
+
+The kernels know no NovoGrad. They compute a layer's sum of squares, its scalars as the numbers of a
+``Rule`` say, and the linear pass with those. ``documented`` makes these numbers of
+``novograd.rule``.
+"""
+
+import functools
+import os
+import warnings
+from typing import Any, NamedTuple
+
+from novograd import rule
+
+try:
+    from novograd import _native as kernels
+except ImportError as error:  # installed without a C++ compiler
+    kernels: Any = None
+    PROBLEM: str | None = f"the native kernels of novograd are not installed ({error})"
+else:
+    PROBLEM = None
+
+
+class Rule(NamedTuple):
+    """How a layer's scalars follow from ``s``, the sum of the squares of its gradient.
+
+    With ``norm = sqrt(correction*v + epsilon_inside) + epsilon_outside``::
+
+        v = keep*v + mix*s                        first*s while v is exactly 0
+        push = (a + a_by_norm/norm)*g + b*w
+        m = beta1*m + push
+        w = c*w - (d + d_by_norm/norm)*m          nesterov: beta1*m + push in the place of m
+
+    The fields are in the order in which the kernels take them; the last three are 0 or 1.
+
+    Attributes:
+        beta1: Decay rate of the moment.
+        keep: What ``v`` keeps of itself.
+        mix: What ``v`` takes of ``s``.
+        first: The same while there is no history.
+        correction: Factor of ``v`` under the root, as of Adam's correction of its bias.
+        epsilon_inside: Added under the root; with neither epsilon, the smallest normal number.
+        epsilon_outside: Added to the root.
+        a: Factor of the gradient.
+        a_by_norm: The same, to be divided by the norm.
+        b: Factor of the weights in the moment.
+        c: Factor of the weights.
+        d: Factor of the moment in the weights.
+        d_by_norm: The same, to be divided by the norm.
+        nesterov: Whether the weights take Nesterov's look-ahead step.
+        skip_nonfinite: Whether a layer is left untouched if its ``s`` is not finite.
+        increment: Whether to compute what is to be added to the weights instead of these.
+    """
+
+    beta1: Any
+    keep: Any
+    mix: Any
+    first: Any = 1.0
+    correction: Any = 1.0
+    epsilon_inside: Any = 0.0
+    epsilon_outside: Any = 0.0
+    a: Any = 0.0
+    a_by_norm: Any = 0.0
+    b: Any = 0.0
+    c: Any = 1.0
+    d: Any = 1.0
+    d_by_norm: Any = 0.0
+    nesterov: Any = 0.0
+    skip_nonfinite: Any = 0.0
+    increment: Any = 0.0
+
+
+def documented(
+    *,
+    lr: Any,
+    beta1: Any,
+    beta2: Any,
+    epsilon: Any,
+    weight_decay: Any,
+    grad_averaging: bool,
+    nesterov: bool = False,
+    maximize: bool = False,
+    skip_nonfinite: bool = False,
+    increment: bool = False,
+) -> Rule:
+    """Returns the numbers of the documented rule, those of ``novograd.rule``.
+
+    Example:
+        >>> numbers = documented(
+        ...     lr=0.5, beta1=0.75, beta2=0.5, epsilon=1.0, weight_decay=0.5, grad_averaging=True
+        ... )
+        >>> numbers.keep, numbers.mix, numbers.a_by_norm, numbers.b
+        (0.5, 0.5, 0.125, 0.0625)
+    """
+    at_norm_1 = rule.coefficients(
+        1.0,
+        lr=lr,
+        beta1=beta1,
+        epsilon=0.0,
+        weight_decay=weight_decay,
+        grad_averaging=grad_averaging,
+    )
+    return Rule(
+        beta1=beta1,
+        keep=rule.second_moment(0.0, 1.0, beta2),
+        mix=rule.second_moment(1.0, 0.0, beta2),
+        epsilon_inside=epsilon,
+        a_by_norm=-at_norm_1.a if maximize else at_norm_1.a,
+        b=at_norm_1.b,
+        c=at_norm_1.c,
+        d=at_norm_1.d,
+        nesterov=float(nesterov),
+        skip_nonfinite=float(skip_nonfinite),
+        increment=float(increment),
+    )
+
+
+def usable() -> bool:
+    """Whether there are kernels; says once, as a RuntimeWarning, if there are none."""
+    if kernels is None:
+        _warn_once()
+    return kernels is not None
+
+
+def processors() -> int:
+    """Returns how many processors this process may use.
+
+    Example:
+        >>> processors() >= 1
+        True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@functools.cache
+def _warn_once() -> None:
+    warnings.warn(
+        f"{PROBLEM}; a slower implementation is used. With a C++20 compiler, "
+        "`pip install --force-reinstall --no-deps` of novograd-optimizer builds them.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
