@@ -1,12 +1,16 @@
-// The Python module novograd._native.
+// The Python module novograd._native. Arrays come as addresses, so that it knows no framework.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <bit>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -23,59 +27,110 @@ namespace novograd {
 namespace {
 
 using Addresses = std::vector<std::uintptr_t>;
-using Dtypes = std::vector<Dtype>;
+using Kind = std::array<Dtype, 3>;  // of weights, gradient and moment
 
-void step_from_python(const std::vector<std::size_t>& sizes, const Addresses& weights,
-                      const Addresses& gradients, const Addresses& moments, const Addresses& vs,
-                      const Dtypes& weight_dtypes, const Dtypes& gradient_dtypes,
-                      const Dtypes& moment_dtypes, const RuleNumbers& rule, int threads) {
-  const Kernels& chosen = kernels();
-  std::vector<Layer> layers(sizes.size());
-  for (const std::size_t given : {weights.size(), gradients.size(), moments.size(), vs.size(),
-                                  weight_dtypes.size(), gradient_dtypes.size(),
-                                  moment_dtypes.size()}) {
-    if (given != sizes.size()) throw std::invalid_argument("all lists must have the same length");
+const char* name(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float64: return "float64";
+    case Dtype::float32: return "float32";
+    case Dtype::bfloat16: return "bfloat16";
+    default: return "float16";
   }
-  const auto pointer = [](std::uintptr_t address) { return reinterpret_cast<void*>(address); };
-  for (std::size_t i = 0; i < sizes.size(); ++i) {
-    layers[i] = {sizes[i], weight_dtypes[i], gradient_dtypes[i], moment_dtypes[i],
-                 pointer(weights[i]), pointer(gradients[i]), pointer(moments[i]), pointer(vs[i]),
-                 pointer(weights[i])};
-    if (chosen.linear_pass(weight_dtypes[i], gradient_dtypes[i], moment_dtypes[i]) == nullptr) {
-      throw std::invalid_argument("no kernel for the dtypes of layer " + std::to_string(i));
+}
+
+// The dtypes for which there are kernels.
+const std::vector<Kind>& kinds() {
+  static const std::vector<Kind> found = [] {
+    constexpr Dtype all[] = {Dtype::float64, Dtype::float32, Dtype::bfloat16, Dtype::float16};
+    std::vector<Kind> found;
+    for (Dtype w : all) {
+      for (Dtype g : all) {
+        for (Dtype m : all) {
+          if (supported_kernels().front()->linear_pass(w, g, m)) found.push_back({w, g, m});
+        }
+      }
     }
+    return found;
+  }();
+  return found;
+}
+
+struct Layers {
+  std::vector<Layer> layers;
+};
+
+void* pointer(std::uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+Layers layers(const std::vector<std::size_t>& kind, const std::vector<std::size_t>& size,
+              const Addresses& weights, const Addresses& gradients, const Addresses& moments,
+              const Addresses& vs) {
+  const std::size_t n = size.size();
+  for (std::size_t given :
+       {kind.size(), weights.size(), gradients.size(), moments.size(), vs.size()}) {
+    if (given != n) throw std::invalid_argument("all lists must have the same length");
   }
-  const nb::gil_scoped_release release;
-  if (const auto found = overlap(layers)) {
-    throw std::invalid_argument("layers " + std::to_string(found->first) + " and " +
-                                std::to_string(found->second) + " share memory");
+  std::vector<Layer> layers(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto [w, g, m] = kinds().at(kind[i]);
+    layers[i] = {.size = size[i],
+                 .weight_dtype = w,
+                 .gradient_dtype = g,
+                 .moment_dtype = m,
+                 .weights = pointer(weights[i]),
+                 .gradient = pointer(gradients[i]),
+                 .moment = pointer(moments[i]),
+                 .v = pointer(vs[i]),
+                 .target = pointer(weights[i])};
   }
-  step(layers, std::bit_cast<Rule>(rule), chosen, threads);
+  return {std::move(layers)};
 }
 
 }  // namespace
 
 NB_MODULE(_native, m) {
-  nb::enum_<Dtype>(m, "Dtype")
-      .value("float64", Dtype::float64)
-      .value("float32", Dtype::float32)
-      .value("bfloat16", Dtype::bfloat16)
-      .value("float16", Dtype::float16);
-  m.def("step", &step_from_python, "sizes"_a, "weights"_a, "gradients"_a, "moments"_a, "vs"_a,
-        "weight_dtypes"_a, "gradient_dtypes"_a, "moment_dtypes"_a, "rule"_a, "threads"_a);
-  m.def("traffic", [](std::uintptr_t weights, std::uintptr_t gradient, std::uintptr_t moment,
-                      std::size_t size, int threads) {
-    const nb::gil_scoped_release release;
-    traffic(reinterpret_cast<float*>(weights), reinterpret_cast<const float*>(gradient),
-            reinterpret_cast<float*>(moment), size, threads);
-  });
+  nb::list names;
+  for (const auto& [w, g, m_] : kinds()) names.append(nb::make_tuple(name(w), name(g), name(m_)));
+  m.attr("KINDS") = nb::tuple(names);
+
+  nb::class_<Layers>(m, "Layers")
+      .def(
+          "__init__",
+          [](Layers* self, const std::vector<std::size_t>& kinds,
+             const std::vector<std::size_t>& sizes, const Addresses& weights,
+             const Addresses& gradients, const Addresses& moments, const Addresses& vs) {
+            new (self) Layers(layers(kinds, sizes, weights, gradients, moments, vs));
+          },
+          nb::kw_only(), "kinds"_a, "sizes"_a, "weights"_a, "gradients"_a, "moments"_a, "vs"_a)
+      .def("overlap",
+           [](const Layers& self) {
+             const nb::gil_scoped_release release;
+             return overlap(self.layers);
+           })
+      .def(
+          "step",
+          [](const Layers& self, const RuleNumbers& rule, int threads) {
+            const Kernels& chosen = kernels();
+            const nb::gil_scoped_release release;
+            step(self.layers, std::bit_cast<Rule>(rule), chosen, threads);
+          },
+          "rule"_a, "threads"_a);
+
+  m.def(
+      "traffic",
+      [](std::uintptr_t weights, std::uintptr_t gradient, std::uintptr_t moment, std::size_t size,
+         int threads) {
+        const nb::gil_scoped_release release;
+        traffic(static_cast<float*>(pointer(weights)), static_cast<float*>(pointer(gradient)),
+                static_cast<float*>(pointer(moment)), size, threads);
+      },
+      nb::kw_only(), "weights"_a, "gradient"_a, "moment"_a, "size"_a, "threads"_a);
   m.def("instruction_sets", [] {
     std::vector<std::string> names;
     for (const Kernels* one : supported_kernels()) names.emplace_back(one->name);
     return names;
   });
-  m.def("xla_step", [] { return nb::capsule(xla_step(), "xla._CUSTOM_CALL_TARGET"); });
   m.def("instruction_set", [] { return std::string(kernels().name); });
+  m.def("xla_step", [] { return nb::capsule(xla_step(), "xla._CUSTOM_CALL_TARGET"); });
 }
 
 }  // namespace novograd

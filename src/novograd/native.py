@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from novograd import rule
 
 try:
-    from novograd import _native as kernels
+    from novograd import _native as kernels  # pyright: ignore[reportMissingModuleSource]
 except ImportError as error:  # installed without a C++ compiler
     kernels: Any = None
     PROBLEM: str | None = f"the native kernels of novograd are not installed ({error})"
@@ -120,6 +120,16 @@ def usable() -> bool:
     if kernels is None:
         _warn_once()
     return kernels is not None
+
+
+def require() -> None:
+    """Checks that there are kernels, for somebody who asked for them.
+
+    Raises:
+        RuntimeError: If there are none.
+    """
+    if kernels is None:
+        raise RuntimeError(f"fused=True is not possible: {PROBLEM}")
 
 
 def processors() -> int:

@@ -1,10 +1,19 @@
 """What several tests of the PyTorch class use."""
 
 import numpy as np
+import pytest
 import torch
 
 from novograd import reference
 
+IMPLEMENTATIONS = {
+    "single": {"foreach": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+}
+every_implementation = pytest.mark.parametrize(
+    "implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS
+)
 SHAPES = ((3, 5), (7,), (), (2, 3, 3, 5))
 
 

@@ -2,9 +2,8 @@
 
 import copy
 
-import pytest
 import torch
-from helpers import expected
+from helpers import every_implementation, expected
 
 from novograd.torch import NovoGrad
 
@@ -15,11 +14,11 @@ def model_and_data():
     return model, torch.randn(6, 8, 5)
 
 
-@pytest.mark.parametrize("foreach", [False, True])
-def test_grad_scaler_skips_a_step_with_infinite_gradients(foreach):
+@every_implementation
+def test_grad_scaler_skips_a_step_with_infinite_gradients(implementation):
     model, data = model_and_data()
     twin = copy.deepcopy(model)
-    options = {"lr": 0.1, "weight_decay": 0.1, "foreach": foreach}
+    options = {"lr": 0.1, "weight_decay": 0.1, **implementation}
     scaled, plain = NovoGrad(model.parameters(), **options), NovoGrad(twin.parameters(), **options)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     for step, batch in enumerate(data):
@@ -42,12 +41,12 @@ def test_grad_scaler_skips_a_step_with_infinite_gradients(foreach):
     assert scaler.get_scale() == 256.0
 
 
-@pytest.mark.parametrize("foreach", [False, True])
-def test_bfloat16_autocast(foreach):
+@every_implementation
+def test_bfloat16_autocast(implementation):
     model, data = model_and_data()
     weight = model[0].weight
     start = weight.detach().numpy().copy()
-    optimizer = NovoGrad(model.parameters(), lr=0.1, foreach=foreach)
+    optimizer = NovoGrad(model.parameters(), lr=0.1, **implementation)
     gradients = []
     for batch in data:
         optimizer.zero_grad()

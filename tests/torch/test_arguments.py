@@ -35,7 +35,11 @@ from novograd.torch import NovoGrad
         ({"skip_nonfinite": 0}, TypeError, "skip_nonfinite must be True or False, got 0"),
         ({"foreach": 1}, TypeError, "foreach must be True or False, got 1"),
         ({"fused": "yes"}, TypeError, "fused must be True or False, got 'yes'"),
-        ({"fused": True}, RuntimeError, "fused=True: there is no fused implementation yet"),
+        (
+            {"fused": True, "foreach": True},
+            RuntimeError,
+            "fused and foreach cannot be True together",
+        ),
         ({"capturable": 1}, TypeError, "capturable must be True or False, got 1"),
     ],
 )

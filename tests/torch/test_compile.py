@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import parameters, set_gradients
+from helpers import every_implementation, parameters, set_gradients
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim import lr_scheduler
 
@@ -16,16 +16,16 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
+@every_implementation
 @pytest.mark.parametrize(
     "options",
     [{}, {"weight_decay": 0.1, "nesterov": True, "skip_nonfinite": True, "maximize": True}],
     ids=["default", "everything"],
 )
-def test_one_compilation_for_twenty_steps_under_a_schedule(foreach, options):
+def test_one_compilation_for_twenty_steps_under_a_schedule(implementation, options):
     params, twins = parameters(), parameters()
     optimizers = [
-        NovoGrad(p, lr=torch.tensor(0.1), foreach=foreach, **options) for p in (params, twins)
+        NovoGrad(p, lr=torch.tensor(0.1), **implementation, **options) for p in (params, twins)
     ]
     schedulers = [lr_scheduler.CosineAnnealingLR(optimizer, 20) for optimizer in optimizers]
     counter = CompileCounterWithBackend("aot_eager")
@@ -40,10 +40,10 @@ def test_one_compilation_for_twenty_steps_under_a_schedule(foreach, options):
     torch.testing.assert_close(params, twins)
 
 
-@pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
-def test_a_learning_rate_that_is_a_number_is_recompiled_once(foreach):
+@every_implementation
+def test_a_learning_rate_that_is_a_number_is_recompiled_once(implementation):
     params = parameters()
-    optimizer = NovoGrad(params, lr=0.1, foreach=foreach)
+    optimizer = NovoGrad(params, lr=0.1, **implementation)
     scheduler = lr_scheduler.ExponentialLR(optimizer, 0.9)
     counter = CompileCounterWithBackend("aot_eager")
     step = torch.compile(optimizer.step, backend=counter)
@@ -54,12 +54,12 @@ def test_a_learning_rate_that_is_a_number_is_recompiled_once(foreach):
     assert counter.frame_count == 2
 
 
-@pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
+@every_implementation
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_numbers_that_change_are_never_fixed(foreach, nesterov):
+def test_numbers_that_change_are_never_fixed(implementation, nesterov):
     """Inductor fixes them if add gets one as alpha; steps 0 and 1 do not show it."""
     params, twins = parameters(), parameters()
-    optimizers = [NovoGrad(p, nesterov=nesterov, foreach=foreach) for p in (params, twins)]
+    optimizers = [NovoGrad(p, nesterov=nesterov, **implementation) for p in (params, twins)]
     steps = torch.compile(optimizers[0].step), optimizers[1].step
     for number in range(5):
         set_gradients(params, number)

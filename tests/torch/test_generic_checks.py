@@ -12,6 +12,7 @@ import warnings
 
 import pytest
 import torch
+from helpers import IMPLEMENTATIONS, every_implementation
 from torch.testing._internal.common_optimizers import (
     ErrorOptimizerInput,
     OptimizerErrorEnum,
@@ -46,7 +47,7 @@ def error_inputs(device, dtype):
         ({"betas": (1.0, 0.0)}, ValueError, "betas.0. must be in"),
         ({"eps": -1.0}, ValueError, "eps must be in"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay must be in"),
-        ({"fused": True}, RuntimeError, "fused=True"),
+        ({"fused": True, "foreach": True}, RuntimeError, "cannot be True together"),
     )
     return get_error_inputs_for_all_optims(device, dtype) + [
         ErrorOptimizerInput(
@@ -62,14 +63,14 @@ INFO = OptimizerInfo(
     NovoGrad,
     optim_inputs_func=inputs,
     optim_error_inputs_func=error_inputs,
-    supported_impls=("foreach",),
+    supported_impls=("foreach", "fused"),
     not_og_supported_flags=(),
     has_capturable_arg=True,
 )
 SETTINGS = [
     {**given.kwargs, **extra}
     for given in _get_optim_inputs_including_global_cliquey_kwargs("cpu", torch.float32, INFO)
-    for extra in ({"foreach": False}, {"foreach": True})
+    for extra in IMPLEMENTATIONS.values()
 ]
 every_setting = pytest.mark.parametrize("settings", SETTINGS, ids=str)
 
@@ -135,20 +136,21 @@ def test_goes_in_the_right_direction(settings, scheduler):
 @pytest.mark.parametrize(
     "settings", [given.kwargs for given in INFO.optim_inputs_func("cpu")], ids=str
 )
-def test_foreach_matches_forloop(settings, dtype):
+@pytest.mark.parametrize("other", ["foreach", "fused"])
+def test_matches_forloop(settings, dtype, other):
     tracker = TensorTracker(assert_eq_kwargs={"rtol": 1e-5, "atol": 1e-6})
 
-    def follow(tensor, foreach):
-        if foreach:
+    def follow(tensor, implementation):
+        if implementation == other:
             tracker.pop_check_set(tensor, TensorCase())
         else:
             tracker.add(tensor)
 
-    for foreach in (False, True):
+    for implementation in ("single", other):
         torch.manual_seed(0)
         shapes = ((3, 2), (3,), (1, 3), (1,), (0,))
         params = [torch.nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
-        optimizer = NovoGrad(params, foreach=foreach, **copy.deepcopy(settings))
+        optimizer = NovoGrad(params, **IMPLEMENTATIONS[implementation], **copy.deepcopy(settings))
         data = torch.tensor([[0.1, 0.2], [0.3, 0.4]], dtype=dtype)
         for step in range(7):
             optimizer.zero_grad()
@@ -159,9 +161,9 @@ def test_foreach_matches_forloop(settings, dtype):
                 params[1].grad = None
             optimizer.step()
             for param in params:
-                follow(param, foreach)
+                follow(param, implementation)
                 for value in optimizer.state[param].values():
-                    follow(value, foreach)
+                    follow(value, implementation)
     assert tracker.all_popped()
 
 
@@ -233,14 +235,14 @@ def test_repr_shows_the_options():
     assert "lr: 0.125" in shown
 
 
-@pytest.mark.parametrize("foreach", [False, True])
-def test_default_dtype_makes_no_difference(foreach):
+@every_implementation
+def test_default_dtype_makes_no_difference(implementation):
     results = []
     for default in (torch.float32, torch.float64):
         torch.set_default_dtype(default)
         try:
             params = regression(torch.float32)[:2]
-            optimizer = NovoGrad(params, weight_decay=0.1, skip_nonfinite=True, foreach=foreach)
+            optimizer = NovoGrad(params, weight_decay=0.1, skip_nonfinite=True, **implementation)
             for param in itertools.chain(params, params):
                 param.grad = torch.ones_like(param)
                 optimizer.step()

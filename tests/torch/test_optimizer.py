@@ -7,10 +7,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from helpers import SHAPES, expected, parameters, set_gradients, train
+from helpers import SHAPES, every_implementation, expected, parameters, set_gradients, train
 from torch.optim import lr_scheduler
 
-from novograd.torch import NovoGrad, foreach, single_tensor
+from novograd.torch import NovoGrad, foreach, native, single_tensor
 
 IMPLEMENTATIONS = pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
 
@@ -24,12 +24,12 @@ def gradients(param, steps):
     return found
 
 
-@IMPLEMENTATIONS
-def test_groups_have_options_of_their_own(foreach):
+@every_implementation
+def test_groups_have_options_of_their_own(implementation):
     first, second = parameters([(3, 5), (3, 5)])
     start = [p.detach().numpy().copy() for p in (first, second)]
     groups = [{"params": [first], "weight_decay": 0.1, "betas": (0.5, 0.9)}, {"params": [second]}]
-    optimizer = NovoGrad(groups, lr=0.1, nesterov=True, foreach=foreach)
+    optimizer = NovoGrad(groups, lr=0.1, nesterov=True, **implementation)
     given = [[], []]
     for step in range(5):
         set_gradients([first, second], step)
@@ -47,9 +47,9 @@ def test_groups_have_options_of_their_own(foreach):
         np.testing.assert_allclose(param.detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
-@IMPLEMENTATIONS
-def test_added_group_is_trained(foreach):
-    optimizer = NovoGrad(parameters([(3, 5)]), foreach=foreach)
+@every_implementation
+def test_added_group_is_trained(implementation):
+    optimizer = NovoGrad(parameters([(3, 5)]), **implementation)
     train(optimizer, 2)
     late = parameters([(7,)], seed=1)
     before = late[0].detach().clone()
@@ -66,10 +66,10 @@ def test_named_parameters_are_kept():
     assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["weight", "bias"]
 
 
-@IMPLEMENTATIONS
-def test_closure_runs_with_gradients_enabled_and_its_value_is_returned(foreach):
+@every_implementation
+def test_closure_runs_with_gradients_enabled_and_its_value_is_returned(implementation):
     (w,) = parameters([(4,)])
-    optimizer = NovoGrad([w], foreach=foreach)
+    optimizer = NovoGrad([w], **implementation)
     calls = []
 
     def closure():
@@ -97,10 +97,10 @@ def test_hooks_see_the_step():
     assert seen == ["before", "after"]
 
 
-@IMPLEMENTATIONS
+@every_implementation
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_copies_go_on_alike(foreach, duplicate):
-    optimizer = NovoGrad(parameters(), weight_decay=0.1, foreach=foreach)
+def test_copies_go_on_alike(implementation, duplicate):
+    optimizer = NovoGrad(parameters(), weight_decay=0.1, **implementation)
     train(optimizer, 3)
     other = duplicate(optimizer)
     train(optimizer, 3, start=3)
@@ -110,7 +110,7 @@ def test_copies_go_on_alike(foreach, duplicate):
         torch.testing.assert_close(optimizer.state[one], other.state[two], rtol=0, atol=0)
 
 
-@IMPLEMENTATIONS
+@every_implementation
 @pytest.mark.parametrize("tensor", [False, True], ids=["number", "tensor"])
 @pytest.mark.parametrize(
     "schedule",
@@ -120,10 +120,10 @@ def test_copies_go_on_alike(foreach, duplicate):
         lambda o: lr_scheduler.LambdaLR(o, lambda step: 1 / (1 + step)),
     ],
 )
-def test_schedulers(foreach, tensor, schedule):
+def test_schedulers(implementation, tensor, schedule):
     (w,) = parameters([(3, 5)])
     start = w.detach().numpy().copy()
-    optimizer = NovoGrad([w], lr=torch.tensor(0.1) if tensor else 0.1, foreach=foreach)
+    optimizer = NovoGrad([w], lr=torch.tensor(0.1) if tensor else 0.1, **implementation)
     scheduler = schedule(optimizer)
     rates, given = [], gradients(w, 5)
     for gradient in given:
@@ -136,22 +136,22 @@ def test_schedulers(foreach, tensor, schedule):
     np.testing.assert_allclose(w.detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
-@IMPLEMENTATIONS
+@every_implementation
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
-def test_learning_rate_may_be_a_tensor_of_one_element(foreach, shape):
+def test_learning_rate_may_be_a_tensor_of_one_element(implementation, shape):
     results = []
     for lr in (0.25, torch.full(shape, 0.25, dtype=torch.float64)):
         params = parameters()
-        optimizer = NovoGrad(params, lr=lr, weight_decay=0.1, foreach=foreach)
+        optimizer = NovoGrad(params, lr=lr, weight_decay=0.1, **implementation)
         train(optimizer, 3)
         results.append(params)
     torch.testing.assert_close(*results)
 
 
-@IMPLEMENTATIONS
-def test_maximize_is_minimize_of_the_negative(foreach):
+@every_implementation
+def test_maximize_is_minimize_of_the_negative(implementation):
     up, down = parameters(), parameters()
-    options = {"weight_decay": 0.1, "nesterov": True, "foreach": foreach}
+    options = {"weight_decay": 0.1, "nesterov": True, **implementation}
     maximizing, minimizing = NovoGrad(up, maximize=True, **options), NovoGrad(down, **options)
     for step in range(4):
         set_gradients(up, step)
@@ -161,8 +161,8 @@ def test_maximize_is_minimize_of_the_negative(foreach):
     torch.testing.assert_close(up, down, rtol=0, atol=0)
 
 
-@IMPLEMENTATIONS
-def test_gradients_are_never_modified(foreach):
+@every_implementation
+def test_gradients_are_never_modified(implementation):
     for dtype, nesterov, skip in itertools.product(
         (torch.float32, torch.bfloat16), (False, True), (False, True)
     ):
@@ -173,7 +173,7 @@ def test_gradients_are_never_modified(foreach):
             nesterov=nesterov,
             maximize=True,
             skip_nonfinite=skip,
-            foreach=foreach,
+            **implementation,
         )
         set_gradients(params, 0)
         before = [(p.grad, p.grad.clone()) for p in params]
@@ -183,13 +183,13 @@ def test_gradients_are_never_modified(foreach):
             assert torch.equal(gradient, value)
 
 
-@IMPLEMENTATIONS
-def test_mixed_dtypes_in_a_group(foreach):
+@every_implementation
+def test_mixed_dtypes_in_a_group(implementation):
     dtypes = (torch.float32, torch.bfloat16, torch.float64, torch.float16, torch.float32)
     mixed = [parameters([(3, 5)], dtype, seed)[0] for seed, dtype in enumerate(dtypes)]
     apart = copy.deepcopy(mixed)
-    together = NovoGrad(mixed, weight_decay=0.1, foreach=foreach)
-    alone = [NovoGrad([p], weight_decay=0.1, foreach=foreach) for p in apart]
+    together = NovoGrad(mixed, weight_decay=0.1, **implementation)
+    alone = [NovoGrad([p], weight_decay=0.1, **implementation) for p in apart]
     for step in range(4):
         for params in (mixed, apart):
             for number, param in enumerate(params):
@@ -206,14 +206,14 @@ def test_mixed_dtypes_in_a_group(foreach):
         assert state["exp_avg_sq"].shape == ()
 
 
-@IMPLEMENTATIONS
+@every_implementation
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_complex_parameters_are_their_real_pairs(foreach, nesterov):
+def test_complex_parameters_are_their_real_pairs(implementation, nesterov):
     for dtype in (torch.complex64, torch.complex128):
         pair = torch.randn(3, 5, 2, dtype=dtype.to_real())
         complex_ = torch.nn.Parameter(torch.view_as_complex(pair).clone())
         real = torch.nn.Parameter(pair.clone())
-        options = {"weight_decay": 0.1, "nesterov": nesterov, "foreach": foreach}
+        options = {"weight_decay": 0.1, "nesterov": nesterov, **implementation}
         for step in range(3):
             if step == 0:
                 one, two = NovoGrad([complex_], **options), NovoGrad([real], **options)
@@ -226,14 +226,16 @@ def test_complex_parameters_are_their_real_pairs(foreach, nesterov):
         assert torch.equal(one.state[complex_]["exp_avg_sq"], two.state[real]["exp_avg_sq"])
 
 
-@IMPLEMENTATIONS
+@every_implementation
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_memory_formats_and_views(foreach, memory_format):
+def test_memory_formats_and_views(implementation, memory_format):
     values = parameters([(4, 3, 5, 5)])[0].detach()
     plain = torch.nn.Parameter(values.clone())
     other = torch.nn.Parameter(values.clone().to(memory_format=memory_format))
     strided = torch.nn.Parameter(torch.zeros(4, 3, 5, 10)[..., ::2].copy_(values))
-    optimizers = [NovoGrad([p], weight_decay=0.1, foreach=foreach) for p in (plain, other, strided)]
+    optimizers = [NovoGrad([p], weight_decay=0.1, **implementation) for p in (plain, other)]
+    # The kernels cannot take it: by default it goes to foreach.
+    optimizers.append(NovoGrad([strided], weight_decay=0.1, foreach=implementation.get("foreach")))
     for step in range(3):
         set_gradients([plain, other, strided], step)
         other.grad = plain.grad.to(memory_format=memory_format)
@@ -246,27 +248,29 @@ def test_memory_formats_and_views(foreach, memory_format):
     assert moment.is_contiguous(memory_format=memory_format)
 
 
-@IMPLEMENTATIONS
-def test_gradient_of_another_dtype(foreach):
+@every_implementation
+def test_gradient_of_another_dtype(implementation):
     """As torch allows where a parameter says so (``grad_dtype``)."""
     (w,) = parameters([(3, 5)], torch.bfloat16)
     start = w.detach().double().numpy()
     w.grad_dtype = torch.float32
     gradient = torch.randn(3, 5)
     w.grad = gradient
-    NovoGrad([w], lr=0.1, foreach=foreach).step()
+    NovoGrad([w], lr=0.1, **implementation).step()
     wanted = torch.from_numpy(expected(start, [gradient.numpy()], [0.1])).to(torch.bfloat16)
     assert torch.equal(w.detach(), wanted)
 
 
-@IMPLEMENTATIONS
+@every_implementation
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
-def test_skip_nonfinite_leaves_the_parameter_and_its_state_untouched(foreach, nesterov, dtype, bad):
+def test_skip_nonfinite_leaves_the_parameter_and_its_state_untouched(
+    implementation, nesterov, dtype, bad
+):
     params = parameters(dtype=dtype)
     others = copy.deepcopy(params)
-    options = {"weight_decay": 0.1, "nesterov": nesterov, "foreach": foreach}
+    options = {"weight_decay": 0.1, "nesterov": nesterov, **implementation}
     skipping = NovoGrad(params, skip_nonfinite=True, **options)
     plain = NovoGrad(others, **options)
     for step in range(4):
@@ -286,10 +290,10 @@ def test_skip_nonfinite_leaves_the_parameter_and_its_state_untouched(foreach, ne
         torch.testing.assert_close(skipping.state[one], plain.state[other])
 
 
-@IMPLEMENTATIONS
-def test_nonfinite_gradients_show_without_it(foreach):
+@every_implementation
+def test_nonfinite_gradients_show_without_it(implementation):
     params = parameters()
-    optimizer = NovoGrad(params, foreach=foreach)
+    optimizer = NovoGrad(params, **implementation)
     train(optimizer, 1)
     before = optimizer.state[params[0]]["exp_avg_sq"].clone()
     set_gradients(params, 1)
@@ -300,10 +304,10 @@ def test_nonfinite_gradients_show_without_it(foreach):
     assert not params[1].isnan().any()
 
 
-@IMPLEMENTATIONS
-def test_norm_beyond_float32_counts_for_nothing(foreach):
+@every_implementation
+def test_norm_beyond_float32_counts_for_nothing(implementation):
     params = parameters()
-    optimizer = NovoGrad(params, lr=0.1, foreach=foreach)
+    optimizer = NovoGrad(params, lr=0.1, **implementation)
     train(optimizer, 1)
     before = copy.deepcopy([(p.detach(), optimizer.state[p]) for p in params])
     set_gradients(params, 1, scale=1e30)
@@ -315,11 +319,11 @@ def test_norm_beyond_float32_counts_for_nothing(foreach):
         assert torch.equal(optimizer.state[param]["exp_avg_sq"], state["exp_avg_sq"])
 
 
-@IMPLEMENTATIONS
-def test_norm_of_a_large_tensor_is_accurate(foreach):
+@every_implementation
+def test_norm_of_a_large_tensor_is_accurate(implementation):
     w = torch.nn.Parameter(torch.zeros(3000, 1500))
     flat = torch.nn.Parameter(torch.zeros(2_000_000))
-    optimizer = NovoGrad([w, flat], foreach=foreach)
+    optimizer = NovoGrad([w, flat], **implementation)
     set_gradients([w, flat], 0)
     optimizer.step()
     for param in (w, flat):
@@ -327,7 +331,7 @@ def test_norm_of_a_large_tensor_is_accurate(foreach):
         assert optimizer.state[param]["exp_avg_sq"].item() == pytest.approx(exact, rel=5e-7)
 
 
-@IMPLEMENTATIONS
+@pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
 @pytest.mark.parametrize("tensor", [False, True], ids=["number", "tensor"])
 def test_step_never_looks_at_values(foreach, tensor):
     """Meta tensors have none: to read one, as ``.item()`` and ``if`` do, raises."""
@@ -390,18 +394,40 @@ def test_one_parameter_at_a_time_from_backward():
     torch.testing.assert_close(list(model.parameters()), list(twin.parameters()), rtol=0, atol=0)
 
 
-def test_default_implementation_is_foreach_but_for_tensor_subclasses(monkeypatch):
+def test_the_implementation_follows_options_and_tensors(monkeypatch):
     class Wrapped(torch.Tensor):
         pass
 
     used = []
-    for name, module in (("foreach", foreach), ("single_tensor", single_tensor)):
-        step = module.step
-        monkeypatch.setattr(
-            module, "step", lambda *a, name=name, step=step: used.append(name) or step(*a)
-        )
-    train(NovoGrad(parameters()), 1)
+
+    def watch(module, function):
+        real = getattr(module, function)
+
+        def watched(params, *rest):
+            used.append((module, len(params)))
+            return real(params, *rest)
+
+        monkeypatch.setattr(module, function, watched)
+
+    watch(native, "prepared")
+    watch(foreach, "step")
+    watch(single_tensor, "step")
+    strided = torch.nn.Parameter(torch.randn(3, 4).T[::2])
+    strided.grad = torch.randn(2, 3)
     subclass = torch.randn(3).as_subclass(Wrapped).requires_grad_()
     subclass.grad = torch.randn(3)
-    NovoGrad([subclass]).step()
-    assert used == ["foreach", "single_tensor"]
+    plain = parameters()
+    set_gradients(plain, 0)
+    n = len(plain)
+    for options, wanted in (
+        ({}, [(native, n), (foreach, 1), (single_tensor, 1)]),
+        ({"fused": False}, [(foreach, n + 1), (single_tensor, 1)]),
+        ({"foreach": True}, [(foreach, n + 2)]),
+        ({"foreach": False}, [(single_tensor, n + 2)]),
+    ):
+        used.clear()
+        NovoGrad([*plain, strided, subclass], **options).step()
+        assert used == wanted
+    used.clear()
+    NovoGrad(plain, fused=True).step()
+    assert used == [(native, n)]

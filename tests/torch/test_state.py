@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import parameters, set_gradients, train
+from helpers import every_implementation, parameters, set_gradients, train
 from torch.distributed.checkpoint import state_dict as dcp
 
 from novograd.torch import NovoGrad
@@ -29,10 +29,10 @@ def unchanged(optimizer, before):
 
 
 @DTYPES
-@pytest.mark.parametrize("foreach", [False, True])
-def test_training_goes_on_from_a_file(tmp_path, dtype, foreach):
+@every_implementation
+def test_training_goes_on_from_a_file(tmp_path, dtype, implementation):
     params = parameters(dtype=dtype)
-    optimizer = NovoGrad(params, lr=0.1, weight_decay=0.1, foreach=foreach)
+    optimizer = NovoGrad(params, lr=0.1, weight_decay=0.1, **implementation)
     train(optimizer, 4)
     file = tmp_path / "checkpoint.pt"
     torch.save({"weights": params, "optimizer": optimizer.state_dict()}, file)
@@ -197,15 +197,15 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(make, said):
     assert not optimizer._optimizer_load_state_dict_pre_hooks
 
 
-@pytest.mark.parametrize("foreach", [False, True])
+@every_implementation
 @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])
-def test_state_made_by_distributed_checkpointing_changes_nothing(foreach, lr):
+def test_state_made_by_distributed_checkpointing_changes_nothing(implementation, lr):
     """It makes the state of a fresh optimizer by a step with zero gradients and lr 0."""
     results = []
     for prepared in (True, False):
         torch.manual_seed(0)
         model = torch.nn.Linear(5, 3)
-        optimizer = NovoGrad(model.parameters(), lr=lr, weight_decay=0.1, foreach=foreach)
+        optimizer = NovoGrad(model.parameters(), lr=lr, weight_decay=0.1, **implementation)
         if prepared:
             made = dcp.get_optimizer_state_dict(model, optimizer)
             assert len(made["state"]) == 2

@@ -1,11 +1,13 @@
-"""The rule itself on NumPy, behind the protocol of the check."""
+"""The rule itself on NumPy, and the native kernels, behind the protocol of the check."""
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from novograd import rule
+from novograd import native, rule
 from novograd.conformance.adapters import Adapter, Layer, compute_dtype
 from novograd.conformance.cases import Case, Hyperparameters
 
@@ -63,5 +65,35 @@ class RuleAdapter(Adapter):
         return Layer(np.asarray(w, stored), np.asarray(m, stored), np.asarray(v, self._compute))
 
 
+class NativeAdapter(RuleAdapter):
+    """The native kernels, in place."""
+
+    threads: ClassVar[int] = 2
+
+    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+        """Takes one step of all layers that have a gradient, in one call."""
+        given = [
+            (layer, g) for layer, g in zip(self._layers, gradients, strict=True) if g is not None
+        ]
+        layers = native.kernels.Layers(
+            kinds=[native.kernels.KINDS.index((g.dtype.name,) * 3) for _, g in given],
+            sizes=[g.size for _, g in given],
+            weights=[layer.weights.ctypes.data for layer, _ in given],
+            gradients=[g.ctypes.data for _, g in given],
+            moments=[layer.moment.ctypes.data for layer, _ in given],
+            vs=[layer.second_moment.ctypes.data for layer, _ in given],
+        )
+        options = asdict(hyper)
+        rule = native.documented(lr=options.pop("learning_rate"), **options)
+        layers.step(rule, self.threads)
+
+    def reload(self) -> None:
+        """Saves and loads, into arrays that may be written to."""
+        super().reload()
+        self._layers = self.layers()
+
+
 VERSION = np.__version__
 ADAPTERS = {"rule": RuleAdapter}
+if native.kernels:
+    ADAPTERS["native kernels"] = NativeAdapter

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from novograd import native
 from novograd.conformance.adapters import Adapter, Layer, compute_dtype
 from novograd.conformance.cases import DTYPES, Case, Hyperparameters
 from novograd.torch import NovoGrad
@@ -19,7 +20,7 @@ from novograd.torch import NovoGrad
 class SingleTensorAdapter(Adapter):
     """The rule itself, one tensor at a time (``foreach=False``)."""
 
-    foreach: ClassVar[bool] = False
+    implementation: ClassVar[dict[str, bool]] = {"foreach": False}
 
     def __init__(self, case: Case) -> None:
         """Makes parameters and optimizer."""
@@ -53,7 +54,7 @@ class SingleTensorAdapter(Adapter):
     def _build(self, weights: list[np.ndarray]) -> None:
         self._weights = [torch.nn.Parameter(_tensor(w)) for w in weights]
         hyper = self._case.hyperparameters(0)
-        self._optimizer = NovoGrad(self._weights, foreach=self.foreach, **_options(hyper))
+        self._optimizer = NovoGrad(self._weights, **self.implementation, **_options(hyper))
 
     def _set(self, hyper: Hyperparameters) -> None:
         self._optimizer.param_groups[0].update(_options(hyper))
@@ -74,10 +75,16 @@ class SingleTensorAdapter(Adapter):
 class ForeachAdapter(SingleTensorAdapter):
     """All tensors together (``foreach=True``)."""
 
-    foreach = True
+    implementation: ClassVar[dict[str, bool]] = {"foreach": True}
 
 
-class CompiledAdapter(ForeachAdapter):
+class FusedAdapter(SingleTensorAdapter):
+    """The native kernels (``fused=True``)."""
+
+    implementation: ClassVar[dict[str, bool]] = {"fused": True}
+
+
+class CompiledAdapter(SingleTensorAdapter):
     """``torch.compile`` of ``NovoGrad.step``, with the learning rate in a tensor."""
 
     def _build(self, weights: list[np.ndarray]) -> None:
@@ -93,12 +100,22 @@ class CompiledAdapter(ForeachAdapter):
         self._compiled()
 
 
+class CompiledForeachAdapter(CompiledAdapter, ForeachAdapter):
+    """The foreach operations, compiled."""
+
+
+class CompiledFusedAdapter(CompiledAdapter, FusedAdapter):
+    """The native kernels, as an operation of a compiled program."""
+
+
 VERSION = torch.__version__
 ADAPTERS = {
     "single-tensor": SingleTensorAdapter,
     "foreach": ForeachAdapter,
-    "foreach, compiled": CompiledAdapter,
+    "foreach, compiled": CompiledForeachAdapter,
 }
+if native.kernels:
+    ADAPTERS |= {"fused": FusedAdapter, "fused, compiled": CompiledFusedAdapter}
 
 
 def _options(hyper: Hyperparameters) -> dict[str, Any]:

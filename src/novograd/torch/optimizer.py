@@ -1,7 +1,8 @@
 """NovoGrad as a ``torch.optim.Optimizer``."""
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain, compress
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,8 @@ from torch.nn import Parameter
 
 from novograd import rule
 from novograd.hyperparameters import check_flag, check_number
-from novograd.torch import foreach, single_tensor
+from novograd.native import require, usable
+from novograd.torch import foreach, native, single_tensor
 from novograd.torch.scalars import Options, compute_dtype
 
 
@@ -55,14 +57,17 @@ class NovoGrad(torch.optim.Optimizer):
         skip_nonfinite: Whether a parameter is left untouched, with its state, in a step in which
             its ``|g|^2`` is not finite.
         foreach: Whether to update all parameters together by torch's foreach operations, rather
-            than one at a time; by default if all of them are plain tensors.
-        fused: Has to be None or False: there is no fused implementation yet.
+            than one at a time; by default those plain tensors that the native kernels do not take.
+        fused: Whether to update all parameters by the native kernels, in one call for all of them;
+            by default, unless ``foreach`` is given, those that they can take: dense tensors on the
+            CPU, real or complex, in float64, float32 and half precision.
         capturable: Accepted for code that sets it. A step can be captured either way.
 
     Raises:
         TypeError: If an argument has a type not named above.
         ValueError: If a number is out of range: negative, NaN or infinite, or a beta of 1 or more.
-        RuntimeError: If ``fused`` is True.
+        RuntimeError: If ``fused`` is True, and the kernels are not installed or ``foreach`` is True
+            as well.
 
     Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
     Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
@@ -110,6 +115,8 @@ class NovoGrad(torch.optim.Optimizer):
         }
         _check_options(defaults)
         super().__init__(params, defaults)
+        if fused is None and foreach is None and _any_on_cpu(self.param_groups):
+            usable()  # says so, if there are no kernels
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group.
@@ -142,7 +149,9 @@ class NovoGrad(torch.optim.Optimizer):
             What the closure returned; None without one.
 
         Raises:
-            RuntimeError: If a gradient is sparse or sharded (a DTensor); then nothing has changed.
+            RuntimeError: If a gradient is sparse or sharded (a DTensor), if ``fused`` is True and
+                the kernels cannot take a parameter, or if they would have to write to memory that
+                two parameters share; then nothing has changed.
 
         Example:
             >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -160,7 +169,9 @@ class NovoGrad(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for number, group in enumerate(self.param_groups):
-            _check_gradients(group, number)
+            self._check_gradients(group, number)
+        compiling = torch.compiler.is_compiling()
+        work = []
         for group in self.param_groups:
             params: list[Tensor] = []
             grads: list[Tensor] = []
@@ -169,14 +180,15 @@ class NovoGrad(torch.optim.Optimizer):
             self._init_group(group, params, grads, exp_avgs, exp_avg_sqs)
             if not params:
                 continue
-            implementation = single_tensor if _one_at_a_time(group["foreach"], params) else foreach
-            implementation.step(
-                _as_real(params),
-                _as_real(grads),
-                _as_real(exp_avgs),
-                exp_avg_sqs,
-                _for_compiler(group) if torch.compiler.is_compiling() else cast(Options, group),
-            )
+            options = _for_compiler(group) if compiling else cast(Options, group)
+            for implementation, tensors in _assigned(group, params, grads, exp_avgs, exp_avg_sqs):
+                if implementation is native and not compiling:
+                    take = native.prepared(*tensors)
+                else:
+                    take = partial(implementation.step, *tensors)
+                work.append((take, options))
+        for take, options in work:
+            take(options)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -244,6 +256,28 @@ class NovoGrad(torch.optim.Optimizer):
             exp_avgs.append(state["exp_avg"])
             exp_avg_sqs.append(state["exp_avg_sq"])
 
+    def _check_gradients(self, group: dict[str, Any], number: int) -> None:
+        """Raises RuntimeError, naming the parameter, if a gradient of a group cannot be used."""
+        for index, param in enumerate(group["params"]):
+            if param.grad is None:
+                continue
+            if type(param) is not Parameter and hasattr(param, "device_mesh"):
+                problem = "its norm, over all shards of a DTensor, is not implemented yet"
+            elif param.grad.layout is not torch.strided:
+                problem = f"it is {param.grad.layout}, and must be dense"
+            elif group["fused"]:
+                state = self.state.get(param) or {"exp_avg": param}
+                problem = native.problem(param, param.grad, state["exp_avg"])
+            else:
+                problem = None
+            if problem:
+                names = group.get("param_names")
+                name = repr(names[index]) if names else f"{index} of param_groups[{number}]"
+                fused = "with fused=True " if group["fused"] else ""
+                raise RuntimeError(
+                    f"NovoGrad cannot use {fused}the gradient of parameter {name}: {problem}"
+                )
+
     def _check_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises ValueError if a state dict cannot be loaded; the base class checks the groups."""
         for number, group in enumerate(state_dict["param_groups"]):
@@ -299,31 +333,37 @@ def _check_options(options: dict[str, Any]) -> None:
     for name in ("foreach", "fused"):
         if options[name] is not None:
             check_flag(name, options[name])
+    if options["fused"] and options["foreach"]:
+        raise RuntimeError("fused and foreach cannot be True together")
     if options["fused"]:
-        raise RuntimeError("fused=True: there is no fused implementation yet; use None or False")
+        require()
 
 
-def _check_gradients(group: dict[str, Any], number: int) -> None:
-    """Raises RuntimeError, naming the parameter, if a gradient of a group cannot be used."""
-    for index, param in enumerate(group["params"]):
-        if param.grad is None:
-            continue
-        if hasattr(param, "device_mesh"):
-            problem = "its norm, over all shards of a DTensor, is not implemented yet"
-        elif param.grad.layout is not torch.strided:
-            problem = f"it is {param.grad.layout}, and must be dense"
-        else:
-            continue
-        names = group.get("param_names")
-        name = repr(names[index]) if names else f"{index} of param_groups[{number}]"
-        raise RuntimeError(f"NovoGrad cannot use the gradient of parameter {name}: {problem}")
+def _assigned(
+    group: dict[str, Any],
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+) -> Iterator[tuple[Any, list[list[Tensor]]]]:
+    """Yields each implementation with the four lists of its tensors, as it takes them."""
+    chosen = [_implementation(group, *layer) for layer in zip(params, grads, exp_avgs, strict=True)]
+    for implementation in (native, foreach, single_tensor):
+        mine = [choice is implementation for choice in chosen]
+        if any(mine):
+            take = list if implementation is native else _as_real
+            columns = (params, grads, exp_avgs, exp_avg_sqs)
+            yield implementation, [take(compress(column, mine)) for column in columns]
 
 
-def _one_at_a_time(wanted: bool | None, params: list[Tensor]) -> bool:
-    """Whether the parameters are updated one at a time: if so wanted, or for tensor subclasses."""
-    if wanted is None:
-        return any(type(p) not in (Tensor, Parameter) for p in params)
-    return not wanted
+def _implementation(group: dict[str, Any], param: Tensor, grad: Tensor, exp_avg: Tensor) -> Any:
+    """Returns the module that updates a parameter."""
+    fused = group["foreach"] is None if group["fused"] is None else group["fused"]
+    if fused and native.problem(param, grad, exp_avg) is None:
+        return native
+    if group["foreach"] is None:
+        return foreach if type(param) in (Tensor, Parameter) else single_tensor
+    return foreach if group["foreach"] else single_tensor
 
 
 def _for_compiler(group: dict[str, Any]) -> Options:
@@ -344,9 +384,13 @@ def _for_compiler(group: dict[str, Any]) -> Options:
     return cast(Options, group | numbers)
 
 
-def _as_real(tensors: list[Tensor]) -> list[Tensor]:
+def _any_on_cpu(groups: list[dict[str, Any]]) -> bool:
+    return any(param.device.type == "cpu" for group in groups for param in group["params"])
+
+
+def _as_real(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Views complex tensors as their real pairs."""
-    return [torch.view_as_real(x) if x.is_complex() else x for x in tensors]
+    return [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in tensors]
 
 
 def _paired(

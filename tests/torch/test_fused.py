@@ -1,0 +1,226 @@
+"""What the native kernels ask of tensors, and how they fit in with the rest of torch."""
+
+import copy
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import parameters, set_gradients, train
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import novograd.native
+from novograd.torch import NovoGrad, native
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: torch.zeros(3, 4).T[::2], "its elements have gaps, or another order"),
+        (lambda: torch.zeros(1).expand(3), "its elements have gaps, or another order"),
+        (lambda: torch.zeros(3, dtype=torch.float8_e4m3fn), "no kernel for torch.float8_e4m3fn"),
+        (lambda: torch.zeros(3, device="meta"), "on meta, and the kernels are for the CPU"),
+    ],
+)
+def test_what_it_cannot_take_is_refused_by_name_before_anything_changes(make, said):
+    fine, other = parameters([(3, 5)])[0], torch.nn.Parameter(make())
+    optimizer = NovoGrad([("fine", fine), ("other", other)], fused=True)
+    fine.grad, other.grad = torch.ones_like(fine), torch.zeros_like(other)
+    before = fine.detach().clone()
+    with pytest.raises(
+        RuntimeError, match=f"fused=True the gradient of parameter 'other': .*{said}"
+    ):
+        optimizer.step()
+    assert torch.equal(fine.detach(), before)
+    assert not optimizer.state
+
+
+def test_a_gradient_in_another_order_goes_to_foreach():
+    w, twin = parameters([(4, 3, 5, 5)])[0], parameters([(4, 3, 5, 5)])[0]
+    gradient = torch.randn(4, 3, 5, 5)
+    w.grad, twin.grad = gradient.to(memory_format=torch.channels_last), gradient
+    NovoGrad([w]).step()
+    NovoGrad([twin]).step()
+    torch.testing.assert_close(w, twin)
+    assert native.problem(w, w.grad, torch.zeros_like(w))
+
+
+def test_tensors_that_share_memory_are_refused_before_anything_changes():
+    storage = torch.zeros(10)
+    groups = [{"params": parameters([(3, 5)])}, {"params": [storage[:6], storage[4:]]}]
+    optimizer = NovoGrad(groups)
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            param.grad = torch.ones_like(param)
+    before = [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
+    with pytest.raises(RuntimeError, match=r"share memory; shapes: \(6,\) and \(6,\)"):
+        optimizer.step()
+    after = [p for group in optimizer.param_groups for p in group["params"]]
+    for one, other in zip(after, before, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_parts_of_one_storage_that_do_not_overlap_are_fine():
+    storage, twin = torch.zeros(10), torch.zeros(10)
+    gradients = torch.randn(10)
+    params = [storage[:6], storage[6:]]
+    for param, gradient in zip(params, (gradients[:6], gradients[6:]), strict=True):
+        param.grad = gradient
+    NovoGrad(params, fused=True).step()
+    apart = [twin[:6].clone(), twin[6:].clone()]
+    for param, gradient in zip(apart, (gradients[:6], gradients[6:]), strict=True):
+        param.grad = gradient.clone()
+    NovoGrad(apart, fused=True).step()
+    assert torch.equal(storage, torch.cat(apart))
+
+
+def test_autograd_sees_that_the_weights_have_changed():
+    (w,) = parameters([(3, 5)])
+    loss = (w**2).sum()
+    w.grad = torch.ones_like(w)
+    NovoGrad([w], fused=True).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    results, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            params = parameters([(700, 600), (129, 3), (50,)])
+            train(NovoGrad(params, weight_decay=0.1, fused=True), 3)
+            results.append(params)
+    finally:
+        torch.set_num_threads(before)
+    for one, other in itertools.combinations(results, 2):
+        assert all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("implementation", [{"fused": True}, {"foreach": True}])
+def test_lazy_views_as_gradients(implementation):
+    values = torch.randn(6, dtype=torch.complex64)
+    for lazy in (values.conj(), torch._neg_view(torch.randn(6))):
+        assert lazy.is_conj() or lazy.is_neg()
+        w, twin = (torch.nn.Parameter(torch.ones_like(lazy).clone()) for _ in range(2))
+        w.grad, twin.grad = lazy, lazy.resolve_conj().resolve_neg()
+        NovoGrad([w], **implementation).step()
+        NovoGrad([twin], foreach=False).step()
+        torch.testing.assert_close(w, twin)
+
+
+def test_the_operation_passes_torchs_checks():
+    def arguments(dtype):
+        params = [torch.randn(3, 5, dtype=dtype), torch.randn(7, dtype=dtype)]
+        grads, exp_avgs = ([torch.randn_like(p) for p in params] for _ in range(2))
+        exp_avg_sqs = [torch.tensor(0.0), torch.tensor(2.0)]
+        rule = novograd.native.documented(
+            lr=0.1, beta1=0.9, beta2=0.5, epsilon=1e-8, weight_decay=0.1, grad_averaging=False
+        )
+        return params, grads, exp_avgs, exp_avg_sqs, torch.tensor(rule, dtype=torch.float64)
+
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.library.opcheck(torch.ops.novograd.step_.default, arguments(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_compiled_whole_it_is_one_operation(dtype):
+    torch.compiler.reset()
+    params = parameters(dtype=dtype)
+    twins = copy.deepcopy(params)
+    options = {"lr": torch.tensor(0.1), "weight_decay": 0.1, "nesterov": True}
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append([str(node.target) for node in graph.graph.nodes])
+        return graph
+
+    compiled = torch.compile(NovoGrad(params, **options).step, backend=backend)
+    eager = NovoGrad(twins, **options)
+    for step in range(3):
+        set_gradients(params, step)
+        set_gradients(twins, step)
+        compiled()
+        eager.step()
+    assert all(map(torch.equal, params, twins))
+    assert [sum("novograd" in name for name in graph) for graph in graphs] == [1]
+
+
+def test_compiled_with_everything_else_in_one_graph():
+    torch.compiler.reset()
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1))
+    for param in model.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer = NovoGrad(model.parameters(), lr=torch.tensor(0.01))
+    counter = CompileCounterWithBackend("aot_eager")
+
+    @torch.compile(fullgraph=True, backend=counter)
+    def step():
+        optimizer.step()
+
+    for _ in range(3):
+        step()
+    assert counter.frame_count == 1
+
+
+def test_without_the_extension(monkeypatch):
+    monkeypatch.setattr(novograd.native, "kernels", None)
+    monkeypatch.setattr(novograd.native, "PROBLEM", "the native kernels are not installed")
+    monkeypatch.setattr(novograd.native, "_warn_once", lambda: said.append("slow"))
+    said = []
+    params, twins = parameters(), parameters()
+    NovoGrad(twins, foreach=True)
+    NovoGrad(twins, fused=False)
+    NovoGrad([torch.zeros(3, device="meta")])
+    assert not said
+    train(NovoGrad(params), 3)
+    assert said == ["slow"]
+    train(NovoGrad(twins, foreach=True), 3)
+    assert all(map(torch.equal, params, twins))
+    with pytest.raises(RuntimeError, match="fused=True is not possible: the native kernels are"):
+        NovoGrad(params, fused=True)
+
+
+DDP = """
+import sys
+import torch
+import torch.distributed as dist
+from novograd.torch import NovoGrad, native
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.Tanh(), torch.nn.Linear(30, 1))
+wrapped = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+optimizer = NovoGrad(wrapped.parameters(), weight_decay=0.1, fused=True)
+data = torch.randn(8, 40)
+for _ in range(20):
+    optimizer.zero_grad()
+    wrapped(data[4 * rank : 4 * rank + 4]).square().mean().backward()
+    optimizer.step()
+torch.save([p.detach() for p in model.parameters()], f"{folder}/{rank}.pt")
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_distributed_data_parallel(tmp_path):
+    """Gradients are views of buckets there; two processes train what one would."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", DDP, str(rank), str(tmp_path)]) for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.Tanh(), torch.nn.Linear(30, 1))
+    optimizer = NovoGrad(model.parameters(), weight_decay=0.1, foreach=False)
+    data = torch.randn(8, 40)
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(data).square().mean().backward()
+        optimizer.step()
+    for rank in range(2):
+        torch.testing.assert_close(
+            torch.load(tmp_path / f"{rank}.pt"), [p.detach() for p in model.parameters()]
+        )
