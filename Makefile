@@ -1,13 +1,15 @@
 # Each command sets up what it needs in .venv by itself, pinned by constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-  $(BIN)/python -m pip --disable-pip-version-check
+PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip --disable-pip-version-check
+# Editable, with the build tools of .venv, so that the native part is built once for all targets.
+INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --quiet --no-build-isolation --editable
+PROJECT := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.*)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: run test test-core test-tensorflow test-torch test-jax lint bench bench-torch clean \
-  test-keras-tensorflow test-keras-torch test-keras-jax
+.PHONY: run test test-core test-tensorflow test-torch test-jax sanitize lint bench bench-torch clean \
+  test-keras-tensorflow test-keras-torch test-keras-jax sanitize-address sanitize-thread
 
 run: .venv/run
 	$(BIN)/novograd compare --framework tensorflow
@@ -26,6 +28,23 @@ test-tensorflow test-torch test-jax: test-%: .venv/test
 test-keras-tensorflow test-keras-torch test-keras-jax: test-keras-%: .venv/test
 	KERAS_BACKEND=$* $(PYTEST) tests/keras
 
+# The native part under the sanitizers, without Python.
+sanitize: sanitize-address sanitize-thread
+
+sanitize-address: build/address/test_step
+	$<
+
+sanitize-thread: build/thread/test_step
+	$< threads
+
+build/address/test_step: SANITIZER := address,undefined
+build/thread/test_step: SANITIZER := thread
+build/%/test_step: .venv/build CMakeLists.txt $(wildcard csrc/*.* csrc/tests/*)
+	$(BIN)/cmake -S . -B $(@D) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DCMAKE_CXX_FLAGS="-fsanitize=$(SANITIZER) -fno-sanitize-recover=all" > /dev/null
+	$(BIN)/cmake --build $(@D)
+
 lint: .venv/lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -38,24 +57,28 @@ bench-torch: .venv/bench
 	$(BIN)/python benchmarks/torch_step.py
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist novograd-compare
+	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis dist novograd-compare
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
-.venv/run: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet --editable '.[tensorflow,compare]'
+.venv/build: constraints.txt | $(BIN)/python
+	$(PIP) install --quiet scikit-build-core nanobind cmake ninja
 	@touch $@
 
-.venv/bench: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet --editable '.[torch,compare,bench]'
+.venv/run: .venv/build $(PROJECT)
+	$(INSTALL) '.[tensorflow,compare]'
 	@touch $@
 
-.venv/test: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet --editable '.[test]'
+.venv/bench: .venv/build $(PROJECT)
+	$(INSTALL) '.[torch,compare,bench]'
+	@touch $@
+
+.venv/test: .venv/build $(PROJECT)
+	$(INSTALL) '.[test]'
 	$(PIP) download --quiet --no-deps --dest .venv/wheels nilearn
 	@touch $@
 
 .venv/lint: .venv/test
-	$(PIP) install --quiet --editable '.[lint]'
+	$(INSTALL) '.[lint]'
 	@touch $@

@@ -1,0 +1,183 @@
+// The step against a plain loop in double, on many threads at once; for the sanitizers, which see
+// what Python's tests cannot. Prints what is wrong, and returns how many things are.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+#include "step.h"
+#include "traffic.h"
+
+using namespace novograd;
+
+namespace {
+
+int wrong = 0;
+
+void expect(bool right, const std::string& what) {
+  if (right) return;
+  ++wrong;
+  std::printf("wrong: %s\n", what.c_str());
+}
+
+constexpr Dtype all_dtypes[] = {Dtype::float64, Dtype::float32, Dtype::bfloat16, Dtype::float16};
+// Shared between threads, of one thread in several chunks, not a multiple of any width, and none.
+const std::vector<std::size_t> sizes = {300'001, 140'000, 100'003, 33, 1, 0, 257, 4096};
+constexpr Rule rule = {.beta1 = 0.9, .keep = 0.75, .mix = 0.25, .first = 1, .correction = 1,
+                       .epsilon_inside = 1e-8, .epsilon_outside = 0, .a = 0, .a_by_norm = 0.5,
+                       .b = 0.01, .c = 1, .d = 1, .d_by_norm = 0, .nesterov = 1,
+                       .skip_nonfinite = 1, .increment = 0};
+
+// Heap memory of exactly the right size, so that a sanitizer sees a step beyond it.
+struct Model {
+  std::vector<std::vector<std::byte>> memory;
+  std::vector<Layer> layers;
+
+  Model(Dtype weights, Dtype gradient, Dtype moment) {
+    const auto make = [this](std::size_t size, Dtype dtype, unsigned seed) -> void* {
+      auto& bytes_ = memory.emplace_back(size * bytes(dtype));
+      for (std::size_t i = 0; i < size; ++i) {
+        seed = seed * 1664525 + 1013904223;
+        // A few whole numbers, exact in every dtype: 1, -1, 2 or -2 in its own bits.
+        const bool two = seed >> 30 & 1, negative = seed >> 31;
+        put(bytes_.data() + i * bytes(dtype), dtype, two, negative);
+      }
+      return bytes_.data();
+    };
+    unsigned seed = 0;
+    for (std::size_t size : sizes) {
+      void* w = make(size, weights, ++seed);
+      void* g = make(size, gradient, ++seed);
+      void* m = make(size, moment, ++seed);
+      void* v = memory.emplace_back(weights == Dtype::float64 ? 8 : 4).data();
+      layers.push_back({size, weights, gradient, moment, w, g, m, v, w});
+    }
+  }
+
+  static void put(std::byte* to, Dtype dtype, bool two, bool negative) {
+    const double value = (two ? 2 : 1) * (negative ? -1 : 1);
+    const float single = static_cast<float>(value);
+    const std::uint16_t bfloat16 = (two ? 0x4000 : 0x3f80) | negative << 15;
+    const std::uint16_t float16 = (two ? 0x4000 : 0x3c00) | negative << 15;
+    switch (dtype) {
+      case Dtype::float64: std::memcpy(to, &value, 8); break;
+      case Dtype::float32: std::memcpy(to, &single, 4); break;
+      case Dtype::bfloat16: std::memcpy(to, &bfloat16, 2); break;
+      case Dtype::float16: std::memcpy(to, &float16, 2); break;
+    }
+  }
+};
+
+void every_kernel_agrees_on_any_number_of_threads() {
+  for (Dtype w : all_dtypes) {
+    for (Dtype g : all_dtypes) {
+      for (Dtype m : all_dtypes) {
+        std::vector<std::vector<std::byte>> expected;
+        for (const Kernels* kernels : supported_kernels()) {
+          if (kernels->linear_pass(w, g, m) == nullptr) continue;
+          for (int threads : {1, 2, 3, 8}) {
+            Model model(w, g, m);
+            for (int i = 0; i < 2; ++i) step(model.layers, rule, *kernels, threads);
+            if (expected.empty()) expected = model.memory;
+            expect(model.memory == expected, std::string(kernels->name) + ", dtypes " +
+                                                 std::to_string(int(w)) + std::to_string(int(g)) +
+                                                 std::to_string(int(m)) + ", threads " +
+                                                 std::to_string(threads));
+          }
+        }
+      }
+    }
+  }
+}
+
+void a_step_is_what_the_rule_says() {
+  Model model(Dtype::float64, Dtype::float64, Dtype::float64), start = model;
+  // The copies of the addresses still point into the first.
+  for (std::size_t i = 0; i < model.layers.size(); ++i) {
+    const Layer& layer = model.layers[i];
+    const auto* w = reinterpret_cast<const double*>(start.memory[4 * i].data());
+    const auto* g = reinterpret_cast<const double*>(start.memory[4 * i + 1].data());
+    const auto* m = reinterpret_cast<const double*>(start.memory[4 * i + 2].data());
+    if (i == 0) step(model.layers, rule, kernels(), 3);
+    double s = 0;
+    for (std::size_t j = 0; j < layer.size; ++j) s += g[j] * g[j];
+    const double a = rule.a_by_norm / std::sqrt(s + rule.epsilon_inside);
+    for (std::size_t j = 0; j < layer.size; ++j) {
+      const double push = a * g[j] + rule.b * w[j];
+      const double moment = rule.beta1 * m[j] + push;
+      const double weight = w[j] - (rule.beta1 * moment + push);
+      const double error = std::abs(static_cast<const double*>(layer.weights)[j] - weight) +
+                           std::abs(static_cast<const double*>(layer.moment)[j] - moment);
+      if (error > 1e-13) return expect(false, "layer " + std::to_string(i));
+    }
+  }
+}
+
+// Callers compete for the pool; whoever does not get it works alone.
+void many_callers_at_once() {
+  Model expected(Dtype::float32, Dtype::float32, Dtype::float32);
+  for (int i = 0; i < 5; ++i) step(expected.layers, rule, kernels(), 1);
+  std::vector<std::thread> callers;
+  std::vector<Model> models;
+  for (int i = 0; i < 4; ++i) models.emplace_back(Dtype::float32, Dtype::float32, Dtype::float32);
+  for (Model& model : models) {
+    callers.emplace_back([&model] {
+      for (int i = 0; i < 5; ++i) step(model.layers, rule, kernels(), 3);
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  for (const Model& model : models) expect(model.memory == expected.memory, "many callers");
+}
+
+void the_pool_calls_on_several_threads_and_returns_after_all() {
+  for (int round = 0; round < 2000; ++round) {
+    std::atomic<int> next = 0, done = 0;
+    pool().run(4, [&] {
+      while (next.fetch_add(1) < 16) done.fetch_add(1);
+    });
+    expect(done == 16, "the pool's work is not complete");
+  }
+}
+
+void a_forked_child_steps() {
+  const pid_t child = fork();
+  if (child == 0) {
+    Model model(Dtype::float32, Dtype::float32, Dtype::float32);
+    step(model.layers, rule, kernels(), 3);
+    _exit(0);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  expect(status == 0, "a forked child");
+}
+
+void traffic_stays_inside() {
+  std::vector<float> w(1001, 1), g(1001, 1), m(1001, 1);
+  for (int threads : {1, 2, 7}) traffic(w.data(), g.data(), m.data(), w.size(), threads);
+}
+
+}  // namespace
+
+// With the argument "threads" only what is about threads: ThreadSanitizer is slow, and allows a
+// forked child no threads.
+int main(int count, char** arguments) {
+  const bool everything = count == 1 || std::string(arguments[1]) != "threads";
+  a_step_is_what_the_rule_says();
+  many_callers_at_once();
+  the_pool_calls_on_several_threads_and_returns_after_all();
+  traffic_stays_inside();
+  if (everything) {
+    every_kernel_agrees_on_any_number_of_threads();
+    a_forked_child_steps();
+  }
+  std::printf("%s\n", wrong == 0 ? "all right" : "something is wrong");
+  return wrong;
+}
