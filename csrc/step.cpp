@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfenv>
 #include <cstring>
 #include <type_traits>
 #include <vector>
@@ -206,7 +207,13 @@ void Step::pass(const Layer& layer, const Scalars& scalars, std::size_t start,
 
 void step(std::span<const Layer> layers, const Rule& rule, const Kernels& kernels, int threads) {
   Step step(layers, rule, kernels);
-  pool().run(step.threads(threads), [&] { step.work(); });
+  // Whether subnormal numbers count as zero is a setting of each thread: that of the caller holds.
+  std::fenv_t environment;
+  std::fegetenv(&environment);
+  pool().run(step.threads(threads), [&] {
+    std::fesetenv(&environment);
+    step.work();
+  });
 }
 
 std::optional<std::pair<std::size_t, std::size_t>> overlap(std::span<const Layer> layers) {

@@ -98,6 +98,32 @@ def test_results_do_not_depend_on_the_number_of_threads():
         assert all(map(torch.equal, one, other))
 
 
+def test_all_threads_flush_subnormal_numbers_if_the_caller_does():
+    def moments(threads):
+        w = torch.nn.Parameter(torch.zeros(1_000_000))
+        optimizer = NovoGrad([w], fused=True)
+        torch.set_num_threads(threads)
+        for scale in (1.0, 0.0):
+            w.grad = torch.full_like(w, scale)
+            optimizer.step()
+            optimizer.state[w]["exp_avg"].fill_(1e-38)
+        w.grad = torch.zeros_like(w)
+        optimizer.step()
+        return optimizer.state[w]["exp_avg"]
+
+    before = torch.get_num_threads()
+    try:
+        kept = moments(3)
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this processor cannot flush subnormal numbers")
+        assert torch.equal(moments(1), torch.zeros(1_000_000))
+        assert torch.equal(moments(3), torch.zeros(1_000_000))
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
+    assert torch.all(kept > 0)
+
+
 @pytest.mark.parametrize("implementation", [{"fused": True}, {"foreach": True}])
 def test_lazy_views_as_gradients(implementation):
     values = torch.randn(6, dtype=torch.complex64)

@@ -1,9 +1,6 @@
-"""NovoGrad for Keras 3, on its TensorFlow, JAX and PyTorch backends.
+"""NovoGrad as a ``keras.optimizers.Optimizer``."""
 
-Importing this module also makes ``model.compile(optimizer="novograd")`` work, and lets Keras load
-models that were saved with this optimizer.
-"""
-
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,6 +9,12 @@ from keras import ops
 
 from novograd import rule
 from novograd.hyperparameters import check_flag, check_number
+from novograd.keras.layers import Hyperparameters, Layer
+
+if keras.backend.backend() == "torch":
+    from novograd.keras import torch as kernels
+else:
+    kernels = None
 
 
 @keras.saving.register_keras_serializable(package="novograd")
@@ -159,7 +162,7 @@ class NovoGrad(keras.optimizers.Optimizer):
             beta1=self.beta_1,
             # With epsilon 0 a gradient that is zero throughout would be 0/0.
             epsilon=max(self.epsilon, float(np.finfo(dtype).tiny)),
-            weight_decay=self.weight_decay if self._use_weight_decay(variable) else 0.0,
+            weight_decay=self._decay(variable),
             grad_averaging=self.grad_averaging,
         )
         w, m = rule.linear_pass(w, m, g, scalars, beta1=self.beta_1, nesterov=self.nesterov)
@@ -177,6 +180,32 @@ class NovoGrad(keras.optimizers.Optimizer):
             "grad_averaging": self.grad_averaging,
             "nesterov": self.nesterov,
         }
+
+    def _backend_update_step(
+        self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
+    ) -> None:
+        """Takes the step of all variables at once where the backend can, and of the others."""
+        if kernels is not None:
+            hyper = Hyperparameters(
+                learning_rate,
+                self.beta_1,
+                self.beta_2,
+                self.epsilon,
+                self.grad_averaging,
+                self.nesterov,
+            )
+            layers = map(self._layer, grads, trainable_variables)
+            rest = kernels.step(list(layers), hyper)
+            grads = [layer.gradient for layer in rest]
+            trainable_variables = [layer.variable for layer in rest]
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
+
+    def _layer(self, gradient: Any, variable: Any) -> Layer:
+        momentum, v = self._states[self._get_variable_index(variable)]
+        return Layer(gradient, variable, momentum, v, self._decay(variable))
+
+    def _decay(self, variable: Any) -> float:
+        return self.weight_decay if self._use_weight_decay(variable) else 0.0
 
     def _new_state(self, variable: Any) -> tuple[Any, Any]:
         """Creates momentum and v of a variable, in the order of saved files."""
