@@ -147,8 +147,8 @@ def processors() -> int:
 @functools.cache
 def _warn_once() -> None:
     warnings.warn(
-        f"{PROBLEM}; a slower implementation is used. With a C++20 compiler, "
-        "`pip install --force-reinstall --no-deps` of novograd-optimizer builds them.",
+        f"{PROBLEM}; a slower implementation is used. Where there is a C++20 compiler, installing "
+        "novograd-optimizer again builds them.",
         RuntimeWarning,
         stacklevel=2,
     )
