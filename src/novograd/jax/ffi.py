@@ -60,15 +60,17 @@ def step(
         problem = place or _problem_of(leaf)
         if problem and demanded:
             raise cannot(problem)
-        group = "decaying" if not isinstance(leaf.weights, float) else "plain"
-        groups["rule" if problem else group].append(i)
+        group = "rule" if problem else "decaying" if leaf.decays() else "plain"
+        groups[group].append(i)
     stepped: dict[int, Stepped] = {}
     for group, indices in groups.items():
         chosen = [leaves[i] for i in indices]
         if group == "rule":
             done = step_by_rule(chosen, numbers, variant)
         else:
-            done = _bind(chosen, numbers, variant, demanded) if chosen else []
+            decays = group == "decaying"
+            used = numbers if decays else numbers._replace(weight_decay=0.0)
+            done = _bind(chosen, used, variant, decays, demanded) if chosen else []
         stepped.update(zip(indices, done, strict=True))
     return [stepped[i] for i in range(len(leaves))]
 
@@ -92,7 +94,7 @@ def _problem_of_place() -> str | None:
 
 def _problem_of(leaf: Leaf) -> str | None:
     """Why there is no kernel for a leaf, or None."""
-    arrays = [x for x in leaf if not isinstance(x, float)]
+    arrays = leaf if leaf.decays() else leaf[:3]
     if not all(isinstance(x, (jax.Array, np.ndarray)) for x in arrays):
         return "there is a kernel for arrays only"
     gradient, moment, v, *weights = ((x.dtype.name, x.shape) for x in arrays)
@@ -113,12 +115,12 @@ def _problem_of(leaf: Leaf) -> str | None:
 
 
 def _bind(
-    leaves: Sequence[Leaf], numbers: Numbers, variant: Variant, demanded: bool
+    leaves: Sequence[Leaf], numbers: Numbers, variant: Variant, decays: bool, demanded: bool
 ) -> list[Stepped]:
     """Takes a step of leaves that have kernels, and of which all decay or none."""
     arrays = [x for x in numbers if not isinstance(x, float)]
-    columns = zip(*leaves, strict=True)
-    operands = [x for column in columns for x in column if not isinstance(x, float)]
+    columns = list(zip(*leaves, strict=True))
+    operands = [x for column in (columns if decays else columns[:3]) for x in column]
     call = _Call(
         leaves=len(leaves),
         constants=tuple(x if isinstance(x, float) else None for x in numbers),

@@ -17,6 +17,10 @@ class Leaf(NamedTuple):
     v: Any
     weights: Any
 
+    def decays(self) -> bool:
+        """Whether there are weights to take."""
+        return not (isinstance(self.weights, float) and self.weights == 0)
+
 
 class Stepped(NamedTuple):
     """What a step makes of it; ``added`` is for the weights, in the dtype of the gradient."""
