@@ -138,8 +138,8 @@ def _operands(args: Sequence[Any], call: _Call) -> tuple[Numbers, list[Any]]:
     return numbers, list(rest)
 
 
-def _in_parts(arrays: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    return [arrays[i : i + size] for i in range(0, len(arrays), size)]
+def _in_parts(arrays: Sequence[Any], size: int) -> list[list[Any]]:
+    return [list(arrays[i : i + size]) for i in range(0, len(arrays), size)]
 
 
 # -- the two ways to take the step ----------------------------------------------------------------
@@ -157,23 +157,35 @@ def _by_rule(*args: Any, call: _Call) -> list[Any]:
 def _by_kernels(*args: Any, call: _Call) -> Sequence[jax.Array]:
     _register()
     numbers, operands = _operands(args, call)
-    results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands[: 3 * call.leaves]]
-    # In float64 the float64 leaves need them; the kernels compute the scalars in float64 anyway.
-    wide = any(x.dtype == jnp.float64 for x in results[2 * call.leaves :])
+    gradients, moments, norms = _in_parts(operands[: 3 * call.leaves], call.leaves)
+    # The kernels compute the scalars in float64 anyway.
+    dtype = jnp.result_type(*(v.dtype for v in norms))
+    used = _documented(numbers, call.variant, dtype)
+    # A usual step adds -d*m. XLA computes that as part of what is done with it, so that it takes no
+    # memory, and may keep the gradients. Other steps know more than m, and replace the gradients.
+    replaced = call.variant.nesterov or call.variant.skip_nonfinite
+    results = (gradients if replaced else []) + moments + norms
+    first = 1 if replaced else 1 + call.leaves
     run = jax.ffi.ffi_call(
-        _TARGET, results, input_output_aliases={1 + i: i for i in range(len(results))}
+        _TARGET,
+        [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
+        input_output_aliases={first + i: i for i in range(len(results))},
     )
-    return run(
-        _as_array(numbers, call.variant, jnp.float64 if wide else jnp.float32),
+    after = run(
+        jnp.stack([jnp.asarray(x, dtype) for x in used]),
         *operands,
+        layers=np.int32(call.leaves),
         threads=np.int32(native.processors()),
     )
+    if replaced:
+        return after
+    added = [(-used.d * m).astype(g.dtype) for g, m in zip(gradients, after, strict=False)]
+    return [*added, *after]
 
 
-def _as_array(numbers: Numbers, variant: Variant, dtype: Any) -> Any:
-    """Returns the numbers of the rule as the kernels take them."""
+def _documented(numbers: Numbers, variant: Variant, dtype: Any) -> native.Rule:
     lr, beta1, beta2, epsilon, weight_decay = (cast(x, dtype) for x in numbers)
-    documented = native.documented(
+    return native.documented(
         lr=lr,
         beta1=beta1,
         beta2=beta2,
@@ -184,7 +196,6 @@ def _as_array(numbers: Numbers, variant: Variant, dtype: Any) -> Any:
         skip_nonfinite=variant.skip_nonfinite,
         increment=True,
     )
-    return jnp.stack([jnp.asarray(x, dtype) for x in documented])
 
 
 @functools.cache
