@@ -115,7 +115,8 @@ XLA_FFI_Error* handler(XLA_FFI_CallFrame* frame) {
       asked != nullptr && asked->type == XLA_FFI_Extension_Metadata) {
     auto& metadata = *reinterpret_cast<const XLA_FFI_Metadata_Extension*>(asked)->metadata;
     metadata.api_version.major_version = XLA_FFI_API_MAJOR;
-    metadata.api_version.minor_version = XLA_FFI_API_MINOR;
+    // Nothing newer is used, so that older versions of XLA take it as well.
+    metadata.api_version.minor_version = 1;
     metadata.traits = 0;
     return nullptr;
   }

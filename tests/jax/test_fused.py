@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from training import assert_close, made_up, oracle, train
 
 from novograd import native
-from novograd.jax import novograd, scale_by_novograd
+from novograd.jax import ffi, novograd, scale_by_novograd
 
 pytestmark = pytest.mark.skipif(native.kernels is None, reason=f"{native.PROBLEM}")
 
@@ -161,10 +161,12 @@ def training_step(optimizer):
     return step
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_a_training_step_has_one_call_and_no_copy_of_a_leaf(decay):
+@pytest.mark.parametrize(
+    "arguments", [{}, {"weight_decay": 0.1}, {"nesterov": True}, {"skip_nonfinite": True}], ids=str
+)
+def test_a_training_step_has_one_call_and_no_copy_of_a_leaf(arguments):
     params = [(jnp.ones((17, 31)), jnp.zeros(31)), (jnp.ones((31, 5)), jnp.zeros(5))]
-    optimizer = novograd(lambda step: 0.1 / (step + 1), weight_decay=decay)
+    optimizer = novograd(lambda step: 0.1 / (step + 1), **arguments)
     text = compiled(
         training_step(optimizer),
         params,
@@ -178,6 +180,20 @@ def test_a_training_step_has_one_call_and_no_copy_of_a_leaf(decay):
     copied = [line.split(" = ")[1] for line in entry if " copy(" in line]
     assert all(line.startswith("s32[]") for line in copied)  # the count alone
     assert sum(line.count(" custom-call(") for line in entry) == 1
+
+
+def test_gradients_that_are_not_donated_are_not_copied_either():
+    params = {"a": jnp.ones((17, 31)), "b": jnp.ones((31, 5))}
+    optimizer = novograd(0.1)
+
+    def step(params, state, gradients):
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    text = compiled(step, params, state, params, donate_argnums=(0, 1))
+    assert text.count('custom_call_target="novograd_step"') == 1
+    assert " copy(" not in text
 
 
 def test_decaying_and_other_leaves_take_a_call_each():
@@ -444,3 +460,16 @@ def test_without_the_extension_the_rule_is_taken_and_that_is_said_once(monkeypat
     assert_same(w, expected)
     with pytest.raises(RuntimeError, match=r"^fused=True, but they are not built"):
         novograd(0.1, fused=True)
+
+
+def test_a_jax_that_does_not_take_the_kernels(monkeypatch):
+    def refuse(*args, **options):
+        raise RuntimeError("another interface")
+
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
+    ffi._problem_of_registration.cache_clear()
+    update, gradients, state = start()
+    assert calls(update, gradients, state) == 0
+    with pytest.raises(RuntimeError, match=r"^fused=True, but .*another interface"):
+        start(fused=True)
+    ffi._problem_of_registration.cache_clear()

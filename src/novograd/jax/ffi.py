@@ -86,6 +86,9 @@ def _problem_of_place() -> str | None:
         if jax.default_backend() == "cpu":
             native.usable()  # says so
         return native.PROBLEM
+    problem = _problem_of_registration()
+    if problem:
+        return problem
     kinds = jax.sharding.get_abstract_mesh().axis_types
     if any(kind != jax.sharding.AxisType.Auto for kind in kinds):
         return "there is no kernel for pieces of leaves, as in shard_map or an explicit mesh"
@@ -155,7 +158,6 @@ def _by_rule(*args: Any, call: _Call) -> list[Any]:
 
 
 def _by_kernels(*args: Any, call: _Call) -> Sequence[jax.Array]:
-    _register()
     numbers, operands = _operands(args, call)
     gradients, moments, norms = _in_parts(operands[: 3 * call.leaves], call.leaves)
     # The kernels compute the scalars in float64 anyway.
@@ -199,8 +201,15 @@ def _documented(numbers: Numbers, variant: Variant, dtype: Any) -> native.Rule:
 
 
 @functools.cache
-def _register() -> None:
-    jax.ffi.register_ffi_target(_TARGET, native.kernels.xla_step(), platform="cpu")
+def _problem_of_registration() -> str | None:
+    """Makes the kernels known to JAX, once; returns why that is not possible, or None."""
+    if not hasattr(jax.sharding, "get_abstract_mesh"):
+        return "this version of JAX is too old for the kernels"
+    try:
+        jax.ffi.register_ffi_target(_TARGET, native.kernels.xla_step(), platform="cpu")
+    except RuntimeError as error:  # another version of XLA's interface
+        return f"this version of JAX does not take the kernels ({error})"
+    return None
 
 
 # -- what the transformations of JAX need ---------------------------------------------------------
