@@ -68,10 +68,19 @@ struct Update {
   }
 };
 
-// target may be weights or gradient: each element is read before it is written.
+// target may be weights or gradient: each element is read before it is written. Or it is null.
 template <class C, class W, class G, class M>
 void pass(W* target, const W* weights, const G* gradient, M* moment, std::size_t size,
           const Update<C>& update) {
+  if (target == nullptr) {
+    NOVOGRAD_INDEPENDENT
+    for (std::size_t i = 0; i < size; ++i) {
+      C m = load(moment[i]);
+      update(load(weights[i]), load(gradient[i]), m);
+      store(moment[i], m);
+    }
+    return;
+  }
   NOVOGRAD_INDEPENDENT
   for (std::size_t i = 0; i < size; ++i) {
     C m = load(moment[i]);
@@ -95,7 +104,7 @@ void pass_pairs(BFloat16Pair* target, const BFloat16Pair* weights, const BFloat1
     };
     const std::uint32_t new_m = join(m0, m1), new_w = join(w0, w1);
     std::memcpy(&moment[i], &new_m, sizeof new_m);
-    std::memcpy(&target[i], &new_w, sizeof new_w);
+    if (target != nullptr) std::memcpy(&target[i], &new_w, sizeof new_w);
   }
 }
 
@@ -142,12 +151,14 @@ void linear_pass(void* target_, const void* weights_, const void* gradient_, voi
   const G* gradient = static_cast<const G*>(gradient_);
   M* moment = static_cast<M*>(moment_);
   const Update<C> update(scalars);
+  // Where an index of the target lies, if there is a target.
+  const auto target_at = [&](std::size_t i) { return target == nullptr ? nullptr : target + i; };
   if constexpr (std::is_same_v<W, BFloat16> && std::is_same_v<G, W> && std::is_same_v<M, W>) {
     using Pair = BFloat16Pair;
     pass_pairs(static_cast<Pair*>(target_), static_cast<const Pair*>(weights_),
                static_cast<const Pair*>(gradient_), static_cast<Pair*>(moment_), size / 2, update);
     const std::size_t last = size / 2 * 2;
-    pass(target + last, weights + last, gradient + last, moment + last, size - last, update);
+    pass(target_at(last), weights + last, gradient + last, moment + last, size - last, update);
   } else if constexpr (buffered<W> || buffered<G> || buffered<M>) {
     typename Buffered<W>::type w[block], new_w[block];
     typename Buffered<G>::type g[block];
@@ -163,9 +174,11 @@ void linear_pass(void* target_, const void* weights_, const void* gradient_, voi
       } else if constexpr (buffered<W>) {
         pass(new_w, old, wide_gradient, moment + i, n, update);
       } else {
-        pass(target + i, old, wide_gradient, moment + i, n, update);
+        pass(target_at(i), old, wide_gradient, moment + i, n, update);
       }
-      if constexpr (buffered<W>) narrow(target + i, new_w, n);
+      if constexpr (buffered<W>) {
+        if (target != nullptr) narrow(target + i, new_w, n);
+      }
     }
   } else {
     pass(target, weights, gradient, moment, size, update);

@@ -26,7 +26,7 @@ struct Layer {
   const void* gradient;
   void* moment;
   void* v;       // one number: float64 for float64 weights, else float32
-  void* target;  // the new weights; may be `weights`, or `gradient` where the dtypes agree
+  void* target;  // the new weights; may be `weights`, or `gradient` where the dtypes agree; or null
 };
 
 }  // namespace novograd

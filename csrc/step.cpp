@@ -192,9 +192,12 @@ Scalars Step::advance(const Layer& layer, const double* sums) const {
 
 void Step::pass(const Layer& layer, const Scalars& scalars, std::size_t start,
                 std::size_t size) const {
-  void* target = at(layer.target, start, layer.weight_dtype);
+  void* target =
+      layer.target == nullptr ? nullptr : at(layer.target, start, layer.weight_dtype);
   if (scalars.skip) {
-    if (rule_.increment != 0) std::memset(target, 0, size * bytes(layer.weight_dtype));
+    if (target != nullptr && rule_.increment != 0) {
+      std::memset(target, 0, size * bytes(layer.weight_dtype));
+    }
     return;
   }
   kernels_.linear_pass(layer.weight_dtype, layer.gradient_dtype, layer.moment_dtype)(
@@ -231,7 +234,7 @@ std::optional<std::pair<std::size_t, std::size_t>> overlap(std::span<const Layer
       ranges.push_back({begin, begin + size, i, written});
     };
     if (layer.size == 0) continue;
-    add(layer.target, layer.size * bytes(layer.weight_dtype), true);
+    if (layer.target != nullptr) add(layer.target, layer.size * bytes(layer.weight_dtype), true);
     add(layer.moment, layer.size * bytes(layer.moment_dtype), true);
     add(layer.v, layer.weight_dtype == Dtype::float64 ? 8 : 4, true);
     add(layer.gradient, layer.size * bytes(layer.gradient_dtype), false);

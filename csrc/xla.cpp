@@ -6,6 +6,7 @@
 #include <exception>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -57,16 +58,18 @@ void* in_result(const Array& argument, const Array& result) {
   return result.data;
 }
 
-void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, int threads) {
-  const auto n = static_cast<std::size_t>(rets.size) / 3;
+void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, std::size_t n, int threads) {
   const bool weighted = static_cast<std::size_t>(args.size) == 1 + 4 * n;
+  const bool increments = static_cast<std::size_t>(rets.size) == 3 * n;
   const Array rule = array(args.args[0]);
   if (rule.size != std::tuple_size_v<RuleNumbers>) throw std::invalid_argument("not a rule");
   const Kernels& chosen = kernels();
   std::vector<Layer> layers(n);
   for (std::size_t i = 0; i < n; ++i) {
     const auto argument = [&](std::size_t kind) { return array(args.args[1 + kind * n + i]); };
-    const auto result = [&](std::size_t kind) { return array(rets.rets[kind * n + i]); };
+    const auto state = [&](std::size_t kind) {
+      return in_result(argument(1 + kind), array(rets.rets[(kind + increments) * n + i]));
+    };
     const Array gradient = argument(0), moment = argument(1);
     layers[i] = {
         .size = gradient.size,
@@ -76,9 +79,9 @@ void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, int threa
         // Without weights in the rule (b = 0, c = 1) any finite numbers do.
         .weights = weighted ? argument(3).data : gradient.data,
         .gradient = gradient.data,
-        .moment = in_result(moment, result(1)),
-        .v = in_result(argument(2), result(2)),
-        .target = result(0).data,
+        .moment = state(0),
+        .v = state(1),
+        .target = increments ? array(rets.rets[i]).data : nullptr,
     };
     if (chosen.linear_pass(gradient.dtype, gradient.dtype, moment.dtype) == nullptr) {
       throw std::invalid_argument("no kernel for the dtypes of layer " + std::to_string(i));
@@ -97,10 +100,13 @@ XLA_FFI_Error* error(const XLA_FFI_Api* api, const char* message) {
   return api->XLA_FFI_Error_Create(&args);
 }
 
-// The whole number that is the only attribute.
-int threads_of(const XLA_FFI_Attrs& attrs) {
-  const auto& threads = *static_cast<const XLA_FFI_Scalar*>(attrs.attrs[0]);
-  return *static_cast<const std::int32_t*>(threads.value);
+std::int32_t number(const XLA_FFI_Attrs& attrs, std::string_view name) {
+  for (std::int64_t i = 0; i < attrs.size; ++i) {
+    if (std::string_view(attrs.names[i]->ptr, attrs.names[i]->len) != name) continue;
+    return *static_cast<const std::int32_t*>(
+        static_cast<const XLA_FFI_Scalar*>(attrs.attrs[i])->value);
+  }
+  throw std::invalid_argument("an attribute is missing");
 }
 
 XLA_FFI_Error* handler(XLA_FFI_CallFrame* frame) {
@@ -109,12 +115,14 @@ XLA_FFI_Error* handler(XLA_FFI_CallFrame* frame) {
       asked != nullptr && asked->type == XLA_FFI_Extension_Metadata) {
     auto& metadata = *reinterpret_cast<const XLA_FFI_Metadata_Extension*>(asked)->metadata;
     metadata.api_version.major_version = XLA_FFI_API_MAJOR;
-    metadata.api_version.minor_version = XLA_FFI_API_MINOR;
+    // Nothing newer is used, so that older versions of XLA take it as well.
+    metadata.api_version.minor_version = 1;
     metadata.traits = 0;
     return nullptr;
   }
   try {
-    step_from_xla(frame->args, frame->rets, threads_of(frame->attrs));
+    step_from_xla(frame->args, frame->rets, static_cast<std::size_t>(number(frame->attrs, "layers")),
+                  number(frame->attrs, "threads"));
     return nullptr;
   } catch (const std::exception& problem) {
     return error(frame->api, problem.what());

@@ -62,7 +62,7 @@ def test_docstring_examples(framework):
         "novograd.hyperparameters",
         "novograd.tensorflow",
         "novograd.keras",
-        "novograd.jax",
+        "novograd.jax.transformation",
         "novograd.torch.optimizer",
         "novograd.torch.parameter_groups",
     ],

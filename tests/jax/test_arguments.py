@@ -22,6 +22,7 @@ DEFAULTS = {
     "mu_dtype": None,
     "axis_name": None,
     "skip_nonfinite": False,
+    "fused": None,
 }
 NUMBERS = ("learning_rate", "b1", "b2", "eps", "weight_decay")
 SCHEDULES = ("learning_rate", "weight_decay")
@@ -41,7 +42,7 @@ def test_signatures(function, first):
     defaults = {name: p.default for name, p in parameters.items()}
     assert list(defaults.items()) == list((first | DEFAULTS).items())
     keywords = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
-    assert keywords == ["nesterov", "mask", "mu_dtype", "axis_name", "skip_nonfinite"]
+    assert keywords == ["nesterov", "mask", "mu_dtype", "axis_name", "skip_nonfinite", "fused"]
 
 
 def test_the_kind_of_transformation_is_that_of_optax():

@@ -9,22 +9,28 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from novograd import native
 from novograd.conformance.adapters import Adapter, Layer, compute_dtype
 from novograd.conformance.cases import Case, Hyperparameters
 from novograd.jax import novograd
 
 
 class EagerAdapter(Adapter):
-    """Operation by operation."""
+    """Operation by operation.
+
+    Attributes:
+        fused: Whether by the native kernels, which are then demanded.
+    """
 
     rounds_update = True
+    fused: ClassVar[bool] = False
 
     def __init__(self, case: Case) -> None:
         """Makes weights, optimizer and state."""
@@ -70,7 +76,7 @@ class EagerAdapter(Adapter):
                 )
 
     def _set_up(self) -> None:
-        self._optimizer = _optimizer(self._case)
+        self._optimizer = _optimizer(self._case, self.fused)
 
     def _scalar(self, value: float) -> jax.Array:
         return jnp.asarray(value, compute_dtype(self._case.dtype))
@@ -104,11 +110,25 @@ class JitAdapter(EagerAdapter):
         self._step = jax.jit(super()._step, donate_argnums=(1, 2))
 
 
+class FusedEagerAdapter(EagerAdapter):
+    """The native kernels, one compiled call for each step."""
+
+    fused = True
+
+
+class FusedJitAdapter(JitAdapter):
+    """The native kernels inside ``jax.jit``, with weights and state donated."""
+
+    fused = True
+
+
 VERSION = jax.__version__
 ADAPTERS = {"eager": EagerAdapter, "jit": JitAdapter}
+if native.kernels is not None:
+    ADAPTERS |= {"fused, eager": FusedEagerAdapter, "fused, jit": FusedJitAdapter}
 
 
-def _optimizer(case: Case) -> optax.GradientTransformationExtraArgs:
+def _optimizer(case: Case, fused: bool) -> optax.GradientTransformationExtraArgs:
     """Makes the optimizer of a case, with its first hyperparameters."""
     make = novograd
     if case.schedule:
@@ -122,4 +142,5 @@ def _optimizer(case: Case) -> optax.GradientTransformationExtraArgs:
         hyper.weight_decay,
         hyper.grad_averaging,
         nesterov=hyper.nesterov,
+        fused=fused,
     )

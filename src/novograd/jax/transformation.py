@@ -1,11 +1,6 @@
-"""The documented NovoGrad as an optax gradient transformation.
+"""The transformations, their arguments and their state."""
 
-``novograd`` is the rule of NVIDIA Clara Train 3.1's ``ai4med.libs.optimizers.NovoGrad`` with the
-learning rate inside the moment; ``scale_by_novograd`` is its direction alone, for
-``optax.chain``. Both are pure functions on trees: they work under ``jax.jit``, ``jax.vmap``,
-``jax.lax.scan``, sharded and with all of optax's wrappers.
-"""
-
+import functools
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -14,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from novograd import rule
+from novograd import native, rule
 from novograd.hyperparameters import check_flag, check_number
+from novograd.jax import ffi
+from novograd.jax.leaves import Leaf, Numbers, Stepped, Variant, step_by_rule
 
 
 class NovogradState(NamedTuple):
@@ -48,6 +45,7 @@ def novograd(
     mu_dtype: Any = None,
     axis_name: Any = None,
     skip_nonfinite: bool = False,
+    fused: bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Stochastic gradient descent with layer-wise normalised gradients.
 
@@ -100,6 +98,11 @@ def novograd(
             global without it.
         skip_nonfinite: Whether a leaf keeps weights, moment and ``v`` in a step in which its
             ``|g_t|^2`` is infinite or NaN.
+        fused: Whether to use the native CPU kernels, one call for all leaves. None: where they can
+            be, which is in programs for one CPU device, for leaves for which there is a kernel;
+            elsewhere, and under ``jax.vmap``, ``jax.shard_map``, differentiation and
+            ``jax.export``, the rule in JAX's operations. False: nowhere. True: an error where
+            they cannot be used. The results agree up to rounding.
 
     Returns:
         An optax gradient transformation; its updates are for ``optax.apply_updates``.
@@ -108,6 +111,8 @@ def novograd(
         TypeError: If an argument has a type not named above.
         ValueError: If a Python number is out of range: negative, NaN or infinite, or a decay rate
             of 1 or more; or if an array is not of shape (). By ``update``: if it needs ``params``.
+        RuntimeError: With ``fused=True``, if the kernels are not installed or ``axis_name`` is
+            given. By ``update``, or when it is traced or lowered: if they cannot be used.
 
     Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
     Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
@@ -129,11 +134,14 @@ def novograd(
     b2 = _check("b2", b2, below=1)
     eps = _check("eps", eps)
     weight_decay = _check_schedule("weight_decay", weight_decay)
-    grad_averaging = check_flag("grad_averaging", grad_averaging)
-    nesterov = check_flag("nesterov", nesterov)
-    skip_nonfinite = check_flag("skip_nonfinite", skip_nonfinite)
+    variant = Variant(
+        grad_averaging=check_flag("grad_averaging", grad_averaging),
+        nesterov=check_flag("nesterov", nesterov),
+        skip_nonfinite=check_flag("skip_nonfinite", skip_nonfinite),
+    )
     mask = _check_mask(mask)
     mu_dtype = _check_mu_dtype(mu_dtype)
+    step = _way(fused, axis_name)
     decays = not isinstance(weight_decay, float) or weight_decay != 0
 
     def init(params: Any) -> NovogradState:
@@ -143,52 +151,26 @@ def novograd(
             nu=jax.tree.map(lambda w: jnp.zeros((), _compute_dtype(w)), params),
         )
 
-    def step(g: Any, m: Any, v: Any, w: Any, s: Any, lr: Any, decay: Any) -> tuple[Any, Any, Any]:
-        """Returns a leaf's update, moment and v. All arithmetic is in the dtype of v."""
-        beta1, beta2, epsilon, lr, decay = (_cast(x, v.dtype) for x in (b1, b2, eps, lr, decay))
-        new = jnp.where(v == 0, s, rule.second_moment(s, v, beta2))
-        scalars = rule.coefficients(
-            new,
-            lr=lr,
-            beta1=beta1,
-            # With eps 0 a gradient that is zero throughout would be 0/0.
-            epsilon=jnp.maximum(epsilon, float(jnp.finfo(v.dtype).tiny)),
-            weight_decay=decay,
-            grad_averaging=grad_averaging,
-        )
-        added, moment = rule.linear_pass(
-            _as_real(w, v.dtype),
-            _as_real(m, v.dtype),
-            _as_real(g, v.dtype),
-            scalars._replace(c=0.0),  # what is added to the weights, without the weights
-            beta1=beta1,
-            nesterov=nesterov,
-        )
-        added, moment = _as_leaf(added, g), _as_leaf(moment, m)
-        if skip_nonfinite:
-            finite = jnp.isfinite(s)
-            added, moment = jnp.where(finite, added, 0), jnp.where(finite, moment, m)
-        # An s beyond the dtype's range makes a = 0 and must not stay in v for ever.
-        return added, moment, jnp.where(jnp.isfinite(new), new, v)
-
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if decays and params is None:
             raise ValueError("update needs params=, the current weights, for weight_decay")
         gradients, tree = jax.tree.flatten(updates, is_leaf=lambda g: g is None)
         moments, norms = tree.flatten_up_to(state.mu), tree.flatten_up_to(state.nu)
         weights = tree.flatten_up_to(_decaying(params, mask)) if decays else [0.0] * len(gradients)
-        squares = [
-            None if g is None else jnp.sum(jnp.square(_as_real(g, v.dtype)))
-            for g, v in zip(gradients, norms, strict=True)
+        every = list(map(Leaf, gradients, moments, norms, weights))
+        lr, decay = (_resolve(value, state.count) for value in (learning_rate, weight_decay))
+        stepped = iter(
+            step(
+                [leaf for leaf in every if leaf.gradient is not None],
+                Numbers(lr, b1, b2, eps, decay),
+                variant,
+            )
+        )
+        after = [
+            Stepped(None, leaf.moment, leaf.v) if leaf.gradient is None else next(stepped)
+            for leaf in every
         ]
-        if axis_name is not None:
-            squares = jax.lax.psum(squares, axis_name)
-        now = [_resolve(value, state.count) for value in (learning_rate, weight_decay)]
-        leaves = [
-            (None, m, v) if g is None else step(g, m, v, w, s, *now)
-            for g, m, v, w, s in zip(gradients, moments, norms, weights, squares, strict=True)
-        ]
-        added, mu, nu = (tree.unflatten([leaf[i] for leaf in leaves]) for i in range(3))
+        added, mu, nu = (tree.unflatten([leaf[i] for leaf in after]) for i in range(3))
         return added, NovogradState(optax.safe_increment(state.count), mu, nu)
 
     return optax.with_extra_args_support(optax.GradientTransformation(init, update))
@@ -206,6 +188,7 @@ def scale_by_novograd(
     mu_dtype: Any = None,
     axis_name: Any = None,
     skip_nonfinite: bool = False,
+    fused: bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of ``novograd``, to be multiplied by a learning rate elsewhere.
 
@@ -239,6 +222,7 @@ def scale_by_novograd(
         mu_dtype=mu_dtype,
         axis_name=axis_name,
         skip_nonfinite=skip_nonfinite,
+        fused=fused,
     )
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -258,14 +242,16 @@ def _mu_dtype(w: Any, mu_dtype: Any) -> Any:
     return jnp.result_type(w) if mu_dtype is None or jnp.iscomplexobj(w) else mu_dtype
 
 
-def _as_real(x: Any, dtype: Any) -> jax.Array:
-    """Returns a leaf in a real dtype, the parts of a complex one along a new axis."""
-    return jnp.asarray(jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x, dtype)
-
-
-def _as_leaf(x: jax.Array, like: Any) -> jax.Array:
-    """Undoes ``_as_real``, and rounds to the dtype of another leaf."""
-    return (jax.lax.complex(x[0], x[1]) if jnp.iscomplexobj(like) else x).astype(like.dtype)
+def _way(fused: bool | None, axis_name: Any) -> Any:
+    """Returns the function that takes a step of leaves."""
+    if fused is not None and check_flag("fused", fused):
+        if native.kernels is None:
+            raise ffi.cannot(f"{native.PROBLEM}")
+        if axis_name is not None:
+            raise ffi.cannot("there is no kernel for pieces of leaves, as axis_name= says they are")
+    if fused is False or axis_name is not None:
+        return functools.partial(step_by_rule, axis_name=axis_name)
+    return functools.partial(ffi.step, demanded=fused is True)
 
 
 def _decaying(params: Any, mask: Any) -> Any:
@@ -288,11 +274,6 @@ def _resolve(value: Any, count: jax.Array) -> Any:
     """Calls a schedule, and turns every kind of Python number into a float."""
     value = value(count) if callable(value) else value
     return float(value) if isinstance(value, Real) else value
-
-
-def _cast(value: Any, dtype: Any) -> Any:
-    """Casts an array; a Python number takes the dtype of what it meets, so that 1 - b2 is exact."""
-    return value if isinstance(value, float) else jnp.asarray(value, dtype)
 
 
 def _check_schedule(name: str, value: Any) -> Any:

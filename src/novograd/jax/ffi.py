@@ -1,0 +1,271 @@
+"""A step of the leaves by the native CPU kernels: one call of XLA for all leaves, in place.
+
+It is a primitive of JAX, so that each transformation finds in it what it needs. Lowered for one
+CPU device it is a call of the kernels; lowered for anything else, and under ``jax.vmap`` and
+differentiation, it is the rule in JAX's operations.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from novograd import native
+from novograd.jax.leaves import Leaf, Numbers, Stepped, Variant, cast, step_by_rule
+
+_TARGET = "novograd_step"
+# The dtypes of the moment for which there is a kernel, by that of the gradient.
+_MOMENTS = {
+    "float64": ("float64",),
+    "float32": ("float32",),
+    "bfloat16": ("bfloat16", "float32"),
+    "float16": ("float16", "float32"),
+    "complex64": ("complex64",),
+    "complex128": ("complex128",),
+}
+
+
+class _Call(NamedTuple):
+    """What is known of a step while it is traced.
+
+    Attributes:
+        leaves: How many leaves there are.
+        constants: The hyperparameters that are floats; None where it is an operand.
+        variant: The switches of the rule.
+        demanded: Whether anything but the kernels is an error.
+    """
+
+    leaves: int
+    constants: tuple[float | None, ...]
+    variant: Variant
+    demanded: bool
+
+
+def step(
+    leaves: Sequence[Leaf], numbers: Numbers, variant: Variant, *, demanded: bool
+) -> list[Stepped]:
+    """Takes a step by the kernels where they can be used, elsewhere by the rule.
+
+    Raises:
+        RuntimeError: If the kernels are demanded and cannot be used for all leaves.
+    """
+    place = _problem_of_place()
+    groups: dict[str, list[int]] = {"rule": [], "decaying": [], "plain": []}
+    for i, leaf in enumerate(leaves):
+        problem = place or _problem_of(leaf)
+        if problem and demanded:
+            raise cannot(problem)
+        group = "rule" if problem else "decaying" if leaf.decays() else "plain"
+        groups[group].append(i)
+    stepped: dict[int, Stepped] = {}
+    for group, indices in groups.items():
+        chosen = [leaves[i] for i in indices]
+        if group == "rule":
+            done = step_by_rule(chosen, numbers, variant)
+        else:
+            decays = group == "decaying"
+            used = numbers if decays else numbers._replace(weight_decay=0.0)
+            done = _bind(chosen, used, variant, decays, demanded) if chosen else []
+        stepped.update(zip(indices, done, strict=True))
+    return [stepped[i] for i in range(len(leaves))]
+
+
+def cannot(problem: str) -> RuntimeError:
+    """Returns the error of ``fused=True``."""
+    return RuntimeError(f"fused=True, but {problem}")
+
+
+def _problem_of_place() -> str | None:
+    """Why the kernels cannot be used where this is traced, or None."""
+    if native.kernels is None:
+        if jax.default_backend() == "cpu":
+            native.usable()  # says so
+        return native.PROBLEM
+    problem = _problem_of_registration()
+    if problem:
+        return problem
+    kinds = jax.sharding.get_abstract_mesh().axis_types
+    if any(kind != jax.sharding.AxisType.Auto for kind in kinds):
+        return "there is no kernel for pieces of leaves, as in shard_map or an explicit mesh"
+    return None
+
+
+def _problem_of(leaf: Leaf) -> str | None:
+    """Why there is no kernel for a leaf, or None."""
+    arrays = leaf if leaf.decays() else leaf[:3]
+    if not all(isinstance(x, (jax.Array, np.ndarray)) for x in arrays):
+        return "there is a kernel for arrays only"
+    gradient, moment, v, *weights = ((x.dtype.name, x.shape) for x in arrays)
+    v_dtype = "float64" if gradient[0] in ("float64", "complex128") else "float32"
+    if (
+        moment[0] in _MOMENTS.get(gradient[0], ())
+        and moment[1] == gradient[1]
+        and v == (v_dtype, ())
+        and all(w == gradient for w in weights)
+    ):
+        return None
+    names = ("gradient", "moment", "v", "weights")
+    kinds = ", ".join(
+        f"{name} {dtype}{list(shape)}"
+        for name, (dtype, shape) in zip(names, (gradient, moment, v, *weights), strict=False)
+    )
+    return f"there is no kernel for a leaf of {kinds}"
+
+
+def _bind(
+    leaves: Sequence[Leaf], numbers: Numbers, variant: Variant, decays: bool, demanded: bool
+) -> list[Stepped]:
+    """Takes a step of leaves that have kernels, and of which all decay or none."""
+    arrays = [x for x in numbers if not isinstance(x, float)]
+    columns = list(zip(*leaves, strict=True))
+    operands = [x for column in (columns if decays else columns[:3]) for x in column]
+    call = _Call(
+        leaves=len(leaves),
+        constants=tuple(x if isinstance(x, float) else None for x in numbers),
+        variant=variant,
+        demanded=demanded,
+    )
+    results = _step_p.bind(*arrays, *operands, call=call)
+    return [Stepped(*one) for one in zip(*_in_parts(results, call.leaves), strict=True)]
+
+
+def _operands(args: Sequence[Any], call: _Call) -> tuple[Numbers, list[Any]]:
+    """Undoes what ``_bind`` did: the hyperparameters, and gradients, moments, v and weights."""
+    rest = iter(args)
+    numbers = Numbers(*(next(rest) if x is None else x for x in call.constants))
+    return numbers, list(rest)
+
+
+def _in_parts(arrays: Sequence[Any], size: int) -> list[list[Any]]:
+    return [list(arrays[i : i + size]) for i in range(0, len(arrays), size)]
+
+
+# -- the two ways to take the step ----------------------------------------------------------------
+
+
+def _by_rule(*args: Any, call: _Call) -> list[Any]:
+    numbers, operands = _operands(args, call)
+    gradients, moments, norms, *weights = _in_parts(operands, call.leaves)
+    columns = (gradients, moments, norms, weights[0] if weights else [0.0] * call.leaves)
+    leaves = [Leaf(*one) for one in zip(*columns, strict=True)]
+    stepped = step_by_rule(leaves, numbers, call.variant)
+    return [x for column in zip(*stepped, strict=True) for x in column]
+
+
+def _by_kernels(*args: Any, call: _Call) -> Sequence[jax.Array]:
+    numbers, operands = _operands(args, call)
+    gradients, moments, norms = _in_parts(operands[: 3 * call.leaves], call.leaves)
+    # The kernels compute the scalars in float64 anyway.
+    dtype = jnp.result_type(*(v.dtype for v in norms))
+    used = _documented(numbers, call.variant, dtype)
+    # A usual step adds -d*m. XLA computes that as part of what is done with it, so that it takes no
+    # memory, and may keep the gradients. Other steps know more than m, and replace the gradients.
+    replaced = call.variant.nesterov or call.variant.skip_nonfinite
+    results = (gradients if replaced else []) + moments + norms
+    first = 1 if replaced else 1 + call.leaves
+    run = jax.ffi.ffi_call(
+        _TARGET,
+        [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
+        input_output_aliases={first + i: i for i in range(len(results))},
+    )
+    after = run(
+        jnp.stack([jnp.asarray(x, dtype) for x in used]),
+        *operands,
+        layers=np.int32(call.leaves),
+        threads=np.int32(native.processors()),
+    )
+    if replaced:
+        return after
+    added = [(-used.d * m).astype(g.dtype) for g, m in zip(gradients, after, strict=False)]
+    return [*added, *after]
+
+
+def _documented(numbers: Numbers, variant: Variant, dtype: Any) -> native.Rule:
+    lr, beta1, beta2, epsilon, weight_decay = (cast(x, dtype) for x in numbers)
+    return native.documented(
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        epsilon=epsilon,
+        weight_decay=weight_decay,
+        grad_averaging=variant.grad_averaging,
+        nesterov=variant.nesterov,
+        skip_nonfinite=variant.skip_nonfinite,
+        increment=True,
+    )
+
+
+@functools.cache
+def _problem_of_registration() -> str | None:
+    """Makes the kernels known to JAX, once; returns why that is not possible, or None."""
+    if not hasattr(jax.sharding, "get_abstract_mesh"):
+        return "this version of JAX is too old for the kernels"
+    try:
+        jax.ffi.register_ffi_target(_TARGET, native.kernels.xla_step(), platform="cpu")
+    except RuntimeError as error:  # another version of XLA's interface
+        return f"this version of JAX does not take the kernels ({error})"
+    return None
+
+
+# -- what the transformations of JAX need ---------------------------------------------------------
+
+_step_p = Primitive("novograd_step")
+_step_p.multiple_results = True
+
+
+@functools.partial(jax.jit, static_argnames="call")
+def _run(*args: Any, call: _Call) -> Any:
+    return _step_p.bind(*args, call=call)
+
+
+def _abstract(*args: Any, call: _Call) -> list[Any]:
+    _, operands = _operands(args, call)
+    return [x.update(weak_type=False) for x in operands[: 3 * call.leaves]]
+
+
+def _batch(args: Sequence[Any], axes: Sequence[Any], *, call: _Call) -> tuple[list[Any], list[int]]:
+    if call.demanded:
+        raise cannot("there is no kernel for a batch of optimizers, as in vmap")
+    results = jax.vmap(functools.partial(_by_rule, call=call), in_axes=tuple(axes))(*args)
+    return results, [0] * len(results)
+
+
+def _differentiate(
+    primals: Sequence[Any], tangents: Sequence[Any], *, call: _Call
+) -> tuple[list[Any], list[Any]]:
+    if call.demanded:
+        raise cannot("the kernels have no derivative")
+    full = [ad.instantiate_zeros(t) for t in tangents]
+    return jax.jvp(functools.partial(_by_rule, call=call), list(primals), full)
+
+
+def _lower_for_cpu(context: Any, *args: Any, call: _Call) -> Any:
+    module = context.module_context
+    placement = module.axis_context
+    problem = None
+    if not (isinstance(placement, mlir.ShardingContext) and placement.num_devices == 1):
+        problem = "there is no kernel for several devices"
+    elif module.lowering_parameters.for_export:
+        problem = "a call of the kernels cannot be exported"
+    return _lower(problem, context, *args, call=call)
+
+
+def _lower(problem: str | None, context: Any, *args: Any, call: _Call) -> Any:
+    if problem and call.demanded:
+        raise cannot(problem)
+    chosen: Callable[..., Any] = _by_rule if problem else _by_kernels
+    lower = mlir.lower_fun(functools.partial(chosen, call=call), multiple_results=True)
+    return lower(context, *args)
+
+
+_step_p.def_impl(_run)
+_step_p.def_abstract_eval(_abstract)
+batching.primitive_batchers[_step_p] = _batch
+ad.primitive_jvps[_step_p] = _differentiate
+mlir.register_lowering(_step_p, _lower_for_cpu, platform="cpu")
+mlir.register_lowering(_step_p, functools.partial(_lower, "there are kernels for the CPU only"))
