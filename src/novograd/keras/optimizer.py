@@ -13,6 +13,8 @@ from novograd.keras.layers import Hyperparameters, Layer
 
 if keras.backend.backend() == "torch":
     from novograd.keras import torch as kernels
+elif keras.backend.backend() == "jax":
+    from novograd.keras import jax as kernels
 else:
     kernels = None
 

@@ -1,0 +1,91 @@
+"""That PyTorch and JAX take the step by the native kernels, and get the same from them."""
+
+import keras
+import numpy as np
+import pytest
+
+from novograd.keras import NovoGrad, optimizer
+
+BACKEND = keras.backend.backend()
+pytestmark = pytest.mark.skipif(BACKEND == "tensorflow", reason="has no native kernels")
+
+
+def variables():
+    random = np.random.default_rng(0)
+    return [
+        keras.Variable(random.standard_normal(shape), dtype=dtype, name=f"w{i}")
+        for i, (shape, dtype) in enumerate(
+            [((3, 5), "float32"), ((7,), "float32"), ((4, 2), "bfloat16"), ((), "float32")]
+        )
+    ]
+
+
+def gradients(step):
+    random = np.random.default_rng(1 + step)
+    return [
+        keras.ops.convert_to_tensor(random.standard_normal(w.shape), w.dtype) for w in variables()
+    ]
+
+
+def trained(**options):
+    """The weights and state after a few steps, in which one weight does not decay."""
+    weights = variables()
+    novograd = NovoGrad(0.1, weight_decay=0.1, **options)
+    novograd.exclude_from_weight_decay(var_names=["w1"])
+    for step in range(5):
+        novograd.apply(gradients(step), weights)
+    stored = [*weights, *novograd.variables]
+    return [keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in stored]
+
+
+def watched(monkeypatch):
+    """Appends how many variables the kernels take, at each call."""
+    taken = []
+    step = optimizer.kernels.step
+
+    def watch(layers, hyper):
+        rest = step(layers, hyper)
+        taken.append(len(layers) - len(rest))
+        return rest
+
+    monkeypatch.setattr(optimizer.kernels, "step", watch)
+    return taken
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_kernels_take_the_step_and_agree_with_the_rule(monkeypatch, nesterov):
+    taken = watched(monkeypatch)
+    by_kernels = trained(nesterov=nesterov)
+    # JAX has increments, which half precision would round.
+    assert taken == [4 if BACKEND == "torch" else 3] * 5
+    monkeypatch.setattr(optimizer, "kernels", None)
+    by_rule = trained(nesterov=nesterov)
+    for one, other in zip(by_kernels, by_rule, strict=True):
+        # A few roundings of float32 a step; those of bfloat16 may then fall the other way.
+        np.testing.assert_allclose(one, other, rtol=1e-2 if one.shape == (4, 2) else 1e-5)
+
+
+def test_stateless_apply_changes_nothing_in_place():
+    weights = variables()
+    novograd = NovoGrad(0.1)
+    novograd.build(weights)
+    before = [keras.ops.convert_to_tensor(x) for x in (*weights, *novograd.variables)]
+    copies = [np.array(keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))) for x in before]
+    after = novograd.stateless_apply(before[len(weights) :], gradients(0), before[: len(weights)])
+    assert not np.allclose(keras.ops.convert_to_numpy(after[0][0]), copies[0])
+    for x, copy in zip(before, copies, strict=True):
+        now = keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
+        np.testing.assert_array_equal(now, copy)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX's compiled programs")
+def test_a_compiled_step_is_one_call():
+    import jax
+
+    weights = [w for w in variables() if w.dtype == "float32"]
+    novograd = NovoGrad(0.1)
+    novograd.build(weights)
+    state = [x.value for x in novograd.variables]
+    values = [w.value for w in weights]
+    program = jax.jit(novograd.stateless_apply).lower(state, values, values).as_text()
+    assert program.count("@novograd_step(") == 1
