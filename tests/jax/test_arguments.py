@@ -47,8 +47,10 @@ def test_signatures(function, first):
 
 def test_the_kind_of_transformation_is_that_of_optax():
     kind = type(optax.novograd(0.1))
-    assert type(make()) is kind
+    assert isinstance(make(), kind)
     assert type(scale_by_novograd()) is kind
+    transformation = make()
+    assert tuple(transformation) == (transformation.init, transformation.update)
     weights = jnp.ones(2)
     updates, _ = make().update(weights, make().init(weights), weights, value=1.0)
     assert updates.shape == (2,)

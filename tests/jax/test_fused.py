@@ -134,6 +134,47 @@ def test_arguments_that_are_not_donated_stay_as_they_were():
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"mask": {"a": True, "b": False}}, {"skip_nonfinite": True, **HYPER}]
+)
+def test_the_whole_step_is_the_update_added_up(fused, dtype, arguments):
+    weights, gradients = made_up(SHAPES, steps=4)
+    weights, *gradients = (
+        jax.tree.map(lambda x: jnp.asarray(x, dtype), tree) for tree in (weights, *gradients)
+    )
+    optimizer = novograd(0.1, fused=fused, **{"weight_decay": 0.1} | arguments)
+    state = twin_state = optimizer.init(weights)
+    twins = weights
+    for gradient in gradients:
+        weights, state = jax.jit(optimizer.step)(weights, state, gradient)
+        updates, twin_state = optimizer.update(gradient, twin_state, twins)
+        twins = optax.apply_updates(twins, updates)
+    # Here a half-precision update is rounded before it is added as well.
+    assert_same((weights, state), (twins, twin_state), 2e-6 if dtype == "float32" else 3e-2)
+
+
+def test_the_whole_step_leaves_out_what_has_no_gradient():
+    weights = {"a": jnp.ones(3), "b": jnp.ones((2, 4))}
+    optimizer = novograd(0.1)
+    after, state = optimizer.step(weights, optimizer.init(weights), {"a": jnp.ones(3), "b": None})
+    assert not np.array_equal(after["a"], weights["a"])
+    np.testing.assert_array_equal(after["b"], weights["b"])
+    assert (state.nu["b"], state.count) == (0, 1)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"nesterov": True}, {"weight_decay": 0.1}])
+def test_a_whole_step_is_in_place_and_one_call(arguments):
+    optimizer = novograd(0.1, fused=True, **arguments)
+    weights = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
+    text = compiled(
+        optimizer.step, weights, optimizer.init(weights), weights, donate_argnums=(0, 1)
+    )
+    assert text.count('custom_call_target="novograd_step"') == 1
+    assert not [line for line in text.splitlines() if "copy(" in line and "f32[]" not in line]
+
+
 def test_large_leaves_are_shared_by_threads():
     weights, gradients = made_up({"large": (700, 500), "small": (3,)}, steps=2)
     w, state = train(novograd(0.1, **HYPER, fused=True), weights, gradients)

@@ -8,6 +8,7 @@ import pickle
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -122,10 +123,53 @@ class FusedJitAdapter(JitAdapter):
     fused = True
 
 
+class FusedStepAdapter(EagerAdapter):
+    """``Novograd.step`` by the native kernels, inside ``jax.jit``, with weights and state donated.
+
+    Where the hyperparameters change, the optimizer is made of arrays, inside the jitted function.
+    """
+
+    rounds_update = False
+    fused = True
+
+    def __init__(self, case: Case) -> None:
+        """Makes weights and state."""
+        self._scheduled = case.schedule is not None
+        super().__init__(replace(case, schedule=None))
+
+    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+        """Replaces the weights and the state."""
+        with self._precision():
+            changing = (hyper.learning_rate, hyper.beta1, hyper.beta2, hyper.weight_decay)
+            self._weights, self._state = self._take(
+                self._weights,
+                self._state,
+                [None if g is None else jnp.asarray(g) for g in gradients],
+                [self._scalar(x) for x in changing] if self._scheduled else None,
+            )
+
+    def _set_up(self) -> None:
+        super()._set_up()
+        self._take = jax.jit(self._whole_step, donate_argnums=(0, 1))
+
+    def _whole_step(
+        self, weights: list[Any], state: Any, gradients: list[Any], changing: list[Any] | None
+    ) -> tuple[list[Any], Any]:
+        hyper = self._case.hyper
+        if changing:
+            names = ("learning_rate", "beta1", "beta2", "weight_decay")
+            hyper = replace(hyper, **dict(zip(names, changing, strict=True)))
+        return _from(novograd, hyper, self.fused).step(weights, state, gradients)
+
+
 VERSION = jax.__version__
 ADAPTERS = {"eager": EagerAdapter, "jit": JitAdapter}
 if native.kernels is not None:
-    ADAPTERS |= {"fused, eager": FusedEagerAdapter, "fused, jit": FusedJitAdapter}
+    ADAPTERS |= {
+        "fused, eager": FusedEagerAdapter,
+        "fused, jit": FusedJitAdapter,
+        "fused, step": FusedStepAdapter,
+    }
 
 
 def _optimizer(case: Case, fused: bool) -> optax.GradientTransformationExtraArgs:
@@ -133,7 +177,10 @@ def _optimizer(case: Case, fused: bool) -> optax.GradientTransformationExtraArgs
     make = novograd
     if case.schedule:
         make = optax.inject_hyperparams(novograd, hyperparam_dtype=compute_dtype(case.dtype))
-    hyper = case.hyperparameters(0)
+    return _from(make, case.hyperparameters(0), fused)
+
+
+def _from(make: Any, hyper: Hyperparameters, fused: bool) -> Any:
     return make(
         hyper.learning_rate,
         hyper.beta1,

@@ -6,6 +6,6 @@ learning rate inside the moment; ``scale_by_novograd`` is its direction alone, f
 ``jax.lax.scan``, sharded and with all of optax's wrappers.
 """
 
-from novograd.jax.transformation import NovogradState, novograd, scale_by_novograd
+from novograd.jax.transformation import Novograd, NovogradState, novograd, scale_by_novograd
 
-__all__ = ["NovogradState", "novograd", "scale_by_novograd"]
+__all__ = ["Novograd", "NovogradState", "novograd", "scale_by_novograd"]

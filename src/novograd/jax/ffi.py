@@ -57,10 +57,10 @@ def step(
     place = _problem_of_place()
     groups: dict[str, list[int]] = {"rule": [], "decaying": [], "plain": []}
     for i, leaf in enumerate(leaves):
-        problem = place or _problem_of(leaf)
+        problem = place or _problem_of(leaf, variant.applies)
         if problem and demanded:
             raise cannot(problem)
-        group = "rule" if problem else "decaying" if leaf.decays() else "plain"
+        group = "rule" if problem else "decaying" if leaf.decays else "plain"
         groups[group].append(i)
     stepped: dict[int, Stepped] = {}
     for group, indices in groups.items():
@@ -95,9 +95,9 @@ def _problem_of_place() -> str | None:
     return None
 
 
-def _problem_of(leaf: Leaf) -> str | None:
+def _problem_of(leaf: Leaf, applies: bool) -> str | None:
     """Why there is no kernel for a leaf, or None."""
-    arrays = leaf if leaf.decays() else leaf[:3]
+    arrays = leaf[:4] if leaf.decays or applies else leaf[:3]
     if not all(isinstance(x, (jax.Array, np.ndarray)) for x in arrays):
         return "there is a kernel for arrays only"
     gradient, moment, v, *weights = ((x.dtype.name, x.shape) for x in arrays)
@@ -123,7 +123,8 @@ def _bind(
     """Takes a step of leaves that have kernels, and of which all decay or none."""
     arrays = [x for x in numbers if not isinstance(x, float)]
     columns = list(zip(*leaves, strict=True))
-    operands = [x for column in (columns if decays else columns[:3]) for x in column]
+    needed = columns[:4] if decays or variant.applies else columns[:3]
+    operands = [x for column in needed for x in column]
     call = _Call(
         leaves=len(leaves),
         constants=tuple(x if isinstance(x, float) else None for x in numbers),
@@ -159,27 +160,33 @@ def _by_rule(*args: Any, call: _Call) -> list[Any]:
 
 def _by_kernels(*args: Any, call: _Call) -> Sequence[jax.Array]:
     numbers, operands = _operands(args, call)
-    gradients, moments, norms = _in_parts(operands[: 3 * call.leaves], call.leaves)
+    n, variant = call.leaves, call.variant
+    gradients, moments, norms, *weights = _in_parts(operands, n)
     # The kernels compute the scalars in float64 anyway.
     dtype = jnp.result_type(*(v.dtype for v in norms))
-    used = _documented(numbers, call.variant, dtype)
-    # A usual step adds -d*m. XLA computes that as part of what is done with it, so that it takes no
-    # memory, and may keep the gradients. Other steps know more than m, and replace the gradients.
-    replaced = call.variant.nesterov or call.variant.skip_nonfinite
-    results = (gradients if replaced else []) + moments + norms
-    first = 1 if replaced else 1 + call.leaves
+    used = _documented(numbers, variant, dtype)
+    if variant.applies:
+        targets, first = weights[0], 1 + 3 * n
+    elif variant.nesterov or variant.skip_nonfinite:
+        targets, first = gradients, 1
+    else:
+        # What is added is -d*m. XLA computes that as part of what is done with it, so that it takes
+        # no memory, and the gradients may be kept.
+        targets, first = [], 1
+    results = [*targets, *moments, *norms]
+    overwritten = [*range(first, first + len(targets)), *range(1 + n, 1 + 3 * n)]
     run = jax.ffi.ffi_call(
         _TARGET,
         [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
-        input_output_aliases={first + i: i for i in range(len(results))},
+        input_output_aliases={operand: i for i, operand in enumerate(overwritten)},
     )
     after = run(
         jnp.stack([jnp.asarray(x, dtype) for x in used]),
         *operands,
-        layers=np.int32(call.leaves),
+        layers=np.int32(n),
         threads=np.int32(native.processors()),
     )
-    if replaced:
+    if targets:
         return after
     added = [(-used.d * m).astype(g.dtype) for g, m in zip(gradients, after, strict=False)]
     return [*added, *after]
@@ -196,7 +203,7 @@ def _documented(numbers: Numbers, variant: Variant, dtype: Any) -> native.Rule:
         grad_averaging=variant.grad_averaging,
         nesterov=variant.nesterov,
         skip_nonfinite=variant.skip_nonfinite,
-        increment=True,
+        increment=not variant.applies,
     )
 
 
@@ -225,7 +232,9 @@ def _run(*args: Any, call: _Call) -> Any:
 
 def _abstract(*args: Any, call: _Call) -> list[Any]:
     _, operands = _operands(args, call)
-    return [x.update(weak_type=False) for x in operands[: 3 * call.leaves]]
+    gradients, moments, norms, *weights = _in_parts(operands, call.leaves)
+    targets = weights[0] if call.variant.applies else gradients
+    return [x.update(weak_type=False) for x in (*targets, *moments, *norms)]
 
 
 def _batch(args: Sequence[Any], axes: Sequence[Any], *, call: _Call) -> tuple[list[Any], list[int]]:

@@ -32,6 +32,27 @@ class NovogradState(NamedTuple):
     nu: Any
 
 
+class Novograd(optax.GradientTransformationExtraArgs):
+    """What ``novograd`` returns: a gradient transformation that can also take the whole step.
+
+    Attributes:
+        init: Makes a ``NovogradState`` from the weights.
+        update: ``update(gradients, state, params) -> (updates, state)``.
+        step: ``step(params, state, gradients) -> (params, state)``: what ``optax.apply_updates``
+            makes of the updates, rounded once. The native kernels compute the new weights where the
+            old ones are, if ``params`` and ``state`` are donated to the jitted function around it
+            (and returned in that order), and so save a pass over memory.
+    """
+
+    step: Any
+
+    def __new__(cls, init: Any, update: Any, step: Any) -> "Novograd":
+        """Unpacks as every gradient transformation does, into ``init`` and ``update``."""
+        self = super().__new__(cls, init, update)
+        self.step = step
+        return self
+
+
 def novograd(
     learning_rate: optax.ScalarOrSchedule,
     b1: Any = rule.BETA1,
@@ -46,7 +67,7 @@ def novograd(
     axis_name: Any = None,
     skip_nonfinite: bool = False,
     fused: bool | None = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> Novograd:
     """Stochastic gradient descent with layer-wise normalised gradients.
 
     For each leaf ("layer") with gradient ``g_t`` and weights ``w_{t-1}``::
@@ -105,7 +126,8 @@ def novograd(
             they cannot be used. The results agree up to rounding.
 
     Returns:
-        An optax gradient transformation; its updates are for ``optax.apply_updates``.
+        An optax gradient transformation; its updates are for ``optax.apply_updates``. Its ``step``
+        does both at once.
 
     Raises:
         TypeError: If an argument has a type not named above.
@@ -128,6 +150,7 @@ def novograd(
         [0.7 1.6]
         >>> float(state.nu)
         25.0
+        >>> weights, state = optimizer.step(w, state, jnp.array([3.0, 4.0]))
     """
     learning_rate = _check_schedule("learning_rate", learning_rate)
     b1 = _check("b1", b1, below=1)
@@ -138,10 +161,11 @@ def novograd(
         grad_averaging=check_flag("grad_averaging", grad_averaging),
         nesterov=check_flag("nesterov", nesterov),
         skip_nonfinite=check_flag("skip_nonfinite", skip_nonfinite),
+        applies=False,
     )
     mask = _check_mask(mask)
     mu_dtype = _check_mu_dtype(mu_dtype)
-    step = _way(fused, axis_name)
+    step_of_leaves = _way(fused, axis_name)
     decays = not isinstance(weight_decay, float) or weight_decay != 0
 
     def init(params: Any) -> NovogradState:
@@ -151,29 +175,42 @@ def novograd(
             nu=jax.tree.map(lambda w: jnp.zeros((), _compute_dtype(w)), params),
         )
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        if decays and params is None:
-            raise ValueError("update needs params=, the current weights, for weight_decay")
-        gradients, tree = jax.tree.flatten(updates, is_leaf=lambda g: g is None)
+    def take(gradients: Any, state: Any, params: Any, *, applies: bool) -> tuple[Any, Any]:
+        given, tree = jax.tree.flatten(gradients, is_leaf=lambda g: g is None)
         moments, norms = tree.flatten_up_to(state.mu), tree.flatten_up_to(state.nu)
-        weights = tree.flatten_up_to(_decaying(params, mask)) if decays else [0.0] * len(gradients)
-        every = list(map(Leaf, gradients, moments, norms, weights))
+        none = [0.0] * len(given)
+        decaying = tree.flatten_up_to(_decaying(params, mask)) if decays else none
+        weights = tree.flatten_up_to(params) if applies else decaying
+        every = [
+            Leaf(g, m, v, w, not (isinstance(decayed, float) and decayed == 0))
+            for g, m, v, w, decayed in zip(given, moments, norms, weights, decaying, strict=True)
+        ]
         lr, decay = (_resolve(value, state.count) for value in (learning_rate, weight_decay))
         stepped = iter(
-            step(
+            step_of_leaves(
                 [leaf for leaf in every if leaf.gradient is not None],
                 Numbers(lr, b1, b2, eps, decay),
-                variant,
+                variant._replace(applies=applies),
             )
         )
         after = [
-            Stepped(None, leaf.moment, leaf.v) if leaf.gradient is None else next(stepped)
+            Stepped(leaf.weights if applies else None, leaf.moment, leaf.v)
+            if leaf.gradient is None
+            else next(stepped)
             for leaf in every
         ]
-        added, mu, nu = (tree.unflatten([leaf[i] for leaf in after]) for i in range(3))
-        return added, NovogradState(optax.safe_increment(state.count), mu, nu)
+        result, mu, nu = (tree.unflatten([leaf[i] for leaf in after]) for i in range(3))
+        return result, NovogradState(optax.safe_increment(state.count), mu, nu)
 
-    return optax.with_extra_args_support(optax.GradientTransformation(init, update))
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
+        if decays and params is None:
+            raise ValueError("update needs params=, the current weights, for weight_decay")
+        return take(updates, state, params, applies=False)
+
+    def step(params: Any, state: Any, gradients: Any) -> tuple[Any, Any]:
+        return take(gradients, state, params, applies=True)
+
+    return Novograd(init, update, step)
 
 
 def scale_by_novograd(

@@ -1,4 +1,4 @@
-"""The step of Keras variables on the JAX backend, by the native kernels."""
+"""The step of Keras variables on the JAX backend, by the native kernels where these can be used."""
 
 from collections.abc import Sequence
 
@@ -10,32 +10,29 @@ from novograd.keras.layers import Hyperparameters, Layer
 
 
 def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
-    """Takes the step of float32 and float64 variables, by the kernels where these can be used.
+    """Takes the step of all variables.
 
     Args:
-        layers: One for each variable.
+        layers: One for each variable. All decay alike, or not at all.
         hyper: The hyperparameters.
 
     Returns:
-        The others: an increment of half precision would be rounded before it is added.
+        The variables that are left to do: none.
     """
-    wide = ("float32", "float64")
-    mine = [layer for layer in layers if layer.variable.dtype in wide]
     leaves = [
-        Leaf(ops.cast(g, w.dtype), m.value, v.value, w.value if weight_decay else 0.0)
-        for g, w, m, v, weight_decay in mine
+        Leaf(g, m.value, v.value, w.value, weight_decay != 0) for g, w, m, v, weight_decay in layers
     ]
     numbers = Numbers(
         ops.convert_to_tensor(hyper.learning_rate),
         hyper.beta_1,
         hyper.beta_2,
         hyper.epsilon,
-        max((layer.weight_decay for layer in mine), default=0.0),
+        max((layer.weight_decay for layer in layers), default=0.0),
     )
-    variant = Variant(hyper.grad_averaging, hyper.nesterov, skip_nonfinite=False)
-    stepped = ffi.step(leaves, numbers, variant, demanded=False) if leaves else []
-    for (_, w, m, v, _), (added, moment, norm) in zip(mine, stepped, strict=True):
-        w.assign_add(added)
+    variant = Variant(hyper.grad_averaging, hyper.nesterov, skip_nonfinite=False, applies=True)
+    stepped = ffi.step(leaves, numbers, variant, demanded=False)
+    for (_, w, m, v, _), (weights, moment, norm) in zip(layers, stepped, strict=True):
+        w.assign(weights)
         m.assign(moment)
         v.assign(norm)
-    return [layer for layer in layers if layer.variable.dtype not in wide]
+    return []
