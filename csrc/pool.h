@@ -10,10 +10,8 @@ namespace novograd {
 
 class Pool {
  public:
-  // Calls `work` on this thread and on up to `threads - 1` others at once; returns when it has
-  // returned wherever it was called. `work` has to be complete whichever of these calls do it: a
-  // thread that wakes up too late is not waited for, and while one caller is served another is on
-  // its own. `work` must not throw.
+  // As `parallel`. A thread that wakes up too late is not waited for; and while one caller is served,
+  // another is on its own.
   void run(int threads, const std::function<void()>& work);
 
  private:

@@ -11,7 +11,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "pool.h"
+#include "parallel.h"
 #include "spin.h"
 
 namespace novograd {
@@ -38,8 +38,8 @@ class Step {
  public:
   Step(std::span<const Layer> layers, const Rule& rule, const Kernels& kernels);
 
-  // How many threads of those allowed have enough to do.
-  int threads(int allowed) const;
+  // Whether there is enough to do for more than one thread.
+  bool worth_sharing() const { return elements_ > worth_a_thread; }
 
   // Takes chunks until there are none left.
   void work();
@@ -102,11 +102,6 @@ Step::Step(std::span<const Layer> layers, const Rule& rule, const Kernels& kerne
       batched = 0;
     }
   }
-}
-
-int Step::threads(int allowed) const {
-  return static_cast<int>(
-      std::min<std::size_t>(std::max(allowed, 1), 1 + elements_ / worth_a_thread));
 }
 
 void Step::work() {
@@ -213,7 +208,7 @@ void step(std::span<const Layer> layers, const Rule& rule, const Kernels& kernel
   // Whether subnormal numbers count as zero is a setting of each thread: that of the caller holds.
   std::fenv_t environment;
   std::fegetenv(&environment);
-  pool().run(step.threads(threads), [&] {
+  parallel(step.worth_sharing() ? threads : 1, [&] {
     std::fesetenv(&environment);
     step.work();
   });

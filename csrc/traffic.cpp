@@ -3,7 +3,7 @@
 #include <atomic>
 
 #include "kernels.h"
-#include "pool.h"
+#include "parallel.h"
 
 namespace novograd {
 
@@ -13,7 +13,7 @@ void traffic(float* weights, const float* gradient, float* moment, std::size_t s
       kernels().linear_pass(Dtype::float32, Dtype::float32, Dtype::float32);
   const auto parts = static_cast<std::size_t>(threads);
   std::atomic<std::size_t> next = 0;
-  pool().run(threads, [&] {
+  parallel(threads, [&] {
     for (std::size_t part = next++; part < parts; part = next++) {
       const std::size_t start = size * part / parts, length = size * (part + 1) / parts - start;
       Scalars scalars{};

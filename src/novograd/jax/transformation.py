@@ -42,6 +42,13 @@ class Novograd(optax.GradientTransformationExtraArgs):
             makes of the updates, rounded once. The native kernels compute the new weights where the
             old ones are, if ``params`` and ``state`` are donated to the jitted function around it
             (and returned in that order), and so save a pass over memory.
+
+    Example:
+        >>> w = jnp.array([1.0, 2.0])
+        >>> optimizer = novograd(learning_rate=0.5)
+        >>> w, state = optimizer.step(w, optimizer.init(w), jnp.array([3.0, 4.0]))
+        >>> print(w)
+        [0.7 1.6]
     """
 
     step: Any
@@ -150,7 +157,6 @@ def novograd(
         [0.7 1.6]
         >>> float(state.nu)
         25.0
-        >>> weights, state = optimizer.step(w, state, jnp.array([3.0, 4.0]))
     """
     learning_rate = _check_schedule("learning_rate", learning_rate)
     b1 = _check("b1", b1, below=1)
