@@ -19,7 +19,8 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
-from timing import machine, measure, resnet50, show, summary
+from shapes import Shapes, resnet50
+from timing import Step, machine, measure, show, summary
 
 from novograd import rule
 from novograd.tensorflow import NovoGrad
@@ -34,7 +35,7 @@ LEARNING_RATE, BETA1, DECAY = 1e-3, 0.95, 1e-3
 REFERENCE, RATIO = "MomentumOptimizer", "ratio_to_momentum"
 
 
-SHAPES = {"20 x 1M": [(1000, 1000)] * 20, "ResNet-50": list(resnet50())}
+SHAPES = {"20 x 1M": [(1000, 1000)] * 20, "ResNet-50": resnet50()}
 
 
 class PlainNovoGrad(tf1.train.MomentumOptimizer):
@@ -102,7 +103,7 @@ CANDIDATES: dict[str, tuple[int, Callable[[], Any]]] = {
 }
 
 
-def variables(shapes: list[tuple[int, ...]]) -> list[Any]:
+def variables(shapes: Shapes) -> list[Any]:
     """Makes variables of small random numbers, without storing them in the graph."""
     return [
         tf1.Variable(
@@ -119,7 +120,7 @@ def build(make: Callable[[], Any], sources: list[Any], factor: Any) -> Any:
     return make().apply_gradients(list(zip(gradients, weights, strict=True)))
 
 
-def session_steps(shapes: list[tuple[int, ...]]) -> Iterator[Callable[[int], Any]]:
+def session_steps(shapes: Shapes) -> Iterator[Step]:
     """Yields a step of each candidate as a run of one v1 Session."""
     with tf.Graph().as_default():
         factor = tf1.placeholder(tf.float32, [])
@@ -128,10 +129,12 @@ def session_steps(shapes: list[tuple[int, ...]]) -> Iterator[Callable[[int], Any
         session = tf1.Session()
         session.run(tf1.global_variables_initializer())
     for operation in operations:
-        yield lambda turn, operation=operation: session.run(operation, {factor: _factor(turn)})
+        yield Step(
+            lambda turn, operation=operation: session.run(operation, {factor: _factor(turn)})
+        )
 
 
-def function_steps(shapes: list[tuple[int, ...]]) -> Iterator[Callable[[int], Any]]:
+def function_steps(shapes: Shapes) -> Iterator[Step]:
     """Yields a step of each candidate as a call of a tf.function."""
     sources = variables(shapes)
     for _, make in CANDIDATES.values():
@@ -143,7 +146,7 @@ def function_steps(shapes: list[tuple[int, ...]]) -> Iterator[Callable[[int], An
             optimizer.apply_gradients(list(zip(gradients, weights, strict=True)))
             return factor  # a result to wait for
 
-        yield lambda turn, step=step: step(tf.constant(_factor(turn))).numpy()
+        yield Step(lambda turn, step=step: step(tf.constant(_factor(turn))).numpy())
 
 
 def _factor(turn: int) -> float:
@@ -159,14 +162,15 @@ def main() -> None:
         "rounds": ROUNDS,
         "results": {},
     }
-    traffic = {name: bytes_ for name, (bytes_, _) in CANDIDATES.items()}
     for mode, make_steps in (("Session", session_steps), ("tf.function", function_steps)):
         for shape_name, shapes in SHAPES.items():
             seconds = measure(list(make_steps(shapes)), ROUNDS, WARM_UP)
-            figures = summary(seconds, traffic, REFERENCE, RATIO)
+            figures = summary(seconds, CANDIDATES, {RATIO: REFERENCE})
+            for name, (bytes_, _) in CANDIDATES.items():
+                figures[name]["bytes_per_weight"] = bytes_
             title = f"{shape_name}, {mode}"
             results["results"][title] = figures
-            show(title, figures, RATIO)
+            show(title, figures)
     RESULT.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,40 +1,66 @@
-"""What the benchmarks share: a model's shapes, measuring in turn, the figures, the machine."""
+"""What the benchmarks share: measuring in turn, the bound, the figures, the machine."""
 
 import os
 import platform
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from novograd import native
 
-def resnet50() -> Iterator[tuple[int, ...]]:
-    """The shapes of ResNet-50's 161 variables, 25.6 million weights, in TensorFlow's layout."""
-    yield from ((7, 7, 3, 64), (64,), (64,))
-    inputs = 64
-    for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):
-        outputs = 4 * width
-        for block in range(blocks):
-            kernels = [(1, 1, inputs, width), (3, 3, width, width), (1, 1, width, outputs)]
-            if block == 0:
-                kernels.append((1, 1, inputs, outputs))
-            for kernel in kernels:
-                yield from (kernel, kernel[-1:], kernel[-1:])
-            inputs = outputs
-    yield from ((inputs, 1000), (1000,))
+Figures = dict[str, dict[str, Any]]
+T = TypeVar("T")
+WIDTH = 140  # also where there is no terminal
 
 
-def measure(steps: Sequence[Callable[[int], Any]], rounds: int, warm_up: int) -> np.ndarray:
-    """Calls all steps in turn, so that a change of the machine's speed meets them alike.
+class Step(NamedTuple):
+    """What to measure.
+
+    Attributes:
+        run: Called with the number of the round, and timed.
+        prepare: Called with it before, and not timed.
+    """
+
+    run: Callable[[int], Any]
+    prepare: Callable[[int], Any] = lambda _: None
+
+
+def bound(arrays: Sequence[Any], address: Callable[[Any], int], size: int, threads: int) -> Step:
+    """Returns the plainest loop that moves what a step of NovoGrad has to: 24 bytes a weight.
 
     Args:
-        steps: What to measure; called with the number of the round.
+        arrays: Three flat ones of the framework, float32, to have its kind of memory.
+        address: Gives where the elements of one are.
+        size: How many elements each has.
+        threads: How many move a part each.
+
+    Raises:
+        RuntimeError: If the native kernels are not installed.
+    """
+    native.require()
+
+    def run(_: int) -> None:
+        weights, gradient, moment = map(address, arrays)
+        native.kernels.traffic(
+            weights=weights, gradient=gradient, moment=moment, size=size, threads=threads
+        )
+
+    return Step(run)
+
+
+def measure(steps: Sequence[Step], rounds: int, warm_up: int) -> np.ndarray:
+    """Takes all steps in turn, so that a change of the machine's speed meets them alike.
+
+    Args:
+        steps: What to measure.
         rounds: Rounds to keep.
         warm_up: Rounds before them.
 
@@ -44,50 +70,47 @@ def measure(steps: Sequence[Callable[[int], Any]], rounds: int, warm_up: int) ->
     seconds = np.empty((warm_up + rounds, len(steps)))
     for turn in range(len(seconds)):
         for i, step in enumerate(steps):
+            step.prepare(turn)
             start = time.perf_counter()
-            step(turn)
+            step.run(turn)
             seconds[turn, i] = time.perf_counter() - start
     return seconds[warm_up:]
 
 
-def summary(
-    seconds: np.ndarray, traffic: Mapping[str, int], reference: str, ratio: str
-) -> dict[str, dict[str, Any]]:
+def summary(seconds: np.ndarray, names: Iterable[str], ratios: Mapping[str, str]) -> Figures:
     """Returns the figures of each candidate.
 
     Args:
         seconds: From ``measure``.
-        traffic: Bytes for each weight of each candidate, in the order of ``seconds``.
-        reference: The candidate to which the others are compared, round by round.
-        ratio: The name of the ratio in the result.
+        names: The candidates, in the order of ``seconds``.
+        ratios: For each name of a ratio the candidate to which it is, round by round.
     """
-    base = seconds[:, list(traffic).index(reference)]
-    figures = {}
-    for (name, bytes_), column in zip(traffic.items(), seconds.T, strict=True):
-        low, median, high = statistics.quantiles(1e3 * column, n=4)
-        figures[name] = {
-            "ms_median": round(median, 3),
-            "ms_quartiles": [round(low, 3), round(high, 3)],
-            ratio: round(float(np.median(column / base)), 3),
-            "bytes_per_weight": bytes_,
-        }
+    columns = dict(zip(names, seconds.T, strict=True))
+    figures: Figures = {}
+    for name, column in columns.items():
+        low, median, high, most = np.percentile(1e3 * column, (25, 50, 75, 90)).round(3).tolist()
+        figures[name] = {"ms_median": median, "ms_quartiles": [low, high], "ms_90th": most}
+        for ratio, base in ratios.items():
+            figures[name][ratio] = round(float(np.median(column / columns[base])), 3)
     return figures
 
 
-def show(title: str, figures: Mapping[str, Mapping[str, Any]], ratio: str) -> None:
-    """Prints one table."""
-    table = Table("optimizer", title=title)
-    for heading in ("bytes a weight", "ms (quartiles)", "ratio"):
-        table.add_column(heading, justify="right")
+def show(title: str, figures: Figures) -> None:
+    """Prints one table, with a column for each figure."""
+    keys = list(dict.fromkeys(key for row in figures.values() for key in row))
+    table = Table(title=title)
+    table.add_column(no_wrap=True)
+    for key in keys:
+        table.add_column(key.replace("_", " "), justify="right")
     for name, row in figures.items():
-        low, high = row["ms_quartiles"]
-        table.add_row(
-            name,
-            str(row["bytes_per_weight"]),
-            f"{row['ms_median']:.1f} ({low:.1f}-{high:.1f})",
-            f"{row[ratio]:.2f}",
-        )
-    Console().print(table)
+        table.add_row(name, *(_text(row.get(key, "")) for key in keys))
+    Console(width=WIDTH).print(table)
+
+
+def in_own_processes(function: Callable[[str], T], names: Iterable[str]) -> list[T]:
+    """Calls a function of a module with each name, each time in a new process, in turn."""
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        return list(pool.map(function, names))
 
 
 def machine() -> dict[str, Any]:
@@ -108,3 +131,9 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "-".join(map(_text, value))
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

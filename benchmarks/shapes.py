@@ -1,0 +1,60 @@
+"""The shapes of the models that the benchmarks take steps of."""
+
+from collections.abc import Iterator
+
+Shapes = list[tuple[int, ...]]
+
+
+def resnet50() -> Shapes:
+    """ResNet-50's 161 variables, 25.6 million weights, in TensorFlow's layout."""
+    return list(_resnet50())
+
+
+def gpt2() -> Shapes:
+    """GPT-2 small's 148 parameters, 124 million weights."""
+    return list(_gpt2())
+
+
+def unet(widths: tuple[int, ...] = (8, 16, 32)) -> Shapes:
+    """The 36 variables, 29,508 weights, of ``novograd.compare.keras.unet``, in Keras's layout."""
+    return list(_unet(widths))
+
+
+def _resnet50() -> Iterator[tuple[int, ...]]:
+    yield from ((7, 7, 3, 64), (64,), (64,))
+    inputs = 64
+    for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):
+        outputs = 4 * width
+        for block in range(blocks):
+            kernels = [(1, 1, inputs, width), (3, 3, width, width), (1, 1, width, outputs)]
+            if block == 0:
+                kernels.append((1, 1, inputs, outputs))
+            for kernel in kernels:
+                yield from (kernel, kernel[-1:], kernel[-1:])
+            inputs = outputs
+    yield from ((inputs, 1000), (1000,))
+
+
+def _gpt2() -> Iterator[tuple[int, ...]]:
+    width = 768
+    yield from ((50257, width), (1024, width))
+    for _ in range(12):
+        for out, into in ((3 * width, width), (width, width), (4 * width, width)):
+            yield from ((out, into), (out,))
+        yield from ((width, 4 * width), (width,))
+        yield from ((width,),) * 4
+    yield from ((width,),) * 2
+
+
+def _unet(widths: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    inputs = 1
+    for width in widths:
+        for channels in (inputs, width):
+            yield from ((3, 3, channels, width), (width,), (width,))
+        inputs = width
+    for width in widths[-2::-1]:
+        yield from ((2, 2, width, inputs), (width,))
+        for channels in (2 * width, width):
+            yield from ((3, 3, channels, width), (width,), (width,))
+        inputs = width
+    yield from ((1, 1, inputs, 4), (4,))
