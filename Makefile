@@ -8,7 +8,7 @@ PROJECT := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.*)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: run test test-core test-tensorflow test-torch test-jax sanitize lint bench bench-torch clean \
+.PHONY: run test test-core test-tensorflow test-torch test-jax sanitize lint bench bench-tensorflow clean \
   test-keras-tensorflow test-keras-torch test-keras-jax sanitize-address sanitize-thread
 
 run: .venv/run
@@ -50,11 +50,11 @@ lint: .venv/lint
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-bench: .venv/run
-	$(BIN)/python benchmarks/tensorflow_step.py
+bench: .venv/bench
+	$(BIN)/python benchmarks/step_time.py
 
-bench-torch: .venv/bench
-	$(BIN)/python benchmarks/torch_step.py
+bench-tensorflow: .venv/run
+	$(BIN)/python benchmarks/tensorflow_step.py
 
 clean:
 	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis dist novograd-compare
@@ -71,7 +71,8 @@ $(BIN)/python:
 	@touch $@
 
 .venv/bench: .venv/build $(PROJECT)
-	$(INSTALL) '.[torch,compare,bench]'
+	$(INSTALL) '.[torch,jax,compare,bench]'
+	$(PIP) install --quiet --no-deps timm  # whose own dependencies its optimizer does not need
 	@touch $@
 
 .venv/test: .venv/build $(PROJECT)

@@ -68,43 +68,36 @@ struct Update {
   }
 };
 
-// target may be weights or gradient: each element is read before it is written. Or it is null.
-template <class C, class W, class G, class M>
+// target may be weights or gradient: each element is read before it is written. Without `write` there
+// is none, and only the moment changes. The update is a copy, which no store can change.
+template <bool write, class C, class W, class G, class M>
 void pass(W* target, const W* weights, const G* gradient, M* moment, std::size_t size,
-          const Update<C>& update) {
-  if (target == nullptr) {
-    NOVOGRAD_INDEPENDENT
-    for (std::size_t i = 0; i < size; ++i) {
-      C m = load(moment[i]);
-      update(load(weights[i]), load(gradient[i]), m);
-      store(moment[i], m);
-    }
-    return;
-  }
+          Update<C> update) {
   NOVOGRAD_INDEPENDENT
   for (std::size_t i = 0; i < size; ++i) {
     C m = load(moment[i]);
     const C w = update(load(weights[i]), load(gradient[i]), m);
     store(moment[i], m);
-    store(target[i], w);
+    if constexpr (write) store(target[i], w);
   }
 }
 
+template <bool write>
 void pass_pairs(BFloat16Pair* target, const BFloat16Pair* weights, const BFloat16Pair* gradient,
-                BFloat16Pair* moment, std::size_t size, const Update<float>& update) {
+                BFloat16Pair* moment, std::size_t size, Update<float> update) {
   constexpr std::uint32_t upper = 0xffff0000;
+  const auto join = [](float low, float high) {
+    return round_to_bfloat16(low) >> 16 | (round_to_bfloat16(high) & upper);
+  };
   NOVOGRAD_INDEPENDENT
   for (std::size_t i = 0; i < size; ++i) {
     const std::uint32_t w = word(weights[i]), g = word(gradient[i]), m = word(moment[i]);
     float m0 = from_bits(m << 16), m1 = from_bits(m & upper);
     const float w0 = update(from_bits(w << 16), from_bits(g << 16), m0);
     const float w1 = update(from_bits(w & upper), from_bits(g & upper), m1);
-    const auto join = [](float low, float high) {
-      return round_to_bfloat16(low) >> 16 | (round_to_bfloat16(high) & upper);
-    };
     const std::uint32_t new_m = join(m0, m1), new_w = join(w0, w1);
     std::memcpy(&moment[i], &new_m, sizeof new_m);
-    if (target != nullptr) std::memcpy(&target[i], &new_w, sizeof new_w);
+    if constexpr (write) std::memcpy(&target[i], &new_w, sizeof new_w);
   }
 }
 
@@ -143,22 +136,18 @@ double square_sum(const void* gradient, std::size_t size) {
   return sums[0];
 }
 
-template <class W, class G, class M, class C>
-void linear_pass(void* target_, const void* weights_, const void* gradient_, void* moment_,
-                 std::size_t size, const Scalars& scalars) {
-  W* target = static_cast<W*>(target_);
-  const W* weights = static_cast<const W*>(weights_);
-  const G* gradient = static_cast<const G*>(gradient_);
-  M* moment = static_cast<M*>(moment_);
-  const Update<C> update(scalars);
-  // Where an index of the target lies, if there is a target.
-  const auto target_at = [&](std::size_t i) { return target == nullptr ? nullptr : target + i; };
+template <bool write, class W, class G, class M, class C>
+void linear_pass(W* target, const W* weights, const G* gradient, M* moment, std::size_t size,
+                 const Update<C>& update) {
   if constexpr (std::is_same_v<W, BFloat16> && std::is_same_v<G, W> && std::is_same_v<M, W>) {
-    using Pair = BFloat16Pair;
-    pass_pairs(static_cast<Pair*>(target_), static_cast<const Pair*>(weights_),
-               static_cast<const Pair*>(gradient_), static_cast<Pair*>(moment_), size / 2, update);
-    const std::size_t last = size / 2 * 2;
-    pass(target_at(last), weights + last, gradient + last, moment + last, size - last, update);
+    const auto pairs = [](auto* x) { return reinterpret_cast<BFloat16Pair*>(x); };
+    const auto const_pairs = [](auto* x) { return reinterpret_cast<const BFloat16Pair*>(x); };
+    pass_pairs<write>(pairs(target), const_pairs(weights), const_pairs(gradient), pairs(moment),
+                      size / 2, update);
+    if (size % 2 != 0) {
+      const std::size_t last = size - 1;
+      pass<write>(target + last, weights + last, gradient + last, moment + last, 1, update);
+    }
   } else if constexpr (buffered<W> || buffered<G> || buffered<M>) {
     typename Buffered<W>::type w[block], new_w[block];
     typename Buffered<G>::type g[block];
@@ -169,20 +158,26 @@ void linear_pass(void* target_, const void* weights_, const void* gradient_, voi
       const auto* wide_gradient = widen(gradient + i, g, n);
       if constexpr (buffered<M>) {
         widen(moment + i, m, n);
-        pass(new_w, old, wide_gradient, m, n, update);
+        pass<write>(new_w, old, wide_gradient, m, n, update);
         narrow(moment + i, m, n);
       } else if constexpr (buffered<W>) {
-        pass(new_w, old, wide_gradient, moment + i, n, update);
+        pass<write>(new_w, old, wide_gradient, moment + i, n, update);
       } else {
-        pass(target_at(i), old, wide_gradient, moment + i, n, update);
+        pass<write>(target + i, old, wide_gradient, moment + i, n, update);
       }
-      if constexpr (buffered<W>) {
-        if (target != nullptr) narrow(target + i, new_w, n);
-      }
+      if constexpr (write && buffered<W>) narrow(target + i, new_w, n);
     }
   } else {
-    pass(target, weights, gradient, moment, size, update);
+    pass<write>(target, weights, gradient, moment, size, update);
   }
+}
+
+template <class W, class G, class M, class C>
+void linear_pass(void* target, const void* weights, const void* gradient, void* moment,
+                 std::size_t size, const Scalars& scalars) {
+  const auto run = target == nullptr ? linear_pass<false, W, G, M, C> : linear_pass<true, W, G, M, C>;
+  run(static_cast<W*>(target), static_cast<const W*>(weights), static_cast<const G*>(gradient),
+      static_cast<M*>(moment), size, Update<C>(scalars));
 }
 
 // -- which of them ---------------------------------------------------------------------------------
