@@ -209,8 +209,11 @@ void step(std::span<const Layer> layers, const Rule& rule, const Kernels& kernel
   std::fenv_t environment;
   std::fegetenv(&environment);
   parallel(step.worth_sharing() ? threads : 1, [&] {
+    std::fenv_t own;
+    std::fegetenv(&own);
     std::fesetenv(&environment);
     step.work();
+    std::fesetenv(&own);
   });
 }
 
