@@ -48,6 +48,7 @@ build/%/test_step: .venv/build CMakeLists.txt $(wildcard csrc/*.* csrc/tests/*)
 lint: .venv/lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h csrc/tests/*.cpp
 	$(BIN)/pyright
 
 bench: .venv/bench

@@ -72,8 +72,9 @@ void store(Float16& x, float value) {
   // Below 2^-14: adding 0.5 makes the hardware round at the place of 2^-24.
   const std::uint32_t small = bits_of(from_bits(magnitude) + 0.5f) - 0x3f000000;
   const std::uint32_t large = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;
-  const std::uint32_t half =
-      magnitude >= 0x47800000 ? large : magnitude < 0x38800000 ? small : normal;
+  const std::uint32_t half = magnitude >= 0x47800000  ? large
+                             : magnitude < 0x38800000 ? small
+                                                      : normal;
   x.bits = static_cast<std::uint16_t>(half | (bits >> 16 & 0x8000));
 }
 #endif

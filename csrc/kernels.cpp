@@ -57,8 +57,12 @@ struct Update {
   C beta1, a, b, c, d, ahead;
 
   explicit Update(const Scalars& s)
-      : beta1(static_cast<C>(s.beta1)), a(static_cast<C>(s.a)), b(static_cast<C>(s.b)),
-        c(static_cast<C>(s.c)), d(static_cast<C>(s.d)), ahead(static_cast<C>(s.ahead)) {}
+      : beta1(static_cast<C>(s.beta1)),
+        a(static_cast<C>(s.a)),
+        b(static_cast<C>(s.b)),
+        c(static_cast<C>(s.c)),
+        d(static_cast<C>(s.d)),
+        ahead(static_cast<C>(s.ahead)) {}
 
   // Replaces the moment and returns what goes to the target.
   C operator()(C w, C g, C& m) const {
@@ -68,8 +72,8 @@ struct Update {
   }
 };
 
-// target may be weights or gradient: each element is read before it is written. Without `write` there
-// is none, and only the moment changes. The update is a copy, which no store can change.
+// target may be weights or gradient: each element is read before it is written. Without `write`
+// there is none, and only the moment changes. The update is a copy, which no store can change.
 template <bool write, class C, class W, class G, class M>
 void pass(W* target, const W* weights, const G* gradient, M* moment, std::size_t size,
           Update<C> update) {
@@ -175,12 +179,14 @@ void linear_pass(W* target, const W* weights, const G* gradient, M* moment, std:
 template <class W, class G, class M, class C>
 void linear_pass(void* target, const void* weights, const void* gradient, void* moment,
                  std::size_t size, const Scalars& scalars) {
-  const auto run = target == nullptr ? linear_pass<false, W, G, M, C> : linear_pass<true, W, G, M, C>;
+  const auto run =
+      target == nullptr ? linear_pass<false, W, G, M, C> : linear_pass<true, W, G, M, C>;
   run(static_cast<W*>(target), static_cast<const W*>(weights), static_cast<const G*>(gradient),
       static_cast<M*>(moment), size, Update<C>(scalars));
 }
 
-// -- which of them ---------------------------------------------------------------------------------
+// -- which of them
+// ---------------------------------------------------------------------------------
 
 SquareSum choose_square_sum(Dtype gradient) {
   switch (gradient) {

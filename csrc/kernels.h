@@ -12,8 +12,8 @@ namespace novograd {
 // Returns the sum of the squares of `size` elements.
 using SquareSum = double (*)(const void* gradient, std::size_t size);
 
-// Takes the linear pass of `Scalars`, in float32, or in float64 for float64 weights. Without a target
-// (null) only the moment is written.
+// Takes the linear pass of `Scalars`, in float32, or in float64 for float64 weights. Without a
+// target (null) only the moment is written.
 using LinearPass = void (*)(void* target, const void* weights, const void* gradient, void* moment,
                             std::size_t size, const Scalars& scalars);
 

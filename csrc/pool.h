@@ -10,8 +10,8 @@ namespace novograd {
 
 class Pool {
  public:
-  // As `parallel`. A thread that wakes up too late is not waited for; and while one caller is served,
-  // another is on its own.
+  // As `parallel`. A thread that wakes up too late is not waited for; and while one caller is
+  // served, another is on its own.
   void run(int threads, const std::function<void()>& work);
 
  private:

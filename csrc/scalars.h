@@ -21,9 +21,9 @@ struct Rule {
   double a, a_by_norm;  // a + a_by_norm/norm, where
   double b, c;          //   norm = sqrt(correction*v + epsilon_inside) + epsilon_outside
   double d, d_by_norm;
-  double nesterov;         // these are 0 or 1
-  double skip_nonfinite;   // leave a layer untouched whose s is not finite
-  double increment;        // the target is what is to be added to the weights
+  double nesterov;        // these are 0 or 1
+  double skip_nonfinite;  // leave a layer untouched whose s is not finite
+  double increment;       // the target is what is to be added to the weights
 };
 
 using RuleNumbers = std::array<double, sizeof(Rule) / sizeof(double)>;
@@ -43,8 +43,8 @@ Scalars scalars(double s, V old, const Rule& rule) {
   const V v = static_cast<V>(old == 0 ? rule.first * s : rule.keep * old + rule.mix * s);
   // Without an epsilon a gradient that is zero throughout would be 0/0.
   constexpr double smallest = std::numeric_limits<V>::min();
-  const double inside = rule.epsilon_outside > 0 ? rule.epsilon_inside
-                                                 : std::max(rule.epsilon_inside, smallest);
+  const double inside =
+      rule.epsilon_outside > 0 ? rule.epsilon_inside : std::max(rule.epsilon_inside, smallest);
   const double norm = std::sqrt(rule.correction * v + inside) + rule.epsilon_outside;
   const double d = rule.d + rule.d_by_norm / norm;
   return {

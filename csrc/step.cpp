@@ -168,8 +168,8 @@ bool Step::finish_batch() {
 
 double Step::sum(const Layer& layer, std::size_t index) const {
   const std::size_t start = index * chunk;
-  return kernels_.square_sum(layer.gradient_dtype)(
-      at(layer.gradient, start, layer.gradient_dtype), std::min(chunk, layer.size - start));
+  return kernels_.square_sum(layer.gradient_dtype)(at(layer.gradient, start, layer.gradient_dtype),
+                                                   std::min(chunk, layer.size - start));
 }
 
 // Adds the sums, and replaces v.
@@ -187,18 +187,20 @@ Scalars Step::advance(const Layer& layer, const double* sums) const {
 
 void Step::pass(const Layer& layer, const Scalars& scalars, std::size_t start,
                 std::size_t size) const {
-  void* target =
-      layer.target == nullptr ? nullptr : at(layer.target, start, layer.weight_dtype);
+  void* target = layer.target == nullptr ? nullptr : at(layer.target, start, layer.weight_dtype);
+  const void* weights = at(layer.weights, start, layer.weight_dtype);
   if (scalars.skip) {
+    const std::size_t length = size * bytes(layer.weight_dtype);
     if (target != nullptr && rule_.increment != 0) {
-      std::memset(target, 0, size * bytes(layer.weight_dtype));
+      std::memset(target, 0, length);
+    } else if (target != nullptr && target != weights) {
+      std::memcpy(target, weights, length);
     }
     return;
   }
   kernels_.linear_pass(layer.weight_dtype, layer.gradient_dtype, layer.moment_dtype)(
-      target, at(layer.weights, start, layer.weight_dtype),
-      at(layer.gradient, start, layer.gradient_dtype), at(layer.moment, start, layer.moment_dtype),
-      size, scalars);
+      target, weights, at(layer.gradient, start, layer.gradient_dtype),
+      at(layer.moment, start, layer.moment_dtype), size, scalars);
 }
 
 }  // namespace

@@ -9,8 +9,7 @@ namespace novograd {
 
 void traffic(float* weights, const float* gradient, float* moment, std::size_t size, int threads) {
   const SquareSum square_sum = kernels().square_sum(Dtype::float32);
-  const LinearPass pass =
-      kernels().linear_pass(Dtype::float32, Dtype::float32, Dtype::float32);
+  const LinearPass pass = kernels().linear_pass(Dtype::float32, Dtype::float32, Dtype::float32);
   const auto parts = static_cast<std::size_t>(threads);
   std::atomic<std::size_t> next = 0;
   parallel(threads, [&] {

@@ -50,7 +50,8 @@ RuleNumbers numbers(const Array& given) {
   return rule;
 }
 
-// Returns where to update a state in place: in the result, which is the argument if XLA aliased them.
+// Returns where to update a state in place: in the result, which is the argument if XLA aliased
+// them.
 void* in_result(const Array& argument, const Array& result) {
   if (result.data != argument.data) {
     std::memcpy(result.data, argument.data, argument.size * bytes(argument.dtype));
@@ -60,7 +61,7 @@ void* in_result(const Array& argument, const Array& result) {
 
 void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, std::size_t n, int threads) {
   const bool weighted = static_cast<std::size_t>(args.size) == 1 + 4 * n;
-  const bool increments = static_cast<std::size_t>(rets.size) == 3 * n;
+  const bool targets = static_cast<std::size_t>(rets.size) == 3 * n;
   const Array rule = array(args.args[0]);
   if (rule.size != std::tuple_size_v<RuleNumbers>) throw std::invalid_argument("not a rule");
   const Kernels& chosen = kernels();
@@ -68,7 +69,7 @@ void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, std::size
   for (std::size_t i = 0; i < n; ++i) {
     const auto argument = [&](std::size_t kind) { return array(args.args[1 + kind * n + i]); };
     const auto state = [&](std::size_t kind) {
-      return in_result(argument(1 + kind), array(rets.rets[(kind + increments) * n + i]));
+      return in_result(argument(1 + kind), array(rets.rets[(kind + targets) * n + i]));
     };
     const Array gradient = argument(0), moment = argument(1);
     layers[i] = {
@@ -81,7 +82,7 @@ void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, std::size
         .gradient = gradient.data,
         .moment = state(0),
         .v = state(1),
-        .target = increments ? array(rets.rets[i]).data : nullptr,
+        .target = targets ? array(rets.rets[i]).data : nullptr,
     };
     if (chosen.linear_pass(gradient.dtype, gradient.dtype, moment.dtype) == nullptr) {
       throw std::invalid_argument("no kernel for the dtypes of layer " + std::to_string(i));
@@ -121,7 +122,8 @@ XLA_FFI_Error* handler(XLA_FFI_CallFrame* frame) {
     return nullptr;
   }
   try {
-    step_from_xla(frame->args, frame->rets, static_cast<std::size_t>(number(frame->attrs, "layers")),
+    step_from_xla(frame->args, frame->rets,
+                  static_cast<std::size_t>(number(frame->attrs, "layers")),
                   number(frame->attrs, "threads"));
     return nullptr;
   } catch (const std::exception& problem) {

@@ -31,10 +31,22 @@ void expect(bool right, const std::string& what) {
 constexpr Dtype all_dtypes[] = {Dtype::float64, Dtype::float32, Dtype::bfloat16, Dtype::float16};
 // Shared between threads, of one thread in several chunks, not a multiple of any width, and none.
 const std::vector<std::size_t> sizes = {300'001, 140'000, 100'003, 33, 1, 0, 257, 4096};
-constexpr Rule rule = {.beta1 = 0.9, .keep = 0.75, .mix = 0.25, .first = 1, .correction = 1,
-                       .epsilon_inside = 1e-8, .epsilon_outside = 0, .a = 0, .a_by_norm = 0.5,
-                       .b = 0.01, .c = 1, .d = 1, .d_by_norm = 0, .nesterov = 1,
-                       .skip_nonfinite = 1, .increment = 0};
+constexpr Rule rule = {.beta1 = 0.9,
+                       .keep = 0.75,
+                       .mix = 0.25,
+                       .first = 1,
+                       .correction = 1,
+                       .epsilon_inside = 1e-8,
+                       .epsilon_outside = 0,
+                       .a = 0,
+                       .a_by_norm = 0.5,
+                       .b = 0.01,
+                       .c = 1,
+                       .d = 1,
+                       .d_by_norm = 0,
+                       .nesterov = 1,
+                       .skip_nonfinite = 1,
+                       .increment = 0};
 
 // Heap memory of exactly the right size, so that a sanitizer sees a step beyond it.
 struct Model {
