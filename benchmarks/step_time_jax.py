@@ -43,7 +43,7 @@ def in_two(optimizer: Any) -> tuple[Any, Any]:
 
 
 OURS = novograd(LR, **BETAS)
-CANDIDATES = {
+CANDIDATES: dict[str, tuple[Any, Any]] = {
     REFERENCE: in_two(optax.adamw(LR, **BETAS, weight_decay=0.0)),
     "optax.adamw again": in_two(optax.adamw(LR, **BETAS, weight_decay=0.0)),
     "optax.novograd": in_two(optax.novograd(LR, **BETAS)),

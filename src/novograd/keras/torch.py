@@ -1,6 +1,7 @@
 """The step of Keras variables on the PyTorch backend, by the native kernels."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from keras import ops
 from keras.src.backend import in_stateless_scope
@@ -31,20 +32,21 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
             rest.append(layer)
     for weight_decay, group in groups.items():
         gradients, variables, momenta, vs, _ = zip(*group, strict=True)
+        options: Any = {
+            "lr": ops.convert_to_tensor(hyper.learning_rate, "float64"),
+            "betas": (hyper.beta_1, hyper.beta_2),
+            "eps": hyper.epsilon,
+            "weight_decay": weight_decay,
+            "grad_averaging": hyper.grad_averaging,
+            "nesterov": hyper.nesterov,
+            "maximize": False,
+            "skip_nonfinite": False,
+        }
         native.step(
             [w.value for w in variables],
             list(gradients),
             [m.value for m in momenta],
             [v.value for v in vs],
-            {
-                "lr": ops.convert_to_tensor(hyper.learning_rate, "float64"),
-                "betas": (hyper.beta_1, hyper.beta_2),
-                "eps": hyper.epsilon,
-                "weight_decay": weight_decay,
-                "grad_averaging": hyper.grad_averaging,
-                "nesterov": hyper.nesterov,
-                "maximize": False,
-                "skip_nonfinite": False,
-            },
+            options,
         )
     return rest
