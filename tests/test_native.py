@@ -335,7 +335,7 @@ def test_a_forked_process_has_threads_of_its_own(pytestconfig):
 
 
 @given(
-    st.lists(st.tuples(*[st.integers(0, 120)] * 3, st.integers(0, 5)), min_size=1, max_size=5),
+    st.lists(st.tuples(*[st.integers(1, 120)] * 3, st.integers(0, 5)), min_size=1, max_size=5),
 )
 def test_overlap_is_found_wherever_it_is(drawn):
     """Against all pairs of bytes; the addresses are made up, and never read."""

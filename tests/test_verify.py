@@ -35,8 +35,9 @@ def test_right_rule_passes(command):
     assert first[2:4] == ["rule", "float32"]
     assert 0 < float(first[4]) < 8
     assert first[5] == "pass"
-    assert [line[0] for line in lines if line[2:] == ["pass"]] == ["float64", "bfloat16", "float16"]
-    assert f"{len(CASES)} checks of 30 steps each, 0 failed." in result.output
+    others = ["float64", "bfloat16", "float16"]  # of the rule, and of the kernels
+    assert [line[0] for line in lines if line[2:] == ["pass"]] == 2 * others
+    assert f"{2 * len(CASES)} checks of 30 steps each, 0 failed." in result.output
 
 
 def test_wrong_rule_fails(command, monkeypatch, tmp_path):
