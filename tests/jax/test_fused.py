@@ -12,8 +12,6 @@ from training import assert_close, made_up, oracle, train
 from novograd import native
 from novograd.jax import ffi, novograd, scale_by_novograd
 
-pytestmark = pytest.mark.skipif(native.kernels is None, reason=f"{native.PROBLEM}")
-
 SHAPES = {"a": (3,), "b": (2, 4)}
 HYPER = {"weight_decay": 0.1, "nesterov": True}
 MIXED = ("float32", "bfloat16", "float16", "complex64")
