@@ -51,6 +51,22 @@ void add_squares(const G* g, std::size_t size, double* sums) {
   for (std::size_t j = 0; j < lanes; ++j) sums[j] = lane[j];
 }
 
+void add_squares(const BFloat16* g, std::size_t size, double* sums) {
+  const auto* pairs = reinterpret_cast<const BFloat16Pair*>(g);
+  double lane[lanes];
+  for (std::size_t j = 0; j < lanes; ++j) lane[j] = sums[j];
+  std::size_t i = 0;
+  for (; i + lanes / 2 <= size / 2; i += lanes / 2) {
+    for (std::size_t j = 0; j < lanes / 2; ++j) {
+      add_square(lane[j], from_bits(word(pairs[i + j]) << 16));
+      add_square(lane[j + lanes / 2], from_bits(word(pairs[i + j]) & 0xffff0000));
+    }
+  }
+  i *= 2;
+  for (std::size_t j = 0; i < size; ++i, ++j) add_square(lane[j], load(g[i]));
+  for (std::size_t j = 0; j < lanes; ++j) sums[j] = lane[j];
+}
+
 // The scalars in the type C of the computation, and what they make of an element.
 template <class C>
 struct Update {
@@ -103,22 +119,6 @@ void pass_pairs(BFloat16Pair* target, const BFloat16Pair* weights, const BFloat1
     std::memcpy(&moment[i], &new_m, sizeof new_m);
     if constexpr (write) std::memcpy(&target[i], &new_w, sizeof new_w);
   }
-}
-
-void add_squares(const BFloat16* g, std::size_t size, double* sums) {
-  const auto* pairs = reinterpret_cast<const BFloat16Pair*>(g);
-  double lane[lanes];
-  for (std::size_t j = 0; j < lanes; ++j) lane[j] = sums[j];
-  std::size_t i = 0;
-  for (; i + lanes / 2 <= size / 2; i += lanes / 2) {
-    for (std::size_t j = 0; j < lanes / 2; ++j) {
-      add_square(lane[j], from_bits(word(pairs[i + j]) << 16));
-      add_square(lane[j + lanes / 2], from_bits(word(pairs[i + j]) & 0xffff0000));
-    }
-  }
-  i *= 2;
-  for (std::size_t j = 0; i < size; ++i, ++j) add_square(lane[j], load(g[i]));
-  for (std::size_t j = 0; j < lanes; ++j) sums[j] = lane[j];
 }
 
 template <class G>
