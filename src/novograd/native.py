@@ -6,6 +6,7 @@ The kernels know no NovoGrad. They compute a layer's sum of squares, its scalars
 """
 
 import functools
+import math
 import os
 import warnings
 from typing import Any, NamedTuple
@@ -19,6 +20,10 @@ except ImportError as error:  # installed without a C++ compiler
     PROBLEM: str | None = f"the native kernels of novograd are not installed ({error})"
 else:
     PROBLEM = None
+
+
+# In elements. Of shorter pieces with gaps between them most of what is read would be in vain.
+SHORTEST_RUN = 16
 
 
 class Rule(NamedTuple):
@@ -113,6 +118,56 @@ def documented(
         skip_nonfinite=float(skip_nonfinite),
         increment=float(increment),
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def grid(
+    shape: tuple[int, ...], strides: tuple[int, ...], v_shape: tuple[int, ...]
+) -> tuple[int, int, int, int] | None:
+    """Returns how the kernels find the layers of a tensor, or None if they cannot.
+
+    Args:
+        shape: Of the weights.
+        strides: Of their memory, in elements.
+        v_shape: Of their second moment, as of ``novograd.layers``; not that of ``Split``, whose
+            parts are tensors of their own.
+
+    Returns:
+        ``(runs, layers, run, stride)``: layer ``j`` is ``runs`` pieces of memory of ``run``
+        elements each, piece ``i`` of them at ``i*stride + j*run``.
+
+    Example:
+        >>> grid((8, 3, 5), (15, 5, 1), ()), grid((8, 3, 5), (15, 5, 1), (8, 1, 1))
+        ((1, 1, 120, 120), (1, 8, 15, 120))
+        >>> grid((8, 3, 64), (192, 64, 1), (1, 3, 1)), grid((8, 3, 64), (192, 64, 1), (1, 1, 64))
+        ((8, 3, 64, 192), None)
+    """
+    if math.prod(shape) == 0:
+        return 1, math.prod(v_shape), 0, 0
+    kept = [size != 1 for size in v_shape] if v_shape else [False] * len(shape)
+    axes = [axis for axis in zip(strides, shape, kept, strict=True) if axis[1] != 1]
+    ordered = [stride for stride, _, is_kept in axes if is_kept]
+    if ordered != sorted(ordered, reverse=True):
+        return None  # the layers are in another order than their v
+    axes.sort()
+    # From the innermost axis outwards: the elements of a piece, the layers, the pieces.
+    run, reach = _merged(axes, False, 1)
+    layers, reach = _merged(axes, True, reach)
+    if not axes:
+        return 1, layers, run, reach
+    stride = axes[0][0]
+    runs, _ = _merged(axes, False, stride)
+    return (runs, layers, run, stride) if run >= SHORTEST_RUN and not axes else None
+
+
+def _merged(axes: list[tuple[int, int, bool]], kept: bool, reach: int) -> tuple[int, int]:
+    """Takes axes without gaps between them off a list; returns their size and their reach."""
+    count = 1
+    while axes and axes[0][0] == reach and axes[0][2] is kept:
+        _, size, _ = axes.pop(0)
+        count *= size
+        reach *= size
+    return count, reach
 
 
 def usable() -> bool:

@@ -27,6 +27,7 @@ def step(
     weight_decay: float,
     grad_averaging: bool,
     nesterov: bool,
+    scale: float = 1.0,
 ) -> tuple[Array, Array, Array]:
     """Takes one step of one layer.
 
@@ -42,6 +43,7 @@ def step(
         weight_decay: ``wd``.
         grad_averaging: Mode 2 of the document: ``1 - beta1`` multiplies what enters the moment.
         nesterov: Whether the weights take Nesterov's look-ahead step.
+        scale: Factor of the normalised gradient, which the document does not have.
 
     Returns:
         ``(w_t, m_t, v_t)`` as new float64 arrays.
@@ -59,7 +61,7 @@ def step(
     root = np.sqrt(v + epsilon)
     # 0/0 where epsilon is 0 and no gradient was ever seen: such a layer has no direction to go.
     normalised: Any = g / root if root > 0 else np.zeros_like(g)
-    update = normalised + weight_decay * w
+    update = scale * normalised + weight_decay * w
     if grad_averaging:
         update = (1 - beta1) * update
     m = beta1 * m + learning_rate * update

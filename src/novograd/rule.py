@@ -47,9 +47,18 @@ def second_moment(s: Any, v: Any, beta2: Any) -> Any:
 
 
 def coefficients(
-    v: Any, *, lr: Any, beta1: Any, epsilon: Any, weight_decay: Any, grad_averaging: bool
+    v: Any,
+    *,
+    lr: Any,
+    beta1: Any,
+    epsilon: Any,
+    weight_decay: Any,
+    grad_averaging: bool,
+    scale: Any = 1.0,
 ) -> Coefficients:
     """Returns the scalars of the documented rule, given the new second moment ``v``.
+
+    ``scale`` multiplies the normalised gradient, where a weight's rows are its layers.
 
     Example:
         >>> coefficients(
@@ -58,7 +67,7 @@ def coefficients(
         Coefficients(a=0.125, b=0.125, c=1.0, d=1.0)
     """
     rate = lr * (1 - beta1) if grad_averaging else lr
-    return Coefficients(a=rate / (v + epsilon) ** 0.5, b=rate * weight_decay, c=1.0, d=1.0)
+    return Coefficients(a=scale * rate / (v + epsilon) ** 0.5, b=rate * weight_decay, c=1.0, d=1.0)
 
 
 def linear_pass(

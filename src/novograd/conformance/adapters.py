@@ -5,10 +5,11 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 
 from novograd.conformance.cases import DTYPES, Case, Hyperparameters
+from novograd.layers import second_moment_shape
 
 
 class Layer(NamedTuple):
-    """What is stored for one layer, as NumPy copies in the dtypes in which it is stored."""
+    """What is stored for one weight, as NumPy copies in the dtypes in which it is stored."""
 
     weights: np.ndarray
     moment: np.ndarray
@@ -45,3 +46,11 @@ class Adapter(Protocol):
 def compute_dtype(dtype: str) -> np.dtype:
     """Returns the dtype of v and of the arithmetic for weights of a dtype."""
     return DTYPES["float64" if dtype == "float64" else "float32"]
+
+
+def zero_second_moments(case: Case) -> list[np.ndarray]:
+    """Returns the v of each weight before the first step."""
+    return [
+        np.zeros(second_moment_shape(layers, shape), compute_dtype(case.dtype))
+        for layers, shape in zip(case.layers, case.shapes, strict=True)
+    ]

@@ -13,9 +13,28 @@ import ml_dtypes
 import numpy as np
 
 from novograd import rule
+from novograd.layers import Layers, Rows, Split, Stacked
 
 # A scalar, one element, odd sizes, a matrix, a convolution kernel, and two empty tensors.
 SHAPES = ((), (1,), (7,), (3, 5), (0,), (2, 3, 3, 5), (33, 17), (4, 0, 2))
+
+# What shares one v, beside the whole tensor: contiguous or not, long, short, single and empty.
+LAYERS: tuple[tuple[tuple[int, ...], Layers], ...] = (
+    ((3, 33, 4), Stacked()),
+    ((4, 3, 17), Stacked(1)),
+    ((3, 5, 2), Stacked((0, 2))),
+    ((9, 4), Split((2, 3, 4))),
+    ((4, 37), Split((17, 0, 20), axis=-1)),
+    ((33, 17), Rows(0)),
+    ((33, 17), Rows(-1)),
+    ((4, 3, 3, 5), Rows(0, "rms")),
+    ((3, 4), Rows(1, "rms")),
+    ((7,), Rows(0)),
+    ((0, 3), Rows(0)),
+    ((3, 0), Rows(0)),
+    ((5, 7), None),
+    ((), None),
+)
 
 DTYPES: Mapping[str, np.dtype] = {
     "float64": np.dtype(np.float64),
@@ -53,7 +72,8 @@ class Case:
         missing: For a step's number, the layers without a gradient then.
         reload_at: The step before which everything is saved, discarded and loaded.
         steps: Number of steps.
-        shapes: One layer each.
+        shapes: One weight each, and one layer each unless ``layers`` says otherwise.
+        layers: What the layers of each weight are.
     """
 
     name: str
@@ -66,6 +86,7 @@ class Case:
     reload_at: int | None = None
     steps: int = 30
     shapes: tuple[tuple[int, ...], ...] = SHAPES
+    layers: tuple[Layers, ...] = (None,) * len(SHAPES)
 
     def weights(self) -> list[np.ndarray]:
         """Returns the initial weights of each layer."""
@@ -115,6 +136,8 @@ def _full_schedule(step: int) -> dict[str, float]:
         "weight_decay": 0.01 * (step % 3),
     }
 
+
+_LAYERS: dict[str, Any] = dict(zip(("shapes", "layers"), zip(*LAYERS, strict=True), strict=True))
 
 _EVERYTHING: dict[str, Any] = {
     "schedule": _learning_rate_schedule,
@@ -173,6 +196,16 @@ def _cases() -> Iterator[Case]:
         "bfloat16",
         _hyper(grad_averaging=True, weight_decay=0.1),
     )
+    yield Case("layers", **_LAYERS)
+    for dtype in DTYPES:
+        for nesterov in (False, True):
+            yield Case(
+                f"layers, everything at once, {dtype}, nesterov {nesterov}",
+                dtype=dtype,
+                hyper=_hyper(weight_decay=0.05, beta2=0.9, epsilon=0.5, nesterov=nesterov),
+                **_EVERYTHING,
+                **_LAYERS,
+            )
     # Gradients whose squares leave the range of their own dtype.
     yield Case("float32 gradients of 1e-20", scale=1e-20)
     yield Case("float32 gradients of 1e+15", scale=1e15)

@@ -1,14 +1,18 @@
 """Runs a case through an adapter and compares every step with the oracle."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import pairwise
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from novograd import reference
-from novograd.conformance.adapters import Adapter, Layer, compute_dtype
+from novograd.conformance.adapters import Adapter, Layer, zero_second_moments
 from novograd.conformance.cases import Case, Hyperparameters
+from novograd.layers import Layers, Rows, Split
 
 # Roundings of the compute dtype allowed in a step, in units of its epsilon and relative to the
 # largest number that takes part. About ten operations follow one another from the gradient to the
@@ -50,7 +54,8 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
     adapter = make(case)
     before = adapter.layers()
     start = [
-        Layer(w, np.zeros_like(w), np.zeros((), compute_dtype(case.dtype))) for w in case.weights()
+        Layer(w, np.zeros_like(w), v)
+        for w, v in zip(case.weights(), zero_second_moments(case), strict=True)
     ]
     _assert_identical(before, start, f"{case.name}, before the first step")
     for step in range(case.steps):
@@ -67,12 +72,44 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
             if gradient is None:
                 _assert_identical([after[number]], [before[number]], f"{place}, without gradient")
             else:
-                error = _assert_step(
-                    before[number], gradient, after[number], hyper, adapter.rounds_update, place
-                )
-                worst = max(worst, error)
+                for part, v, scale in _apart(case.layers[number], gradient.shape):
+                    was, now = (
+                        Layer(x.weights[part], x.moment[part], x.second_moment[v].reshape(()))
+                        for x in (before[number], after[number])
+                    )
+                    error = _assert_step(
+                        was, gradient[part], now, hyper, scale, adapter.rounds_update, place
+                    )
+                    worst = max(worst, error)
         before = after
     return worst
+
+
+def _apart(layers: Layers, shape: tuple[int, ...]) -> Iterator[tuple[Any, Any, float]]:
+    """Yields where each layer of a weight is, where its v is, and the scale of its step."""
+    if layers is None:
+        yield ..., ..., 1.0
+        return
+    if isinstance(layers, Split):
+        axis = range(len(shape))[layers.axis]
+        ends = [sum(layers.sizes[:i]) for i in range(len(layers.sizes) + 1)]
+        for i, (start, end) in enumerate(pairwise(ends)):
+            before = (slice(None),) * axis
+            yield (*before, slice(start, end)), (*before, slice(i, i + 1)), 1.0
+        return
+    given = layers.axes if isinstance(layers.axes, tuple) else (layers.axes,)
+    axes = {range(len(shape))[axis] for axis in given if axis is not None}
+    counts = [size if axis in axes else 1 for axis, size in enumerate(shape)]
+    scale = 1.0
+    if isinstance(layers, Rows) and layers.scale == "norm":
+        scale = 1 / math.sqrt(max(math.prod(counts), 1))
+    elif isinstance(layers, Rows):
+        scale = math.sqrt(math.prod(shape) // max(math.prod(counts), 1))
+    for index in np.ndindex(*counts):
+        where = tuple(
+            slice(i, i + 1) if axis in axes else slice(None) for axis, i in enumerate(index)
+        )
+        yield where, where, scale
 
 
 def _assert_step(
@@ -80,11 +117,12 @@ def _assert_step(
     gradient: np.ndarray,
     after: Layer,
     hyper: Hyperparameters,
+    scale: float,
     rounds_update: bool,
     place: str,
 ) -> float:
     """Compares a layer's step with the oracle's and returns the largest error, in ulps."""
-    w, m, v = reference.step(*before, gradient, **asdict(hyper))
+    w, m, v = reference.step(*before, gradient, **asdict(hyper), scale=scale)
     stored = ml_dtypes.finfo(before.weights.dtype)
     compute = ml_dtypes.finfo(before.second_moment.dtype)
     size = max(float(np.max(np.abs(x), initial=0)) for x in (before.weights, w, m))
