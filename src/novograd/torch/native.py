@@ -143,12 +143,14 @@ def _layers(
     exp_avg_sqs: Sequence[Tensor],
 ) -> Any:
     """Hands tensors to the kernels, as addresses; they have to live as long."""
+    sizes = [w.numel() * (1 + w.is_complex()) for w in params]
     layers = native.kernels.Layers(
         kinds=[
             _KINDS[w.dtype, g.dtype, m.dtype]
             for w, g, m in zip(params, grads, exp_avgs, strict=True)
         ],
-        sizes=[w.numel() * (1 + w.is_complex()) for w in params],
+        grids=[(1, 1, n, n) for n in sizes],
+        scales=[1.0] * len(sizes),
         weights=[w.data_ptr() for w in params],
         gradients=[g.data_ptr() for g in grads],
         moments=[m.data_ptr() for m in exp_avgs],
