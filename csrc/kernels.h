@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <vector>
 
-#include "layer.h"
 #include "scalars.h"
+#include "tensor.h"
 
 namespace novograd {
 

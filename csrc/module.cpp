@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "kernels.h"
-#include "layer.h"
 #include "scalars.h"
 #include "step.h"
+#include "tensor.h"
 #include "traffic.h"
 #include "xla.h"
 
@@ -27,7 +27,9 @@ namespace novograd {
 namespace {
 
 using Addresses = std::vector<std::uintptr_t>;
-using Kind = std::array<Dtype, 3>;  // of weights, gradient and moment
+using OptionalAddresses = std::vector<std::optional<std::uintptr_t>>;
+using Numbers = std::array<std::size_t, 4>;  // of a Grid
+using Kind = std::array<Dtype, 3>;           // of weights, gradient and moment
 
 const char* name(Dtype dtype) {
   switch (dtype) {
@@ -56,33 +58,49 @@ const std::vector<Kind>& kinds() {
 }
 
 struct Layers {
-  std::vector<Layer> layers;
+  std::vector<Tensor> tensors;
 };
 
 void* pointer(std::uintptr_t address) { return reinterpret_cast<void*>(address); }
 
-Layers layers(const std::vector<std::size_t>& kind, const std::vector<std::size_t>& size,
-              const Addresses& weights, const Addresses& gradients, const Addresses& moments,
-              const Addresses& vs) {
-  const std::size_t n = size.size();
-  for (std::size_t given :
-       {kind.size(), weights.size(), gradients.size(), moments.size(), vs.size()}) {
+Layers layers(const std::vector<std::size_t>& kind, const std::vector<Numbers>& grids,
+              const std::vector<double>& scales, const Addresses& weights,
+              const Addresses& gradients, const Addresses& moments, const Addresses& vs,
+              const std::optional<OptionalAddresses>& squares) {
+  const std::size_t n = kind.size();
+  for (std::size_t given : {grids.size(), scales.size(), weights.size(), gradients.size(),
+                            moments.size(), vs.size(), squares ? squares->size() : n}) {
     if (given != n) throw std::invalid_argument("all lists must have the same length");
   }
-  std::vector<Layer> layers(n);
+  std::vector<Tensor> tensors(n);
   for (std::size_t i = 0; i < n; ++i) {
     const auto [w, g, m] = kinds().at(kind[i]);
-    layers[i] = {.size = size[i],
-                 .weight_dtype = w,
-                 .gradient_dtype = g,
-                 .moment_dtype = m,
-                 .weights = pointer(weights[i]),
-                 .gradient = pointer(gradients[i]),
-                 .moment = pointer(moments[i]),
-                 .v = pointer(vs[i]),
-                 .target = pointer(weights[i])};
+    const auto [runs, layers, run, stride] = grids[i];
+    tensors[i] = {
+        .grid = {runs, layers, run, stride},
+        .scale = scales[i],
+        .weight_dtype = w,
+        .gradient_dtype = g,
+        .moment_dtype = m,
+        .weights = pointer(weights[i]),
+        .gradient = pointer(gradients[i]),
+        .moment = pointer(moments[i]),
+        .v = pointer(vs[i]),
+        .target = pointer(weights[i]),
+        .squares = squares ? static_cast<double*>(pointer((*squares)[i].value_or(0))) : nullptr};
   }
-  return {std::move(layers)};
+  return {std::move(tensors)};
+}
+
+void write_square_sums(const Layers& layers, int threads) {
+  for (const Tensor& tensor : layers.tensors) {
+    if (tensor.squares == nullptr) {
+      throw std::invalid_argument("square_sums needs an address in squares for every tensor");
+    }
+  }
+  const Kernels& chosen = kernels();
+  const nb::gil_scoped_release release;
+  square_sums(layers.tensors, chosen, threads);
 }
 
 }  // namespace
@@ -95,23 +113,27 @@ NB_MODULE(_native, m) {
   nb::class_<Layers>(m, "Layers")
       .def(
           "__init__",
-          [](Layers* self, const std::vector<std::size_t>& kinds,
-             const std::vector<std::size_t>& sizes, const Addresses& weights,
-             const Addresses& gradients, const Addresses& moments, const Addresses& vs) {
-            new (self) Layers(layers(kinds, sizes, weights, gradients, moments, vs));
+          [](Layers* self, const std::vector<std::size_t>& kinds, const std::vector<Numbers>& grids,
+             const std::vector<double>& scales, const Addresses& weights,
+             const Addresses& gradients, const Addresses& moments, const Addresses& vs,
+             const std::optional<OptionalAddresses>& squares) {
+            new (self)
+                Layers(layers(kinds, grids, scales, weights, gradients, moments, vs, squares));
           },
-          nb::kw_only(), "kinds"_a, "sizes"_a, "weights"_a, "gradients"_a, "moments"_a, "vs"_a)
+          nb::kw_only(), "kinds"_a, "grids"_a, "scales"_a, "weights"_a, "gradients"_a, "moments"_a,
+          "vs"_a, "squares"_a = nb::none())
       .def("overlap",
            [](const Layers& self) {
              const nb::gil_scoped_release release;
-             return overlap(self.layers);
+             return overlap(self.tensors);
            })
+      .def("square_sums", &write_square_sums, "threads"_a)
       .def(
           "step",
           [](const Layers& self, const RuleNumbers& rule, int threads) {
             const Kernels& chosen = kernels();
             const nb::gil_scoped_release release;
-            step(self.layers, std::bit_cast<Rule>(rule), chosen, threads);
+            step(self.tensors, std::bit_cast<Rule>(rule), chosen, threads);
           },
           "rule"_a, "threads"_a);
 

@@ -18,7 +18,7 @@ struct Rule {
   double beta1;
   double keep, mix, first;  // v = keep*v + mix*s; first*s while v is exactly 0
   double correction, epsilon_inside, epsilon_outside;
-  double a, a_by_norm;  // a + a_by_norm/norm, where
+  double a, a_by_norm;  // a + scale*a_by_norm/norm, where
   double b, c;          //   norm = sqrt(correction*v + epsilon_inside) + epsilon_outside
   double d, d_by_norm;
   double nesterov;        // these are 0 or 1
@@ -35,9 +35,10 @@ struct Scalars {
   bool skip;  // leave the layer untouched
 };
 
-// V is the type in which v is stored; `s` is the sum of the squares of the gradient.
+// V is the type in which v is stored; `s` is the sum of the squares of the gradient, and `scale`
+// the factor of the normalised gradient.
 template <class V>
-Scalars scalars(double s, V old, const Rule& rule) {
+Scalars scalars(double s, V old, double scale, const Rule& rule) {
   // Rounded like v, so that what leaves its range does so in every implementation.
   s = static_cast<V>(s);
   const V v = static_cast<V>(old == 0 ? rule.first * s : rule.keep * old + rule.mix * s);
@@ -46,12 +47,12 @@ Scalars scalars(double s, V old, const Rule& rule) {
   const double inside =
       rule.epsilon_outside > 0 ? rule.epsilon_inside : std::max(rule.epsilon_inside, smallest);
   const double norm = std::sqrt(rule.correction * v + inside) + rule.epsilon_outside;
-  const double d = rule.d + rule.d_by_norm / norm;
+  const double d = rule.d + scale * rule.d_by_norm / norm;
   return {
       // An s beyond the range makes a = 0 and must not stay in v for ever.
       .v = std::isfinite(v) ? v : old,
       .beta1 = rule.beta1,
-      .a = rule.a + rule.a_by_norm / norm,
+      .a = rule.a + scale * rule.a_by_norm / norm,
       .b = rule.b,
       .c = rule.c - rule.increment,
       // Nesterov's w = c*w - d*(beta1*m + push).

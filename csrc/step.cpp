@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cfenv>
 #include <cstring>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -21,12 +22,14 @@ namespace {
 constexpr std::size_t chunk = 1 << 15;
 // A layer up to this is done by one thread, which still has its gradient in its cache for the pass.
 constexpr std::size_t whole = 1 << 17;
-// Smaller layers are handed out together, up to about this many elements.
+// Smaller layers are handed out together, up to about this many elements,
 constexpr std::size_t batch = 1 << 14;
+// of which each layer takes as long as some more: its own square root, its own call of a loop.
+constexpr std::size_t overhead = 16;
 // Waking a thread takes as long as a pass over this many elements.
 constexpr std::size_t worth_a_thread = 1 << 16;
 
-std::size_t chunks(const Layer& layer) { return (layer.size + chunk - 1) / chunk; }
+std::size_t chunks(const Tensor& tensor) { return (tensor.grid.layer_size() + chunk - 1) / chunk; }
 
 template <class T>
 T* at(T* start, std::size_t index, Dtype dtype) {
@@ -34,83 +37,153 @@ T* at(T* start, std::size_t index, Dtype dtype) {
   return static_cast<Byte*>(start) + index * bytes(dtype);
 }
 
+// Calls `take(offset, size)` for every piece of memory in which a layer's elements from `start` on
+// lie, `size` elements in all.
+template <class Take>
+void pieces(const Grid& grid, std::size_t layer, std::size_t start, std::size_t size,
+            const Take& take) {
+  if (size == 0) return;
+  if (grid.runs == 1) return take(layer * grid.run + start, size);  // most often; without a division
+  std::size_t within = start % grid.run;
+  std::size_t offset = start / grid.run * grid.stride + layer * grid.run;
+  for (const std::size_t end = start + size; start < end; offset += grid.stride, within = 0) {
+    const std::size_t length = std::min(grid.run - within, end - start);
+    take(offset + within, length);
+    start += length;
+  }
+}
+
+// A step, or without a rule the square sums alone.
 class Step {
  public:
-  Step(std::span<const Layer> layers, const Rule& rule, const Kernels& kernels);
+  Step(std::span<const Tensor> tensors, const Rule* rule, const Kernels& kernels);
 
-  // Whether there is enough to do for more than one thread.
-  bool worth_sharing() const { return elements_ > worth_a_thread; }
-
-  // Takes chunks until there are none left.
-  void work();
+  // Takes all of it, on up to `threads` threads.
+  void run(int threads);
 
  private:
   // A layer that several threads share.
   struct Shared {
-    const Layer* layer;
+    const Tensor* tensor;
+    std::size_t layer;
     double* sums;
     Scalars scalars;
     std::atomic<std::size_t> next_sum = 0, summed = 0, next_pass = 0;
     std::atomic<int> ready = 0;  // the scalars are there
   };
+  // Layers of a tensor that are too small for that.
+  struct Range {
+    const Tensor* tensor;
+    std::size_t first, end;
+  };
 
+  void share(const std::vector<const Tensor*>& tensors);
+  void divide(const std::vector<const Tensor*>& tensors);
+
+  void work();
   bool pass_one(std::size_t& open, std::size_t end);
   bool sum_one(std::size_t& unsummed);
   bool finish_batch();
+  void finish(const Tensor& tensor, std::size_t layer) const;
 
-  double sum(const Layer& layer, std::size_t index) const;
-  void pass(const Layer& layer, const Scalars& scalars, std::size_t start, std::size_t size) const;
-  Scalars advance(const Layer& layer, const double* sums) const;
+  bool given(const Tensor& tensor) const { return rule_ != nullptr && tensor.squares != nullptr; }
+  double sum(const Tensor& tensor, std::size_t layer, std::size_t index) const;
+  Scalars advance(const Tensor& tensor, std::size_t layer, double s) const;
+  void pass(const Tensor& tensor, std::size_t layer, const Scalars& scalars, std::size_t start,
+            std::size_t size) const;
+  void pass(const Tensor& tensor, const Scalars& scalars, std::size_t start,
+            std::size_t size) const;
 
-  const Rule& rule_;
+  const Rule* rule_;
   const Kernels& kernels_;
-  std::size_t elements_ = 0;
-  std::vector<const Layer*> small_;         // largest first
+  std::size_t cost_ = 0;                    // in elements
+  std::vector<Range> small_;                // largest layers first
   std::vector<std::size_t> batches_ = {0};  // where in it each begins, and the end
   std::atomic<std::size_t> next_batch_ = 0;
   std::vector<double> sums_;
   std::vector<Shared> shared_;  // largest first
 };
 
-Step::Step(std::span<const Layer> layers, const Rule& rule, const Kernels& kernels)
+Step::Step(std::span<const Tensor> tensors, const Rule* rule, const Kernels& kernels)
     : rule_(rule), kernels_(kernels) {
-  std::vector<const Layer*> large;
-  std::size_t sums = 0;
-  for (const Layer& layer : layers) {
-    if (layer.size == 0) continue;
-    elements_ += layer.size;
-    (layer.size > whole ? large : small_).push_back(&layer);
-    if (layer.size > whole) sums += chunks(layer);
+  std::vector<const Tensor*> large, small;
+  for (const Tensor& tensor : tensors) {
+    const std::size_t size = tensor.grid.layer_size();
+    if (size == 0 && rule != nullptr && !given(tensor)) continue;
+    cost_ += tensor.grid.layers * (size + overhead);
+    (size > whole ? large : small).push_back(&tensor);
   }
-  const auto larger = [](const Layer* x, const Layer* y) { return x->size > y->size; };
+  const auto larger = [](const Tensor* x, const Tensor* y) {
+    return x->grid.layer_size() > y->grid.layer_size();
+  };
   std::stable_sort(large.begin(), large.end(), larger);
-  std::stable_sort(small_.begin(), small_.end(), larger);
+  std::stable_sort(small.begin(), small.end(), larger);
+  small_.reserve(small.size());
+  share(large);
+  divide(small);
+}
 
-  sums_.resize(sums);
-  shared_ = std::vector<Shared>(large.size());
-  double* next = sums_.data();
-  for (std::size_t i = 0; i < large.size(); ++i) {
-    shared_[i].layer = large[i];
-    shared_[i].sums = next;
-    next += chunks(*large[i]);
+void Step::share(const std::vector<const Tensor*>& tensors) {
+  std::size_t layers = 0, sums = 0;
+  for (const Tensor* tensor : tensors) {
+    layers += tensor->grid.layers;
+    sums += tensor->grid.layers * chunks(*tensor);
   }
-  std::size_t batched = 0;
-  for (std::size_t i = 0; i < small_.size(); ++i) {
-    batched += small_[i]->size;
-    if (batched >= batch || i + 1 == small_.size()) {
-      batches_.push_back(i + 1);
-      batched = 0;
+  sums_.resize(sums);
+  shared_ = std::vector<Shared>(layers);
+  double* next = sums_.data();
+  Shared* shared = shared_.data();
+  for (const Tensor* tensor : tensors) {
+    for (std::size_t layer = 0; layer < tensor->grid.layers; ++layer, ++shared) {
+      shared->tensor = tensor;
+      shared->layer = layer;
+      shared->sums = next;
+      next += chunks(*tensor);
+      if (given(*tensor)) {
+        shared->scalars = advance(*tensor, layer, tensor->squares[layer]);
+        shared->next_sum = chunks(*tensor);
+        shared->ready = 1;
+      }
     }
   }
 }
 
+void Step::divide(const std::vector<const Tensor*>& tensors) {
+  std::size_t left = batch;  // in the batch that is being filled
+  for (const Tensor* tensor : tensors) {
+    const std::size_t cost = tensor->grid.layer_size() + overhead;
+    for (std::size_t first = 0, end; first < tensor->grid.layers; first = end) {
+      end = std::min(tensor->grid.layers, first + (left + cost - 1) / cost);
+      small_.push_back({tensor, first, end});
+      const std::size_t taken = (end - first) * cost;
+      left = taken < left ? left - taken : batch;
+      if (left == batch) batches_.push_back(small_.size());
+    }
+  }
+  if (left != batch) batches_.push_back(small_.size());
+}
+
+void Step::run(int threads) {
+  // Whether subnormal numbers count as zero is a setting of each thread: that of the caller holds.
+  std::fenv_t environment;
+  std::fegetenv(&environment);
+  parallel(cost_ > worth_a_thread ? threads : 1, [&] {
+    std::fenv_t own;
+    std::fegetenv(&own);
+    std::fesetenv(&environment);
+    work();
+    std::fesetenv(&own);
+  });
+}
+
+// Takes chunks until there are none left.
 void Step::work() {
   std::size_t open = 0;      // the shared layers before this one have no pass left to take
   std::size_t unsummed = 0;  // ... no sum
   while (true) {
     // Passes first: what was read for the sums is still in the cache.
     if (pass_one(open, unsummed) || sum_one(unsummed) || finish_batch()) continue;
-    if (open == shared_.size()) return;
+    if (open == shared_.size() || rule_ == nullptr) return;
     // Another thread is at its last sums.
     const std::atomic<int>& ready = shared_[open].ready;
     if (!spin_until([&] { return ready.load(std::memory_order_acquire) != 0; })) {
@@ -122,13 +195,14 @@ void Step::work() {
 bool Step::pass_one(std::size_t& open, std::size_t unsummed) {
   for (std::size_t i = open; i < shared_.size() && i <= unsummed; ++i) {
     Shared& shared = shared_[i];
-    const Layer& layer = *shared.layer;
+    const Tensor& tensor = *shared.tensor;
     if (shared.ready.load(std::memory_order_acquire) == 0) continue;
     const std::size_t taken = shared.next_pass.fetch_add(1, std::memory_order_relaxed);
-    if (taken < chunks(layer)) {
+    if (taken < chunks(tensor)) {
       // Backwards: the end was read last.
-      const std::size_t start = (chunks(layer) - 1 - taken) * chunk;
-      pass(layer, shared.scalars, start, std::min(chunk, layer.size - start));
+      const std::size_t start = (chunks(tensor) - 1 - taken) * chunk;
+      pass(tensor, shared.layer, shared.scalars, start,
+           std::min(chunk, tensor.grid.layer_size() - start));
       return true;
     }
     if (i == open) ++open;
@@ -139,15 +213,20 @@ bool Step::pass_one(std::size_t& open, std::size_t unsummed) {
 bool Step::sum_one(std::size_t& unsummed) {
   for (; unsummed < shared_.size(); ++unsummed) {
     Shared& shared = shared_[unsummed];
-    const Layer& layer = *shared.layer;
+    const Tensor& tensor = *shared.tensor;
     const std::size_t taken = shared.next_sum.fetch_add(1, std::memory_order_relaxed);
-    if (taken >= chunks(layer)) continue;
-    shared.sums[taken] = sum(layer, taken);
+    if (taken >= chunks(tensor)) continue;
+    shared.sums[taken] = sum(tensor, shared.layer, taken);
     // The last of them sees the sums of all others.
-    if (shared.summed.fetch_add(1, std::memory_order_acq_rel) + 1 == chunks(layer)) {
-      shared.scalars = advance(layer, shared.sums);
-      shared.ready.store(1, std::memory_order_release);
-      shared.ready.notify_all();
+    if (shared.summed.fetch_add(1, std::memory_order_acq_rel) + 1 == chunks(tensor)) {
+      const double s = std::accumulate(shared.sums, shared.sums + chunks(tensor), 0.0);
+      if (rule_ == nullptr) {
+        tensor.squares[shared.layer] = s;
+      } else {
+        shared.scalars = advance(tensor, shared.layer, s);
+        shared.ready.store(1, std::memory_order_release);
+        shared.ready.notify_all();
+      }
     }
     return true;
   }
@@ -158,96 +237,142 @@ bool Step::finish_batch() {
   const std::size_t taken = next_batch_.fetch_add(1, std::memory_order_relaxed);
   if (taken + 1 >= batches_.size()) return false;
   for (std::size_t i = batches_[taken]; i < batches_[taken + 1]; ++i) {
-    const Layer& layer = *small_[i];
-    double sums[whole / chunk];
-    for (std::size_t j = 0; j < chunks(layer); ++j) sums[j] = sum(layer, j);
-    pass(layer, advance(layer, sums), 0, layer.size);
+    const Range& range = small_[i];
+    for (std::size_t layer = range.first; layer < range.end; ++layer) finish(*range.tensor, layer);
   }
   return true;
 }
 
-double Step::sum(const Layer& layer, std::size_t index) const {
-  const std::size_t start = index * chunk;
-  return kernels_.square_sum(layer.gradient_dtype)(at(layer.gradient, start, layer.gradient_dtype),
-                                                   std::min(chunk, layer.size - start));
+void Step::finish(const Tensor& tensor, std::size_t layer) const {
+  double s = 0;
+  if (given(tensor)) {
+    s = tensor.squares[layer];
+  } else {
+    for (std::size_t i = 0; i < chunks(tensor); ++i) s += sum(tensor, layer, i);
+  }
+  if (rule_ == nullptr) {
+    tensor.squares[layer] = s;
+  } else {
+    pass(tensor, layer, advance(tensor, layer, s), 0, tensor.grid.layer_size());
+  }
 }
 
-// Adds the sums, and replaces v.
-Scalars Step::advance(const Layer& layer, const double* sums) const {
+// The sum of the squares of a chunk.
+double Step::sum(const Tensor& tensor, std::size_t layer, std::size_t index) const {
+  const std::size_t start = index * chunk;
+  const std::size_t size = std::min(chunk, tensor.grid.layer_size() - start);
+  const SquareSum square_sum = kernels_.square_sum(tensor.gradient_dtype);
   double s = 0;
-  for (std::size_t i = 0; i < chunks(layer); ++i) s += sums[i];
+  pieces(tensor.grid, layer, start, size, [&](std::size_t offset, std::size_t length) {
+    s += square_sum(at(tensor.gradient, offset, tensor.gradient_dtype), length);
+  });
+  return s;
+}
+
+// Replaces v, by the sum of the squares.
+Scalars Step::advance(const Tensor& tensor, std::size_t layer, double s) const {
   const auto replace = [&](auto* v) {
-    const Scalars result = scalars(s, *v, rule_);
+    const Scalars result = scalars(s, *v, tensor.scale, *rule_);
     *v = static_cast<std::remove_pointer_t<decltype(v)>>(result.v);
     return result;
   };
-  return layer.weight_dtype == Dtype::float64 ? replace(static_cast<double*>(layer.v))
-                                              : replace(static_cast<float*>(layer.v));
+  return tensor.weight_dtype == Dtype::float64 ? replace(static_cast<double*>(tensor.v) + layer)
+                                               : replace(static_cast<float*>(tensor.v) + layer);
 }
 
-void Step::pass(const Layer& layer, const Scalars& scalars, std::size_t start,
+void Step::pass(const Tensor& tensor, std::size_t layer, const Scalars& scalars, std::size_t start,
                 std::size_t size) const {
-  void* target = layer.target == nullptr ? nullptr : at(layer.target, start, layer.weight_dtype);
-  const void* weights = at(layer.weights, start, layer.weight_dtype);
+  pieces(tensor.grid, layer, start, size,
+         [&](std::size_t offset, std::size_t length) { pass(tensor, scalars, offset, length); });
+}
+
+// The same for a piece of memory.
+void Step::pass(const Tensor& tensor, const Scalars& scalars, std::size_t start,
+                std::size_t size) const {
+  void* target = tensor.target == nullptr ? nullptr : at(tensor.target, start, tensor.weight_dtype);
+  const void* weights = at(tensor.weights, start, tensor.weight_dtype);
   if (scalars.skip) {
-    const std::size_t length = size * bytes(layer.weight_dtype);
-    if (target != nullptr && rule_.increment != 0) {
+    const std::size_t length = size * bytes(tensor.weight_dtype);
+    if (target != nullptr && rule_->increment != 0) {
       std::memset(target, 0, length);
     } else if (target != nullptr && target != weights) {
       std::memcpy(target, weights, length);
     }
     return;
   }
-  kernels_.linear_pass(layer.weight_dtype, layer.gradient_dtype, layer.moment_dtype)(
-      target, weights, at(layer.gradient, start, layer.gradient_dtype),
-      at(layer.moment, start, layer.moment_dtype), size, scalars);
+  kernels_.linear_pass(tensor.weight_dtype, tensor.gradient_dtype, tensor.moment_dtype)(
+      target, weights, at(tensor.gradient, start, tensor.gradient_dtype),
+      at(tensor.moment, start, tensor.moment_dtype), size, scalars);
+}
+
+// What an array covers: pieces of memory of `length` bytes, `stride` bytes apart.
+struct Extent {
+  const std::byte *begin, *end;
+  std::size_t length, stride;
+  std::size_t tensor;
+  bool written;
+};
+
+Extent extent(const void* start, const Grid& grid, Dtype dtype, std::size_t tensor, bool written) {
+  const auto* begin = static_cast<const std::byte*>(start);
+  const std::size_t length = grid.layers * grid.run * bytes(dtype);
+  const std::size_t stride = grid.runs > 1 ? grid.stride * bytes(dtype) : length;
+  return {begin, begin + (grid.runs - 1) * stride + length, length, stride, tensor, written};
+}
+
+// Whether two of them share a byte; x does not begin after y. In the gaps of an extent there is
+// room for others of its stride only, whose pieces lie all in the same place between its own.
+bool meet(const Extent& x, const Extent& y) {
+  if (y.begin >= x.end) return false;
+  if (y.stride != x.stride) return true;
+  const std::size_t within = static_cast<std::size_t>(y.begin - x.begin) % x.stride;
+  return within < x.length || within + y.length > x.stride;
 }
 
 }  // namespace
 
-void step(std::span<const Layer> layers, const Rule& rule, const Kernels& kernels, int threads) {
-  Step step(layers, rule, kernels);
-  // Whether subnormal numbers count as zero is a setting of each thread: that of the caller holds.
-  std::fenv_t environment;
-  std::fegetenv(&environment);
-  parallel(step.worth_sharing() ? threads : 1, [&] {
-    std::fenv_t own;
-    std::fegetenv(&own);
-    std::fesetenv(&environment);
-    step.work();
-    std::fesetenv(&own);
-  });
+void step(std::span<const Tensor> tensors, const Rule& rule, const Kernels& kernels, int threads) {
+  Step(tensors, &rule, kernels).run(threads);
 }
 
-std::optional<std::pair<std::size_t, std::size_t>> overlap(std::span<const Layer> layers) {
-  struct Range {
-    const std::byte *begin, *end;
-    std::size_t layer;
-    bool written;
-  };
-  std::vector<Range> ranges;
-  ranges.reserve(4 * layers.size());
-  for (std::size_t i = 0; i < layers.size(); ++i) {
-    const Layer& layer = layers[i];
-    const auto add = [&](const void* start, std::size_t size, bool written) {
-      const auto* begin = static_cast<const std::byte*>(start);
-      ranges.push_back({begin, begin + size, i, written});
-    };
-    if (layer.size == 0) continue;
-    if (layer.target != nullptr) add(layer.target, layer.size * bytes(layer.weight_dtype), true);
-    add(layer.moment, layer.size * bytes(layer.moment_dtype), true);
-    add(layer.v, layer.weight_dtype == Dtype::float64 ? 8 : 4, true);
-    add(layer.gradient, layer.size * bytes(layer.gradient_dtype), false);
+void square_sums(std::span<const Tensor> tensors, const Kernels& kernels, int threads) {
+  Step(tensors, nullptr, kernels).run(threads);
+}
+
+std::optional<std::pair<std::size_t, std::size_t>> overlap(std::span<const Tensor> tensors) {
+  std::vector<Extent> extents;
+  extents.reserve(4 * tensors.size());
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const Tensor& tensor = tensors[i];
+    const bool empty = tensor.grid.layers * tensor.grid.layer_size() == 0;
+    if (!empty) {
+      if (tensor.target != nullptr) {
+        extents.push_back(extent(tensor.target, tensor.grid, tensor.weight_dtype, i, true));
+      }
+      extents.push_back(extent(tensor.moment, tensor.grid, tensor.moment_dtype, i, true));
+      extents.push_back(extent(tensor.gradient, tensor.grid, tensor.gradient_dtype, i, false));
+    }
+    if (!empty || (tensor.squares != nullptr && tensor.grid.layers != 0)) {
+      const Dtype dtype = tensor.weight_dtype == Dtype::float64 ? Dtype::float64 : Dtype::float32;
+      extents.push_back(extent(tensor.v, {1, tensor.grid.layers, 1, 0}, dtype, i, true));
+    }
   }
-  std::sort(ranges.begin(), ranges.end(),
-            [](const Range& x, const Range& y) { return x.begin < y.begin; });
-  // Of the ranges so far, those that reach furthest: of all, and of the written ones.
-  const Range *furthest = nullptr, *written = nullptr;
-  for (const Range& range : ranges) {
-    const Range* other = range.written ? furthest : written;
-    if (other != nullptr && other->end > range.begin) return std::pair(other->layer, range.layer);
-    if (furthest == nullptr || range.end > furthest->end) furthest = &range;
-    if (range.written && (written == nullptr || range.end > written->end)) written = &range;
+  std::sort(extents.begin(), extents.end(),
+            [](const Extent& x, const Extent& y) { return x.begin < y.begin; });
+  // Of the extents so far, those that may reach into the next. Where nothing overlaps, those that
+  // are written are few: parts of one array.
+  std::vector<const Extent*> read, written;
+  for (const Extent& next : extents) {
+    const auto first_met = [&](std::vector<const Extent*>& others) {
+      std::erase_if(others, [&](const Extent* other) { return other->end <= next.begin; });
+      const auto met = std::find_if(others.begin(), others.end(),
+                                    [&](const Extent* other) { return meet(*other, next); });
+      return met == others.end() ? nullptr : *met;
+    };
+    const Extent* other = first_met(written);
+    if (other == nullptr && next.written) other = first_met(read);
+    if (other != nullptr) return std::pair(other->tensor, next.tensor);
+    (next.written ? written : read).push_back(&next);
   }
   return std::nullopt;
 }

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 #include <exception>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -11,9 +12,9 @@
 #include <vector>
 
 #include "kernels.h"
-#include "layer.h"
 #include "scalars.h"
 #include "step.h"
+#include "tensor.h"
 #include "xla/ffi/api/c_api.h"
 
 namespace novograd {
@@ -41,7 +42,7 @@ Array array(const void* given) {
   }
 }
 
-RuleNumbers numbers(const Array& given) {
+RuleNumbers rule_numbers(const Array& given) {
   RuleNumbers rule;
   for (std::size_t i = 0; i < rule.size(); ++i) {
     rule[i] = given.dtype == Dtype::float64 ? static_cast<const double*>(given.data)[i]
@@ -59,21 +60,49 @@ void* in_result(const Array& argument, const Array& result) {
   return result.data;
 }
 
-void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, std::size_t n, int threads) {
+// Returns the attribute of a name; it must be of the type that xla.h says, which is not checked.
+template <class Attribute>
+const Attribute& attribute(const XLA_FFI_Attrs& attrs, std::string_view name) {
+  for (std::int64_t i = 0; i < attrs.size; ++i) {
+    if (std::string_view(attrs.names[i]->ptr, attrs.names[i]->len) == name) {
+      return *static_cast<const Attribute*>(attrs.attrs[i]);
+    }
+  }
+  throw std::invalid_argument("an attribute is missing");
+}
+
+template <class T>
+std::span<const T> numbers(const XLA_FFI_Attrs& attrs, std::string_view name) {
+  const auto& array = attribute<XLA_FFI_Array>(attrs, name);
+  return {static_cast<const T*>(array.data), array.size};
+}
+
+void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, const XLA_FFI_Attrs& attrs) {
+  const auto threads =
+      static_cast<const std::int32_t*>(attribute<XLA_FFI_Scalar>(attrs, "threads").value);
+  const auto scales = numbers<double>(attrs, "scales");
+  const auto grids = numbers<std::int64_t>(attrs, "grids");
+  const std::size_t n = scales.size();
+  if (grids.size() != 4 * n)
+    throw std::invalid_argument("not four numbers of a grid for each leaf");
   const bool weighted = static_cast<std::size_t>(args.size) == 1 + 4 * n;
   const bool targets = static_cast<std::size_t>(rets.size) == 3 * n;
   const Array rule = array(args.args[0]);
   if (rule.size != std::tuple_size_v<RuleNumbers>) throw std::invalid_argument("not a rule");
   const Kernels& chosen = kernels();
-  std::vector<Layer> layers(n);
+  std::vector<Tensor> tensors(n);
   for (std::size_t i = 0; i < n; ++i) {
     const auto argument = [&](std::size_t kind) { return array(args.args[1 + kind * n + i]); };
     const auto state = [&](std::size_t kind) {
       return in_result(argument(1 + kind), array(rets.rets[(kind + targets) * n + i]));
     };
-    const Array gradient = argument(0), moment = argument(1);
-    layers[i] = {
-        .size = gradient.size,
+    const auto grid = [&](std::size_t field) {
+      return static_cast<std::size_t>(grids[4 * i + field]);
+    };
+    const Array gradient = argument(0), moment = argument(1), v = argument(2);
+    tensors[i] = {
+        .grid = {.runs = grid(0), .layers = grid(1), .run = grid(2), .stride = grid(3)},
+        .scale = scales[i],
         .weight_dtype = gradient.dtype,
         .gradient_dtype = gradient.dtype,
         .moment_dtype = moment.dtype,
@@ -84,11 +113,15 @@ void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, std::size
         .v = state(1),
         .target = targets ? array(rets.rets[i]).data : nullptr,
     };
+    const Grid& found = tensors[i].grid;
+    if (found.layers * found.layer_size() != gradient.size || found.layers != v.size) {
+      throw std::invalid_argument("no grid of leaf " + std::to_string(i));
+    }
     if (chosen.linear_pass(gradient.dtype, gradient.dtype, moment.dtype) == nullptr) {
-      throw std::invalid_argument("no kernel for the dtypes of layer " + std::to_string(i));
+      throw std::invalid_argument("no kernel for the dtypes of leaf " + std::to_string(i));
     }
   }
-  step(layers, std::bit_cast<Rule>(numbers(rule)), chosen, threads);
+  step(tensors, std::bit_cast<Rule>(rule_numbers(rule)), chosen, *threads);
 }
 
 XLA_FFI_Error* error(const XLA_FFI_Api* api, const char* message) {
@@ -99,15 +132,6 @@ XLA_FFI_Error* error(const XLA_FFI_Api* api, const char* message) {
       .errc = XLA_FFI_Error_Code_INVALID_ARGUMENT,
   };
   return api->XLA_FFI_Error_Create(&args);
-}
-
-std::int32_t number(const XLA_FFI_Attrs& attrs, std::string_view name) {
-  for (std::int64_t i = 0; i < attrs.size; ++i) {
-    if (std::string_view(attrs.names[i]->ptr, attrs.names[i]->len) != name) continue;
-    return *static_cast<const std::int32_t*>(
-        static_cast<const XLA_FFI_Scalar*>(attrs.attrs[i])->value);
-  }
-  throw std::invalid_argument("an attribute is missing");
 }
 
 XLA_FFI_Error* handler(XLA_FFI_CallFrame* frame) {
@@ -122,9 +146,7 @@ XLA_FFI_Error* handler(XLA_FFI_CallFrame* frame) {
     return nullptr;
   }
   try {
-    step_from_xla(frame->args, frame->rets,
-                  static_cast<std::size_t>(number(frame->attrs, "layers")),
-                  number(frame->attrs, "threads"));
+    step_from_xla(frame->args, frame->rets, frame->attrs);
     return nullptr;
   } catch (const std::exception& problem) {
     return error(frame->api, problem.what());

@@ -12,16 +12,42 @@ class Layers:
         self,
         *,
         kinds: Sequence[int],
-        sizes: Sequence[int],
+        grids: Sequence[tuple[int, int, int, int]],
+        scales: Sequence[float],
         weights: Sequence[int],
         gradients: Sequence[int],
         moments: Sequence[int],
         vs: Sequence[int],
+        squares: Sequence[int | None] | None = None,
     ) -> None:
-        """Takes for each layer an index of ``KINDS``, its number of elements and the addresses."""
+        """Takes for each tensor an index of ``KINDS``, its layers and the addresses.
+
+        Args:
+            kinds: Indices of ``KINDS``.
+            grids: Where the layers lie, see ``novograd.native.grid``. Complex numbers are pairs.
+            scales: Factors of the normalised gradients.
+            weights: Addresses of the weights.
+            gradients: Addresses of the gradients.
+            moments: Addresses of the moments.
+            vs: Addresses of the second moments: of each layer a float64 for float64 weights, else a
+                float32, without gaps.
+            squares: Addresses of the sums of the gradients' squares: of each layer a float64,
+                without gaps. Where there is one, ``step`` computes no sums, and also updates the
+                second moment of a layer of which no element lies here. None or 0: there is none.
+
+        Raises:
+            ValueError: If the lists differ in length.
+        """
 
     def overlap(self) -> tuple[int, int] | None:
-        """Returns two layers of which one is written to where the other lies."""
+        """Returns two tensors of which one is written to where the other lies."""
+
+    def square_sums(self, threads: int) -> None:
+        """Writes the sums of the gradients' squares to ``squares``, without the GIL.
+
+        Raises:
+            ValueError: If a tensor has no address there; then nothing has changed.
+        """
 
     def step(self, rule: Sequence[float], threads: int) -> None:
         """Takes a step in place, by a ``novograd.native.Rule``, without the GIL."""

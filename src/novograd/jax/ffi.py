@@ -180,10 +180,12 @@ def _by_kernels(*args: Any, call: _Call) -> Sequence[jax.Array]:
         [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
         input_output_aliases={operand: i for i, operand in enumerate(overwritten)},
     )
+    sizes = [g.size * (1 + jnp.iscomplexobj(g)) for g in gradients]  # complex: pairs
     after = run(
         jnp.stack([jnp.asarray(x, dtype) for x in used]),
         *operands,
-        layers=np.int32(n),
+        grids=np.array([(1, 1, size, size) for size in sizes], np.int64).ravel(),
+        scales=np.ones(n),
         threads=np.int32(native.processors()),
     )
     if targets:
