@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from novograd.layers import Split, layers_of, second_moment_shape, step_scale
+from novograd.layers import Rows, Split, Stacked, layers_of, second_moment_shape, step_scale
 from novograd.torch import sharding
 from novograd.torch.parts import Cuts
 from novograd.torch.scalars import compute_dtype
 from novograd.torch.sharding import Sharding
+
+# Our own state dicts hold none, but those of torch's ZeroRedundancyOptimizer do.
+torch.serialization.add_safe_globals([Stacked, Split, Rows])
 
 
 class Layout(NamedTuple):

@@ -3,6 +3,7 @@
 A second writing of the rule, in ``csrc/``; its coefficients are those of ``novograd.rule``.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,11 +15,20 @@ from novograd import native
 from novograd.torch.parts import Part
 from novograd.torch.scalars import Options
 
+# Complex numbers are pairs of real ones.
+_REAL = {
+    torch.complex32: torch.float16,
+    torch.complex64: torch.float32,
+    torch.complex128: torch.float64,
+}
 _KINDS = (
     {tuple(getattr(torch, name) for name in kind): i for i, kind in enumerate(native.kernels.KINDS)}
     if native.kernels
     else {}
 )
+_KINDS |= {(pairs,) * 3: _KINDS[(real,) * 3] for pairs, real in _REAL.items() if _KINDS}
+
+_cached_grid = functools.lru_cache(maxsize=4096)(native.grid)
 
 
 def problem(part: Part) -> str | None:
@@ -38,6 +48,8 @@ def problem(part: Part) -> str | None:
         return "it or its gradient is a tensor subclass"
     if (param.dtype, grad.dtype, exp_avg.dtype) not in _KINDS:
         return f"there is no kernel for {param.dtype} with a gradient of {grad.dtype}"
+    if param.is_complex() and torch.compiler.is_compiling():
+        return "Inductor compiles no custom operation on complex tensors"  # seen in torch 2.13
     if _grid(part) is None:
         if part.exp_avg_sq.ndim and param.is_contiguous():
             return "the elements of a layer are too far from each other"
@@ -48,8 +60,8 @@ def problem(part: Part) -> str | None:
 def step(parts: Sequence[Part], options: Options) -> None:
     """Updates parameters and their state in place, in the precision of ``exp_avg_sq``.
 
-    The arguments are those of ``novograd.torch.single_tensor.step``; the parts must not have a
-    ``problem``. In a compiled program this is the operation ``novograd::step_``.
+    The arguments are those of ``novograd.torch.single_tensor.step``, but may be complex, and must
+    not have a ``problem``. In a compiled program this is the operation ``novograd::step_``.
 
     Raises:
         RuntimeError: If memory that is written is shared by two tensors; then nothing has changed.
@@ -83,6 +95,8 @@ def prepared(parts: Sequence[Part]) -> Callable[[Options], None]:
             ...
         RuntimeError: NovoGrad cannot update tensors that share memory; shapes: (2,) and (2,)
     """
+    # Of a lazily conjugated or negated view, what is in memory is not what it means.
+    parts = [part._replace(grad=part.grad.resolve_conj().resolve_neg()) for part in parts]
     layers = _apart(parts)
 
     def take(options: Options) -> None:
@@ -154,13 +168,19 @@ def _layers(parts: Sequence[Part]) -> Any:
 def _grid(part: Part) -> tuple[int, int, int, int] | None:
     """Returns how the kernels find the layers of a part, or None if they cannot."""
     param, grad, exp_avg, v, *_ = part
-    if not (param.is_contiguous() and grad.is_contiguous() and exp_avg.is_contiguous()):
-        if not param.stride() == grad.stride() == exp_avg.stride():
-            return None
-    elif not v.ndim:
-        size = param.numel()
-        return 1, 1, size, size
-    return native.grid(param.shape, param.stride(), v.shape)
+    numbers = 1 + param.is_complex()
+    if param.is_contiguous() and grad.is_contiguous() and exp_avg.is_contiguous():
+        if not v.ndim:
+            size = numbers * param.numel()
+            return 1, 1, size, size
+    elif not param.stride() == grad.stride() == exp_avg.stride():
+        return None
+    find = native.grid if torch.compiler.is_compiling() else _cached_grid
+    found = find(param.shape, param.stride(), v.shape)
+    if found is None:
+        return None
+    runs, layers, run, stride = found
+    return runs, layers, numbers * run, numbers * stride
 
 
 def _rule(options: Options) -> native.Rule:

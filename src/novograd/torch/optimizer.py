@@ -14,7 +14,7 @@ from novograd.native import usable
 from novograd.torch import foreach, native, sharding, single_tensor
 from novograd.torch.checks import check_options
 from novograd.torch.layout import Layout, layout_of
-from novograd.torch.parts import Cuts, Part, parts
+from novograd.torch.parts import Cuts, Part, as_real, parts
 from novograd.torch.scalars import Options, compute_dtype, squared_norms
 from novograd.torch.sharding import Piece
 
@@ -181,22 +181,10 @@ class NovoGrad(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            self._check_gradients(group)
-        compiling = torch.compiler.is_compiling()
-        pieces = None if compiling else self._pieces()
-        chosen = [(group, self._assigned(group, pieces)) for group in self.param_groups]
-        work = []
-        for group, assigned in chosen:
-            options = _for_compiler(group) if compiling else cast(Options, group)
-            for implementation, mine in assigned.items():
-                if implementation is native and not compiling:
-                    take = native.prepared(mine)
-                else:
-                    take = partial(implementation.step, mine)
-                work.append((take, options))
-        for take, options in work:
-            take(options)
+        if torch.compiler.is_compiling() and self._any_sharded():
+            torch.compiler.disable(self._take_step)()
+        else:
+            self._take_step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -264,6 +252,27 @@ class NovoGrad(torch.optim.Optimizer):
         for group in self.param_groups:
             self._lay_out(group)
 
+    def _take_step(self) -> None:
+        """Takes a step, having checked first that it can be taken."""
+        for group in self.param_groups:
+            self._check_gradients(group)
+        compiling = torch.compiler.is_compiling()
+        pieces = None if compiling else self._pieces()
+        chosen = [(group, self._assigned(group, pieces)) for group in self.param_groups]
+        work = []
+        for group, assigned in chosen:
+            if not assigned:
+                continue
+            options = _for_compiler(group) if compiling else cast(Options, group)
+            for implementation, mine in assigned.items():
+                if implementation is native and not compiling:
+                    take = native.prepared(mine)
+                else:
+                    take = partial(implementation.step, mine)
+                work.append((take, options))
+        for take, options in work:
+            take(options)
+
     def _init_group(
         self,
         group: dict[str, Any],
@@ -308,8 +317,12 @@ class NovoGrad(torch.optim.Optimizer):
         assigned: dict[Any, list[Part]] = {}
         for whole, cut in zip(zip(*columns, strict=True), cuts, strict=True):
             for part in parts(Part(*whole), cut):
-                assigned.setdefault(_implementation(group, part), []).append(part)
+                chosen = _implementation(group, part)
+                assigned.setdefault(chosen, []).append(part if chosen is native else as_real(part))
         return assigned
+
+    def _any_sharded(self) -> bool:
+        return any(sharding.is_sharded(w) for group in self.param_groups for w in group["params"])
 
     def _pieces(self) -> dict[Tensor, Piece] | None:
         """Returns the gradients of DTensors, with the norms of the layers that are cut."""
@@ -328,8 +341,8 @@ class NovoGrad(torch.optim.Optimizer):
                     if _implementation(groups[param], part) is native:
                         found.append(part)
                     else:
-                        dtype = compute_dtype(g.dtype)
-                        part.square.copy_(squared_norms(part.grad, part.square.shape, dtype))
+                        real, sums = as_real(part).grad, as_real(part).exp_avg_sq
+                        sums.copy_(squared_norms(real, sums.shape, compute_dtype(g.dtype)))
             if found:
                 native.square_sums(found)
 
@@ -362,26 +375,27 @@ class NovoGrad(torch.optim.Optimizer):
             problem = None
             if param.grad.layout is not torch.strided:
                 problem = f"it is {param.grad.layout}, and must be dense"
-            elif type(param) is not Parameter and sharding.is_sharded(param):
-                if torch.compiler.is_compiling():
-                    problem = "a step of DTensors cannot be compiled"
-                elif not sharding.is_sharded(param.grad):
-                    problem = "it must be a DTensor, as the parameter is"
+            elif sharding.is_sharded(param) and not sharding.is_sharded(param.grad):
+                problem = "it must be a DTensor, as the parameter is"
             elif group["fused"]:
-                layout = self._layouts[param]
-                state = self.state.get(param) or {
-                    "exp_avg": param,
-                    "exp_avg_sq": torch.empty(layout.v_shape),
-                }
-                whole = Part(param, param.grad, state["exp_avg"], state["exp_avg_sq"])
-                problems = map(native.problem, parts(whole, layout.cuts))
-                problem = next(filter(None, problems), None)
+                problem = self._problem_of_kernels(param)
             if problem:
                 fused = "with fused=True " if group["fused"] else ""
                 raise RuntimeError(
                     f"NovoGrad cannot use {fused}the gradient of parameter "
                     f"{self._name(group, index)}: {problem}"
                 )
+
+    def _problem_of_kernels(self, param: Tensor) -> str | None:
+        """Returns why the native kernels cannot take a parameter, or None if they can."""
+        layout = self._layouts[param]
+        state = self.state.get(param) or {
+            "exp_avg": param,
+            "exp_avg_sq": layout.new_second_moment(param),
+        }
+        tensors = (param, param.grad, state["exp_avg"], state["exp_avg_sq"])
+        whole = Part(*map(sharding.local, tensors))
+        return next(filter(None, map(native.problem, parts(whole, layout.cuts))), None)
 
     def _name(self, group: dict[str, Any], index: int) -> str:
         """Returns the name of a parameter, or where it is."""

@@ -34,7 +34,7 @@ Cuts = tuple[int, tuple[tuple[int, int], ...]]
 
 
 def parts(whole: Part, cuts: Cuts | None) -> Iterator[Part]:
-    """Yields a parameter as what is updated as one tensor: real, and cut where it is split.
+    """Yields a parameter as what is updated as one tensor, which is a part where it is split.
 
     Example:
         >>> w, v = torch.zeros(5, 2), torch.zeros(2, 1)
@@ -42,32 +42,34 @@ def parts(whole: Part, cuts: Cuts | None) -> Iterator[Part]:
         [torch.Size([2, 2]), torch.Size([3, 2])]
     """
     if cuts is None:
-        yield _as_real(whole)
+        yield whole
         return
     axis, pieces = cuts
     for i, (start, length) in enumerate(pieces):
-        yield _as_real(
-            Part(
-                whole.param.narrow(axis, start, length),
-                whole.grad.narrow(axis, start, length),
-                whole.exp_avg.narrow(axis, start, length),
-                whole.exp_avg_sq.narrow(axis, i, 1),
-                whole.scale,
-                None if whole.square is None else whole.square.narrow(axis, i, 1),
-            )
+        yield Part(
+            whole.param.narrow(axis, start, length),
+            whole.grad.narrow(axis, start, length),
+            whole.exp_avg.narrow(axis, start, length),
+            whole.exp_avg_sq.narrow(axis, i, 1),
+            whole.scale,
+            None if whole.square is None else whole.square.narrow(axis, i, 1),
         )
 
 
-def _as_real(part: Part) -> Part:
-    """Views complex tensors as their real pairs."""
-    # Of a lazily conjugated or negated view, what is in memory is not what it means.
-    part = part._replace(grad=part.grad.resolve_conj().resolve_neg())
+def as_real(part: Part) -> Part:
+    """Views complex tensors as their real pairs.
+
+    Example:
+        >>> w = torch.zeros(3, dtype=torch.complex64)
+        >>> as_real(Part(w, w, w, torch.tensor(0.0))).grad.shape
+        torch.Size([3, 2])
+    """
     if not part.param.is_complex():
         return part
     v, square = part.exp_avg_sq, part.square
     return part._replace(
-        param=torch.view_as_real(part.param.resolve_conj()),
-        grad=torch.view_as_real(part.grad),
+        param=torch.view_as_real(part.param),
+        grad=torch.view_as_real(part.grad.resolve_conj()),
         exp_avg=torch.view_as_real(part.exp_avg),
         exp_avg_sq=v.unsqueeze(-1) if v.ndim else v,
         square=square if square is None or not square.ndim else square.unsqueeze(-1),

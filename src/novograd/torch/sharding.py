@@ -126,9 +126,6 @@ def pieces(
     Args:
         shardings: The parameters, in an order that all processes share.
         square_sums: Is called once, to write into each ``square`` the sums of the piece here.
-
-    Raises:
-        RuntimeError: If a gradient is no DTensor.
     """
     grads = {w: None if w.grad is None else _local_gradient(w) for w in shardings}
     cut = [w for w in shardings if shardings[w].groups and w.requires_grad]
@@ -159,8 +156,6 @@ def _local_gradient(param: Any) -> Tensor:
     from torch.distributed._functional_collectives import AsyncCollectiveTensor
 
     grad = param.grad
-    if not is_sharded(grad):
-        raise RuntimeError("NovoGrad needs a DTensor as the gradient of a DTensor")
     if grad.placements != param.placements:
         # Such as partial sums, of weights of which there are copies.
         grad = grad.redistribute(param.device_mesh, param.placements)
