@@ -67,6 +67,27 @@ void add_squares(const BFloat16* g, std::size_t size, double* sums) {
   for (std::size_t j = 0; j < lanes; ++j) sums[j] = lane[j];
 }
 
+// Adds a number of lanes that is a power of two.
+double total(double* sums, std::size_t width) {
+  for (std::size_t half = width / 2; half > 0; half /= 2) {
+    for (std::size_t j = 0; j < half; ++j) sums[j] += sums[j + half];
+  }
+  return sums[0];
+}
+
+// Of fewer elements than lanes: the same bits, without the lanes that would add zeros.
+template <class G>
+double short_square_sum(const G* g, std::size_t size) {
+  double sums[lanes];
+  std::size_t width = 1;
+  while (width < size) width *= 2;
+  for (std::size_t j = 0; j < width; ++j) {
+    const double x = j < size ? load(g[j]) : 0;
+    sums[j] = x * x;
+  }
+  return total(sums, width);
+}
+
 // The scalars in the type C of the computation, and what they make of an element.
 template <class C>
 struct Update {
@@ -124,9 +145,10 @@ void pass_pairs(BFloat16Pair* target, const BFloat16Pair* weights, const BFloat1
 template <class G>
 double square_sum(const void* gradient, std::size_t size) {
   const G* g = static_cast<const G*>(gradient);
+  typename Buffered<G>::type buffer[block];
+  if (size < lanes) return short_square_sum(widen(g, buffer, size), size);
   double sums[lanes] = {};
   if constexpr (buffered<G>) {
-    typename Buffered<G>::type buffer[block];
     for (std::size_t i = 0; i < size; i += block) {
       const std::size_t n = size - i < block ? size - i : block;
       add_squares(widen(g + i, buffer, n), n, sums);
@@ -134,10 +156,7 @@ double square_sum(const void* gradient, std::size_t size) {
   } else {
     add_squares(g, size, sums);
   }
-  for (std::size_t half = lanes / 2; half > 0; half /= 2) {
-    for (std::size_t j = 0; j < half; ++j) sums[j] += sums[j + half];
-  }
-  return sums[0];
+  return total(sums, lanes);
 }
 
 template <bool write, class W, class G, class M, class C>

@@ -43,7 +43,8 @@ template <class Take>
 void pieces(const Grid& grid, std::size_t layer, std::size_t start, std::size_t size,
             const Take& take) {
   if (size == 0) return;
-  if (grid.runs == 1) return take(layer * grid.run + start, size);  // most often; without a division
+  if (grid.runs == 1)
+    return take(layer * grid.run + start, size);  // most often; without a division
   std::size_t within = start % grid.run;
   std::size_t offset = start / grid.run * grid.stride + layer * grid.run;
   for (const std::size_t end = start + size; start < end; offset += grid.stride, within = 0) {

@@ -1,8 +1,10 @@
 """The native kernels: right for every dtype, instruction set and number of threads."""
 
+import itertools
 import subprocess
 import sys
 import threading
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -35,6 +37,20 @@ def instruction_set(request, monkeypatch):
     assert native.kernels.instruction_set() == request.param
 
 
+def layers_of(kind, weights, gradients, moments, vs, grids=None, scales=None, squares=None):
+    """Arrays as the kernels take them, all of one kind; by default each is one layer."""
+    return native.kernels.Layers(
+        kinds=[kind] * len(weights),
+        grids=grids or [(1, 1, x.size, x.size) for x in weights],
+        scales=scales or [1.0] * len(weights),
+        weights=[x.ctypes.data for x in weights],
+        gradients=[x.ctypes.data for x in gradients],
+        moments=[x.ctypes.data for x in moments],
+        vs=[x.ctypes.data for x in vs],
+        squares=squares and [x if x is None else x.ctypes.data for x in squares],
+    )
+
+
 class Arrays:
     """Layers of random numbers."""
 
@@ -56,16 +72,7 @@ class Arrays:
         self.vs = [np.zeros((), v) for _ in sizes]
 
     def layers(self):
-        columns = (self.weights, self.gradients, self.moments, self.vs)
-        weights, gradients, moments, vs = ([x.ctypes.data for x in xs] for xs in columns)
-        return native.kernels.Layers(
-            kinds=[self.kind] * len(weights),
-            sizes=[x.size for x in self.weights],
-            weights=weights,
-            gradients=gradients,
-            moments=moments,
-            vs=vs,
-        )
+        return layers_of(self.kind, self.weights, self.gradients, self.moments, self.vs)
 
     def stored(self):
         return b"".join(x.tobytes() for x in (*self.weights, *self.moments, *self.vs))
@@ -90,7 +97,8 @@ def test_conformance(instruction_set, case):
 def test_conformance_of_layers_in_many_chunks(instruction_set, dtype):
     hyper = Hyperparameters(weight_decay=0.1, nesterov=True)
     shapes = tuple((size,) for size in SIZES[:4])
-    check(NativeAdapter, Case("large", dtype, hyper, steps=3, shapes=shapes))
+    layers = (None,) * len(shapes)
+    check(NativeAdapter, Case("large", dtype, hyper, steps=3, shapes=shapes, layers=layers))
 
 
 def test_the_formula_is_the_rules(wrong_rule):
@@ -334,39 +342,240 @@ def test_a_forked_process_has_threads_of_its_own(pytestconfig):
     subprocess.run([*program, str(pytestconfig.rootpath / "tests")], check=True, timeout=120)
 
 
-@given(
-    st.lists(st.tuples(*[st.integers(1, 120)] * 3, st.integers(0, 5)), min_size=1, max_size=5),
+# Layers that threads share, strided or not; that one takes; of batches; of one element; of none.
+# No chunk is a multiple of the runs.
+GRIDS = (
+    (1, 3, 300_007, 900_021),
+    (3_001, 2, 100, 200),
+    (700, 5, 17, 85),
+    (1, 1_000, 33, 33_000),
+    (1, 5_000, 1, 5_000),
+    (40, 4, 64, 256),
+    (1, 7, 0, 0),
 )
+
+
+def layer_indices(grid):
+    """For each layer, where its elements lie, in their order."""
+    runs, layers, run, stride = grid
+    pieces = stride * np.arange(runs)[:, None] + np.arange(run)
+    return [(pieces + layer * run).ravel() for layer in range(layers)]
+
+
+class LayeredArrays(Arrays):
+    """Tensors of many layers each."""
+
+    def __init__(self, kind, grids=GRIDS, seed=0, offset=0):
+        super().__init__(kind, [runs * stride for runs, _, _, stride in grids], seed, offset)
+        self.grids = grids
+        self.vs = [np.zeros(layers, self.vs[0].dtype) for _, layers, _, _ in grids]
+        self.squares = [np.full(layers, np.nan) for _, layers, _, _ in grids]
+        self.scales = [1.0, 0.25, 3.0] + [1.0] * (len(grids) - 3)
+
+    def layers(self, squares=None):
+        columns = (self.weights, self.gradients, self.moments, self.vs)
+        return layers_of(self.kind, *columns, self.grids, self.scales, squares)
+
+
+def stepped_layers(kind, threads, *, offset=0, apart=False):
+    """The bytes after some steps, which take the square sums apart if asked."""
+    arrays = LayeredArrays(kind, offset=offset)
+    for _ in range(2):
+        layers = arrays.layers(arrays.squares if apart else None)
+        if apart:
+            before = arrays.stored()
+            layers.square_sums(threads)
+            assert arrays.stored() == before
+        layers.step(PLAIN, threads)
+    return arrays.stored()
+
+
+@every_kind
+def test_layers_of_a_tensor_have_the_same_bits_for_any_threads_instruction_set_and_alignment(
+    kind, monkeypatch
+):
+    results = {stepped_layers(kind, 1), stepped_layers(kind, 3, apart=True)}
+    for name in INSTRUCTION_SETS:
+        monkeypatch.setenv("NOVOGRAD_ISA", name)
+        results |= {stepped_layers(kind, threads) for threads in (1, 3)}
+        results.add(stepped_layers(kind, 2, offset=1))
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize("kind", [("float64",) * 3, ("float32",) * 3], ids="-".join)
+def test_layers_of_a_tensor_are_as_those_that_are_stored_apart(kind):
+    arrays, apart = LayeredArrays(kind), []
+    for i, grid in enumerate(arrays.grids):
+        for index in layer_indices(grid):
+            one = Arrays(kind, (0,))
+            columns = (arrays.weights, arrays.gradients, arrays.moments)
+            one.weights, one.gradients, one.moments = ([column[i][index]] for column in columns)
+            apart.append((i, index, one))
+    for _ in range(2):
+        arrays.layers().step(PLAIN, 2)
+        for i, _, one in apart:
+            rule = PLAIN._replace(a_by_norm=PLAIN.a_by_norm * arrays.scales[i])
+            one.layers().step(rule, 1)
+    # Strided sums have another order.
+    tolerance = 8 * np.finfo(kind[0]).eps
+    numbers = iter(np.concatenate(arrays.vs))
+    for i, index, one in apart:
+        contiguous = arrays.grids[i][0] == 1
+        close = {"rtol": 0 if contiguous else tolerance, "atol": 0 if contiguous else tolerance}
+        np.testing.assert_allclose(arrays.weights[i][index], one.weights[0], **close)
+        np.testing.assert_allclose(arrays.moments[i][index], one.moments[0], **close)
+        np.testing.assert_allclose(next(numbers), one.vs[0], **close)
+
+
+def test_what_lies_between_the_layers_stays():
+    arrays = LayeredArrays(("float32",) * 3, ((3_000, 2, 100, 256), (50, 1, 16, 48), (1, 1, 5, 9)))
+    before = [x.copy() for x in (*arrays.weights, *arrays.moments)]
+    arrays.layers().step(PLAIN, 2)
+    for i, (old, new) in enumerate(zip(before, [*arrays.weights, *arrays.moments], strict=True)):
+        inside = np.zeros(old.size, bool)
+        inside[np.concatenate(layer_indices(arrays.grids[i % 3]))] = True
+        np.testing.assert_array_equal(old != new, inside)
+
+
+@every_kind
+@every_instruction_set
+def test_square_sums(kind, instruction_set):
+    arrays = LayeredArrays(kind)
+    arrays.layers(arrays.squares).square_sums(2)
+    for gradient, grid, squares in zip(arrays.gradients, arrays.grids, arrays.squares, strict=True):
+        for index, s in zip(layer_indices(grid), squares, strict=True):
+            np.testing.assert_allclose(s, np.sum(gradient[index].astype("f8") ** 2), rtol=1e-12)
+
+
+@every_kind
+def test_a_step_by_its_own_square_sums_is_that_step(kind):
+    once, apart = (Arrays(kind, SIZES) for _ in range(2))
+    squares = [np.empty(1) for _ in SIZES]
+    layers = layers_of(
+        apart.kind, apart.weights, apart.gradients, apart.moments, apart.vs, squares=squares
+    )
+    for _ in range(2):
+        once.layers().step(PLAIN, 2)
+        layers.square_sums(3)
+        layers.step(PLAIN, 1)
+    assert apart.stored() == once.stored()
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_given_squares_are_used_also_where_no_element_lies(threads):
+    sizes = (300_007, 20, 20, 0, 0)
+    arrays = Arrays(("float32",) * 3, sizes)
+    squares = [np.array([4.0]), np.array([9.0]), None, np.array([16.0]), None]
+    columns = (arrays.weights, arrays.gradients, arrays.moments, arrays.vs)
+    before = [x.copy() for x in arrays.weights]
+    expected = [np.float32(0.9) * m for m in arrays.moments]
+    rule = PLAIN._replace(epsilon_inside=0.0, a_by_norm=1.0, b=0.0)
+    layers_of(arrays.kind, *columns, squares=squares).step(rule, threads)
+    own = np.sum(arrays.gradients[2].astype(np.float64) ** 2)
+    for i, s in enumerate((4.0, 9.0, own, 16.0, 0.0)):
+        np.testing.assert_allclose(arrays.vs[i], s, rtol=1e-6)
+        if sizes[i]:
+            m = expected[i] + arrays.gradients[i] / np.float32(np.sqrt(s))
+            np.testing.assert_allclose(arrays.moments[i], m, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(arrays.weights[i], before[i] - m, rtol=1e-5, atol=1e-6)
+    assert [float(s[0]) for s in squares if s is not None] == [4.0, 9.0, 16.0]
+
+
+def test_square_sums_need_a_place_for_each_tensor():
+    arrays = LayeredArrays(("float32",) * 3)
+    given = [*arrays.squares[:-1], None]
+    for squares in (None, given):
+        with pytest.raises(ValueError, match="an address in squares for every tensor"):
+            arrays.layers(squares).square_sums(2)
+    assert all(np.isnan(s).all() for s in arrays.squares)
+
+
+def test_skip_nonfinite_leaves_one_layer_of_a_tensor_untouched():
+    arrays = LayeredArrays(("float32",) * 3)
+    before = [x.copy() for x in (*arrays.weights, *arrays.moments)]
+    for gradient, grid in zip(arrays.gradients, arrays.grids, strict=True):
+        for index in layer_indices(grid)[2:3]:
+            gradient[index[-1:]] = np.inf
+    arrays.layers().step(PLAIN._replace(skip_nonfinite=1.0), 2)
+    after = (*arrays.weights, *arrays.moments)
+    for i, (old, new) in enumerate(zip(before, after, strict=True)):
+        for layer, index in enumerate(layer_indices(arrays.grids[i % len(GRIDS)])):
+            np.testing.assert_array_equal(old[index] == new[index], layer == 2)
+
+
+class Extent(NamedTuple):
+    """Memory of made-up addresses: pieces of some bytes, 28 bytes apart."""
+
+    tensor: int
+    written: bool
+    start: int
+    pieces: int
+    length: int
+
+    def bytes(self):
+        starts = range(self.start, self.start + 28 * self.pieces, 28)
+        return {x for start in starts for x in range(start, start + self.length)}
+
+    def meets(self, other):
+        mine, theirs = self.bytes(), other.bytes()
+        if self.pieces > 1 and other.pieces > 1:
+            return bool(mine & theirs)
+        # The gaps count as well.
+        ranges = [set(range(min(x), max(x) + 1)) if x else set() for x in (mine, theirs)]
+        return bool(ranges[0] & ranges[1])
+
+
+ADDRESS = st.integers(1, 300)
+TENSOR = st.tuples(
+    *[ADDRESS] * 4, st.integers(1, 3), st.integers(1, 2), st.integers(0, 3), st.booleans()
+)
+
+
+@given(st.lists(TENSOR, min_size=1, max_size=5))
 def test_overlap_is_found_wherever_it_is(drawn):
     """Against all pairs of bytes; the addresses are made up, and never read."""
-    written, read = [], []
-    for i, (w, g, m, size) in enumerate(drawn):
-        v = 1000 + 4 * i
-        if size:
-            written += [(i, set(range(start, start + 4 * size))) for start in (w, m)]
-            written.append((i, set(range(v, v + 4))))
-            read.append((i, set(range(g, g + 4 * size))))
-    expected = any(x & y for k, (_, x) in enumerate(written) for _, y in [*written[:k], *read])
+    extents = []
+    for i, (w, g, m, v, runs, layers, run, given_squares) in enumerate(drawn):
+        length = 4 * layers * run
+        extents += [Extent(i, True, start, runs, length) for start in (w, m)]
+        extents.append(Extent(i, False, g, runs, length))
+        extents.append(Extent(i, True, v, 1, 4 * layers if run or given_squares else 0))
     layers = native.kernels.Layers(
         kinds=[native.kernels.KINDS.index(("float32",) * 3)] * len(drawn),
-        sizes=[size for *_, size in drawn],
+        grids=[(runs, layers, run, 7) for *_, runs, layers, run, _ in drawn],
+        scales=[1.0] * len(drawn),
         weights=[w for w, *_ in drawn],
-        gradients=[g for _, g, _, _ in drawn],
-        moments=[m for _, _, m, _ in drawn],
-        vs=[1000 + 4 * i for i in range(len(drawn))],
+        gradients=[g for _, g, *_ in drawn],
+        moments=[m for _, _, m, *_ in drawn],
+        vs=[v for _, _, _, v, *_ in drawn],
+        squares=[int(given_squares) for *_, given_squares in drawn],
     )
+    pairs = {
+        frozenset((x.tensor, y.tensor))
+        for x, y in itertools.combinations(extents, 2)
+        if (x.written or y.written) and x.meets(y)
+    }
     found = layers.overlap()
-    assert (found is not None) == expected
-    if found is not None:
-        mine = [[x for i, x in [*written, *read] if i == layer] for layer in found]
-        assert any(x & y for x in mine[0] for y in mine[1] if x is not y)
+    assert frozenset(found) in pairs if found else not pairs
 
 
-def test_lists_of_different_lengths_are_refused():
+@pytest.mark.parametrize(("start", "expected"), [(40, None), (39, (0, 1))])
+def test_parts_of_one_array_overlap_only_where_they_do(start, expected):
+    columns = [np.zeros((50, 100), np.float32) for _ in range(3)]
+    parts = [[x[:, :40], x[:, start:]] for x in columns]
+    grids = [(50, 1, 40, 100), (50, 1, 100 - start, 100)]
+    kind = native.kernels.KINDS.index(("float32",) * 3)
+    layers = layers_of(kind, *parts, np.split(np.zeros(2, np.float32), 2), grids)
+    assert layers.overlap() == expected
+
+
+@pytest.mark.parametrize("short", ["grids", "scales", "weights", "vs", "squares"])
+def test_lists_of_different_lengths_are_refused(short):
+    lists = {name: [0, 0] for name in ("kinds", "weights", "gradients", "moments", "vs")}
+    lists |= {"grids": [(1, 1, 1, 1)] * 2, "scales": [1.0] * 2, "squares": [None] * 2}
+    lists[short] = lists[short][:1]
     with pytest.raises(ValueError, match="the same length"):
-        native.kernels.Layers(
-            kinds=[0], sizes=[1, 2], weights=[0], gradients=[0], moments=[0], vs=[0]
-        )
+        native.kernels.Layers(**lists)
 
 
 def test_an_unknown_instruction_set_is_refused(monkeypatch):

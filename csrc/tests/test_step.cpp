@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdio>
@@ -29,8 +30,21 @@ void expect(bool right, const std::string& what) {
 }
 
 constexpr Dtype all_dtypes[] = {Dtype::float64, Dtype::float32, Dtype::bfloat16, Dtype::float16};
-// Shared between threads, of one thread in several chunks, not a multiple of any width, and none.
-const std::vector<std::size_t> sizes = {300'001, 140'000, 100'003, 33, 1, 0, 257, 4096};
+// Shared between threads, of one thread in several chunks, not a multiple of any width, and none;
+// then the same with several layers, with and without gaps, and layers of one element.
+const std::vector<Grid> grids = {{1, 1, 300'001, 300'001},
+                                 {1, 1, 140'000, 140'000},
+                                 {1, 1, 100'003, 100'003},
+                                 {1, 1, 33, 33},
+                                 {1, 1, 1, 1},
+                                 {1, 1, 0, 0},
+                                 {1, 1, 257, 257},
+                                 {1, 1, 4096, 4096},
+                                 {1, 2, 140'001, 280'002},
+                                 {1'501, 2, 100, 205},
+                                 {50, 3, 17, 51},
+                                 {1, 3'000, 1, 3'000},
+                                 {1, 5, 0, 0}};
 constexpr Rule rule = {.beta1 = 0.9,
                        .keep = 0.75,
                        .mix = 0.25,
@@ -51,7 +65,8 @@ constexpr Rule rule = {.beta1 = 0.9,
 // Heap memory of exactly the right size, so that a sanitizer sees a step beyond it.
 struct Model {
   std::vector<std::vector<std::byte>> memory;
-  std::vector<Layer> layers;
+  std::vector<std::vector<double>> squares;
+  std::vector<Tensor> tensors;
 
   Model(Dtype weights, Dtype gradient, Dtype moment) {
     const auto make = [this](std::size_t size, Dtype dtype, unsigned seed) -> void* {
@@ -65,12 +80,22 @@ struct Model {
       return bytes_.data();
     };
     unsigned seed = 0;
-    for (std::size_t size : sizes) {
+    for (const Grid& grid : grids) {
+      // Up to the end of the last piece.
+      const std::size_t size =
+          grid.run == 0 ? 0 : (grid.runs - 1) * grid.stride + grid.layers * grid.run;
       void* w = make(size, weights, ++seed);
       void* g = make(size, gradient, ++seed);
       void* m = make(size, moment, ++seed);
-      void* v = memory.emplace_back(weights == Dtype::float64 ? 8 : 4).data();
-      layers.push_back({size, weights, gradient, moment, w, g, m, v, w});
+      void* v = memory.emplace_back((weights == Dtype::float64 ? 8 : 4) * grid.layers).data();
+      tensors.push_back({grid, 1, weights, gradient, moment, w, g, m, v, w});
+    }
+  }
+
+  // From now on steps take the square sums from memory, and the caller has to write them.
+  void take_squares_apart() {
+    for (Tensor& tensor : tensors) {
+      tensor.squares = squares.emplace_back(tensor.grid.layers).data();
     }
   }
 
@@ -97,12 +122,18 @@ void every_kernel_agrees_on_any_number_of_threads() {
           if (kernels->linear_pass(w, g, m) == nullptr) continue;
           for (int threads : {1, 2, 3, 8}) {
             Model model(w, g, m);
-            for (int i = 0; i < 2; ++i) step(model.layers, rule, *kernels, threads);
+            for (int i = 0; i < 2; ++i) step(model.tensors, rule, *kernels, threads);
             if (expected.empty()) expected = model.memory;
-            expect(model.memory == expected, std::string(kernels->name) + ", dtypes " +
-                                                 std::to_string(int(w)) + std::to_string(int(g)) +
-                                                 std::to_string(int(m)) + ", threads " +
-                                                 std::to_string(threads));
+            Model apart(w, g, m);
+            apart.take_squares_apart();
+            for (int i = 0; i < 2; ++i) {
+              square_sums(apart.tensors, *kernels, threads);
+              step(apart.tensors, rule, *kernels, 1);
+            }
+            const bool same = model.memory == expected && apart.memory == expected;
+            expect(same, std::string(kernels->name) + ", dtypes " + std::to_string(int(w)) +
+                             std::to_string(int(g)) + std::to_string(int(m)) + ", threads " +
+                             std::to_string(threads));
           }
         }
       }
@@ -113,36 +144,63 @@ void every_kernel_agrees_on_any_number_of_threads() {
 void a_step_is_what_the_rule_says() {
   Model model(Dtype::float64, Dtype::float64, Dtype::float64), start = model;
   // The copies of the addresses still point into the first.
-  for (std::size_t i = 0; i < model.layers.size(); ++i) {
-    const Layer& layer = model.layers[i];
-    const auto* w = reinterpret_cast<const double*>(start.memory[4 * i].data());
-    const auto* g = reinterpret_cast<const double*>(start.memory[4 * i + 1].data());
-    const auto* m = reinterpret_cast<const double*>(start.memory[4 * i + 2].data());
-    if (i == 0) step(model.layers, rule, kernels(), 3);
-    double s = 0;
-    for (std::size_t j = 0; j < layer.size; ++j) s += g[j] * g[j];
-    const double a = rule.a_by_norm / std::sqrt(s + rule.epsilon_inside);
-    for (std::size_t j = 0; j < layer.size; ++j) {
-      const double push = a * g[j] + rule.b * w[j];
-      const double moment = rule.beta1 * m[j] + push;
-      const double weight = w[j] - (rule.beta1 * moment + push);
-      const double error = std::abs(static_cast<const double*>(layer.weights)[j] - weight) +
-                           std::abs(static_cast<const double*>(layer.moment)[j] - moment);
-      if (error > 1e-13) return expect(false, "layer " + std::to_string(i));
+  step(model.tensors, rule, kernels(), 3);
+  for (std::size_t i = 0; i < model.tensors.size(); ++i) {
+    const auto numbers = [i](const Model& of, std::size_t kind) {
+      return reinterpret_cast<const double*>(of.memory[4 * i + kind].data());
+    };
+    const auto *w = numbers(start, 0), *g = numbers(start, 1), *m = numbers(start, 2);
+    std::vector<double> weights(w, w + start.memory[4 * i].size() / 8);
+    std::vector<double> moments(m, m + weights.size());
+    const Grid& grid = model.tensors[i].grid;
+    for (std::size_t layer = 0; layer < grid.layers; ++layer) {
+      const auto each = [&](const auto& take) {
+        for (std::size_t piece = 0; piece < grid.runs; ++piece) {
+          for (std::size_t j = 0; j < grid.run; ++j) {
+            take(piece * grid.stride + layer * grid.run + j);
+          }
+        }
+      };
+      double s = 0;
+      each([&](std::size_t j) { s += g[j] * g[j]; });
+      const double a = rule.a_by_norm / std::sqrt(s + rule.epsilon_inside);
+      each([&](std::size_t j) {
+        const double push = a * g[j] + rule.b * w[j];
+        moments[j] = rule.beta1 * m[j] + push;
+        weights[j] = w[j] - (rule.beta1 * moments[j] + push);
+      });
     }
+    double error = 0;  // also of what lies in the gaps, which is to stay
+    for (std::size_t j = 0; j < weights.size(); ++j) {
+      error = std::max({error, std::abs(numbers(model, 0)[j] - weights[j]),
+                        std::abs(numbers(model, 2)[j] - moments[j])});
+    }
+    expect(error < 1e-13, "tensor " + std::to_string(i));
   }
+}
+
+void parts_of_one_array_do_not_overlap() {
+  std::vector<float> w(300), g(300), m(300), v(2);
+  const auto part = [&](std::size_t start, std::size_t run, std::size_t index) -> Tensor {
+    const Dtype f = Dtype::float32;
+    void* weights = w.data() + start;
+    return {{10, 1, run, 30}, 1,      f, f, f, weights, g.data() + start, m.data() + start,
+            v.data() + index, weights};
+  };
+  expect(!overlap(std::vector{part(0, 10, 0), part(10, 20, 1)}), "parts do not overlap");
+  expect(overlap(std::vector{part(0, 11, 0), part(10, 20, 1)}).has_value(), "parts overlap");
 }
 
 // Callers compete for the pool; whoever does not get it works alone.
 void many_callers_at_once() {
   Model expected(Dtype::float32, Dtype::float32, Dtype::float32);
-  for (int i = 0; i < 5; ++i) step(expected.layers, rule, kernels(), 1);
+  for (int i = 0; i < 5; ++i) step(expected.tensors, rule, kernels(), 1);
   std::vector<std::thread> callers;
   std::vector<Model> models;
   for (int i = 0; i < 4; ++i) models.emplace_back(Dtype::float32, Dtype::float32, Dtype::float32);
   for (Model& model : models) {
     callers.emplace_back([&model] {
-      for (int i = 0; i < 5; ++i) step(model.layers, rule, kernels(), 3);
+      for (int i = 0; i < 5; ++i) step(model.tensors, rule, kernels(), 3);
     });
   }
   for (std::thread& caller : callers) caller.join();
@@ -163,7 +221,7 @@ void a_forked_child_steps() {
   const pid_t child = fork();
   if (child == 0) {
     Model model(Dtype::float32, Dtype::float32, Dtype::float32);
-    step(model.layers, rule, kernels(), 3);
+    step(model.tensors, rule, kernels(), 3);
     _exit(0);
   }
   int status = -1;
@@ -183,6 +241,7 @@ void traffic_stays_inside() {
 int main(int count, char** arguments) {
   const bool everything = count == 1 || std::string(arguments[1]) != "threads";
   a_step_is_what_the_rule_says();
+  parts_of_one_array_do_not_overlap();
   many_callers_at_once();
   the_pool_calls_on_several_threads_and_returns_after_all();
   traffic_stays_inside();
