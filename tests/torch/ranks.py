@@ -29,15 +29,16 @@ def run(world, function, folder, *arguments):
     for process in processes:
         process.join(2 * _PATIENCE.total_seconds())
         process.kill()
-    results = []
-    for rank, (process, file) in enumerate(zip(processes, files, strict=True)):
-        if not file.exists():
-            raise AssertionError(f"rank {rank} died, exit code {process.exitcode}")
-        error, result = pickle.loads(file.read_bytes())
-        if error:
-            raise AssertionError(f"rank {rank}: {error}")
-        results.append(result)
-    return results
+    outcomes = [
+        pickle.loads(file.read_bytes())
+        if file.exists()
+        else (f"died, exit code {process.exitcode}", None)
+        for process, file in zip(processes, files, strict=True)
+    ]
+    errors = [f"rank {rank}: {error}" for rank, (error, _) in enumerate(outcomes) if error]
+    if errors:
+        raise AssertionError("\n".join(errors))
+    return [result for _, result in outcomes]
 
 
 def _rank(rank, world, meeting, file, function, arguments):

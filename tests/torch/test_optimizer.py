@@ -409,7 +409,7 @@ def test_the_implementation_follows_options_and_tensors(monkeypatch):
 
         monkeypatch.setattr(module, function, watched)
 
-    watch(native, "prepared")
+    watch(native, "Prepared")
     watch(foreach, "step")
     watch(single_tensor, "step")
     strided = torch.nn.Parameter(torch.randn(3, 4).T[::2])

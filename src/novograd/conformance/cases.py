@@ -197,15 +197,14 @@ def _cases() -> Iterator[Case]:
         _hyper(grad_averaging=True, weight_decay=0.1),
     )
     yield Case("layers", **_LAYERS)
-    for dtype in DTYPES:
-        for nesterov in (False, True):
-            yield Case(
-                f"layers, everything at once, {dtype}, nesterov {nesterov}",
-                dtype=dtype,
-                hyper=_hyper(weight_decay=0.05, beta2=0.9, epsilon=0.5, nesterov=nesterov),
-                **_EVERYTHING,
-                **_LAYERS,
-            )
+    for dtype, nesterov in zip(DTYPES, (False, True, False, True), strict=True):
+        yield Case(
+            f"layers, everything at once, {dtype}, nesterov {nesterov}",
+            dtype=dtype,
+            hyper=_hyper(weight_decay=0.05, beta2=0.9, epsilon=0.5, nesterov=nesterov),
+            **_EVERYTHING,
+            **_LAYERS,
+        )
     # Gradients whose squares leave the range of their own dtype.
     yield Case("float32 gradients of 1e-20", scale=1e-20)
     yield Case("float32 gradients of 1e+15", scale=1e15)

@@ -4,7 +4,7 @@ A second writing of the rule, in ``csrc/``; its coefficients are those of ``novo
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -79,44 +79,44 @@ def step(parts: Sequence[Part], options: Options) -> None:
         params, grads, exp_avgs, exp_avg_sqs, scales, _ = map(list, zip(*parts, strict=True))
         torch.ops.novograd.step_(params, grads, exp_avgs, exp_avg_sqs, scales, torch.stack(numbers))
     else:
-        prepared(parts)(options)
+        Prepared(parts).step(options)
 
 
-def prepared(parts: Sequence[Part]) -> Callable[[Options], None]:
-    """Checks the memory of the parts, and returns the rest of ``step``.
+class Prepared:
+    """Parts whose memory is checked, ready for a step.
+
+    Args:
+        parts: What ``step`` takes.
 
     Raises:
         RuntimeError: If memory that is written is shared by two tensors.
 
     Example:
         >>> w, g, m, v = torch.zeros(3), torch.zeros(2), torch.zeros(4), torch.zeros(2)
-        >>> prepared([Part(w[:2], g, m[:2], v[0]), Part(w[1:], g, m[2:], v[1])])
+        >>> Prepared([Part(w[:2], g, m[:2], v[0]), Part(w[1:], g, m[2:], v[1])])
         Traceback (most recent call last):
             ...
         RuntimeError: NovoGrad cannot update tensors that share memory; shapes: (2,) and (2,)
     """
-    # Of a lazily conjugated or negated view, what is in memory is not what it means.
-    parts = [part._replace(grad=part.grad.resolve_conj().resolve_neg()) for part in parts]
-    layers = _apart(parts)
 
-    def take(options: Options) -> None:
-        layers.step([float(x) for x in _rule(options)], torch.get_num_threads())
-        params, _, exp_avgs, exp_avg_sqs, *_ = zip(*parts, strict=True)
+    def __init__(self, parts: Sequence[Part]) -> None:
+        """Hands the parts to the kernels, as addresses."""
+        # Of a lazily conjugated or negated view, what is in memory is not what it means.
+        self._parts = [part._replace(grad=part.grad.resolve_conj().resolve_neg()) for part in parts]
+        self._layers = _apart(self._parts)
+
+    def square_sums(self) -> None:
+        """Writes the sums of what is here into each ``square``."""
+        known = [part for part in self._parts if part.square is not None]
+        if known:
+            layers = self._layers if len(known) == len(self._parts) else _layers(known)
+            layers.square_sums(torch.get_num_threads())
+
+    def step(self, options: Options) -> None:
+        """Updates the parts."""
+        self._layers.step([float(x) for x in _rule(options)], torch.get_num_threads())
+        params, _, exp_avgs, exp_avg_sqs, *_ = zip(*self._parts, strict=True)
         torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
-
-    return take
-
-
-def square_sums(parts: Sequence[Part]) -> None:
-    """Computes the squared norms of layers into their ``square``; nothing else changes.
-
-    Example:
-        >>> g, sums = torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.zeros(2, 1, dtype=torch.float64)
-        >>> square_sums([Part(g, g, g, sums, square=sums)])
-        >>> sums.flatten()
-        tensor([25.,  2.], dtype=torch.float64)
-    """
-    _layers(parts).square_sums(torch.get_num_threads())
 
 
 @torch.library.custom_op(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from novograd.native import usable
 from novograd.torch import foreach, native, sharding, single_tensor
 from novograd.torch.checks import check_options
 from novograd.torch.layout import Layout, layout_of
-from novograd.torch.parts import Cuts, Part, as_real, parts
-from novograd.torch.scalars import Options, compute_dtype, squared_norms
-from novograd.torch.sharding import Piece
+from novograd.torch.parts import Part, as_real, parts
+from novograd.torch.scalars import Options, compute_dtype
+from novograd.torch.sharding import Norms
+from novograd.torch.single_tensor import square_sums
 
 
 class NovoGrad(torch.optim.Optimizer):
@@ -120,6 +121,7 @@ class NovoGrad(torch.optim.Optimizer):
         }
         check_options(defaults)
         self._layouts: dict[Tensor, Layout] = {}
+        self._sharded = False
         super().__init__(params, defaults)
         if fused is None and foreach is None and _any_on_cpu(self.param_groups):
             usable()  # says so, if there are no kernels
@@ -181,7 +183,7 @@ class NovoGrad(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if torch.compiler.is_compiling() and self._any_sharded():
+        if torch.compiler.is_compiling() and self._sharded:
             torch.compiler.disable(self._take_step)()
         else:
             self._take_step()
@@ -256,97 +258,73 @@ class NovoGrad(torch.optim.Optimizer):
         """Takes a step, having checked first that it can be taken."""
         for group in self.param_groups:
             self._check_gradients(group)
-        compiling = torch.compiler.is_compiling()
-        pieces = None if compiling else self._pieces()
-        chosen = [(group, self._assigned(group, pieces)) for group in self.param_groups]
-        work = []
-        for group, assigned in chosen:
-            if not assigned:
-                continue
-            options = _for_compiler(group) if compiling else cast(Options, group)
-            for implementation, mine in assigned.items():
-                if implementation is native and not compiling:
-                    take = native.prepared(mine)
-                else:
-                    take = partial(implementation.step, mine)
-                work.append((take, options))
-        for take, options in work:
-            take(options)
+        norms = self._norms() if self._sharded else None
+        work = [step for group in self.param_groups for step in self._prepared(group, norms)]
+        if norms is not None:
+            for step in work:
+                step.square_sums()
+            missing = norms.all_reduce()
+            if missing:
+                work += [
+                    step
+                    for group in self.param_groups
+                    for step in self._prepared_without_gradient(group, missing, norms)
+                ]
+        for step in work:
+            step.take()
 
     def _init_group(
-        self,
-        group: dict[str, Any],
-        params: list[Tensor],
-        grads: list[Tensor],
-        exp_avgs: list[Tensor],
-        exp_avg_sqs: list[Tensor],
-        scales: list[float],
-        squares: list[Tensor | None],
-        cuts: list[Cuts | None],
-        pieces: dict[Tensor, Piece] | None = None,
+        self, group: dict[str, Any], *columns: list[Any], norms: Norms | None = None
     ) -> None:
-        """Appends to the lists what has a gradient, after making state that does not exist yet.
+        """Appends to the columns what has a gradient, after making state that does not exist yet.
 
         torch.compile knows a method of this name, and calls it before it traces the rest.
         """
         for param in group["params"]:
-            piece = pieces.get(param) if pieces else None
-            grad = param.grad if piece is None else piece.grad
-            if grad is None:
-                continue
-            layout = self._layouts[param]
-            state = self.state[param]
-            if not state:
-                state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-                state["exp_avg_sq"] = layout.new_second_moment(param)
-            params.append(sharding.local(param))
-            grads.append(grad)
-            exp_avgs.append(sharding.local(state["exp_avg"]))
-            exp_avg_sqs.append(sharding.local(state["exp_avg_sq"]))
-            scales.append(layout.scale)
-            squares.append(None if piece is None else piece.square)
-            cuts.append(layout.cuts)
+            if param.grad is not None:
+                row = self._row(param, sharding.local_gradient(param), norms)
+                for column, x in zip(columns, row, strict=True):
+                    column.append(x)
 
-    def _assigned(
-        self, group: dict[str, Any], pieces: dict[Tensor, Piece] | None
-    ) -> dict[Any, list[Part]]:
-        """Returns what has a gradient, by the implementation that is to update it."""
-        columns: list[list[Any]] = [[], [], [], [], [], []]
-        cuts: list[Cuts | None] = []
-        self._init_group(group, *columns, cuts, pieces)
-        assigned: dict[Any, list[Part]] = {}
-        for whole, cut in zip(zip(*columns, strict=True), cuts, strict=True):
-            for part in parts(Part(*whole), cut):
-                chosen = _implementation(group, part)
-                assigned.setdefault(chosen, []).append(part if chosen is native else as_real(part))
-        return assigned
+    def _row(self, param: Tensor, grad: Tensor, norms: Norms | None) -> tuple[Any, ...]:
+        """Returns the fields of a ``Part``, and where it is cut; makes its state if need be."""
+        layout = self._layouts[param]
+        state = self.state[param]
+        if not state:
+            state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = layout.new_second_moment(param)
+        return (
+            sharding.local(param),
+            grad,
+            sharding.local(state["exp_avg"]),
+            sharding.local(state["exp_avg_sq"]),
+            layout.scale,
+            norms.squares.get(param) if norms else None,
+            layout.cuts,
+        )
 
-    def _any_sharded(self) -> bool:
-        return any(sharding.is_sharded(w) for group in self.param_groups for w in group["params"])
+    def _prepared(self, group: dict[str, Any], norms: Norms | None) -> list["_Step"]:
+        """Returns the step of what has a gradient."""
+        columns: tuple[list[Any], ...] = ([], [], [], [], [], [], [])
+        self._init_group(group, *columns, norms=norms)
+        return _steps(group, zip(*columns, strict=True))
 
-    def _pieces(self) -> dict[Tensor, Piece] | None:
-        """Returns the gradients of DTensors, with the norms of the layers that are cut."""
-        groups: dict[Tensor, dict[str, Any]] = {}
-        shardings = {}
-        for group in self.param_groups:
-            for param in group["params"]:
-                if sharding.is_sharded(param):
-                    groups[param] = group
-                    shardings[param] = self._layouts[param].sharding
+    def _prepared_without_gradient(
+        self, group: dict[str, Any], params: list[Tensor], norms: Norms
+    ) -> list["_Step"]:
+        """Returns the step of what has a gradient in other processes only."""
+        mine = [param for param in params if any(param is one for one in group["params"])]
+        zeros = (torch.zeros_like(sharding.local(param)) for param in mine)
+        return _steps(group, [self._row(w, g, norms) for w, g in zip(mine, zeros, strict=True)])
 
-        def square_sums(given: dict[Tensor, Piece]) -> None:
-            found = []
-            for param, (g, square) in given.items():
-                for part in parts(Part(g, g, g, square, 1.0, square), self._layouts[param].cuts):
-                    if _implementation(groups[param], part) is native:
-                        found.append(part)
-                    else:
-                        real, sums = as_real(part).grad, as_real(part).exp_avg_sq
-                        sums.copy_(squared_norms(real, sums.shape, compute_dtype(g.dtype)))
-            if found:
-                native.square_sums(found)
-
-        return sharding.pieces(shardings, square_sums) if shardings else None
+    def _norms(self) -> Norms | None:
+        """Makes room for the norms of layers of which other processes have pieces, if any do."""
+        shardings = {
+            param: layout.sharding
+            for param, layout in self._layouts.items()
+            if layout.sharding is not None and layout.sharding.groups and param.requires_grad
+        }
+        return Norms(shardings) if shardings else None
 
     def _lay_out(self, group: dict[str, Any]) -> None:
         """Finds out where the layers of the parameters of a group are.
@@ -366,6 +344,7 @@ class NovoGrad(torch.optim.Optimizer):
                 self._layouts[param] = layout_of(group["layers"], name, param)
             except ValueError as error:
                 raise ValueError(f"parameter {self._name(group, index)}: {error}") from error
+        self._sharded = any(layout.sharding is not None for layout in self._layouts.values())
 
     def _check_gradients(self, group: dict[str, Any]) -> None:
         """Raises RuntimeError, naming the parameter, if a gradient of a group cannot be used."""
@@ -375,9 +354,11 @@ class NovoGrad(torch.optim.Optimizer):
             problem = None
             if param.grad.layout is not torch.strided:
                 problem = f"it is {param.grad.layout}, and must be dense"
-            elif sharding.is_sharded(param) and not sharding.is_sharded(param.grad):
-                problem = "it must be a DTensor, as the parameter is"
-            elif group["fused"]:
+            elif (
+                self._sharded and not sharding.is_sharded(param.grad) and sharding.is_sharded(param)
+            ):
+                problem = "it must be a DTensor where the parameter is one"
+            elif group["fused"] and not torch.compiler.is_compiling():
                 problem = self._problem_of_kernels(param)
             if problem:
                 fused = "with fused=True " if group["fused"] else ""
@@ -445,6 +426,42 @@ class NovoGrad(torch.optim.Optimizer):
                 self.state[param]["exp_avg_sq"] = state["exp_avg_sq"].to(
                     param.device, compute_dtype(param.dtype)
                 )
+
+
+class _Step(NamedTuple):
+    """A step that is ready to be taken.
+
+    Attributes:
+        square_sums: Computes the norms of what is here of layers that others have pieces of.
+        take: Takes it.
+    """
+
+    square_sums: Callable[[], None]
+    take: Callable[[], None]
+
+
+def _steps(group: dict[str, Any], rows: Iterable[tuple[Any, ...]]) -> list[_Step]:
+    """Prepares the step of some parameters of a group, one for each implementation they need."""
+    assigned: dict[Any, list[Part]] = {}
+    for *whole, cuts in rows:
+        for part in parts(Part(*whole), cuts):
+            chosen = _implementation(group, part)
+            if group["fused"] and chosen is not native:  # while it is compiled; else checked before
+                raise RuntimeError(f"fused=True is not possible: {native.problem(part)}")
+            assigned.setdefault(chosen, []).append(part if chosen is native else as_real(part))
+    if not assigned:
+        return []
+    compiling = torch.compiler.is_compiling()
+    options = _for_compiler(group) if compiling else cast(Options, group)
+    steps = []
+    for implementation, mine in assigned.items():
+        if implementation is native and not compiling:
+            ready = native.Prepared(mine)
+            steps.append(_Step(ready.square_sums, partial(ready.step, options)))
+        else:
+            take = partial(implementation.step, mine, options)
+            steps.append(_Step(partial(square_sums, mine), take))
+    return steps
 
 
 def _implementation(group: dict[str, Any], part: Part) -> Any:

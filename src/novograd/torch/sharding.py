@@ -7,7 +7,7 @@ the only communication of a step. All processes take part in it in the same orde
 is empty and whatever gradient is missing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,17 +34,56 @@ class Sharding(NamedTuple):
     offset: tuple[int, ...]
 
 
-class Piece(NamedTuple):
-    """What a process knows of a DTensor's gradient.
+class Norms:
+    """The squared norms of layers of which several processes hold pieces, in one step.
+
+    A gradient that is missing here, but not in all processes that hold pieces of the same layers,
+    counts as zero here. Nothing waits for a device unless one is missing.
 
     Attributes:
-        grad: The piece of it that is here.
-        square: The squared norms of whole layers, in the shape of what is here of the second
-            moment, in float64; None where all pieces of these layers are here.
+        squares: For each parameter with such layers their squared norms, in the shape of what is
+            here of the second moment, in float64. They are to be filled with the sums of what is
+            here, and ``all_reduce`` then adds those of the others.
     """
 
-    grad: Tensor
-    square: Tensor | None
+    def __init__(self, shardings: dict[Tensor, Sharding]) -> None:
+        """Makes room for the parameters, whose order has to be the same in all processes."""
+        self._groups = [sharding.groups for sharding in shardings.values()]
+        sizes = [sharding.v_shape.numel() for sharding in shardings.values()]
+        self._first = next(iter(shardings))
+        device = local(self._first).device
+        # Behind the sums, how many processes have a gradient of each parameter.
+        present = [float(param.grad is not None) for param in shardings]
+        self._values = torch.zeros(sum(sizes) + len(sizes), dtype=torch.float64, device=device)
+        self._values[sum(sizes) :] = torch.tensor(present)
+        *self._sums, self._counts = self._values.split([*sizes, len(sizes)])
+        self.squares = {
+            param: sums.view(sharding.v_shape)
+            for (param, sharding), sums in zip(shardings.items(), self._sums, strict=True)
+        }
+
+    def all_reduce(self) -> list[Tensor]:
+        """Adds over processes, by one collective for each group of them.
+
+        Returns:
+            The parameters of which only others have a gradient.
+        """
+        whole = len(set(self._groups)) == 1
+        for group in dict.fromkeys(group for groups in self._groups for group in groups):
+            mine = [i for i, groups in enumerate(self._groups) if group in groups]
+            pieces = [*(self._sums[i] for i in mine), *(self._counts[i : i + 1] for i in mine)]
+            values = self._values if whole else torch.cat(pieces)
+            # Weights may have been offloaded from the devices that communicate.
+            sent = values.to(self._first.device_mesh.device_type)
+            dist.all_reduce(sent, group=group)
+            if sent is not self._values:
+                received = sent.to(values.device).split([piece.numel() for piece in pieces])
+                for piece, new in zip(pieces, received, strict=True):
+                    piece.copy_(new)
+        if all(param.grad is not None for param in self.squares):
+            return []
+        counts = zip(self.squares, self._counts.tolist(), strict=True)
+        return [param for param, count in counts if count and param.grad is None]
 
 
 def is_sharded(x: Tensor) -> bool:
@@ -115,44 +154,10 @@ def as_stored(v: Tensor, param: Any, v_shape: Sequence[int], sharding: Sharding)
     )
 
 
-def pieces(
-    shardings: dict[Tensor, Sharding], square_sums: Callable[[dict[Tensor, Piece]], None]
-) -> dict[Tensor, Piece]:
-    """Returns the gradients of those DTensors that have one, here or elsewhere.
-
-    A gradient that is missing here, but not in all processes that hold pieces of the same layers,
-    counts as zero here. Nothing waits for a device unless one is missing.
-
-    Args:
-        shardings: The parameters, in an order that all processes share.
-        square_sums: Is called once, to write into each ``square`` the sums of the piece here.
-    """
-    grads = {w: None if w.grad is None else _local_gradient(w) for w in shardings}
-    cut = [w for w in shardings if shardings[w].groups and w.requires_grad]
-    if not cut:
-        return {w: Piece(g, None) for w, g in grads.items() if g is not None}
-    # For each parameter its sums, and how many processes have a gradient.
-    sizes = [shardings[w].v_shape.numel() + 1 for w in cut]
-    sums = torch.zeros(sum(sizes), dtype=torch.float64, device=local(cut[0]).device)
-    sections = dict(zip(cut, sums.split(sizes), strict=True))
-    squares = {w: x[:-1].view(shardings[w].v_shape) for w, x in sections.items()}
-    for w in cut:
-        if grads[w] is not None:
-            sections[w][-1] = 1
-    known = {w: Piece(g, squares.get(w)) for w, g in grads.items() if g is not None}
-    square_sums({w: piece for w, piece in known.items() if piece.square is not None})
-    _all_reduce(sums, list(sections.values()), [shardings[w].groups for w in cut], cut[0])
-    missing = [w for w in cut if grads[w] is None]
-    if missing:
-        counts = torch.stack([sections[w][-1] for w in missing]).tolist()
-        for w, count in zip(missing, counts, strict=True):
-            if count:
-                known[w] = Piece(torch.zeros_like(local(w)), squares[w])
-    return known
-
-
-def _local_gradient(param: Any) -> Tensor:
-    """Returns the piece of a DTensor's gradient that belongs to what is here of the weights."""
+def local_gradient(param: Any) -> Tensor:
+    """Returns the piece of a gradient that belongs to what is here of the weights."""
+    if not is_sharded(param):
+        return param.grad
     from torch.distributed._functional_collectives import AsyncCollectiveTensor
 
     grad = param.grad
@@ -161,19 +166,3 @@ def _local_gradient(param: Any) -> Tensor:
         grad = grad.redistribute(param.device_mesh, param.placements)
     piece = grad._local_tensor
     return piece.wait() if isinstance(piece, AsyncCollectiveTensor) else piece
-
-
-def _all_reduce(
-    sums: Tensor, sections: Sequence[Tensor], groups: Sequence[tuple[Any, ...]], param: Any
-) -> None:
-    """Adds ``sums`` over processes, in place: each section over its process groups."""
-    for group in dict.fromkeys(group for every in groups for group in every):
-        mine = [x for x, every in zip(sections, groups, strict=True) if group in every]
-        given = sums if len(mine) == len(sections) else torch.cat(mine)
-        # Weights may have been offloaded from the devices that communicate.
-        sent = given.to(param.device_mesh.device_type)
-        dist.all_reduce(sent, group=group)
-        if sent is not sums:
-            received = sent.to(sums.device).split([x.numel() for x in mine])
-            for x, y in zip(mine, received, strict=True):
-                x.copy_(y)

@@ -37,3 +37,18 @@ def step(parts: Sequence[Part], options: Options) -> None:
         param.copy_(new_w)
         exp_avg.copy_(new_m)
         exp_avg_sq.copy_(v)
+
+
+def square_sums(parts: Sequence[Part]) -> None:
+    """Writes the squared norms of what is here into each ``square`` that there is.
+
+    Example:
+        >>> g, v, square = torch.ones(2, 3), torch.zeros(2, 1), torch.empty(2, 1)
+        >>> square_sums([Part(g, g, g, v, 1.0, square)])
+        >>> square.flatten()
+        tensor([3., 3.])
+    """
+    for part in parts:
+        if part.square is not None:
+            v = part.exp_avg_sq
+            part.square.copy_(squared_norms(part.grad, v.shape, v.dtype))
