@@ -120,7 +120,6 @@ def documented(
     )
 
 
-@functools.lru_cache(maxsize=4096)
 def grid(
     shape: tuple[int, ...], strides: tuple[int, ...], v_shape: tuple[int, ...]
 ) -> tuple[int, int, int, int] | None:

@@ -5,8 +5,6 @@ import copy
 import pytest
 import torch
 from helpers import parameters, set_gradients, train
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from novograd.torch import NovoGrad
 
@@ -83,19 +81,3 @@ def test_sparse_embedding_is_refused_before_any_state_is_made():
     with pytest.raises(RuntimeError, match="must be dense"):
         optimizer.step()
     assert not optimizer.state
-
-
-def test_sharded_parameters_are_refused(tmp_path):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
-    )
-    try:
-        model = torch.nn.Linear(4, 3)
-        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-        optimizer = NovoGrad(model.named_parameters())
-        model(torch.randn(2, 4)).sum().backward()
-        with pytest.raises(RuntimeError, match="parameter 'weight': its norm, over all shards"):
-            optimizer.step()
-        assert not optimizer.state
-    finally:
-        torch.distributed.destroy_process_group()

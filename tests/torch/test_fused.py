@@ -12,6 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import novograd.native
 from novograd.torch import NovoGrad, native
+from novograd.torch.parts import Part
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_a_gradient_in_another_order_goes_to_foreach():
     NovoGrad([w]).step()
     NovoGrad([twin]).step()
     torch.testing.assert_close(w, twin)
-    assert native.problem(w, w.grad, torch.zeros_like(w))
+    assert native.problem(Part(w, w.grad, torch.zeros_like(w), torch.tensor(0.0)))
 
 
 def test_tensors_that_share_memory_are_refused_before_anything_changes():
@@ -140,11 +141,12 @@ def test_the_operation_passes_torchs_checks():
     def arguments(dtype):
         params = [torch.randn(3, 5, dtype=dtype), torch.randn(7, dtype=dtype)]
         grads, exp_avgs = ([torch.randn_like(p) for p in params] for _ in range(2))
-        exp_avg_sqs = [torch.tensor(0.0), torch.tensor(2.0)]
+        exp_avg_sqs = [torch.zeros(3, 1), torch.tensor(2.0)]
         rule = novograd.native.documented(
             lr=0.1, beta1=0.9, beta2=0.5, epsilon=1e-8, weight_decay=0.1, grad_averaging=False
         )
-        return params, grads, exp_avgs, exp_avg_sqs, torch.tensor(rule, dtype=torch.float64)
+        numbers = torch.tensor(rule, dtype=torch.float64)
+        return params, grads, exp_avgs, exp_avg_sqs, [1.0, 0.5], numbers
 
     for dtype in (torch.float32, torch.bfloat16):
         torch.library.opcheck(torch.ops.novograd.step_.default, arguments(dtype))

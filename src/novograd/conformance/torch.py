@@ -5,14 +5,15 @@ schedulers do.
 """
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from novograd import native
-from novograd.conformance.adapters import Adapter, Layer, compute_dtype
+from novograd.conformance.adapters import Adapter, Layer, zero_second_moments
 from novograd.conformance.cases import DTYPES, Case, Hyperparameters
 from novograd.torch import NovoGrad
 
@@ -20,7 +21,7 @@ from novograd.torch import NovoGrad
 class SingleTensorAdapter(Adapter):
     """The rule itself, one tensor at a time (``foreach=False``)."""
 
-    implementation: ClassVar[dict[str, bool]] = {"foreach": False}
+    implementation: Mapping[str, bool | None] = {"foreach": False}
 
     def __init__(self, case: Case) -> None:
         """Makes parameters and optimizer."""
@@ -36,7 +37,8 @@ class SingleTensorAdapter(Adapter):
 
     def layers(self) -> list[Layer]:
         """Reads parameters and state."""
-        return [self._layer(w) for w in self._weights]
+        vs = zero_second_moments(self._case)
+        return [self._layer(w, v) for w, v in zip(self._weights, vs, strict=True)]
 
     def reload(self) -> None:
         """Saves, makes everything anew with other weights, and loads."""
@@ -54,7 +56,13 @@ class SingleTensorAdapter(Adapter):
     def _build(self, weights: list[np.ndarray]) -> None:
         self._weights = [torch.nn.Parameter(_tensor(w)) for w in weights]
         hyper = self._case.hyperparameters(0)
-        self._optimizer = NovoGrad(self._weights, **self.implementation, **_options(hyper))
+        chosen = dict(zip(self._weights, self._case.layers, strict=True))
+        self._optimizer = NovoGrad(
+            self._weights,
+            layers=lambda _, w: chosen[w],
+            **self.implementation,
+            **_options(hyper),
+        )
 
     def _set(self, hyper: Hyperparameters) -> None:
         self._optimizer.param_groups[0].update(_options(hyper))
@@ -62,11 +70,11 @@ class SingleTensorAdapter(Adapter):
     def _step(self) -> None:
         self._optimizer.step()
 
-    def _layer(self, weights: torch.Tensor) -> Layer:
+    def _layer(self, weights: torch.Tensor, zero: np.ndarray) -> Layer:
         state = self._optimizer.state.get(weights)
         w = _array(weights.detach(), self._case.dtype)
         if not state:
-            return Layer(w, np.zeros_like(w), np.zeros((), compute_dtype(self._case.dtype)))
+            return Layer(w, np.zeros_like(w), zero)
         return Layer(
             w, _array(state["exp_avg"], self._case.dtype), state["exp_avg_sq"].numpy().copy()
         )
@@ -75,13 +83,15 @@ class SingleTensorAdapter(Adapter):
 class ForeachAdapter(SingleTensorAdapter):
     """All tensors together (``foreach=True``)."""
 
-    implementation: ClassVar[dict[str, bool]] = {"foreach": True}
+    implementation: Mapping[str, bool | None] = {"foreach": True}
 
 
 class FusedAdapter(SingleTensorAdapter):
-    """The native kernels (``fused=True``)."""
+    """The native kernels: ``fused=True``, or None where they cannot take all layers."""
 
-    implementation: ClassVar[dict[str, bool]] = {"fused": True}
+    def _build(self, weights: list[np.ndarray]) -> None:
+        self.implementation = {"fused": None if any(self._case.layers) else True}
+        super()._build(weights)
 
 
 class CompiledAdapter(SingleTensorAdapter):

@@ -3,6 +3,7 @@
 A second writing of the rule, in ``csrc/``; its coefficients are those of ``novograd.rule``.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from novograd import native
+from novograd.torch.parts import Part
 from novograd.torch.scalars import Options
 
 # Complex numbers are pairs of real ones.
@@ -26,20 +28,18 @@ _KINDS = (
 )
 _KINDS |= {(pairs,) * 3: _KINDS[(real,) * 3] for pairs, real in _REAL.items() if _KINDS}
 
+_cached_grid = functools.lru_cache(maxsize=4096)(native.grid)
 
-def problem(param: Tensor, grad: Tensor, exp_avg: Tensor) -> str | None:
-    """Returns why the kernels cannot take a parameter, or None if they can.
 
-    Args:
-        param: Weights.
-        grad: Their gradient.
-        exp_avg: Their moment.
+def problem(part: Part) -> str | None:
+    """Returns why the kernels cannot take a part, or None if they can.
 
     Example:
-        >>> w = torch.zeros(4, 6)
-        >>> problem(w[:, ::2], w[:, ::2], torch.zeros(4, 3))
+        >>> w = torch.zeros(4, 6)[:, ::2]
+        >>> problem(Part(w, w, w, torch.tensor(0.0)))
         'its elements have gaps, or another order than those of its gradient or state'
     """
+    param, grad, exp_avg, *_ = part
     if native.PROBLEM:
         return native.PROBLEM
     if not param.is_cpu:
@@ -50,21 +50,15 @@ def problem(param: Tensor, grad: Tensor, exp_avg: Tensor) -> str | None:
         return f"there is no kernel for {param.dtype} with a gradient of {grad.dtype}"
     if param.is_complex() and torch.compiler.is_compiling():
         return "Inductor compiles no custom operation on complex tensors"  # seen in torch 2.13
-    if param.is_contiguous() and grad.is_contiguous() and exp_avg.is_contiguous():
-        return None
-    if param.stride() == grad.stride() == exp_avg.stride() and _is_dense(param):
-        return None
-    return "its elements have gaps, or another order than those of its gradient or state"
+    if _grid(part) is None:
+        if part.exp_avg_sq.ndim and param.is_contiguous():
+            return "the elements of a layer are too far from each other"
+        return "its elements have gaps, or another order than those of its gradient or state"
+    return None
 
 
-def step(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    options: Options,
-) -> None:
-    """Updates parameters and their state in place, in the precision of ``exp_avg_sqs``.
+def step(parts: Sequence[Part], options: Options) -> None:
+    """Updates parameters and their state in place, in the precision of ``exp_avg_sq``.
 
     The arguments are those of ``novograd.torch.single_tensor.step``, but may be complex, and must
     not have a ``problem``. In a compiled program this is the operation ``novograd::step_``.
@@ -75,45 +69,54 @@ def step(
     Example:
         >>> from novograd.torch import NovoGrad
         >>> w, m, v = torch.tensor([1.0, 2.0]), torch.zeros(2), torch.tensor(0.0)
-        >>> step([w], [torch.tensor([3.0, 4.0])], [m], [v], NovoGrad([w], lr=0.5).param_groups[0])
+        >>> options = NovoGrad([w], lr=0.5).param_groups[0]
+        >>> step([Part(w, torch.tensor([3.0, 4.0]), m, v)], options)
         >>> w, v
         (tensor([0.7000, 1.6000]), tensor(25.))
     """
     if torch.compiler.is_compiling():
         numbers = [torch.as_tensor(x, dtype=torch.float64) for x in _rule(options)]
-        torch.ops.novograd.step_(params, grads, exp_avgs, exp_avg_sqs, torch.stack(numbers))
+        params, grads, exp_avgs, exp_avg_sqs, scales, _ = map(list, zip(*parts, strict=True))
+        torch.ops.novograd.step_(params, grads, exp_avgs, exp_avg_sqs, scales, torch.stack(numbers))
     else:
-        prepared(params, grads, exp_avgs, exp_avg_sqs)(options)
+        prepared(parts)(options)
 
 
-def prepared(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
-) -> Callable[[Options], None]:
-    """Checks the memory of the arguments of ``step``, and returns the rest of it.
+def prepared(parts: Sequence[Part]) -> Callable[[Options], None]:
+    """Checks the memory of the parts, and returns the rest of ``step``.
 
     Raises:
         RuntimeError: If memory that is written is shared by two tensors.
 
     Example:
         >>> w, g, m, v = torch.zeros(3), torch.zeros(2), torch.zeros(4), torch.zeros(2)
-        >>> prepared([w[:2], w[1:]], [g, g], [m[:2], m[2:]], [v[0], v[1]])
+        >>> prepared([Part(w[:2], g, m[:2], v[0]), Part(w[1:], g, m[2:], v[1])])
         Traceback (most recent call last):
             ...
         RuntimeError: NovoGrad cannot update tensors that share memory; shapes: (2,) and (2,)
     """
     # Of a lazily conjugated or negated view, what is in memory is not what it means.
-    grads = [g.resolve_conj().resolve_neg() for g in grads]
-    layers = _layers(params, grads, exp_avgs, exp_avg_sqs)
+    parts = [part._replace(grad=part.grad.resolve_conj().resolve_neg()) for part in parts]
+    layers = _apart(parts)
 
     def take(options: Options) -> None:
-        _ = grads  # as long as their addresses are in use
         layers.step([float(x) for x in _rule(options)], torch.get_num_threads())
+        params, _, exp_avgs, exp_avg_sqs, *_ = zip(*parts, strict=True)
         torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
 
     return take
+
+
+def square_sums(parts: Sequence[Part]) -> None:
+    """Computes the squared norms of layers into their ``square``; nothing else changes.
+
+    Example:
+        >>> g, sums = torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.zeros(2, 1, dtype=torch.float64)
+        >>> square_sums([Part(g, g, g, sums, square=sums)])
+        >>> sums.flatten()
+        tensor([25.,  2.], dtype=torch.float64)
+    """
+    _layers(parts).square_sums(torch.get_num_threads())
 
 
 @torch.library.custom_op(
@@ -124,10 +127,12 @@ def _step_op(
     grads: Sequence[Tensor],
     exp_avgs: Sequence[Tensor],
     exp_avg_sqs: Sequence[Tensor],
+    scales: Sequence[float],
     rule: Tensor,
 ) -> None:
     """Takes a step by the numbers of a ``novograd.native.Rule``; opaque to compilers."""
-    layers = _layers(params, grads, exp_avgs, exp_avg_sqs)
+    columns = (params, grads, exp_avgs, exp_avg_sqs, scales)
+    layers = _apart([Part(*part) for part in zip(*columns, strict=True)])
     layers.step(rule.tolist(), torch.get_num_threads())
 
 
@@ -136,31 +141,46 @@ def _(*_: Any) -> None:
     """Nothing changes its shape."""
 
 
-def _layers(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
-) -> Any:
-    """Hands tensors to the kernels, as addresses; they have to live as long."""
-    sizes = [w.numel() * (1 + w.is_complex()) for w in params]
-    layers = native.kernels.Layers(
-        kinds=[
-            _KINDS[w.dtype, g.dtype, m.dtype]
-            for w, g, m in zip(params, grads, exp_avgs, strict=True)
-        ],
-        grids=[(1, 1, n, n) for n in sizes],
-        scales=[1.0] * len(sizes),
-        weights=[w.data_ptr() for w in params],
-        gradients=[g.data_ptr() for g in grads],
-        moments=[m.data_ptr() for m in exp_avgs],
-        vs=[v.data_ptr() for v in exp_avg_sqs],
-    )
+def _apart(parts: Sequence[Part]) -> Any:
+    """Hands parts to the kernels, having checked that they share no memory."""
+    layers = _layers(parts)
     shared = layers.overlap()
     if shared is not None:
-        shapes = " and ".join(str(tuple(params[i].shape)) for i in shared)
+        shapes = " and ".join(str(tuple(parts[i].param.shape)) for i in shared)
         raise RuntimeError(f"NovoGrad cannot update tensors that share memory; shapes: {shapes}")
     return layers
+
+
+def _layers(parts: Sequence[Part]) -> Any:
+    """Hands parts to the kernels, as addresses; they have to live as long."""
+    return native.kernels.Layers(
+        kinds=[_KINDS[part.param.dtype, part.grad.dtype, part.exp_avg.dtype] for part in parts],
+        grids=[_grid(part) for part in parts],
+        scales=[part.scale for part in parts],
+        weights=[part.param.data_ptr() for part in parts],
+        gradients=[part.grad.data_ptr() for part in parts],
+        moments=[part.exp_avg.data_ptr() for part in parts],
+        vs=[part.exp_avg_sq.data_ptr() for part in parts],
+        squares=[0 if part.square is None else part.square.data_ptr() for part in parts],
+    )
+
+
+def _grid(part: Part) -> tuple[int, int, int, int] | None:
+    """Returns how the kernels find the layers of a part, or None if they cannot."""
+    param, grad, exp_avg, v, *_ = part
+    numbers = 1 + param.is_complex()
+    if param.is_contiguous() and grad.is_contiguous() and exp_avg.is_contiguous():
+        if not v.ndim:
+            size = numbers * param.numel()
+            return 1, 1, size, size
+    elif not param.stride() == grad.stride() == exp_avg.stride():
+        return None
+    find = native.grid if torch.compiler.is_compiling() else _cached_grid
+    found = find(param.shape, param.stride(), v.shape)
+    if found is None:
+        return None
+    runs, layers, run, stride = found
+    return runs, layers, numbers * run, numbers * stride
 
 
 def _rule(options: Options) -> native.Rule:
@@ -177,14 +197,3 @@ def _rule(options: Options) -> native.Rule:
         maximize=options["maximize"],
         skip_nonfinite=options["skip_nonfinite"],
     )
-
-
-def _is_dense(x: Tensor) -> bool:
-    """Whether the elements fill one piece of memory, in whatever order of the dimensions."""
-    expected = 1
-    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
-        if size != 1:
-            if stride != expected:
-                return False
-            expected *= size
-    return True

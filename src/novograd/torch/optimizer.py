@@ -1,8 +1,8 @@
 """NovoGrad as a ``torch.optim.Optimizer``."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import chain, compress
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -10,10 +10,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from novograd import rule
-from novograd.hyperparameters import check_flag, check_number
-from novograd.native import require, usable
-from novograd.torch import foreach, native, single_tensor
-from novograd.torch.scalars import Options, compute_dtype
+from novograd.native import usable
+from novograd.torch import foreach, native, sharding, single_tensor
+from novograd.torch.checks import check_options
+from novograd.torch.layout import Layout, layout_of
+from novograd.torch.parts import Cuts, Part, as_real, parts
+from novograd.torch.scalars import Options, compute_dtype, squared_norms
+from novograd.torch.sharding import Piece
 
 
 class NovoGrad(torch.optim.Optimizer):
@@ -98,6 +101,7 @@ class NovoGrad(torch.optim.Optimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
+        layers: Any = None,
     ) -> None:
         """Checks the arguments, which the class documents, and creates no state yet."""
         defaults = {
@@ -112,8 +116,10 @@ class NovoGrad(torch.optim.Optimizer):
             "foreach": foreach,
             "fused": fused,
             "capturable": capturable,
+            "layers": layers,
         }
-        _check_options(defaults)
+        check_options(defaults)
+        self._layouts: dict[Tensor, Layout] = {}
         super().__init__(params, defaults)
         if fused is None and foreach is None and _any_on_cpu(self.param_groups):
             usable()  # says so, if there are no kernels
@@ -126,7 +132,9 @@ class NovoGrad(torch.optim.Optimizer):
 
         Raises:
             TypeError: If it is no dict, or an option has a wrong type.
-            ValueError: If an option is out of range, or a parameter is in another group already.
+            ValueError: If an option is out of range, a parameter is in another group already, or
+                its ``layers`` do not fit it.
+            RuntimeError: If a parameter belongs to ``FullyShardedDataParallel``.
 
         Example:
             >>> optimizer = NovoGrad([torch.zeros(2)])
@@ -135,8 +143,13 @@ class NovoGrad(torch.optim.Optimizer):
             [0.0, 0.001]
         """
         if isinstance(param_group, dict):
-            _check_options(self.defaults | param_group)
+            check_options(self.defaults | param_group)
         super().add_param_group(param_group)
+        try:
+            self._lay_out(self.param_groups[-1])
+        except BaseException:
+            self.param_groups.pop()
+            raise
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -168,28 +181,25 @@ class NovoGrad(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for number, group in enumerate(self.param_groups):
-            self._check_gradients(group, number)
-        compiling = torch.compiler.is_compiling()
-        work = []
-        for group in self.param_groups:
-            params: list[Tensor] = []
-            grads: list[Tensor] = []
-            exp_avgs: list[Tensor] = []
-            exp_avg_sqs: list[Tensor] = []
-            self._init_group(group, params, grads, exp_avgs, exp_avg_sqs)
-            if not params:
-                continue
-            options = _for_compiler(group) if compiling else cast(Options, group)
-            for implementation, tensors in _assigned(group, params, grads, exp_avgs, exp_avg_sqs):
-                if implementation is native and not compiling:
-                    take = native.prepared(*tensors)
-                else:
-                    take = partial(implementation.step, *tensors)
-                work.append((take, options))
-        for take, options in work:
-            take(options)
+        if torch.compiler.is_compiling() and self._any_sharded():
+            torch.compiler.disable(self._take_step)()
+        else:
+            self._take_step()
         return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns state and options, without ``layers``, which the constructor is given again.
+
+        Example:
+            >>> from novograd.layers import Rows
+            >>> optimizer = NovoGrad([torch.zeros(2, 3)], layers=Rows())
+            >>> "layers" in optimizer.state_dict()["param_groups"][0]
+            False
+        """
+        state_dict = super().state_dict()
+        for group in state_dict["param_groups"]:
+            del group["layers"]
+        return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what ``state_dict`` returned, also of parameters in another dtype or device.
@@ -230,6 +240,39 @@ class NovoGrad(torch.optim.Optimizer):
 
     # -- its parts -------------------------------------------------------------------------------
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes the state of another, with the layers that are set here where it has none."""
+        groups = self.__dict__.get("param_groups", [])
+        for new, old in zip(state["param_groups"], groups, strict=False):
+            new.setdefault("layers", old["layers"])
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("layers", None)
+        self._layouts = {}
+        for group in self.param_groups:
+            self._lay_out(group)
+
+    def _take_step(self) -> None:
+        """Takes a step, having checked first that it can be taken."""
+        for group in self.param_groups:
+            self._check_gradients(group)
+        compiling = torch.compiler.is_compiling()
+        pieces = None if compiling else self._pieces()
+        chosen = [(group, self._assigned(group, pieces)) for group in self.param_groups]
+        work = []
+        for group, assigned in chosen:
+            if not assigned:
+                continue
+            options = _for_compiler(group) if compiling else cast(Options, group)
+            for implementation, mine in assigned.items():
+                if implementation is native and not compiling:
+                    take = native.prepared(mine)
+                else:
+                    take = partial(implementation.step, mine)
+                work.append((take, options))
+        for take, options in work:
+            take(options)
+
     def _init_group(
         self,
         group: dict[str, Any],
@@ -237,70 +280,161 @@ class NovoGrad(torch.optim.Optimizer):
         grads: list[Tensor],
         exp_avgs: list[Tensor],
         exp_avg_sqs: list[Tensor],
+        scales: list[float],
+        squares: list[Tensor | None],
+        cuts: list[Cuts | None],
+        pieces: dict[Tensor, Piece] | None = None,
     ) -> None:
         """Appends to the lists what has a gradient, after making state that does not exist yet.
 
         torch.compile knows a method of this name, and calls it before it traces the rest.
         """
         for param in group["params"]:
-            if param.grad is None:
+            piece = pieces.get(param) if pieces else None
+            grad = param.grad if piece is None else piece.grad
+            if grad is None:
                 continue
+            layout = self._layouts[param]
             state = self.state[param]
             if not state:
                 state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-                state["exp_avg_sq"] = torch.zeros(
-                    (), dtype=compute_dtype(param.dtype), device=param.device
-                )
-            params.append(param)
-            grads.append(param.grad)
-            exp_avgs.append(state["exp_avg"])
-            exp_avg_sqs.append(state["exp_avg_sq"])
+                state["exp_avg_sq"] = layout.new_second_moment(param)
+            params.append(sharding.local(param))
+            grads.append(grad)
+            exp_avgs.append(sharding.local(state["exp_avg"]))
+            exp_avg_sqs.append(sharding.local(state["exp_avg_sq"]))
+            scales.append(layout.scale)
+            squares.append(None if piece is None else piece.square)
+            cuts.append(layout.cuts)
 
-    def _check_gradients(self, group: dict[str, Any], number: int) -> None:
+    def _assigned(
+        self, group: dict[str, Any], pieces: dict[Tensor, Piece] | None
+    ) -> dict[Any, list[Part]]:
+        """Returns what has a gradient, by the implementation that is to update it."""
+        columns: list[list[Any]] = [[], [], [], [], [], []]
+        cuts: list[Cuts | None] = []
+        self._init_group(group, *columns, cuts, pieces)
+        assigned: dict[Any, list[Part]] = {}
+        for whole, cut in zip(zip(*columns, strict=True), cuts, strict=True):
+            for part in parts(Part(*whole), cut):
+                chosen = _implementation(group, part)
+                assigned.setdefault(chosen, []).append(part if chosen is native else as_real(part))
+        return assigned
+
+    def _any_sharded(self) -> bool:
+        return any(sharding.is_sharded(w) for group in self.param_groups for w in group["params"])
+
+    def _pieces(self) -> dict[Tensor, Piece] | None:
+        """Returns the gradients of DTensors, with the norms of the layers that are cut."""
+        groups: dict[Tensor, dict[str, Any]] = {}
+        shardings = {}
+        for group in self.param_groups:
+            for param in group["params"]:
+                if sharding.is_sharded(param):
+                    groups[param] = group
+                    shardings[param] = self._layouts[param].sharding
+
+        def square_sums(given: dict[Tensor, Piece]) -> None:
+            found = []
+            for param, (g, square) in given.items():
+                for part in parts(Part(g, g, g, square, 1.0, square), self._layouts[param].cuts):
+                    if _implementation(groups[param], part) is native:
+                        found.append(part)
+                    else:
+                        real, sums = as_real(part).grad, as_real(part).exp_avg_sq
+                        sums.copy_(squared_norms(real, sums.shape, compute_dtype(g.dtype)))
+            if found:
+                native.square_sums(found)
+
+        return sharding.pieces(shardings, square_sums) if shardings else None
+
+    def _lay_out(self, group: dict[str, Any]) -> None:
+        """Finds out where the layers of the parameters of a group are.
+
+        Raises an error, naming the parameter, if one cannot be trained.
+        """
+        for index, param in enumerate(group["params"]):
+            if sharding.is_flattened(param):
+                raise RuntimeError(
+                    f"NovoGrad cannot train parameter {self._name(group, index)}, which "
+                    "FullyShardedDataParallel has flattened: its shards do not say to which layers "
+                    "they belong. Shard the model by torch.distributed.fsdp.fully_shard instead."
+                )
+            names = group.get("param_names")
+            name = names[index] if names else None
+            try:
+                self._layouts[param] = layout_of(group["layers"], name, param)
+            except ValueError as error:
+                raise ValueError(f"parameter {self._name(group, index)}: {error}") from error
+
+    def _check_gradients(self, group: dict[str, Any]) -> None:
         """Raises RuntimeError, naming the parameter, if a gradient of a group cannot be used."""
         for index, param in enumerate(group["params"]):
             if param.grad is None:
                 continue
-            if type(param) is not Parameter and hasattr(param, "device_mesh"):
-                problem = "its norm, over all shards of a DTensor, is not implemented yet"
-            elif param.grad.layout is not torch.strided:
+            problem = None
+            if param.grad.layout is not torch.strided:
                 problem = f"it is {param.grad.layout}, and must be dense"
+            elif sharding.is_sharded(param) and not sharding.is_sharded(param.grad):
+                problem = "it must be a DTensor, as the parameter is"
             elif group["fused"]:
-                state = self.state.get(param) or {"exp_avg": param}
-                problem = native.problem(param, param.grad, state["exp_avg"])
-            else:
-                problem = None
+                problem = self._problem_of_kernels(param)
             if problem:
-                names = group.get("param_names")
-                name = repr(names[index]) if names else f"{index} of param_groups[{number}]"
                 fused = "with fused=True " if group["fused"] else ""
                 raise RuntimeError(
-                    f"NovoGrad cannot use {fused}the gradient of parameter {name}: {problem}"
+                    f"NovoGrad cannot use {fused}the gradient of parameter "
+                    f"{self._name(group, index)}: {problem}"
                 )
+
+    def _problem_of_kernels(self, param: Tensor) -> str | None:
+        """Returns why the native kernels cannot take a parameter, or None if they can."""
+        layout = self._layouts[param]
+        state = self.state.get(param) or {
+            "exp_avg": param,
+            "exp_avg_sq": layout.new_second_moment(param),
+        }
+        tensors = (param, param.grad, state["exp_avg"], state["exp_avg_sq"])
+        whole = Part(*map(sharding.local, tensors))
+        return next(filter(None, map(native.problem, parts(whole, layout.cuts))), None)
+
+    def _name(self, group: dict[str, Any], index: int) -> str:
+        """Returns the name of a parameter, or where it is."""
+        names = group.get("param_names")
+        if names:
+            return repr(names[index])
+        number = next(i for i, known in enumerate(self.param_groups) if known is group)
+        return f"{index} of param_groups[{number}]"
 
     def _check_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises ValueError if a state dict cannot be loaded; the base class checks the groups."""
         for number, group in enumerate(state_dict["param_groups"]):
             for option in self.defaults:
-                if option not in group:
+                if option not in group and option != "layers":
                     raise ValueError(
                         f"state_dict is not one of NovoGrad: param_groups[{number}] has no "
                         f"{option!r}"
                     )
-            _check_options(group)
+            check_options({"layers": None} | group)
         for index, param in _paired(state_dict, self.param_groups):
             state = state_dict["state"].get(index, {})
             if not state:
                 continue
-            for name, shape in (("exp_avg", param.shape), ("exp_avg_sq", torch.Size())):
+            v = self._layouts[param].new_second_moment(param)
+            expected = {"exp_avg": param, "exp_avg_sq": v}
+            for name, like in expected.items():
                 if name not in state:
                     raise ValueError(
                         f"state_dict is not one of NovoGrad: no {name!r} for parameter {index!r}"
                     )
-                if state[name].shape != shape:
+                if state[name].shape != like.shape:
                     raise ValueError(
                         f"state_dict does not fit: {name!r} of parameter {index!r} must have "
-                        f"shape {tuple(shape)}, got {tuple(state[name].shape)}"
+                        f"shape {tuple(like.shape)}, got {tuple(state[name].shape)}"
+                    )
+                if not sharding.is_alike(state[name], like):
+                    raise ValueError(
+                        f"state_dict does not fit: {name!r} of parameter {index!r} is not sharded "
+                        "as it is here; torch.distributed.checkpoint loads it"
                     )
 
     def _restore_second_moments(self, state_dict: dict[str, Any]) -> None:
@@ -313,56 +447,13 @@ class NovoGrad(torch.optim.Optimizer):
                 )
 
 
-def _check_options(options: dict[str, Any]) -> None:
-    """Checks the options of a parameter group."""
-    lr = options["lr"]
-    if isinstance(lr, Tensor):
-        if lr.numel() != 1:
-            raise ValueError(f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}")
-        lr = lr.item()
-    check_number("lr", lr)
-    betas = options["betas"]
-    if not isinstance(betas, Sequence) or isinstance(betas, str) or len(betas) != 2:
-        raise TypeError(f"betas must be a pair of numbers, got {betas!r}")
-    for number, beta in enumerate(betas):
-        check_number(f"betas[{number}]", beta, below=1)
-    check_number("eps", options["eps"])
-    check_number("weight_decay", options["weight_decay"])
-    for name in ("grad_averaging", "nesterov", "maximize", "skip_nonfinite", "capturable"):
-        check_flag(name, options[name])
-    for name in ("foreach", "fused"):
-        if options[name] is not None:
-            check_flag(name, options[name])
-    if options["fused"] and options["foreach"]:
-        raise RuntimeError("fused and foreach cannot be True together")
-    if options["fused"]:
-        require()
-
-
-def _assigned(
-    group: dict[str, Any],
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-) -> Iterator[tuple[Any, list[list[Tensor]]]]:
-    """Yields each implementation with the four lists of its tensors, as it takes them."""
-    chosen = [_implementation(group, *layer) for layer in zip(params, grads, exp_avgs, strict=True)]
-    for implementation in (native, foreach, single_tensor):
-        mine = [choice is implementation for choice in chosen]
-        if any(mine):
-            take = list if implementation is native else _as_real
-            columns = (params, grads, exp_avgs, exp_avg_sqs)
-            yield implementation, [take(compress(column, mine)) for column in columns]
-
-
-def _implementation(group: dict[str, Any], param: Tensor, grad: Tensor, exp_avg: Tensor) -> Any:
-    """Returns the module that updates a parameter."""
+def _implementation(group: dict[str, Any], part: Part) -> Any:
+    """Returns the module that updates a part."""
     fused = group["foreach"] is None if group["fused"] is None else group["fused"]
-    if fused and native.problem(param, grad, exp_avg) is None:
+    if fused and native.problem(part) is None:
         return native
     if group["foreach"] is None:
-        return foreach if type(param) in (Tensor, Parameter) else single_tensor
+        return foreach if type(part.param) in (Tensor, Parameter) else single_tensor
     return foreach if group["foreach"] else single_tensor
 
 
@@ -386,11 +477,6 @@ def _for_compiler(group: dict[str, Any]) -> Options:
 
 def _any_on_cpu(groups: list[dict[str, Any]]) -> bool:
     return any(param.device.type == "cpu" for group in groups for param in group["params"])
-
-
-def _as_real(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Views complex tensors as their real pairs."""
-    return [torch.view_as_real(x.resolve_conj()) if x.is_complex() else x for x in tensors]
 
 
 def _paired(

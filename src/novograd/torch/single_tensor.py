@@ -1,40 +1,33 @@
 """A step by the rule itself, one tensor at a time."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
 
 from novograd import rule
-from novograd.torch.scalars import Options, advance, squared_norm
+from novograd.torch.parts import Part
+from novograd.torch.scalars import Options, advance, squared_norms
 
 
-def step(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    options: Options,
-) -> None:
-    """Updates real parameters and their state in place, in the precision of ``exp_avg_sqs``.
+def step(parts: Sequence[Part], options: Options) -> None:
+    """Updates real parameters and their state in place, in the precision of ``exp_avg_sq``.
 
     Args:
-        params: Weights, of any shapes, dtypes and devices.
-        grads: A gradient for each, which is only read.
-        exp_avgs: A moment for each.
-        exp_avg_sqs: The second moment of each, 0-d.
+        parts: Tensors of any shapes, dtypes and devices.
         options: The hyperparameters.
 
     Example:
         >>> from novograd.torch import NovoGrad
         >>> w, m, v = torch.tensor([1.0, 2.0]), torch.zeros(2), torch.tensor(0.0)
         >>> options = NovoGrad([w], lr=0.5).param_groups[0]
-        >>> step([w], [torch.tensor([3.0, 4.0])], [m], [v], options)
+        >>> step([Part(w, torch.tensor([3.0, 4.0]), m, v)], options)
         >>> w, v
         (tensor([0.7000, 1.6000]), tensor(25.))
     """
-    for param, grad, exp_avg, exp_avg_sq in zip(params, grads, exp_avgs, exp_avg_sqs, strict=True):
+    for param, grad, exp_avg, exp_avg_sq, scale, square in parts:
         w, g, m = (x.to(exp_avg_sq.dtype) for x in (param, grad, exp_avg))
-        s = squared_norm(g, g.dtype)
-        v, scalars = advance(s, exp_avg_sq, options)
+        s = squared_norms(g, exp_avg_sq.shape, g.dtype) if square is None else square.to(g.dtype)
+        v, scalars = advance(s, exp_avg_sq, options, scale)
         new_w, new_m = rule.linear_pass(
             w, m, g, scalars, beta1=options["betas"][0], nesterov=options["nesterov"]
         )

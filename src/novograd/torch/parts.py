@@ -1,0 +1,76 @@
+"""What an implementation updates as one tensor: a parameter, or a view of a part of it."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Part(NamedTuple):
+    """Plain tensors, of which each layer has one element of ``exp_avg_sq``.
+
+    Attributes:
+        param: Weights.
+        grad: Their gradient, which is only read.
+        exp_avg: Their moment.
+        exp_avg_sq: Second moments: 0-d, or with as many axes as the weights, each of its length or
+            1. The squares are summed over those of length 1.
+        scale: What the normalised gradient is multiplied by.
+        square: The squared norms, in the shape of ``exp_avg_sq``, where they are known: of layers
+            of which other processes have pieces. In float64.
+    """
+
+    param: Tensor
+    grad: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    scale: float = 1.0
+    square: Tensor | None = None
+
+
+# An axis, and where along it each part begins and how long it is.
+Cuts = tuple[int, tuple[tuple[int, int], ...]]
+
+
+def parts(whole: Part, cuts: Cuts | None) -> Iterator[Part]:
+    """Yields a parameter as what is updated as one tensor, which is a part where it is split.
+
+    Example:
+        >>> w, v = torch.zeros(5, 2), torch.zeros(2, 1)
+        >>> [part.param.shape for part in parts(Part(w, w, w, v), (0, ((0, 2), (2, 3))))]
+        [torch.Size([2, 2]), torch.Size([3, 2])]
+    """
+    if cuts is None:
+        yield whole
+        return
+    axis, pieces = cuts
+    for i, (start, length) in enumerate(pieces):
+        yield Part(
+            whole.param.narrow(axis, start, length),
+            whole.grad.narrow(axis, start, length),
+            whole.exp_avg.narrow(axis, start, length),
+            whole.exp_avg_sq.narrow(axis, i, 1),
+            whole.scale,
+            None if whole.square is None else whole.square.narrow(axis, i, 1),
+        )
+
+
+def as_real(part: Part) -> Part:
+    """Views complex tensors as their real pairs.
+
+    Example:
+        >>> w = torch.zeros(3, dtype=torch.complex64)
+        >>> as_real(Part(w, w, w, torch.tensor(0.0))).grad.shape
+        torch.Size([3, 2])
+    """
+    if not part.param.is_complex():
+        return part
+    v, square = part.exp_avg_sq, part.square
+    return part._replace(
+        param=torch.view_as_real(part.param),
+        grad=torch.view_as_real(part.grad.resolve_conj()),
+        exp_avg=torch.view_as_real(part.exp_avg),
+        exp_avg_sq=v.unsqueeze(-1) if v.ndim else v,
+        square=square if square is None or not square.ndim else square.unsqueeze(-1),
+    )

@@ -1,0 +1,55 @@
+"""Runs a function in several real processes, which talk over gloo."""
+
+import datetime
+import multiprocessing
+import pickle
+import traceback
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+# The processes are forked from one that has imported what takes seconds.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch.distributed.tensor", "torch.distributed.fsdp", "helpers"])
+_PATIENCE = datetime.timedelta(seconds=60)
+
+
+def run(world, function, folder, *arguments):
+    """Calls ``function(*arguments)`` in ``world`` processes, and returns what each returns."""
+    folder = Path(folder)
+    meeting = folder / f"meeting-{function.__name__}-{len(list(folder.iterdir()))}"
+    files = [folder / f"{meeting.name}-{rank}" for rank in range(world)]
+    processes = [
+        _CONTEXT.Process(target=_rank, args=(rank, world, meeting, file, function, arguments))
+        for rank, file in enumerate(files)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(2 * _PATIENCE.total_seconds())
+        process.kill()
+    results = []
+    for rank, (process, file) in enumerate(zip(processes, files, strict=True)):
+        if not file.exists():
+            raise AssertionError(f"rank {rank} died, exit code {process.exitcode}")
+        error, result = pickle.loads(file.read_bytes())
+        if error:
+            raise AssertionError(f"rank {rank}: {error}")
+        results.append(result)
+    return results
+
+
+def _rank(rank, world, meeting, file, function, arguments):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world, timeout=_PATIENCE
+    )
+    try:
+        outcome = None, function(*arguments)
+    except BaseException:
+        outcome = traceback.format_exc(), None
+    file.write_bytes(pickle.dumps(outcome))
+    if outcome[0] is None:
+        dist.barrier()
+    dist.destroy_process_group()

@@ -1,0 +1,282 @@
+"""Weights in pieces over real processes: the result is that of one process with all of them."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from helpers import IMPLEMENTATIONS
+from ranks import run
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+from novograd.layers import Rows
+from novograd.torch import NovoGrad
+
+STEPS = 20
+OPTIONS = {"lr": 0.02, "weight_decay": 0.05, "betas": (0.9, 0.95)}
+# Roundings of sums in another order, relative to the movement of the weights.
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """As in the processes, so that gradients are the same to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Block(nn.Module):
+    """Sizes that cut evenly, unevenly, and into nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.Linear(6, 12)
+        self.down = nn.Linear(12, 6, bias=False)
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x):
+        return x + self.down(torch.tanh(self.up(self.norm(x))))
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(13, 6)
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+        self.head = nn.Linear(6, 1)
+
+    def forward(self, x):
+        x = self.embedding(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def model_of(dtype=torch.float32):
+    torch.manual_seed(0)
+    return Model().to(dtype)
+
+
+def backward(model, step):
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randint(0, 13, (16, 5), generator=generator)
+    model(x).tanh().square().mean().backward()
+
+
+def train(model, optimizer, steps=range(STEPS)):
+    for step in steps:
+        optimizer.zero_grad()
+        backward(model, step)
+        optimizer.step()
+
+
+def full(x):
+    return x.full_tensor().detach() if isinstance(x, DTensor) else x.detach()
+
+
+def weights(model):
+    return {name: full(w) for name, w in model.named_parameters()}
+
+
+def alone(dtype=torch.float32, **options):
+    """The weights before and after training in this process."""
+    model = model_of(dtype)
+    before = {name: w.clone() for name, w in weights(model).items()}
+    train(model, NovoGrad(model.named_parameters(), **OPTIONS | options))
+    return before, weights(model)
+
+
+def assert_same(actual, expected, before):
+    """Compares weights, in units of how far they have moved."""
+    assert actual.keys() == expected.keys()
+    for name, w in expected.items():
+        movement = (w - before[name]).abs().max()
+        assert movement > 0.01, name
+        difference = (actual[name] - w).abs().max()
+        assert difference <= TOLERANCE[w.dtype] * movement, (name, difference, movement)
+
+
+# -- fully sharded data parallelism ---------------------------------------------------------------
+
+
+def shard(model, mesh, **options):
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, **options)
+    return fully_shard(model, mesh=mesh, **options)
+
+
+def fsdp(shape, dtype, options, layers=None):
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
+    model = shard(model_of(dtype), mesh)
+    optimizer = NovoGrad(model.named_parameters(), layers=layers, **OPTIONS | options)
+    train(model, optimizer, range(STEPS - 1))
+    optimizer.zero_grad()
+    backward(model, STEPS - 1)
+    with CommDebugMode() as communication:
+        optimizer.step()
+    for w, state in optimizer.state.items():
+        assert state["exp_avg"].placements == w.placements
+        assert not isinstance(state["exp_avg_sq"], DTensor)
+    empty = any(w.to_local().numel() == 0 for w in model.parameters())
+    return weights(model), communication.get_total_counts(), empty
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
+@pytest.mark.parametrize("shape", [(2,), (4,), (2, 2)], ids=["FSDP 2", "FSDP 4", "HSDP 2x2"])
+def test_fsdp(tmp_path, shape, implementation):
+    before, expected = alone()
+    implementation = (
+        implementation | {"fused": None} if "fused" in implementation else implementation
+    )
+    results = run(torch.Size(shape).numel(), fsdp, tmp_path, shape, torch.float32, implementation)
+    for actual, collectives, _ in results:
+        assert_same(actual, expected, before)
+        assert collectives == 1
+    assert any(empty for *_, empty in results)
+
+
+def test_fsdp_in_double_precision(tmp_path):
+    before, expected = alone(torch.float64)
+    for actual, *_ in run(2, fsdp, tmp_path, (2,), torch.float64, {}):
+        assert_same(actual, expected, before)
+
+
+def offloaded():
+    mesh = init_device_mesh("cpu", (2,))
+    model = shard(model_of(), mesh, offload_policy=CPUOffloadPolicy(pin_memory=False))
+    train(model, NovoGrad(model.parameters(), **OPTIONS))
+    return weights(model)
+
+
+def test_fsdp_with_offloading(tmp_path):
+    before, expected = alone()
+    for actual in run(2, offloaded, tmp_path):
+        assert_same(actual, expected, before)
+
+
+def clipped(world):
+    model = model_of()
+    if world > 1:
+        shard(model, init_device_mesh("cpu", (world,)))
+    optimizer = NovoGrad(model.parameters(), **OPTIONS)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        backward(model, step)
+        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        optimizer.step()
+    return weights(model)
+
+
+def test_fsdp_after_clip_grad_norm(tmp_path):
+    for actual in run(2, clipped, tmp_path, 2):
+        assert_same(actual, clipped(1), weights(model_of()))
+
+
+# -- tensor parallelism ---------------------------------------------------------------------------
+
+
+def tensor_parallel(mesh):
+    model = model_of()
+    for block in model.blocks:
+        parallelize_module(block, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+    return model
+
+
+def tp():
+    model = tensor_parallel(init_device_mesh("cpu", (2,)))
+    kinds = {isinstance(w, DTensor) for w in model.parameters()}
+    optimizer = NovoGrad(model.parameters(), **OPTIONS)
+    train(model, optimizer)
+    with CommDebugMode() as communication:
+        optimizer.step()
+    return kinds, communication.get_total_counts()
+
+
+def tp_weights():
+    model = tensor_parallel(init_device_mesh("cpu", (2,)))
+    train(model, NovoGrad(model.parameters(), **OPTIONS))
+    return weights(model)
+
+
+def test_tensor_parallelism_beside_plain_weights(tmp_path):
+    before, expected = alone()
+    for actual in run(2, tp_weights, tmp_path):
+        assert_same(actual, expected, before)
+
+
+def test_tensor_parallelism_takes_one_collective(tmp_path):
+    assert run(2, tp, tmp_path) == [({True, False}, 1)] * 2
+
+
+def fsdp_and_tp():
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    model = shard(tensor_parallel(mesh["tp"]), mesh["dp"])
+    placements = {str(w.placements) for w in model.parameters()}
+    optimizer = NovoGrad(model.parameters(), **OPTIONS)
+    train(model, optimizer, range(STEPS - 1))
+    optimizer.zero_grad()
+    backward(model, STEPS - 1)
+    with CommDebugMode() as communication:
+        optimizer.step()
+    return weights(model), placements, communication.get_total_counts()
+
+
+def test_fsdp_and_tensor_parallelism(tmp_path):
+    before, expected = alone()
+    for actual, placements, collectives in run(4, fsdp_and_tp, tmp_path):
+        assert any("_StridedShard" in kind for kind in placements), placements
+        assert_same(actual, expected, before)
+        assert collectives == 2  # one for each dimension of the mesh
+
+
+# -- copies of whole weights ----------------------------------------------------------------------
+
+
+def ddp():
+    model = nn.parallel.DistributedDataParallel(model_of())
+    train(model, NovoGrad(model.parameters(), **OPTIONS))
+    return weights(model.module)
+
+
+def test_ddp_is_exact(tmp_path):
+    _, expected = alone()
+    for actual in run(2, ddp, tmp_path):
+        for name, w in expected.items():
+            torch.testing.assert_close(actual[name], w, rtol=0, atol=0)
+
+
+def zero(folder):
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    model = nn.parallel.DistributedDataParallel(model_of())
+    optimizer = ZeroRedundancyOptimizer(
+        model.parameters(), optimizer_class=NovoGrad, layers=Rows(), **OPTIONS
+    )
+    train(model, optimizer, range(STEPS // 2))
+    optimizer.consolidate_state_dict(to=0)
+    if dist.get_rank() == 0:
+        torch.save(optimizer.state_dict(), f"{folder}/state")
+    dist.barrier()
+    again = ZeroRedundancyOptimizer(
+        model.parameters(), optimizer_class=NovoGrad, layers=Rows(), **OPTIONS
+    )
+    again.load_state_dict(torch.load(f"{folder}/state", weights_only=True))
+    train(model, again, range(STEPS // 2, STEPS))
+    return weights(model.module)
+
+
+@pytest.mark.filterwarnings("ignore:.*TorchScript.*:DeprecationWarning")
+def test_zero_redundancy_optimizer_is_exact_and_resumes(tmp_path):
+    _, expected = alone(layers=Rows())
+    for actual in run(2, zero, tmp_path, str(tmp_path)):
+        for name, w in expected.items():
+            torch.testing.assert_close(actual[name], w, rtol=0, atol=0)
