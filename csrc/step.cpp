@@ -43,8 +43,7 @@ template <class Take>
 void pieces(const Grid& grid, std::size_t layer, std::size_t start, std::size_t size,
             const Take& take) {
   if (size == 0) return;
-  if (grid.runs == 1)
-    return take(layer * grid.run + start, size);  // most often; without a division
+  if (grid.runs == 1) return take(layer * grid.run + start, size);  // saves the divisions
   std::size_t within = start % grid.run;
   std::size_t offset = start / grid.run * grid.stride + layer * grid.run;
   for (const std::size_t end = start + size; start < end; offset += grid.stride, within = 0) {
@@ -150,18 +149,18 @@ void Step::share(const std::vector<const Tensor*>& tensors) {
 }
 
 void Step::divide(const std::vector<const Tensor*>& tensors) {
-  std::size_t left = batch;  // in the batch that is being filled
+  std::size_t taken = 0;  // by the batch that is being filled
   for (const Tensor* tensor : tensors) {
-    const std::size_t cost = tensor->grid.layer_size() + overhead;
-    for (std::size_t first = 0, end; first < tensor->grid.layers; first = end) {
-      end = std::min(tensor->grid.layers, first + (left + cost - 1) / cost);
+    const auto layers = tensor->grid.layers, cost = tensor->grid.layer_size() + overhead;
+    for (std::size_t first = 0, end = 0; first < layers; first = end) {
+      while (end < layers && taken < batch) ++end, taken += cost;
       small_.push_back({tensor, first, end});
-      const std::size_t taken = (end - first) * cost;
-      left = taken < left ? left - taken : batch;
-      if (left == batch) batches_.push_back(small_.size());
+      if (taken < batch) continue;
+      batches_.push_back(small_.size());
+      taken = 0;
     }
   }
-  if (left != batch) batches_.push_back(small_.size());
+  if (taken > 0) batches_.push_back(small_.size());
 }
 
 void Step::run(int threads) {

@@ -14,15 +14,15 @@ from novograd.conformance.numpy import RuleAdapter
 from novograd.rule import Coefficients
 
 
-def _documented(v, lr, beta1, epsilon, weight_decay, grad_averaging):
+def _documented(v, lr, beta1, epsilon, weight_decay, grad_averaging, scale):
     """The right coefficients, for mutants to spoil."""
     k = 1 - beta1 if grad_averaging else 1
-    return k, lr, k * lr / (v + epsilon) ** 0.5, k * lr * weight_decay
+    return k, lr, scale * k * lr / (v + epsilon) ** 0.5, k * lr * weight_decay
 
 
 def epsilon_outside_the_root(v, **hyper):
     k, lr, _, b = _documented(v, **hyper)
-    return Coefficients(k * lr / (v**0.5 + hyper["epsilon"]), b, 1.0, 1.0)
+    return Coefficients(hyper["scale"] * k * lr / (v**0.5 + hyper["epsilon"]), b, 1.0, 1.0)
 
 
 def no_epsilon(v, **hyper):
@@ -65,7 +65,7 @@ def learning_rate_at_the_update(v, **hyper):
 
 def no_root(v, **hyper):
     k, lr, _, b = _documented(v, **hyper)
-    return Coefficients(k * lr / (v + hyper["epsilon"]), b, 1.0, 1.0)
+    return Coefficients(hyper["scale"] * k * lr / (v + hyper["epsilon"]), b, 1.0, 1.0)
 
 
 WRONG_COEFFICIENTS = [
@@ -134,8 +134,8 @@ WRONG_PASSES = [nesterov_ignored, nesterov_always, moment_of_the_other_sign, mom
 class AverageNotStored(RuleAdapter):
     """OpenSeq2Seq: what the graph computes as v never reaches the variable."""
 
-    def _step_layer(self, layer, gradient, hyper):
-        after = super()._step_layer(layer, gradient, hyper)
+    def _step_layer(self, layer, gradient, hyper, *weight):
+        after = super()._step_layer(layer, gradient, hyper, *weight)
         return after._replace(second_moment=layer.second_moment)
 
 
@@ -156,18 +156,21 @@ class OneGlobalNorm(RuleAdapter):
 class StartsFromZero(RuleAdapter):
     """Flashlight: the first average is (1 - beta2)*|g|^2."""
 
-    def _step_layer(self, layer, gradient, hyper):
+    def _step_layer(self, layer, gradient, hyper, *weight):
         tiny = np.asarray(np.finfo(self._compute).smallest_normal, self._compute)
         return super()._step_layer(
-            layer._replace(second_moment=np.maximum(layer.second_moment, tiny)), gradient, hyper
+            layer._replace(second_moment=np.maximum(layer.second_moment, tiny)),
+            gradient,
+            hyper,
+            *weight,
         )
 
 
 class FirstStepByCount(RuleAdapter):
     """optax: history begins at the first step, even if its gradient was zero."""
 
-    def _step_layer(self, layer, gradient, hyper):
-        after = super()._step_layer(layer, gradient, hyper)
+    def _step_layer(self, layer, gradient, hyper, *weight):
+        after = super()._step_layer(layer, gradient, hyper, *weight)
         tiny = np.asarray(np.finfo(self._compute).smallest_normal, self._compute)
         return after._replace(second_moment=np.maximum(after.second_moment, tiny))
 
@@ -175,10 +178,10 @@ class FirstStepByCount(RuleAdapter):
 class FirstStepTwice(RuleAdapter):
     """pytorch-optimizer: the first gradient enters the moment twice."""
 
-    def _step_layer(self, layer, gradient, hyper):
-        after = super()._step_layer(layer, gradient, hyper)
-        if layer.second_moment == 0:
-            return super()._step_layer(after, gradient, hyper)
+    def _step_layer(self, layer, gradient, hyper, *weight):
+        after = super()._step_layer(layer, gradient, hyper, *weight)
+        if np.all(layer.second_moment == 0):
+            return super()._step_layer(after, gradient, hyper, *weight)
         return after
 
 
@@ -196,12 +199,12 @@ class MissingCountsAsZero(RuleAdapter):
 class NormInTheGradientsDtype(RuleAdapter):
     """The square sum in float16 overflows at 300 an element."""
 
-    def _step_layer(self, layer, gradient, hyper):
+    def _step_layer(self, layer, gradient, hyper, *weight):
         with np.errstate(all="ignore"):
             s = np.sum(np.square(gradient), dtype=gradient.dtype)
         if not np.isfinite(s):
             return layer
-        return super()._step_layer(layer, gradient, hyper)
+        return super()._step_layer(layer, gradient, hyper, *weight)
 
 
 class MomentLostOnReload(RuleAdapter):
@@ -215,8 +218,8 @@ class MomentLostOnReload(RuleAdapter):
 class SecondMomentInHalfPrecision(RuleAdapter):
     """v is cast to the weights' dtype on the way, as torch's default load does."""
 
-    def _step_layer(self, layer, gradient, hyper):
-        after = super()._step_layer(layer, gradient, hyper)
+    def _step_layer(self, layer, gradient, hyper, *weight):
+        after = super()._step_layer(layer, gradient, hyper, *weight)
         v = after.second_moment.astype(layer.weights.dtype).astype(self._compute)
         return Layer(after.weights, after.moment, v)
 

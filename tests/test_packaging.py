@@ -20,8 +20,8 @@ def address(*x):
     return ctypes.addressof(array)
 arrays = []
 layers = native.kernels.Layers(
-    kinds=[native.kernels.KINDS.index(("float32",) * 3)], grids=[(1, 1, 2, 2)], scales=[1.0], weights=[address(1, 2)],
-    gradients=[address(3, 4)], moments=[address(0, 0)], vs=[address(0)],
+    kinds=[native.kernels.KINDS.index(("float32",) * 3)], grids=[(1, 1, 2, 2)], scales=[1.0],
+    weights=[address(1, 2)], gradients=[address(3, 4)], moments=[address(0, 0)], vs=[address(0)],
 )
 layers.step(native.Rule(beta1=0.9, keep=0.5, mix=0.5, a_by_norm=0.5), 2)
 assert [round(x, 6) for x in arrays[0]] == [0.7, 1.6], list(arrays[0])
