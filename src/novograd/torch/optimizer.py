@@ -23,7 +23,8 @@ from novograd.torch.single_tensor import square_sums
 class NovoGrad(torch.optim.Optimizer):
     """Stochastic gradient descent with layer-wise normalised gradients.
 
-    For each parameter, or each layer of it that ``layers`` names, with gradient ``g_t`` and weights ``w_{t-1}``::
+    For each layer, which is a parameter unless ``layers`` says otherwise, with gradient ``g_t`` and
+    weights ``w_{t-1}``::
 
         v_t = beta2*v_{t-1} + (1 - beta2)*|g_t|^2      v_1 = |g_1|^2; one number per layer
         m_t = beta1*m_{t-1} + k*lr_t*(g_t/sqrt(v_t + eps) + weight_decay*w_{t-1})
@@ -35,8 +36,9 @@ class NovoGrad(torch.optim.Optimizer):
 
     The state of a parameter is ``exp_avg``, which is ``m_t`` in the parameter's dtype, and
     ``exp_avg_sq``, which is ``v_t``: a float32 tensor (float64 for float64 parameters), also after
-    ``load_state_dict``. It is 0-d, or of the shape that ``novograd.layers`` gives. float16 and bfloat16 parameters are updated in float32
-    arithmetic and rounded once; complex ones behave as their real pairs.
+    ``load_state_dict``. It is 0-d, or of the shape that ``novograd.layers`` gives. float16 and
+    bfloat16 parameters are updated in float32 arithmetic and rounded once; complex ones behave as
+    their real pairs.
 
     Where ``|g_t|^2`` is too large for the dtype of ``v``, that gradient counts for nothing and
     ``v`` stays as it was, so that the weights stay finite; where it is too small, it counts as
