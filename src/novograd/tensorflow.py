@@ -7,13 +7,22 @@
 
 from collections.abc import Callable, Iterable
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from novograd import rule
 from novograd.hyperparameters import check_flag, check_number
+from novograd.layers import (
+    Layers,
+    Split,
+    check_layers,
+    layers_of,
+    row_axis,
+    second_moment_shape,
+    step_scale,
+)
 
 # Below this, dividing by beta1 to fold the decay into the moment costs accuracy (see _fold_decay).
 _SMALLEST_FOLDING_BETA1 = 0.1
@@ -22,15 +31,17 @@ _SMALLEST_FOLDING_BETA1 = 0.1
 class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
     """Stochastic gradient descent with layer-wise normalised gradients.
 
-    For each variable ("layer") with gradient ``g_t`` and weights ``w_{t-1}``::
+    For each layer, which is a variable unless ``layers`` says otherwise, with gradient ``g_t`` and
+    weights ``w_{t-1}``::
 
-        v_t = beta2*v_{t-1} + (1 - beta2)*|g_t|^2      v_1 = |g_1|^2; one number per variable
+        v_t = beta2*v_{t-1} + (1 - beta2)*|g_t|^2      v_1 = |g_1|^2; one number per layer
         m_t = beta1*m_{t-1} + k*lr_t*(g_t/sqrt(v_t + epsilon) + weight_decay*w_{t-1})
         w_t = w_{t-1} - m_t                            k = 1 - beta1 with grad_averaging, else 1
 
     While ``v`` is exactly 0 there is no history: the first gradient that is not zero sets it.
     The slots are ``momentum``, which is ``m_t`` with its sign and the learning rate inside, in the
-    variable's dtype; and ``v``, a scalar in float32 (float64 for float64 variables).
+    variable's dtype; and ``v``, in float32 (float64 for float64 variables): a scalar, or of the
+    shape that ``novograd.layers`` gives.
 
     Numbers: the norm and all scalars are float32 at least. float16 and bfloat16 variables are
     updated in float32 arithmetic and rounded once. Where ``|g_t|^2`` is too large for the dtype of
@@ -39,7 +50,8 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
     NaN makes the weights NaN, as with every TensorFlow optimizer.
 
     ``tf.IndexedSlices`` gradients stay sparse, as in the base class: the norm is of the gradient
-    with duplicate indices summed, and rows that it does not touch keep their weights and moment.
+    with duplicate indices summed, and rows that it does not touch keep their weights and moment,
+    and their ``v`` where rows are layers.
     Under a distribution strategy the norm is of the gradient summed over the replicas. Each
     partition of a partitioned variable is a layer of its own.
 
@@ -55,11 +67,14 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         use_locking: Whether to use locks for the updates of weights and moments.
         name: Prefix of the names of the operations and slots.
         use_nesterov: Whether to use Nesterov momentum.
+        layers: What shares one ``v``: ``Stacked``, ``Split`` or ``Rows`` of ``novograd.layers``, or
+            None for the whole variable; or a function of a variable that returns one of these.
 
     Raises:
         TypeError: If an argument has a type not named above.
         ValueError: If a Python number is out of range: negative, NaN or infinite, or a beta of 1
-            or more; or if a tensor is not a scalar.
+            or more; if a tensor is not a scalar; or, when slots are made, if ``layers`` do not fit
+            a variable.
 
     Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
     Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
@@ -88,6 +103,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         name: str = "NovoGrad",
         *,
         use_nesterov: bool = False,
+        layers: Any = None,
     ):
         """Checks the arguments, which the class documents, and creates no variable yet."""
         if not isinstance(name, str):
@@ -105,6 +121,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         self._epsilon = check_number("epsilon", epsilon)
         self._weight_decay = _check("weight_decay", weight_decay)
         self._grad_averaging = check_flag("grad_averaging", grad_averaging)
+        self._layers = check_layers("layers", layers)
 
     def apply_gradients(
         self,
@@ -152,7 +169,8 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         # Also called by the base class for a checkpoint that is restored before the first step,
         # which takes every slot to have the shape, dtype and name of its variable.
         if slot_name == "v":
-            shape, dtype, op_name = tf.TensorShape([]), _compute_dtype(var), self._name + "_v"
+            shape = tf.TensorShape(second_moment_shape(self._layers_of(var), var.shape))
+            dtype, op_name = _compute_dtype(var), self._name + "_v"
         return super()._get_or_make_slot_with_initializer(
             var, initializer, shape, dtype, slot_name, op_name
         )
@@ -181,7 +199,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         return self._apply_to_all(super()._apply_dense, grad, var, False)
 
     def _resource_apply_sparse(self, grad, var, indices):
-        scalars, store_v = self._update_v(grad, var)
+        scalars, store_v = self._update_v(grad, var, indices)
         return tf.group(self._linear_pass(grad, var, scalars, indices), store_v)
 
     def _apply_sparse(self, grad, var):
@@ -209,17 +227,31 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         with tf.control_dependencies(folded):
             return tf.group(apply_momentum(step, var), store_v)
 
-    def _update_v(self, grad: Any, var: Any) -> tuple[rule.Coefficients, Any]:
-        """Returns the scalars of the linear pass, and the operation that stores the new v."""
+    def _layers_of(self, var: Any) -> Layers:
+        """Returns the layers of a variable."""
+        if self._layers is None:
+            return None
+        rows = row_axis(var.name.split(":")[0].split("/")[-1])
+        return layers_of(self._layers, (var,), var.shape, rows)
+
+    def _update_v(self, grad: Any, var: Any, indices: Any = None) -> tuple[rule.Coefficients, Any]:
+        """Returns the scalars of the linear pass, and the operation that stores the new v.
+
+        With ``indices`` the gradient is that of these rows. Where rows are layers, only theirs
+        take part; else the others count as zero.
+        """
         dtype = _compute_dtype(var)
         lr, beta1, beta2, weight_decay = (
             _cast(value, dtype)
             for value in (self._lr_now, self._beta1_now, self._beta2_now, self._weight_decay_now)
         )
         slot = self.get_slot(var, "v")
-        old = tf.convert_to_tensor(slot)
-        # l2_loss is one pass without a temporary, and more accurate than a dot product.
-        s = 2 * tf.nn.l2_loss(tf.cast(grad, dtype))
+        layers = self._layers_of(var)
+        parts = _parts(layers, slot.shape, indices)
+        if isinstance(layers, Split) or not slot.shape.rank or slot.shape[0] == 1:
+            indices = None  # all of v takes part
+        old = tf.convert_to_tensor(slot) if indices is None else tf.gather(slot, indices)
+        s = _squared_norms(tf.cast(grad, dtype), slot.shape, parts)
         # Without history beta2 counts as 0, that is, v is s. (The where of version 1 does not
         # broadcast, for which that of version 2 takes five times as long on scalars.)
         new = tf.compat.v1.where(tf.equal(old, 0), s, rule.second_moment(s, old, beta2))
@@ -231,10 +263,13 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
             epsilon=max(self._epsilon, float(np.finfo(dtype.name).tiny)),
             weight_decay=weight_decay,
             grad_averaging=self._grad_averaging,
+            scale=step_scale(layers, var.shape),
         )
+        if parts is not None:
+            scalars = scalars._replace(a=tf.gather(scalars.a, parts.of_index, axis=parts.axis))
         # An s beyond the dtype's range makes a = 0 and must not stay in v for ever.
         kept = tf.compat.v1.where(tf.math.is_finite(new), new, old)
-        return scalars, slot.assign(kept, use_locking=self._use_locking, read_value=False)
+        return scalars, self._store(slot, kept, indices)
 
     def _linear_pass(
         self, grad: Any, var: Any, scalars: rule.Coefficients, indices: Any = None
@@ -288,6 +323,42 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
             delta=tf.convert_to_tensor(var),
             use_locking=self._use_locking,
         )
+
+
+class _Parts(NamedTuple):
+    """The parts of a variable that is split.
+
+    Attributes:
+        axis: Along which it is split.
+        of_index: For each index along it the number of its part.
+    """
+
+    axis: int
+    of_index: Any
+
+
+def _parts(layers: Layers, v_shape: tf.TensorShape, indices: Any) -> _Parts | None:
+    """Returns the parts of a variable, or of some rows of it; None where it is not split."""
+    if not isinstance(layers, Split):
+        return None
+    axis = layers.axis % v_shape.rank
+    of_index = np.repeat(np.arange(len(layers.sizes)), layers.sizes)
+    sparse = indices is not None and axis == 0
+    return _Parts(axis, tf.gather(of_index, indices) if sparse else of_index)
+
+
+def _squared_norms(grad: Any, v_shape: tf.TensorShape, parts: _Parts | None) -> Any:
+    """Returns the sums of the squares of each layer, in the shape of their v."""
+    if not v_shape.rank:
+        # l2_loss is one pass without a temporary, and more accurate than a dot product.
+        return 2 * tf.nn.l2_loss(grad)
+    squares = tf.square(grad)
+    if parts is None:
+        axes = [axis for axis, size in enumerate(v_shape) if size == 1]
+        return tf.reduce_sum(squares, axes, keepdims=True)
+    sums = tf.reduce_sum(squares, [axis for axis in range(v_shape.rank) if axis != parts.axis])
+    count = v_shape[parts.axis]
+    return tf.reshape(tf.math.unsorted_segment_sum(sums, parts.of_index, count), v_shape)
 
 
 def _compute_dtype(var: Any) -> tf.DType:

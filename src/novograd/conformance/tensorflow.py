@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from novograd.conformance.adapters import Adapter, Layer, compute_dtype
+from novograd.conformance.adapters import Adapter, Layer, compute_dtype, zero_second_moments
 from novograd.conformance.cases import Case, Hyperparameters
 from novograd.conformance.check import MismatchError
 from novograd.tensorflow import NovoGrad
@@ -278,7 +278,12 @@ def prepare() -> None:
 def _optimizer(case: Case, **changing: Any) -> NovoGrad:
     """Makes the optimizer of a case, with ``changing`` in the place of its numbers."""
     arguments = asdict(case.hyperparameters(0)) | changing
-    return NovoGrad(use_nesterov=arguments.pop("nesterov"), **arguments)
+    chosen = dict(zip(case.shapes, case.layers, strict=True))
+    return NovoGrad(
+        use_nesterov=arguments.pop("nesterov"),
+        layers=lambda var: chosen[tuple(var.shape)],
+        **arguments,
+    )
 
 
 def _slots(optimizer: NovoGrad, weights: Sequence[Any]) -> list[Any]:
@@ -294,9 +299,11 @@ def _layers(
         Layer(
             np.array(w),
             np.zeros_like(w) if m is None else np.array(m),
-            np.zeros((), compute_dtype(case.dtype)) if v is None else np.array(v),
+            zero if v is None else np.array(v),
         )
-        for w, m, v in zip(weights, state[::2], state[1::2], strict=True)
+        for w, m, v, zero in zip(
+            weights, state[::2], state[1::2], zero_second_moments(case), strict=True
+        )
     ]
 
 

@@ -10,17 +10,20 @@ from novograd.keras.layers import Hyperparameters, Layer
 
 
 def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
-    """Takes the step of all variables.
+    """Takes the step of the variables that are a layer each.
 
     Args:
         layers: One for each variable. All decay alike, or not at all.
         hyper: The hyperparameters.
 
     Returns:
-        The variables that are left to do: none.
+        The variables that are left to do: those of several layers.
     """
+    rest = [layer for layer in layers if layer.layers is not None]
+    layers = [layer for layer in layers if layer.layers is None]
     leaves = [
-        Leaf(g, m.value, v.value, w.value, weight_decay != 0) for g, w, m, v, weight_decay in layers
+        Leaf(g, m.value, v.value, w.value, weight_decay != 0)
+        for g, w, m, v, weight_decay, _ in layers
     ]
     numbers = Numbers(
         ops.convert_to_tensor(hyper.learning_rate),
@@ -31,8 +34,8 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
     )
     variant = Variant(hyper.grad_averaging, hyper.nesterov, skip_nonfinite=False, applies=True)
     stepped = ffi.step(leaves, numbers, variant, demanded=False)
-    for (_, w, m, v, _), (weights, moment, norm) in zip(layers, stepped, strict=True):
+    for (_, w, m, v, *_), (weights, moment, norm) in zip(layers, stepped, strict=True):
         w.assign(weights)
         m.assign(moment)
         v.assign(norm)
-    return []
+    return rest
