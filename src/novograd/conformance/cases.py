@@ -18,7 +18,7 @@ from novograd.layers import Layers, Rows, Split, Stacked
 # A scalar, one element, odd sizes, a matrix, a convolution kernel, and two empty tensors.
 SHAPES = ((), (1,), (7,), (3, 5), (0,), (2, 3, 3, 5), (33, 17), (4, 0, 2))
 
-# What shares one v, each in a weight of another shape: contiguous or not, long, short, single, empty.
+# What shares one v, in a weight of each shape: contiguous or not, long, short, single and empty.
 LAYERS: tuple[tuple[tuple[int, ...], Layers], ...] = (
     ((3, 33, 4), Stacked()),
     ((4, 3, 17), Stacked(1)),
