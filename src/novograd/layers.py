@@ -164,6 +164,19 @@ def layers_of(value: Any, arguments: tuple[Any, ...], shape: Sequence[int], rows
     return value
 
 
+def row_axis(name: str) -> int:
+    """Returns the axis of ``Rows`` that names none, in the layout of Keras, Flax and TensorFlow.
+
+    It is the last, that of the output units, but the first for a table of embeddings, which is
+    known by the name of the weight.
+
+    Example:
+        >>> row_axis("kernel"), row_axis("embedding"), row_axis("embeddings")
+        (-1, 0, 0)
+    """
+    return 0 if name in ("embedding", "embeddings") else -1
+
+
 def second_moment_shape(layers: Layers, shape: Sequence[int]) -> tuple[int, ...]:
     """Returns the shape of ``v`` for a weight of a shape.
 
