@@ -21,6 +21,7 @@ from novograd import native
 from novograd.conformance.adapters import Adapter, Layer, compute_dtype
 from novograd.conformance.cases import Case, Hyperparameters
 from novograd.jax import novograd
+from novograd.layers import Layers
 
 
 class EagerAdapter(Adapter):
@@ -77,7 +78,11 @@ class EagerAdapter(Adapter):
                 )
 
     def _set_up(self) -> None:
-        self._optimizer = _optimizer(self._case, self.fused)
+        self._optimizer = _optimizer(self._case, self._fused())
+
+    def _fused(self) -> bool | None:
+        """Not demanded where there may be layers without a kernel."""
+        return None if self.fused and any(self._case.layers) else self.fused
 
     def _scalar(self, value: float) -> jax.Array:
         return jnp.asarray(value, compute_dtype(self._case.dtype))
@@ -159,7 +164,8 @@ class FusedStepAdapter(EagerAdapter):
         if changing:
             names = ("learning_rate", "beta1", "beta2", "weight_decay")
             hyper = replace(hyper, **dict(zip(names, changing, strict=True)))
-        return _from(novograd, hyper, self.fused).step(weights, state, gradients)
+        optimizer = _from(novograd, hyper, self._case.layers, self._fused())
+        return optimizer.step(weights, state, gradients)
 
 
 VERSION = jax.__version__
@@ -172,15 +178,15 @@ if native.kernels is not None:
     }
 
 
-def _optimizer(case: Case, fused: bool) -> optax.GradientTransformationExtraArgs:
+def _optimizer(case: Case, fused: bool | None) -> optax.GradientTransformationExtraArgs:
     """Makes the optimizer of a case, with its first hyperparameters."""
     make = novograd
     if case.schedule:
         make = optax.inject_hyperparams(novograd, hyperparam_dtype=compute_dtype(case.dtype))
-    return _from(make, case.hyperparameters(0), fused)
+    return _from(make, case.hyperparameters(0), case.layers, fused)
 
 
-def _from(make: Any, hyper: Hyperparameters, fused: bool) -> Any:
+def _from(make: Any, hyper: Hyperparameters, layers: tuple[Layers, ...], fused: bool | None) -> Any:
     return make(
         hyper.learning_rate,
         hyper.beta1,
@@ -189,5 +195,6 @@ def _from(make: Any, hyper: Hyperparameters, fused: bool) -> Any:
         hyper.weight_decay,
         hyper.grad_averaging,
         nesterov=hyper.nesterov,
+        layers=list(layers),  # a tree like that of the weights
         fused=fused,
     )

@@ -6,6 +6,7 @@ differentiation, it is the rule in JAX's operations.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from novograd import native
+from novograd.jax.layout import Layout
 from novograd.jax.leaves import Leaf, Numbers, Stepped, Variant, cast, step_by_rule
+from novograd.layers import Split
 
 _TARGET = "novograd_step"
 # The dtypes of the moment for which there is a kernel, by that of the gradient.
@@ -34,13 +37,13 @@ class _Call(NamedTuple):
     """What is known of a step while it is traced.
 
     Attributes:
-        leaves: How many leaves there are.
+        layouts: The layers of each leaf.
         constants: The hyperparameters that are floats; None where it is an operand.
         variant: The switches of the rule.
         demanded: Whether anything but the kernels is an error.
     """
 
-    leaves: int
+    layouts: tuple[Layout, ...]
     constants: tuple[float | None, ...]
     variant: Variant
     demanded: bool
@@ -105,16 +108,30 @@ def _problem_of(leaf: Leaf, applies: bool) -> str | None:
     if (
         moment[0] in _MOMENTS.get(gradient[0], ())
         and moment[1] == gradient[1]
-        and v == (v_dtype, ())
+        and v == (v_dtype, leaf.layout.v_shape)
         and all(w == gradient for w in weights)
     ):
-        return None
+        if _grid(leaf.gradient, leaf.layout):
+            return None
+        return f"there is no kernel for {leaf.layout.layers} of a leaf of shape {gradient[1]}"
     names = ("gradient", "moment", "v", "weights")
     kinds = ", ".join(
         f"{name} {dtype}{list(shape)}"
         for name, (dtype, shape) in zip(names, (gradient, moment, v, *weights), strict=False)
     )
     return f"there is no kernel for a leaf of {kinds}"
+
+
+def _grid(gradient: Any, layout: Layout) -> tuple[int, int, int, int] | None:
+    """Where the kernels find the layers of a leaf; None if they cannot."""
+    if isinstance(layout.layers, Split) and len(layout.layers.sizes) > 1:
+        return None
+    strides = [math.prod(gradient.shape[i + 1 :]) for i in range(gradient.ndim)]
+    found = native.grid(gradient.shape, tuple(strides), layout.v_shape)
+    if found is None or not jnp.iscomplexobj(gradient):
+        return found
+    runs, layers, run, stride = found
+    return runs, layers, 2 * run, 2 * stride  # pairs of real numbers
 
 
 def _bind(
@@ -126,13 +143,13 @@ def _bind(
     needed = columns[:4] if decays or variant.applies else columns[:3]
     operands = [x for column in needed for x in column]
     call = _Call(
-        leaves=len(leaves),
+        layouts=tuple(leaf.layout for leaf in leaves),
         constants=tuple(x if isinstance(x, float) else None for x in numbers),
         variant=variant,
         demanded=demanded,
     )
     results = _step_p.bind(*arrays, *operands, call=call)
-    return [Stepped(*one) for one in zip(*_in_parts(results, call.leaves), strict=True)]
+    return [Stepped(*one) for one in zip(*_in_parts(results, len(leaves)), strict=True)]
 
 
 def _operands(args: Sequence[Any], call: _Call) -> tuple[Numbers, list[Any]]:
@@ -151,8 +168,9 @@ def _in_parts(arrays: Sequence[Any], size: int) -> list[list[Any]]:
 
 def _by_rule(*args: Any, call: _Call) -> list[Any]:
     numbers, operands = _operands(args, call)
-    gradients, moments, norms, *weights = _in_parts(operands, call.leaves)
-    columns = (gradients, moments, norms, weights[0] if weights else [0.0] * call.leaves)
+    n = len(call.layouts)
+    gradients, moments, norms, *weights = _in_parts(operands, n)
+    columns = (gradients, moments, norms, weights[0] if weights else [0.0] * n, call.layouts)
     leaves = [Leaf(*one) for one in zip(*columns, strict=True)]
     stepped = step_by_rule(leaves, numbers, call.variant)
     return [x for column in zip(*stepped, strict=True) for x in column]
@@ -160,7 +178,7 @@ def _by_rule(*args: Any, call: _Call) -> list[Any]:
 
 def _by_kernels(*args: Any, call: _Call) -> Sequence[jax.Array]:
     numbers, operands = _operands(args, call)
-    n, variant = call.leaves, call.variant
+    n, variant = len(call.layouts), call.variant
     gradients, moments, norms, *weights = _in_parts(operands, n)
     # The kernels compute the scalars in float64 anyway.
     dtype = jnp.result_type(*(v.dtype for v in norms))
@@ -180,12 +198,12 @@ def _by_kernels(*args: Any, call: _Call) -> Sequence[jax.Array]:
         [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
         input_output_aliases={operand: i for i, operand in enumerate(overwritten)},
     )
-    sizes = [g.size * (1 + jnp.iscomplexobj(g)) for g in gradients]  # complex: pairs
+    grids = [_grid(g, layout) for g, layout in zip(gradients, call.layouts, strict=True)]
     after = run(
         jnp.stack([jnp.asarray(x, dtype) for x in used]),
         *operands,
-        grids=np.array([(1, 1, size, size) for size in sizes], np.int64).ravel(),
-        scales=np.ones(n),
+        grids=np.array(grids, np.int64).ravel(),
+        scales=np.array([layout.scale for layout in call.layouts]),
         threads=np.int32(native.processors()),
     )
     if targets:
@@ -234,7 +252,7 @@ def _run(*args: Any, call: _Call) -> Any:
 
 def _abstract(*args: Any, call: _Call) -> list[Any]:
     _, operands = _operands(args, call)
-    gradients, moments, norms, *weights = _in_parts(operands, call.leaves)
+    gradients, moments, norms, *weights = _in_parts(operands, len(call.layouts))
     targets = weights[0] if call.variant.applies else gradients
     return [x.update(weak_type=False) for x in (*targets, *moments, *norms)]
 

@@ -12,7 +12,15 @@ import optax
 from novograd import native, rule
 from novograd.hyperparameters import check_flag, check_number
 from novograd.jax import ffi
-from novograd.jax.leaves import Leaf, Numbers, Stepped, Variant, step_by_rule
+from novograd.jax.layout import check_tree, layouts_of
+from novograd.jax.leaves import (
+    Leaf,
+    Numbers,
+    Stepped,
+    Variant,
+    step_by_rule,
+    zero_second_moment,
+)
 
 
 class NovogradState(NamedTuple):
@@ -22,9 +30,9 @@ class NovogradState(NamedTuple):
         count: Number of steps taken; int32, of shape ().
         mu: The moment ``m``, with its sign and the learning rate inside; a tree like the weights,
             in their dtype or ``mu_dtype``.
-        nu: The average ``v`` of the squared norm; a tree like the weights, with one number of
-            shape () for each leaf, in float32 (float64 for float64 and complex128 weights). 0
-            where there is no history.
+        nu: The average ``v`` of the squared norm; a tree like the weights, with one number for each
+            layer, in float32 (float64 for float64 and complex128 weights): of shape () where the
+            leaf is a layer, else as ``novograd.layers`` says. 0 where there is no history.
     """
 
     count: Any
@@ -71,6 +79,7 @@ def novograd(
     nesterov: bool = False,
     mask: Any = None,
     mu_dtype: Any = None,
+    layers: Any = None,
     axis_name: Any = None,
     skip_nonfinite: bool = False,
     fused: bool | None = None,
@@ -171,6 +180,7 @@ def novograd(
     )
     mask = _check_mask(mask)
     mu_dtype = _check_mu_dtype(mu_dtype)
+    layers = check_tree(layers)
     step_of_leaves = _way(fused, axis_name)
     decays = not isinstance(weight_decay, float) or weight_decay != 0
 
@@ -178,18 +188,22 @@ def novograd(
         return NovogradState(
             count=jnp.zeros((), jnp.int32),
             mu=jax.tree.map(lambda w: jnp.zeros_like(w, dtype=_mu_dtype(w, mu_dtype)), params),
-            nu=jax.tree.map(lambda w: jnp.zeros((), _compute_dtype(w)), params),
+            nu=jax.tree.map(zero_second_moment, params, layouts_of(layers, axis_name, params)),
         )
 
     def take(gradients: Any, state: Any, params: Any, *, applies: bool) -> tuple[Any, Any]:
         given, tree = jax.tree.flatten(gradients, is_leaf=lambda g: g is None)
-        moments, norms = tree.flatten_up_to(state.mu), tree.flatten_up_to(state.nu)
+        # Of the moments, since gradients may be missing.
+        layouts = _check_nu(state.nu, layouts_of(layers, axis_name, state.mu))
+        moments, norms, layouts = map(tree.flatten_up_to, (state.mu, state.nu, layouts))
         none = [0.0] * len(given)
         decaying = tree.flatten_up_to(_decaying(params, mask)) if decays else none
         weights = tree.flatten_up_to(params) if applies else decaying
         every = [
-            Leaf(g, m, v, w, not (isinstance(decayed, float) and decayed == 0))
-            for g, m, v, w, decayed in zip(given, moments, norms, weights, decaying, strict=True)
+            Leaf(g, m, v, w, layout, not (isinstance(decayed, float) and decayed == 0))
+            for g, m, v, w, layout, decayed in zip(
+                given, moments, norms, weights, layouts, decaying, strict=True
+            )
         ]
         lr, decay = (_resolve(value, state.count) for value in (learning_rate, weight_decay))
         stepped = iter(
@@ -229,6 +243,7 @@ def scale_by_novograd(
     nesterov: bool = False,
     mask: Any = None,
     mu_dtype: Any = None,
+    layers: Any = None,
     axis_name: Any = None,
     skip_nonfinite: bool = False,
     fused: bool | None = None,
@@ -263,6 +278,7 @@ def scale_by_novograd(
         nesterov=nesterov,
         mask=mask,
         mu_dtype=mu_dtype,
+        layers=layers,
         axis_name=axis_name,
         skip_nonfinite=skip_nonfinite,
         fused=fused,
@@ -273,11 +289,6 @@ def scale_by_novograd(
         return jax.tree.map(jnp.negative, added), state
 
     return optax.with_extra_args_support(optax.GradientTransformation(descent.init, update))
-
-
-def _compute_dtype(w: Any) -> Any:
-    """The dtype of ``v`` and of the arithmetic: float64 for float64 weights, else float32."""
-    return jnp.float64 if jnp.result_type(w) in (jnp.float64, jnp.complex128) else jnp.float32
 
 
 def _mu_dtype(w: Any, mu_dtype: Any) -> Any:
@@ -293,8 +304,22 @@ def _way(fused: bool | None, axis_name: Any) -> Any:
         if axis_name is not None:
             raise ffi.cannot("there is no kernel for pieces of leaves, as axis_name= says they are")
     if fused is False or axis_name is not None:
-        return functools.partial(step_by_rule, axis_name=axis_name)
+        return step_by_rule
     return functools.partial(ffi.step, demanded=fused is True)
+
+
+def _check_nu(nu: Any, layouts: Any) -> Any:
+    """Returns the layouts after checking that the second moments have their shapes."""
+
+    def check(path: Any, layout: Any, v: Any) -> None:
+        if jnp.shape(v) != layout.v_shape:
+            raise ValueError(
+                f"state.nu{jax.tree_util.keystr(path)} has shape {jnp.shape(v)}, but that of "
+                f"{layout.layers} is {layout.v_shape}"
+            )
+
+    jax.tree_util.tree_map_with_path(check, layouts, nu)
+    return layouts
 
 
 def _decaying(params: Any, mask: Any) -> Any:
