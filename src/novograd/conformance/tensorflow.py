@@ -161,7 +161,7 @@ class EagerAdapter(Adapter):
         self._checkpoint().restore(path).assert_existing_objects_matched()
 
     def _build(self, weights: list[np.ndarray]) -> None:
-        self._weights = [tf.Variable(tf.constant(w)) for w in weights]
+        self._weights = _variables(weights)
         self._now = self._case.hyperparameters(0)
         names = _CHANGING if self._case.schedule else ()
         self._optimizer = _optimizer(
@@ -189,7 +189,7 @@ class FunctionAdapter(EagerAdapter):
     jit_compile = False
 
     def _build(self, weights: list[np.ndarray]) -> None:
-        self._weights = [tf.Variable(tf.constant(w)) for w in weights]
+        self._weights = _variables(weights)
         dtype = compute_dtype(self._case.dtype)
         names = _CHANGING if self._case.schedule else ()
         self._changing = {name: tf.Variable(tf.zeros((), dtype), trainable=False) for name in names}
@@ -275,14 +275,16 @@ def prepare() -> None:
     )
 
 
+def _variables(weights: Sequence[np.ndarray]) -> list[tf.Variable]:
+    return [tf.Variable(tf.constant(w), name=f"w{i}") for i, w in enumerate(weights)]
+
+
 def _optimizer(case: Case, **changing: Any) -> NovoGrad:
     """Makes the optimizer of a case, with ``changing`` in the place of its numbers."""
     arguments = asdict(case.hyperparameters(0)) | changing
-    chosen = dict(zip(case.shapes, case.layers, strict=True))
+    chosen = {f"w{i}:0": layers for i, layers in enumerate(case.layers)}
     return NovoGrad(
-        use_nesterov=arguments.pop("nesterov"),
-        layers=lambda var: chosen[tuple(var.shape)],
-        **arguments,
+        use_nesterov=arguments.pop("nesterov"), layers=lambda w: chosen[w.name], **arguments
     )
 
 

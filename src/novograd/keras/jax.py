@@ -5,26 +5,26 @@ from collections.abc import Sequence
 from keras import ops
 
 from novograd.jax import ffi
+from novograd.jax.layout import Layout
 from novograd.jax.leaves import Leaf, Numbers, Variant
 from novograd.keras.layers import Hyperparameters, Layer
+from novograd.layers import step_scale
 
 
 def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
-    """Takes the step of the variables that are a layer each.
+    """Takes the step of all variables.
 
     Args:
         layers: One for each variable. All decay alike, or not at all.
         hyper: The hyperparameters.
 
     Returns:
-        The variables that are left to do: those of several layers.
+        The variables that are left to do: none.
     """
-    rest = [layer for layer in layers if layer.layers is not None]
-    layers = [layer for layer in layers if layer.layers is None]
-    leaves = [
-        Leaf(g, m.value, v.value, w.value, weight_decay != 0)
-        for g, w, m, v, weight_decay, _ in layers
-    ]
+    leaves = []
+    for g, w, m, v, weight_decay, chosen in layers:
+        layout = Layout(chosen, tuple(v.shape), step_scale(chosen, w.shape))
+        leaves.append(Leaf(g, m.value, v.value, w.value, layout, weight_decay != 0))
     numbers = Numbers(
         ops.convert_to_tensor(hyper.learning_rate),
         hyper.beta_1,
@@ -38,4 +38,4 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
         w.assign(weights)
         m.assign(moment)
         v.assign(norm)
-    return rest
+    return []
