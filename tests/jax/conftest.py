@@ -1,6 +1,6 @@
-"""JAX set up for its tests: on the CPU, as four devices for sharding."""
+"""JAX set up for its tests: on the CPU, as eight devices for sharding."""
 
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"

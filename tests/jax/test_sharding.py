@@ -1,4 +1,11 @@
-"""Leaves cut into pieces over four devices: the norm is that of the whole leaf."""
+"""Leaves cut into pieces over eight devices: the norm is that of the whole layer."""
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +17,12 @@ from jax.sharding import PartitionSpec as P
 from training import assert_close, made_up, oracle, train
 
 from novograd.jax import NovogradState, novograd
+from novograd.layers import Rows, Split, Stacked
 
-SHAPES = {"matrix": (8, 4), "vector": (4,)}
+SHAPES = {"matrix": (8, 4), "vector": (8,)}
 MESHES = {
-    "1-D": ((4,), ("x",), {"matrix": P("x"), "vector": P("x")}),
-    "2-D": ((2, 2), ("x", "y"), {"matrix": P("x", "y"), "vector": P(("x", "y"))}),
+    "1-D": ((8,), ("x",), {"matrix": P("x"), "vector": P("x")}),
+    "2-D": ((4, 2), ("x", "y"), {"matrix": P("x", "y"), "vector": P(("x", "y"))}),
 }
 HYPER = {"weight_decay": 0.1, "nesterov": True}
 
@@ -79,11 +87,11 @@ def test_shard_map_takes_one_collective_for_all_leaves():
 
 def test_shard_map_with_a_leaf_that_is_skipped():
     weights, gradients = made_up(SHAPES)
-    spoiled = gradients[2] | {"vector": np.array([1, 1, 1, np.nan], np.float32)}
+    spoiled = gradients[2] | {"vector": np.array([*[1] * 7, np.nan], np.float32)}
     optimizer = novograd(0.1, axis_name="x", skip_nonfinite=True, **HYPER)
     w, _ = shard_map_steps(optimizer, "1-D", weights, [*gradients[:2], spoiled, *gradients[3:]])
     kept = [g["vector"] for g in gradients[:2] + gradients[3:]]
-    # Three devices hold only finite numbers, and leave their pieces alone as well.
+    # Seven devices hold only finite numbers, and leave their pieces alone as well.
     assert_close(w["vector"], oracle(weights["vector"], kept, **HYPER)[0])
     assert_close(w["matrix"], expected(weights, gradients)["matrix"][0])
 
@@ -94,7 +102,7 @@ def test_pmap():
     optimizer = novograd(0.1, axis_name="devices", **HYPER)
 
     def pieces(tree):
-        return jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), tree)
+        return jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), tree)
 
     w, state = jax.pmap(lambda w, g: train(optimizer, w, g, jit=False), axis_name="devices")(
         pieces(weights), [pieces(g) for g in gradients]
@@ -103,7 +111,7 @@ def test_pmap():
     for key, (weight, moment, norm) in expected(weights, gradients).items():
         assert_close(whole[0][key], weight)
         assert_close(whole[1][key], moment)
-        assert_close(state.nu[key], np.full(4, norm))
+        assert_close(state.nu[key], np.full(8, norm))
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
@@ -137,3 +145,211 @@ def test_the_moment_is_sharded_like_the_weights_from_the_start():
     mesh, _, specs = mesh_of("1-D")
     w = jax.device_put(jnp.ones((8, 4)), NamedSharding(mesh, specs["matrix"]))
     assert novograd(0.1).init(w).mu.sharding == w.sharding
+
+
+# -- layers that are not leaves -------------------------------------------------------------------
+
+LAYERED = {
+    "whole": ((8, 16), None),
+    "stacked": ((8, 16, 3), Stacked()),
+    "split": ((16, 8), Split((3, 9, 0, 4))),
+    "split last": ((8, 16), Split((10, 6), axis=-1)),
+    "rows": ((8, 16), Rows()),
+    "rms": ((16, 8), Rows(axes=0, scale="rms")),
+    "bias": ((16,), Rows()),
+}
+LAYERS = {key: layers for key, (_, layers) in LAYERED.items()}
+CUTS = {
+    "first axis": ((8,), ("x",), P("x")),
+    "second axis": ((8,), ("x",), P(None, "x")),
+    "both axes": ((4, 2), ("x", "y"), P("x", "y")),
+    "the first axis twice": ((4, 2), ("x", "y"), P(("x", "y"))),
+}
+
+
+def layered(cut, kind=AxisType.Auto, steps=6):
+    """Returns a mesh, the spec of each leaf, weights and gradients."""
+    shape, axes, spec = CUTS[cut]
+    mesh = jax.make_mesh(shape, axes, axis_types=(kind,) * len(axes))
+    weights, gradients = made_up({key: shape for key, (shape, _) in LAYERED.items()}, steps)
+    specs = {key: P(*spec[: weights[key].ndim]) for key in weights}
+    return mesh, specs, weights, gradients
+
+
+def on_one_device(weights, gradients, layers=LAYERS):
+    """Returns weights, moments and second moments after training without pieces."""
+    optimizer = novograd(0.1, **HYPER, layers=layers, fused=False)
+    w, state = train(optimizer, weights, gradients)
+    return w, state.mu, state.nu
+
+
+def spec_of_nu(key, spec, shape):
+    """What is cut of a second moment: its axes along which each index is a layer."""
+    cut = [*spec, *[None] * (len(shape) - len(spec))] if shape else []
+    is_split = isinstance(LAYERS[key], Split)
+    return P(*(None if size == 1 or is_split else x for x, size in zip(cut, shape, strict=True)))
+
+
+def assert_same(actual, expected):
+    jax.tree.map(assert_close, actual, expected)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("cut", CUTS)
+def test_layers_under_jit(cut, kind):
+    mesh, specs, weights, gradients = layered(cut, kind)
+    shardings = {key: NamedSharding(mesh, spec) for key, spec in specs.items()}
+    optimizer = novograd(0.1, **HYPER, layers=LAYERS)
+    traced = []
+
+    @jax.jit
+    def step(gradient, w, state):
+        traced.append(1)
+        updates, state = optimizer.update(gradient, state, w)
+        return optax.apply_updates(w, updates), state
+
+    with jax.set_mesh(mesh):
+        w = jax.device_put(weights, shardings)
+        state = optimizer.init(w)
+        for gradient in [None, *gradients]:
+            if gradient is not None:
+                w, state = step(jax.device_put(gradient, shardings), w, state)
+            for key, v in state.nu.items():
+                sharding = NamedSharding(mesh, spec_of_nu(key, specs[key], v.shape))
+                if LAYERS[key] is not None:
+                    assert v.sharding.is_equivalent_to(sharding, v.ndim), (key, v.sharding)
+                assert w[key].sharding.is_equivalent_to(shardings[key], w[key].ndim)
+                assert state.mu[key].sharding.is_equivalent_to(shardings[key], w[key].ndim)
+    assert len(traced) == 1
+    assert_same((w, state.mu, state.nu), on_one_device(weights, gradients))
+
+
+@pytest.mark.parametrize("init", ["whole", "pieces"])
+@pytest.mark.parametrize("cut", CUTS)
+def test_layers_in_shard_map(cut, init):
+    mesh, specs, weights, gradients = layered(cut)
+    optimizer = novograd(
+        0.1, **HYPER, layers=LAYERS, axis_name=lambda path, leaf: specs[path[0].key]
+    )
+    expected = on_one_device(weights, gradients)
+    nu = {key: spec_of_nu(key, specs[key], v.shape) for key, v in expected[2].items()}
+    state_specs = NovogradState(P(), specs, nu)
+
+    def mapped(function, in_specs, out_specs):
+        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs))
+
+    start = optimizer.init
+    state = mapped(start, (specs,), state_specs)(weights) if init == "pieces" else start(weights)
+
+    def steps(w, state, gradients):
+        for gradient in gradients:
+            w, state = optimizer.step(w, state, gradient)
+        return w, state
+
+    in_specs = (specs, state_specs, [specs] * len(gradients))
+    step = mapped(steps, in_specs, (specs, state_specs))
+    w, state = step(weights, state, gradients)
+    assert_same((w, state.mu, state.nu), expected)
+    # One collective for all leaves that are cut over the same axes.
+    text = mapped(steps, (*in_specs[:2], [specs]), (specs, state_specs))
+    text = text.lower(weights, state, gradients[:1]).compile().as_text()
+    assert text.count(" all-reduce(") == {"both axes": 3}.get(cut, 1)
+
+
+def test_leaves_that_are_cut_otherwise_in_shard_map():
+    """Whole experts on each device, pieces of a matrix, pieces of rows, and copies."""
+    shapes = {"experts": (8, 3, 4), "matrix": (8, 4), "rows": (5, 16), "copied": (3,)}
+    weights, gradients = made_up(shapes)
+    layers = {"experts": Stacked(), "matrix": None, "rows": Rows(0, "rms"), "copied": None}
+    names = {"experts": None, "matrix": "x", "rows": ["x"], "copied": ()}
+    specs = {"experts": P("x"), "matrix": P("x"), "rows": P(None, "x"), "copied": P()}
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+
+    def names_of(path, leaf):
+        return names[path[0].key]
+
+    optimizer = novograd(0.1, **HYPER, layers=layers, axis_name=names_of)
+    w = jax.jit(
+        jax.shard_map(
+            lambda w, g: train(optimizer, w, g, jit=False)[0],
+            mesh=mesh,
+            in_specs=(specs, [specs] * len(gradients)),
+            out_specs=specs,
+        )
+    )(weights, gradients)
+    assert_same(w, on_one_device(weights, gradients, layers)[0])
+
+
+def test_an_expert_that_is_skipped_in_shard_map():
+    weights, (first, second) = made_up({"experts": (8, 3, 4)}, steps=2)
+    optimizer = novograd(0.1, layers=Stacked(), axis_name=lambda *_: None, skip_nonfinite=True)
+    second["experts"][5, 0, 0] = np.inf
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    before, after = (
+        jax.jit(
+            jax.shard_map(
+                lambda w, g: train(optimizer, w, g, jit=False)[0],
+                mesh=mesh,
+                in_specs=P("x"),
+                out_specs=P("x"),
+            )
+        )(weights, gradients)["experts"]
+        for gradients in ([first], [first, second])
+    )
+    assert [np.array_equal(*x) for x in zip(before, after, strict=True)] == [
+        i == 5 for i in range(8)
+    ]
+
+
+def pieces(function, spec, *arrays):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    return jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=P())(*arrays)
+
+
+def test_names_for_layers_that_cannot_be_cut():
+    optimizer = novograd(0.1, layers=Rows(), axis_name="x")
+    with pytest.raises(ValueError, match=r"^axis_name is 'x' for a leaf whose layers are single "):
+        pieces(lambda w: optimizer.init(w).nu, P("x"), jnp.ones(16))
+
+
+def test_a_spec_that_does_not_fit():
+    optimizer = novograd(0.1, axis_name=lambda *_: P(None, "x"))
+    with pytest.raises(ValueError, match=r"^axis_name is P.*'x'\) for a leaf of shape \(2,\)"):
+        pieces(lambda w: optimizer.init(w).nu, P("x"), jnp.ones(16))
+
+
+def test_a_step_outside_of_the_mesh():
+    optimizer = novograd(0.1, axis_name="x")
+    w = jnp.ones(4)
+    with pytest.raises(NameError, match="x"):
+        optimizer.update(w, optimizer.init(w))
+
+
+# -- real processes -------------------------------------------------------------------------------
+
+
+def test_two_processes(tmp_path):
+    """Each has half of the devices, over which the leaves are cut."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("process.py"), address, str(rank), tmp_path],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], errors
+    _, _, weights, gradients = layered("both axes")
+    expected = on_one_device(weights, gradients)
+    for rank in range(2):
+        assert_same(pickle.loads((tmp_path / f"{rank}").read_bytes()), expected)

@@ -123,7 +123,8 @@ def _layout(layers: Any, axis_name: Any, path: Any, leaf: Any) -> Layout:
             raise ValueError(f"axis_name is {cut!r} for a leaf whose layers are single elements")
         if isinstance(chosen, Rows) and chosen.scale == "rms":
             scale *= (devices(names) or 1) ** 0.5  # of a row there is only a piece
-    return Layout(chosen, v_shape, scale, names, along[chosen.axis] if is_split else ())
+    is_cut = is_split and whole[chosen.axis] != shape[chosen.axis]
+    return Layout(chosen, v_shape, scale, names, along[chosen.axis] if is_cut else ())
 
 
 def _names(names: Any) -> Names:

@@ -86,9 +86,10 @@ def novograd(
 ) -> Novograd:
     """Stochastic gradient descent with layer-wise normalised gradients.
 
-    For each leaf ("layer") with gradient ``g_t`` and weights ``w_{t-1}``::
+    For each layer, that is, each leaf unless ``layers`` says otherwise, with gradient ``g_t`` and
+    weights ``w_{t-1}``::
 
-        v_t = b2*v_{t-1} + (1 - b2)*|g_t|^2            v_1 = |g_1|^2; one number per leaf
+        v_t = b2*v_{t-1} + (1 - b2)*|g_t|^2            v_1 = |g_1|^2; one number per layer
         m_t = b1*m_{t-1} + k*lr_t*(g_t/sqrt(v_t + eps) + weight_decay*w_{t-1})
         update = -m_t                                  k = 1 - b1 with grad_averaging, else 1
 
@@ -109,8 +110,9 @@ def novograd(
     state. Complex leaves behave as their pairs of real numbers.
 
     With ``optax.inject_hyperparams`` all numbers may change from step to step. Its ``static_args``
-    must name ``mask`` and ``mu_dtype`` where these are given as functions or types, and for weights
-    that are not float32 its ``hyperparam_dtype`` should be given as float32, or ``b2`` is rounded.
+    must name ``mask``, ``mu_dtype``, ``layers`` and ``axis_name`` where these are given as types or
+    functions, and for weights that are not float32 its ``hyperparam_dtype`` should be given as
+    float32, or ``b2`` is rounded.
 
     Args:
         learning_rate: ``lr``; a float, an array of shape (), or a schedule, which is called with
@@ -128,12 +130,23 @@ def novograd(
             function that makes it from the weights. By default all.
         mu_dtype: A real floating dtype for the moment, by default that of the weights. Complex
             moments keep theirs.
-        axis_name: Inside ``jax.shard_map`` or ``jax.pmap``: the name or names of the mesh axes
-            over which every leaf is cut into pieces. The squared norms are summed over them. It
-            is not for leaves of which each device has a copy, as in data parallelism: their norms
-            would be counted once for each copy. Under ``jax.jit`` with sharded arrays norms are
-            global without it.
-        skip_nonfinite: Whether a leaf keeps weights, moment and ``v`` in a step in which its
+        layers: What shares one ``v``: ``Stacked``, ``Split``, ``Rows`` of ``novograd.layers``, or
+            None, the whole leaf. One for all leaves, or a prefix of their tree; in the place of
+            each may be a function ``(path, leaf) -> layers`` of the leaf's path, as of
+            ``jax.tree_util.tree_map_with_path``, and an array of its shape. The rows of ``Rows()``
+            are along the last axis, but of a leaf named ``embedding`` along the first.
+        axis_name: Inside ``jax.shard_map`` or ``jax.pmap``, where a leaf is what one device has of
+            it: the name or names of the mesh axes over which the pieces *of a layer* lie. The
+            square sums are added up over them. It is not for axes along which devices have copies,
+            as in data parallelism, whose norms would be counted once for each copy; nor for those
+            that tell layers apart: experts that are ``Stacked`` along the axis that is cut are
+            whole where they are, and need none. Names hold for all leaves. Where leaves differ, a
+            function ``(path, leaf) -> names``, None or a ``PartitionSpec``, of the kind that
+            ``jax.shard_map`` was given for the leaf. Only that also says how long the whole leaf
+            is; it is needed for leaves of ``Rows`` that are cut between their rows (whose number
+            ``scale="norm"`` divides by) and of ``Split`` that are cut along the axis that is
+            split. Under ``jax.jit`` with sharded arrays norms are global without ``axis_name``.
+        skip_nonfinite: Whether a layer keeps weights, moment and ``v`` in a step in which its
             ``|g_t|^2`` is infinite or NaN.
         fused: Whether to use the native CPU kernels, one call for all leaves. None: where they can
             be, which is in programs for one CPU device, for leaves for which there is a kernel;
@@ -148,7 +161,9 @@ def novograd(
     Raises:
         TypeError: If an argument has a type not named above.
         ValueError: If a Python number is out of range: negative, NaN or infinite, or a decay rate
-            of 1 or more; or if an array is not of shape (). By ``update``: if it needs ``params``.
+            of 1 or more; or if an array is not of shape (). By ``init`` and ``update``: if the
+            layers do not fit the leaves. By ``update``: if it needs ``params``, or if the shapes
+            of the second moments in the state are not those of the layers.
         RuntimeError: With ``fused=True``, if the kernels are not installed or ``axis_name`` is
             given. By ``update``, or when it is traced or lowered: if they cannot be used.
 
@@ -200,7 +215,7 @@ def novograd(
         decaying = tree.flatten_up_to(_decaying(params, mask)) if decays else none
         weights = tree.flatten_up_to(params) if applies else decaying
         every = [
-            Leaf(g, m, v, w, layout, not (isinstance(decayed, float) and decayed == 0))
+            Leaf(g, m, v, w, not (isinstance(decayed, float) and decayed == 0), layout)
             for g, m, v, w, layout, decayed in zip(
                 given, moments, norms, weights, layouts, decaying, strict=True
             )
