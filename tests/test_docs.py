@@ -88,3 +88,11 @@ def blocks():
 @pytest.mark.parametrize("block", list(blocks()))
 def test_examples_of_pages(block):
     run(block)
+
+
+def test_the_page_on_scale_holds_what_its_program_computes():
+    program = REPOSITORY / "benchmarks" / "cost_at_scale.py"
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
+    page = (REPOSITORY / "docs" / "scale.md").read_text(encoding="utf-8")
+    for table in done.stdout.strip().split("\n\n"):
+        assert table in page

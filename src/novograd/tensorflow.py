@@ -7,13 +7,22 @@
 
 from collections.abc import Callable, Iterable
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from novograd import rule
 from novograd.hyperparameters import check_flag, check_number
+from novograd.layers import (
+    Layers,
+    Split,
+    check_layers,
+    layers_of,
+    row_axis,
+    second_moment_shape,
+    step_scale,
+)
 
 # Below this, dividing by beta1 to fold the decay into the moment costs accuracy (see _fold_decay).
 _SMALLEST_FOLDING_BETA1 = 0.1
@@ -22,15 +31,17 @@ _SMALLEST_FOLDING_BETA1 = 0.1
 class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
     """Stochastic gradient descent with layer-wise normalised gradients.
 
-    For each variable ("layer") with gradient ``g_t`` and weights ``w_{t-1}``::
+    For each layer, which is a variable unless ``layers`` says otherwise, with gradient ``g_t`` and
+    weights ``w_{t-1}``::
 
-        v_t = beta2*v_{t-1} + (1 - beta2)*|g_t|^2      v_1 = |g_1|^2; one number per variable
+        v_t = beta2*v_{t-1} + (1 - beta2)*|g_t|^2      v_1 = |g_1|^2; one number per layer
         m_t = beta1*m_{t-1} + k*lr_t*(g_t/sqrt(v_t + epsilon) + weight_decay*w_{t-1})
         w_t = w_{t-1} - m_t                            k = 1 - beta1 with grad_averaging, else 1
 
     While ``v`` is exactly 0 there is no history: the first gradient that is not zero sets it.
     The slots are ``momentum``, which is ``m_t`` with its sign and the learning rate inside, in the
-    variable's dtype; and ``v``, a scalar in float32 (float64 for float64 variables).
+    variable's dtype; and ``v``, in float32 (float64 for float64 variables): a scalar, or an array
+    with one number for each layer, as ``novograd.layers`` says.
 
     Numbers: the norm and all scalars are float32 at least. float16 and bfloat16 variables are
     updated in float32 arithmetic and rounded once. Where ``|g_t|^2`` is too large for the dtype of
@@ -39,9 +50,10 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
     NaN makes the weights NaN, as with every TensorFlow optimizer.
 
     ``tf.IndexedSlices`` gradients stay sparse, as in the base class: the norm is of the gradient
-    with duplicate indices summed, and rows that it does not touch keep their weights and moment.
-    Under a distribution strategy the norm is of the gradient summed over the replicas. Each
-    partition of a partitioned variable is a layer of its own.
+    with duplicate indices summed, and rows that it does not touch keep their weights and moment,
+    and their ``v`` where it is theirs alone. Under a distribution strategy the norm is of the
+    gradient summed over the replicas. Each partition of a partitioned variable is a layer of its
+    own, or has its own layers.
 
     Args:
         learning_rate: ``lr``; a float, a scalar tensor or variable, or a callable without
@@ -55,6 +67,9 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         use_locking: Whether to use locks for the updates of weights and moments.
         name: Prefix of the names of the operations and slots.
         use_nesterov: Whether to use Nesterov momentum.
+        layers: What the layers of each variable are: ``Stacked``, ``Split`` or ``Rows`` of
+            ``novograd.layers``; None, for which each variable is one; or a function that returns
+            one of these for a variable, and always the same.
 
     Raises:
         TypeError: If an argument has a type not named above.
@@ -74,6 +89,13 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         [0.7 1.6]
         >>> float(optimizer.get_slot(w, "v"))
         25.0
+        >>> from novograd.layers import Stacked
+        >>> experts = tf.Variable([[1.0, 2.0], [3.0, 4.0]])
+        >>> optimizer = NovoGrad(learning_rate=0.5, layers=Stacked())
+        >>> _ = optimizer.apply_gradients([(tf.constant([[3.0, 4.0], [0.0, 2.0]]), experts)])
+        >>> print(optimizer.get_slot(experts, "v").numpy())
+        [[25.]
+         [ 4.]]
     """
 
     def __init__(
@@ -88,6 +110,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         name: str = "NovoGrad",
         *,
         use_nesterov: bool = False,
+        layers: Layers | Callable[[Any], Layers] = None,
     ):
         """Checks the arguments, which the class documents, and creates no variable yet."""
         if not isinstance(name, str):
@@ -105,6 +128,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         self._epsilon = check_number("epsilon", epsilon)
         self._weight_decay = _check("weight_decay", weight_decay)
         self._grad_averaging = check_flag("grad_averaging", grad_averaging)
+        self._layers = check_layers("layers", layers)
 
     def apply_gradients(
         self,
@@ -129,13 +153,17 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
 
         Raises:
             TypeError: If ``grads_and_vars`` is malformed.
-            ValueError: If no variable has a gradient.
+            ValueError: If no variable has a gradient; if the layers of a variable do not fit its
+                shape; or if they are ``Split`` along the first axis of a variable whose gradient is
+                ``tf.IndexedSlices``, of which the norms of parts are not known.
             RuntimeError: If ``_distributed_apply()`` should be used instead (in a cross-replica
                 context).
         """
-        return super().apply_gradients(
-            _check_pairs(grads_and_vars), global_step, name, **base_arguments
-        )
+        pairs = _check_pairs(grads_and_vars)
+        for gradient, var in pairs:
+            if gradient is not None and isinstance(var, tf.Variable):
+                _check_layout(self._layout(var), gradient, var)
+        return super().apply_gradients(pairs, global_step, name, **base_arguments)
 
     # -- slots -----------------------------------------------------------------------------------
 
@@ -152,10 +180,26 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         # Also called by the base class for a checkpoint that is restored before the first step,
         # which takes every slot to have the shape, dtype and name of its variable.
         if slot_name == "v":
-            shape, dtype, op_name = tf.TensorShape([]), _compute_dtype(var), self._name + "_v"
-        return super()._get_or_make_slot_with_initializer(
+            shape = tf.TensorShape(self._layout(var).v_shape)
+            dtype, op_name = _compute_dtype(var), self._name + "_v"
+        slot = super()._get_or_make_slot_with_initializer(
             var, initializer, shape, dtype, slot_name, op_name
         )
+        if slot_name == "v" and getattr(slot, "_save_slice_info", None):
+            # TensorFlow takes it to be as large as its partition, and to be saved as a part of one.
+            slot._set_save_slice_info(None)
+        return slot
+
+    def _layout(self, var: Any) -> "_Layout":
+        """Returns what the layers are of a variable, or of its copy on one replica."""
+        if self._layers is None:  # of any shape, which may be unknown
+            return _Layout()
+        var = tf.distribute.get_strategy().extended.value_container(var)
+        partitioned = getattr(var, "_save_slice_info", None)
+        name = partitioned.full_name if partitioned else var.name.split(":")[0]
+        shape = var.shape.as_list()
+        layers = layers_of(self._layers, (var,), shape, row_axis(name.split("/")[-1]))
+        return _Layout(layers, second_moment_shape(layers, shape), step_scale(layers, shape))
 
     # -- one step --------------------------------------------------------------------------------
 
@@ -181,7 +225,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         return self._apply_to_all(super()._apply_dense, grad, var, False)
 
     def _resource_apply_sparse(self, grad, var, indices):
-        scalars, store_v = self._update_v(grad, var)
+        scalars, store_v = self._update_v(grad, var, indices)
         return tf.group(self._linear_pass(grad, var, scalars, indices), store_v)
 
     def _apply_sparse(self, grad, var):
@@ -209,17 +253,21 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         with tf.control_dependencies(folded):
             return tf.group(apply_momentum(step, var), store_v)
 
-    def _update_v(self, grad: Any, var: Any) -> tuple[rule.Coefficients, Any]:
-        """Returns the scalars of the linear pass, and the operation that stores the new v."""
-        dtype = _compute_dtype(var)
+    def _update_v(self, grad: Any, var: Any, indices: Any = None) -> tuple[rule.Coefficients, Any]:
+        """Returns the scalars of the linear pass, and the operation that stores the new v.
+
+        Given some rows, and where these are layers of their own, the v of no other is touched.
+        """
+        dtype, layout = _compute_dtype(var), self._layout(var)
         lr, beta1, beta2, weight_decay = (
             _cast(value, dtype)
             for value in (self._lr_now, self._beta1_now, self._beta2_now, self._weight_decay_now)
         )
         slot = self.get_slot(var, "v")
-        old = tf.convert_to_tensor(slot)
-        # l2_loss is one pass without a temporary, and more accurate than a dot product.
-        s = 2 * tf.nn.l2_loss(tf.cast(grad, dtype))
+        if layout.v_shape[:1] != tuple(var.shape[:1]):
+            indices = None
+        old = _read(slot, indices)
+        s = _squared_norms(tf.cast(grad, dtype), layout, by_row=indices is not None)
         # Without history beta2 counts as 0, that is, v is s. (The where of version 1 does not
         # broadcast, for which that of version 2 takes five times as long on scalars.)
         new = tf.compat.v1.where(tf.equal(old, 0), s, rule.second_moment(s, old, beta2))
@@ -231,10 +279,12 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
             epsilon=max(self._epsilon, float(np.finfo(dtype.name).tiny)),
             weight_decay=weight_decay,
             grad_averaging=self._grad_averaging,
+            scale=layout.scale,
         )
         # An s beyond the dtype's range makes a = 0 and must not stay in v for ever.
         kept = tf.compat.v1.where(tf.math.is_finite(new), new, old)
-        return scalars, slot.assign(kept, use_locking=self._use_locking, read_value=False)
+        scalars = scalars._replace(a=_repeated(scalars.a, layout.layers))
+        return scalars, self._store(slot, kept, indices)
 
     def _linear_pass(
         self, grad: Any, var: Any, scalars: rule.Coefficients, indices: Any = None
@@ -242,9 +292,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         """Takes the linear pass of the rule in compute precision, on some rows or on all."""
         dtype = _compute_dtype(var)
         slot = self.get_slot(var, "momentum")
-        w, m = (
-            tf.cast(x if indices is None else tf.gather(x, indices), dtype) for x in (var, slot)
-        )
+        w, m = (tf.cast(_read(x, indices), dtype) for x in (var, slot))
         w, m = rule.linear_pass(
             w,
             m,
@@ -290,6 +338,44 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         )
 
 
+class _Layout(NamedTuple):
+    """The layers of a variable, the shape of its v, and what its normalised gradient is scaled by.
+
+    The default is that of a variable that is one layer.
+    """
+
+    layers: Layers = None
+    v_shape: tuple[int, ...] = ()
+    scale: float = 1.0
+
+
+def _squared_norms(grad: Any, layout: _Layout, by_row: bool) -> Any:
+    """Returns the sums of the squares of each layer, in the shape of v, or of some rows of it."""
+    layers, shape, _ = layout
+    if not shape:
+        # l2_loss is one pass without a temporary, and more accurate than a dot product.
+        return 2 * tf.nn.l2_loss(grad)
+    parts = [grad]
+    if isinstance(layers, Split):
+        parts, shape = tf.split(grad, layers.sizes, layers.axis), (1,) * len(shape)
+    axes = [axis for axis, size in enumerate(shape) if size == 1 and (axis or not by_row)]
+    sums = [tf.reduce_sum(tf.square(part), axes, keepdims=True) for part in parts]
+    return tf.concat(sums, layers.axis) if isinstance(layers, Split) else sums[0]
+
+
+def _repeated(scalars: Any, layers: Layers) -> Any:
+    """Returns one number for each layer as what broadcasts against the weights."""
+    if not isinstance(layers, Split):
+        return scalars
+    parts = np.repeat(np.arange(len(layers.sizes)), layers.sizes)
+    return tf.gather(scalars, parts, axis=layers.axis)
+
+
+def _read(variable: Any, indices: Any) -> Any:
+    """Returns some rows of a variable, or all of it."""
+    return tf.convert_to_tensor(variable) if indices is None else tf.gather(variable, indices)
+
+
 def _compute_dtype(var: Any) -> tf.DType:
     """The dtype of ``v`` and of the arithmetic: float64 for float64 variables, else float32."""
     return tf.float64 if var.dtype.base_dtype == tf.float64 else tf.float32
@@ -319,6 +405,17 @@ def _check(name: str, value: Any, *, below: float = float("inf")) -> Any:
     if not (value.dtype.is_floating or value.dtype.is_integer):
         raise TypeError(f"{name} must be a real number, got a tensor of {value.dtype.name}")
     return value
+
+
+def _check_layout(layout: _Layout, gradient: Any, var: Any) -> None:
+    """Checks that the norms of layers can be told from a kind of gradient."""
+    layers = layout.layers
+    sparse = isinstance(gradient, tf.IndexedSlices)
+    if sparse and isinstance(layers, Split) and layers.axis % len(layout.v_shape) == 0:
+        raise ValueError(
+            f"layers of {var.name} must not be split along its first axis, got {layers}, for its "
+            "gradient is tf.IndexedSlices; tf.convert_to_tensor makes that dense"
+        )
 
 
 def _check_pairs(grads_and_vars: Any) -> tuple[tuple[Any, Any], ...]:

@@ -48,6 +48,7 @@ def test_signature():
     own = {name: parameters[name].default for name in list(parameters)[: len(OWN)]}
     assert list(own.items()) == list(OWN.items())
     rest = {name: p.default for name, p in list(parameters.items())[len(OWN) :]}
+    assert rest.pop("layers") is None
     shared = list(base)[list(base).index("clipnorm") :]
     assert rest == {name: base[name].default for name in shared} | {"name": "novograd"}
     assert isinstance(NovoGrad(), keras.optimizers.Optimizer)

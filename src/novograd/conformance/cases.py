@@ -18,7 +18,7 @@ from novograd.layers import Layers, Rows, Split, Stacked
 # A scalar, one element, odd sizes, a matrix, a convolution kernel, and two empty tensors.
 SHAPES = ((), (1,), (7,), (3, 5), (0,), (2, 3, 3, 5), (33, 17), (4, 0, 2))
 
-# What shares one v, beside the whole tensor: contiguous or not, long, short, single and empty.
+# What shares one v, in a weight of each shape: contiguous or not, long, short, single and empty.
 LAYERS: tuple[tuple[tuple[int, ...], Layers], ...] = (
     ((3, 33, 4), Stacked()),
     ((4, 3, 17), Stacked(1)),
@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[tuple[int, ...], Layers], ...] = (
     ((9, 4), Split((2, 3, 4))),
     ((4, 37), Split((17, 0, 20), axis=-1)),
     ((33, 17), Rows(0)),
-    ((33, 17), Rows(-1)),
+    ((17, 33), Rows(-1)),
     ((4, 3, 3, 5), Rows(0, "rms")),
     ((3, 4), Rows(1, "rms")),
     ((7,), Rows(0)),

@@ -55,7 +55,11 @@ class ApplyAdapter(Adapter):
         self._weights = self._model.trainable_variables
         # Keras keeps the learning rate in floatx.
         with _floatx("float64" if self._case.dtype == "float64" else "float32"):
-            self._optimizer = NovoGrad(**_arguments(self._case.hyperparameters(0)))
+            chosen = dict(zip(map(id, self._weights), self._case.layers, strict=True))
+            self._optimizer = NovoGrad(
+                layers=lambda variable: chosen[id(variable)],
+                **_arguments(self._case.hyperparameters(0)),
+            )
         self._optimizer.build(self._weights)
         self._model.compile(self._optimizer)
 

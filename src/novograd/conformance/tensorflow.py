@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from novograd.conformance.adapters import Adapter, Layer, compute_dtype
+from novograd.conformance.adapters import Adapter, Layer, compute_dtype, zero_second_moments
 from novograd.conformance.cases import Case, Hyperparameters
 from novograd.conformance.check import MismatchError
 from novograd.tensorflow import NovoGrad
@@ -161,7 +161,7 @@ class EagerAdapter(Adapter):
         self._checkpoint().restore(path).assert_existing_objects_matched()
 
     def _build(self, weights: list[np.ndarray]) -> None:
-        self._weights = [tf.Variable(tf.constant(w)) for w in weights]
+        self._weights = _variables(weights)
         self._now = self._case.hyperparameters(0)
         names = _CHANGING if self._case.schedule else ()
         self._optimizer = _optimizer(
@@ -189,7 +189,7 @@ class FunctionAdapter(EagerAdapter):
     jit_compile = False
 
     def _build(self, weights: list[np.ndarray]) -> None:
-        self._weights = [tf.Variable(tf.constant(w)) for w in weights]
+        self._weights = _variables(weights)
         dtype = compute_dtype(self._case.dtype)
         names = _CHANGING if self._case.schedule else ()
         self._changing = {name: tf.Variable(tf.zeros((), dtype), trainable=False) for name in names}
@@ -275,10 +275,17 @@ def prepare() -> None:
     )
 
 
+def _variables(weights: Sequence[np.ndarray]) -> list[tf.Variable]:
+    return [tf.Variable(tf.constant(w), name=f"w{i}") for i, w in enumerate(weights)]
+
+
 def _optimizer(case: Case, **changing: Any) -> NovoGrad:
     """Makes the optimizer of a case, with ``changing`` in the place of its numbers."""
     arguments = asdict(case.hyperparameters(0)) | changing
-    return NovoGrad(use_nesterov=arguments.pop("nesterov"), **arguments)
+    chosen = {f"w{i}:0": layers for i, layers in enumerate(case.layers)}
+    return NovoGrad(
+        use_nesterov=arguments.pop("nesterov"), layers=lambda w: chosen[w.name], **arguments
+    )
 
 
 def _slots(optimizer: NovoGrad, weights: Sequence[Any]) -> list[Any]:
@@ -294,9 +301,11 @@ def _layers(
         Layer(
             np.array(w),
             np.zeros_like(w) if m is None else np.array(m),
-            np.zeros((), compute_dtype(case.dtype)) if v is None else np.array(v),
+            zero if v is None else np.array(v),
         )
-        for w, m, v in zip(weights, state[::2], state[1::2], strict=True)
+        for w, m, v, zero in zip(
+            weights, state[::2], state[1::2], zero_second_moments(case), strict=True
+        )
     ]
 
 

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from keras import ops
 
 from novograd.jax import ffi
+from novograd.jax.layout import Layout
 from novograd.jax.leaves import Leaf, Numbers, Variant
 from novograd.keras.layers import Hyperparameters, Layer
+from novograd.layers import step_scale
 
 
 def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
@@ -19,9 +21,10 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
     Returns:
         The variables that are left to do: none.
     """
-    leaves = [
-        Leaf(g, m.value, v.value, w.value, weight_decay != 0) for g, w, m, v, weight_decay in layers
-    ]
+    leaves = []
+    for g, w, m, v, weight_decay, chosen in layers:
+        layout = Layout(chosen, tuple(v.shape), step_scale(chosen, w.shape))
+        leaves.append(Leaf(g, m.value, v.value, w.value, layout, weight_decay != 0))
     numbers = Numbers(
         ops.convert_to_tensor(hyper.learning_rate),
         hyper.beta_1,
@@ -31,7 +34,7 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
     )
     variant = Variant(hyper.grad_averaging, hyper.nesterov, skip_nonfinite=False, applies=True)
     stepped = ffi.step(leaves, numbers, variant, demanded=False)
-    for (_, w, m, v, _), (weights, moment, norm) in zip(layers, stepped, strict=True):
+    for (_, w, m, v, *_), (weights, moment, norm) in zip(layers, stepped, strict=True):
         w.assign(weights)
         m.assign(moment)
         v.assign(norm)

@@ -9,7 +9,15 @@ from keras import ops
 
 from novograd import rule
 from novograd.hyperparameters import check_flag, check_number
-from novograd.keras.layers import Hyperparameters, Layer
+from novograd.keras.layers import (
+    Hyperparameters,
+    Layer,
+    deserialized,
+    serialized,
+    spread,
+    squared_norms,
+)
+from novograd.layers import check_layers, layers_of, row_axis, second_moment_shape, step_scale
 
 if keras.backend.backend() == "torch":
     from novograd.keras import torch as kernels
@@ -23,9 +31,10 @@ else:
 class NovoGrad(keras.optimizers.Optimizer):
     """Stochastic gradient descent with layer-wise normalised gradients.
 
-    For each variable ("layer") with gradient ``g_t`` and weights ``w_{t-1}``::
+    For each layer, which is a variable unless ``layers`` says otherwise, with gradient ``g_t`` and
+    weights ``w_{t-1}``::
 
-        v_t = beta_2*v_{t-1} + (1 - beta_2)*|g_t|^2    v_1 = |g_1|^2; one number per variable
+        v_t = beta_2*v_{t-1} + (1 - beta_2)*|g_t|^2    v_1 = |g_1|^2; one number per layer
         m_t = beta_1*m_{t-1} + k*lr_t*(g_t/sqrt(v_t + epsilon) + weight_decay*w_{t-1})
         w_t = w_{t-1} - m_t                            k = 1 - beta_1 with grad_averaging, else 1
 
@@ -35,8 +44,9 @@ class NovoGrad(keras.optimizers.Optimizer):
     the base class creates (``iteration``; ``learning_rate`` unless it is a schedule or callable;
     the averages of ``use_ema`` and the sums of ``gradient_accumulation_steps`` where these are
     used), then for each weight ``momentum``, which is ``m_t`` with its sign and the learning rate
-    inside, in the weight's dtype, and ``v``, a scalar in float32 (float64 for float64 weights). A
-    file that is saved on one backend can be loaded on the others.
+    inside, in the weight's dtype, and ``v``, in float32 (float64 for float64 weights): a scalar, or
+    of the shape that ``novograd.layers`` gives. A file that is saved on one backend can be loaded
+    on the others.
 
     Numbers: the norm and all scalars are float32 at least. float16 and bfloat16 weights are updated
     in float32 arithmetic and rounded once. Where ``|g_t|^2`` is too large for the dtype of ``v``,
@@ -59,6 +69,10 @@ class NovoGrad(keras.optimizers.Optimizer):
             ``exclude_from_weight_decay`` take 0.
         grad_averaging: Whether what enters the moment is multiplied by ``1 - beta_1``.
         nesterov: Whether to use Nesterov momentum.
+        layers: What shares one ``v``: ``Stacked``, ``Split`` or ``Rows`` of ``novograd.layers``, or
+            None for the whole variable; or a function of a variable that returns one of these.
+            ``get_config`` holds it, a function as Keras does: by the name under which it is
+            registered.
         clipnorm: This and the arguments that follow are those of every Keras optimizer; gradients
             are clipped before their norm is taken.
         clipvalue: See ``keras.optimizers.Optimizer``.
@@ -74,8 +88,8 @@ class NovoGrad(keras.optimizers.Optimizer):
     Raises:
         TypeError: If a hyperparameter of the rule is not a number, or a flag not a bool.
         ValueError: If a number is out of range: negative, NaN or infinite, or a beta of 1 or more;
-            or if Keras refuses an argument of its own, among them a ``learning_rate`` that is an
-            int.
+            by ``build``, if ``layers`` do not fit a weight; or if Keras refuses an argument of its
+            own, among them a ``learning_rate`` that is an int.
 
     Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
     Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
@@ -103,6 +117,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         weight_decay: float = rule.WEIGHT_DECAY,
         grad_averaging: bool = rule.GRAD_AVERAGING,
         nesterov: bool = False,
+        layers: Any = None,
         clipnorm: float | None = None,
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
@@ -136,26 +151,34 @@ class NovoGrad(keras.optimizers.Optimizer):
         self.epsilon = check_number("epsilon", epsilon)
         self.grad_averaging = check_flag("grad_averaging", grad_averaging)
         self.nesterov = check_flag("nesterov", nesterov)
+        self.layers = check_layers("layers", layers)
 
     def build(self, variables: list[Any]) -> None:
         """Creates the state of the given weights, unless it exists."""
         if self.built:
             return
+        chosen = [
+            layers_of(self.layers, (variable,), variable.shape, row_axis(variable.name))
+            for variable in variables
+        ]
         super().build(variables)
+        self._chosen_layers = chosen
         self._states = [
             # Keras writes the gradient of such a variable (a scale of float8) into it.
-            None if self._overwrite_variable_with_gradient(variable) else self._new_state(variable)
-            for variable in variables
+            None
+            if self._overwrite_variable_with_gradient(variable)
+            else self._new_state(variable, second_moment_shape(layers, variable.shape))
+            for variable, layers in zip(variables, chosen, strict=True)
         ]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Takes one step of one variable."""
-        momentum, v = self._states[self._get_variable_index(variable)]
+        _, _, momentum, v, decay, layers = self._layer(gradient, variable)
         dtype = _compute_dtype(variable)
         # Of tf.IndexedSlices the reshape makes a tensor, summing duplicates; else it does nothing.
         g = ops.cast(ops.reshape(gradient, variable.shape), dtype)
         w, m = ops.cast(variable, dtype), ops.cast(momentum, dtype)
-        s, old = ops.sum(ops.square(g)), ops.convert_to_tensor(v)
+        s, old = squared_norms(g, layers), ops.convert_to_tensor(v)
         # Without history beta_2 counts as 0, that is, v is s.
         new = ops.where(ops.equal(old, 0), s, rule.second_moment(s, old, self.beta_2))
         scalars = rule.coefficients(
@@ -164,9 +187,11 @@ class NovoGrad(keras.optimizers.Optimizer):
             beta1=self.beta_1,
             # With epsilon 0 a gradient that is zero throughout would be 0/0.
             epsilon=max(self.epsilon, float(np.finfo(dtype).tiny)),
-            weight_decay=self._decay(variable),
+            weight_decay=decay,
             grad_averaging=self.grad_averaging,
+            scale=step_scale(layers, variable.shape),
         )
+        scalars = scalars._replace(a=spread(scalars.a, layers))
         w, m = rule.linear_pass(w, m, g, scalars, beta1=self.beta_1, nesterov=self.nesterov)
         self.assign(variable, ops.cast(w, variable.dtype))
         self.assign(momentum, ops.cast(m, momentum.dtype))
@@ -181,7 +206,14 @@ class NovoGrad(keras.optimizers.Optimizer):
             "epsilon": self.epsilon,
             "grad_averaging": self.grad_averaging,
             "nesterov": self.nesterov,
+            "layers": serialized(self.layers),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "NovoGrad":
+        """Returns the optimizer of a config."""
+        layers = deserialized(config.get("layers"), custom_objects)
+        return super().from_config(config | {"layers": layers}, custom_objects)
 
     def _backend_update_step(
         self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
@@ -203,17 +235,19 @@ class NovoGrad(keras.optimizers.Optimizer):
         super()._backend_update_step(grads, trainable_variables, learning_rate)
 
     def _layer(self, gradient: Any, variable: Any) -> Layer:
-        momentum, v = self._states[self._get_variable_index(variable)]
-        return Layer(gradient, variable, momentum, v, self._decay(variable))
+        index = self._get_variable_index(variable)
+        momentum, v = self._states[index]
+        decay = self._decay(variable)
+        return Layer(gradient, variable, momentum, v, decay, self._chosen_layers[index])
 
     def _decay(self, variable: Any) -> float:
         return self.weight_decay if self._use_weight_decay(variable) else 0.0
 
-    def _new_state(self, variable: Any) -> tuple[Any, Any]:
+    def _new_state(self, variable: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
         """Creates momentum and v of a variable, in the order of saved files."""
         momentum = self.add_variable_from_reference(variable, name="momentum")
         name = momentum.name.removesuffix("momentum") + "v"
-        return momentum, self.add_variable(shape=(), dtype=_compute_dtype(variable), name=name)
+        return momentum, self.add_variable(shape=shape, dtype=_compute_dtype(variable), name=name)
 
     def _apply_weight_decay(self, variables: Any) -> None:
         """Does nothing: the decay is in the moment, and the base class would apply it again."""

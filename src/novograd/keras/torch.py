@@ -8,6 +8,8 @@ from keras.src.backend import in_stateless_scope
 
 from novograd.keras.layers import Hyperparameters, Layer
 from novograd.torch import native
+from novograd.torch.layout import layout_of
+from novograd.torch.parts import Part, parts
 
 
 def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
@@ -22,16 +24,17 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
     """
     if in_stateless_scope():
         return list(layers)
-    groups: dict[float, list[Layer]] = {}
+    groups: dict[float, list[Part]] = {}
     rest = []
     for layer in layers:
-        tensors = (layer.variable.value, layer.gradient, layer.momentum.value)
-        if native.problem(*tensors) is None:
-            groups.setdefault(layer.weight_decay, []).append(layer)
-        else:
+        w, m, v = (x.value for x in (layer.variable, layer.momentum, layer.v))
+        layout = layout_of(layer.layers, None, w)
+        found = list(parts(Part(w, layer.gradient, m, v, layout.scale), layout.cuts))
+        if any(map(native.problem, found)):
             rest.append(layer)
+        else:
+            groups.setdefault(layer.weight_decay, []).extend(found)
     for weight_decay, group in groups.items():
-        gradients, variables, momenta, vs, _ = zip(*group, strict=True)
         options: Any = {
             "lr": ops.convert_to_tensor(hyper.learning_rate, "float64"),
             "betas": (hyper.beta_1, hyper.beta_2),
@@ -42,11 +45,5 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
             "maximize": False,
             "skip_nonfinite": False,
         }
-        native.step(
-            [w.value for w in variables],
-            list(gradients),
-            [m.value for m in momenta],
-            [v.value for v in vs],
-            options,
-        )
+        native.step(group, options)
     return rest

@@ -19,6 +19,7 @@ def check_options(options: dict[str, Any]) -> None:
         RuntimeError: If the native kernels are asked for and cannot be used.
 
     Example:
+        >>> import torch
         >>> from novograd.torch import NovoGrad
         >>> check_options(NovoGrad([torch.zeros(1)]).defaults | {"eps": -1.0})
         Traceback (most recent call last):

@@ -23,9 +23,10 @@ from novograd.torch.single_tensor import square_sums
 class NovoGrad(torch.optim.Optimizer):
     """Stochastic gradient descent with layer-wise normalised gradients.
 
-    For each parameter ("layer") with gradient ``g_t`` and weights ``w_{t-1}``::
+    For each layer, which is a parameter unless ``layers`` says otherwise, with gradient ``g_t`` and
+    weights ``w_{t-1}``::
 
-        v_t = beta2*v_{t-1} + (1 - beta2)*|g_t|^2      v_1 = |g_1|^2; one number per parameter
+        v_t = beta2*v_{t-1} + (1 - beta2)*|g_t|^2      v_1 = |g_1|^2; one number per layer
         m_t = beta1*m_{t-1} + k*lr_t*(g_t/sqrt(v_t + eps) + weight_decay*w_{t-1})
         w_t = w_{t-1} - m_t                            k = 1 - beta1 with grad_averaging, else 1
 
@@ -34,14 +35,19 @@ class NovoGrad(torch.optim.Optimizer):
     that is not zero sets it.
 
     The state of a parameter is ``exp_avg``, which is ``m_t`` in the parameter's dtype, and
-    ``exp_avg_sq``, which is ``v_t``: a 0-d float32 tensor (float64 for float64 parameters), and
-    remains one through ``load_state_dict``. float16 and bfloat16 parameters are updated in float32
-    arithmetic and rounded once; complex ones behave as their real pairs.
+    ``exp_avg_sq``, which is ``v_t``: a float32 tensor (float64 for float64 parameters), also after
+    ``load_state_dict``. It is 0-d, or of the shape that ``novograd.layers`` gives. float16 and
+    bfloat16 parameters are updated in float32 arithmetic and rounded once; complex ones behave as
+    their real pairs.
 
     Where ``|g_t|^2`` is too large for the dtype of ``v``, that gradient counts for nothing and
     ``v`` stays as it was, so that the weights stay finite; where it is too small, it counts as
     zero. A gradient that itself holds an infinity or NaN makes the weights NaN, as with torch's
     own optimizers, unless ``skip_nonfinite`` is set.
+
+    Parameters may be DTensors, of ``fully_shard`` or tensor parallelism: norms are of whole layers,
+    for which a step takes one all-reduce for each process group (see docs/pytorch.md). All
+    processes have to call ``step``.
 
     A step never modifies a gradient and never waits for a device. So it can be captured in a CUDA
     graph and compiled by ``torch.compile``; put the learning rate in a tensor there, since a
@@ -66,12 +72,17 @@ class NovoGrad(torch.optim.Optimizer):
             by default, unless ``foreach`` is given, those that they can take: dense tensors on the
             CPU, real or complex, in float64, float32 and half precision.
         capturable: Accepted for code that sets it. A step can be captured either way.
+        layers: What shares one ``v``: ``Stacked``, ``Split`` or ``Rows`` of ``novograd.layers``, or
+            None for the whole parameter; or a function ``(name, parameter)`` that returns one of
+            these, whose ``name`` is None unless named parameters are given. State dicts do not
+            hold it.
 
     Raises:
         TypeError: If an argument has a type not named above.
-        ValueError: If a number is out of range: negative, NaN or infinite, or a beta of 1 or more.
+        ValueError: If a number is out of range: negative, NaN or infinite, or a beta of 1 or more;
+            or if ``layers`` do not fit a parameter.
         RuntimeError: If ``fused`` is True, and the kernels are not installed or ``foreach`` is True
-            as well.
+            as well; or if ``FullyShardedDataParallel`` has flattened a parameter.
 
     Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
     Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
@@ -164,9 +175,10 @@ class NovoGrad(torch.optim.Optimizer):
             What the closure returned; None without one.
 
         Raises:
-            RuntimeError: If a gradient is sparse or sharded (a DTensor), if ``fused`` is True and
-                the kernels cannot take a parameter, or if they would have to write to memory that
-                two parameters share; then nothing has changed.
+            RuntimeError: If a gradient is sparse, or is a DTensor and its parameter not or the
+                other way round, if ``fused`` is True and the kernels cannot take a parameter, or if
+                they would have to write to memory that two parameters share; then nothing has
+                changed.
 
         Example:
             >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))

@@ -156,13 +156,18 @@ def as_stored(v: Tensor, param: Any, v_shape: Sequence[int], sharding: Sharding)
 
 def local_gradient(param: Any) -> Tensor:
     """Returns the piece of a gradient that belongs to what is here of the weights."""
-    if not is_sharded(param):
-        return param.grad
-    from torch.distributed._functional_collectives import AsyncCollectiveTensor
-
     grad = param.grad
+    if not is_sharded(param):
+        return grad
     if grad.placements != param.placements:
         # Such as partial sums, of weights of which there are copies.
         grad = grad.redistribute(param.device_mesh, param.placements)
     piece = grad._local_tensor
+    return piece if type(piece) is Tensor else _waited_for(piece)
+
+
+def _waited_for(piece: Tensor) -> Tensor:
+    """Returns what a collective that may still be under way results in."""
+    from torch.distributed._functional_collectives import AsyncCollectiveTensor
+
     return piece.wait() if isinstance(piece, AsyncCollectiveTensor) else piece

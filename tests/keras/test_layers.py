@@ -1,0 +1,112 @@
+"""What counts as a layer, in Keras, on every backend."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from novograd.keras import NovoGrad
+from novograd.layers import Rows, Split, Stacked
+
+OPTIONS = {"learning_rate": 0.1, "beta_1": 0.9, "beta_2": 0.5, "weight_decay": 0.1}
+STEPS = 30
+
+
+def numpy(x):
+    return np.array(keras.ops.convert_to_numpy(x))
+
+
+def drawn(seed, shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def train(values, gradients, **options):
+    """Trains one variable; returns it, its moment and its second moment."""
+    w = keras.Variable(values, name="kernel")
+    optimizer = NovoGrad(**OPTIONS | options)
+    for gradient in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [w])
+    return [numpy(x) for x in (w, *optimizer.variables[2:])]
+
+
+@pytest.mark.parametrize(
+    ("shape", "layers", "cut"),
+    [
+        ((4, 6, 3), Stacked(), lambda x: list(x)),
+        ((3, 5, 4), Stacked(1), lambda x: [x[:, i] for i in range(5)]),
+        ((12, 5), Split((3, 4, 5)), lambda x: np.split(x, [3, 7])),
+        ((5, 48), Split((16, 32), axis=-1), lambda x: np.split(x, [16], 1)),
+    ],
+    ids=["experts", "inner axis", "fused", "fused along the last axis"],
+)
+def test_layers_of_a_variable_equal_layers_apart(shape, layers, cut):
+    values, gradients = drawn(0, shape), [drawn(1 + i, shape) for i in range(STEPS)]
+    w, m, v = train(values, gradients, layers=layers)
+    columns = zip(*map(cut, gradients), strict=True)
+    apart = [train(*part) for part in zip(cut(values), columns, strict=True)]
+    for i, whole in enumerate((w, m)):
+        for piece, expected in zip(cut(whole), apart, strict=True):
+            np.testing.assert_allclose(piece, expected[i], rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(v.ravel(), [x for *_, x in apart], rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["norm", "rms"])
+def test_rows_are_output_units(scale):
+    gradient = drawn(1, (5, 6))
+    w, _, v = train(np.zeros((5, 6), "float32"), [gradient], layers=Rows(scale=scale))
+    np.testing.assert_allclose(v, np.sum(gradient**2, 0, keepdims=True), rtol=1e-5)
+    step = -w / OPTIONS["learning_rate"]
+    expected = 6**-0.5 if scale == "norm" else 5**0.5
+    np.testing.assert_allclose(np.linalg.norm(step, axis=0), np.full(6, expected), rtol=1e-5)
+
+
+def test_rows_of_embeddings_and_biases():
+    model = keras.Sequential([keras.layers.Embedding(7, 3), keras.layers.Dense(4)])
+    model.build((None, 2))
+    optimizer = NovoGrad(layers=Rows())
+    optimizer.build(model.trainable_variables)
+    assert [tuple(x.shape) for x in optimizer.variables[3::2]] == [(7, 1), (1, 4), (4,)]
+
+
+def rows_of_kernels(variable):
+    return Rows() if variable.name == "kernel" else None
+
+
+registered = keras.saving.register_keras_serializable(package="tests")(rows_of_kernels)
+
+
+@pytest.mark.parametrize(
+    "layers", [None, Rows(scale="rms"), Stacked((0, 1)), Split((2, 1)), registered]
+)
+def test_a_config_holds_layers(layers):
+    config = json.loads(json.dumps(NovoGrad(layers=layers).get_config()))
+    assert NovoGrad.from_config(config).layers == layers
+
+
+def test_a_saved_model_keeps_them(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(NovoGrad(layers=registered), loss="mse")
+    x, y = drawn(0, (8, 3)), drawn(1, (8, 2))
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    twin = keras.saving.load_model(tmp_path / "model.keras")
+    assert tuple(twin.optimizer.variables[3].shape) == (1, 2)
+    for one in (model, twin):
+        one.fit(x, y, verbose=0, shuffle=False)
+    for a, b in zip(model.variables, twin.variables, strict=True):
+        np.testing.assert_allclose(numpy(a), numpy(b), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "error", "said"),
+    [
+        ("rows", TypeError, "layers must be Stacked, Split, Rows, None or a function, got 'rows'"),
+        (lambda w: 3, TypeError, "layers must return Stacked, Split, Rows or None, got 3"),
+        (Stacked(2), ValueError, r"Stacked\(axes=2\) does not fit a weight of shape \(4, 3\)"),
+        (Split((3, 2)), ValueError, r"Split\(.*\) does not fit a weight of shape \(4, 3\)"),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused(layers, error, said):
+    with pytest.raises(error, match=said):
+        NovoGrad(layers=layers).build([keras.Variable(drawn(0, (4, 3)))])
