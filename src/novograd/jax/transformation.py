@@ -215,7 +215,7 @@ def novograd(
         decaying = tree.flatten_up_to(_decaying(params, mask)) if decays else none
         weights = tree.flatten_up_to(params) if applies else decaying
         every = [
-            Leaf(g, m, v, w, not (isinstance(decayed, float) and decayed == 0), layout)
+            Leaf(g, m, v, w, layout, not (isinstance(decayed, float) and decayed == 0))
             for g, m, v, w, layout, decayed in zip(
                 given, moments, norms, weights, layouts, decaying, strict=True
             )
