@@ -224,6 +224,17 @@ def test_layers_under_jit(cut, kind):
     assert_same((w, state.mu, state.nu), on_one_device(weights, gradients))
 
 
+@pytest.mark.parametrize("cut", CUTS)
+def test_under_jit_no_pieces_are_moved(cut):
+    mesh, specs, weights, _ = layered(cut, steps=0)
+    w = jax.device_put(weights, {key: NamedSharding(mesh, spec) for key, spec in specs.items()})
+    optimizer = novograd(0.1, **HYPER, layers=LAYERS)
+    text = jax.jit(optimizer.step).lower(w, optimizer.init(w), w).compile().as_text()
+    assert " all-reduce(" in text
+    for moving in ("all-gather", "all-to-all", "collective-permute"):
+        assert f" {moving}" not in text
+
+
 @pytest.mark.parametrize("init", ["whole", "pieces"])
 @pytest.mark.parametrize("cut", CUTS)
 def test_layers_in_shard_map(cut, init):

@@ -170,10 +170,8 @@ def _by_rule(*args: Any, call: _Call) -> list[Any]:
     numbers, operands = _operands(args, call)
     n = len(call.layouts)
     gradients, moments, norms, *weights = _in_parts(operands, n)
-    columns = (gradients, moments, norms, weights[0] if weights else [0.0] * n)
-    leaves = [
-        Leaf(*one, layout=layout) for *one, layout in zip(*columns, call.layouts, strict=True)
-    ]
+    columns = (gradients, moments, norms, weights[0] if weights else [0.0] * n, call.layouts)
+    leaves = [Leaf(*one) for one in zip(*columns, strict=True)]
     stepped = step_by_rule(leaves, numbers, call.variant)
     return [x for column in zip(*stepped, strict=True) for x in column]
 

@@ -104,27 +104,35 @@ def devices(names: Names) -> int | None:
 def _layout(layers: Any, axis_name: Any, path: Any, leaf: Any) -> Layout:
     shape = jnp.shape(leaf)
     cut = axis_name(path, leaf) if callable(axis_name) else axis_name
-    along = [()] * len(shape)
-    if isinstance(cut, PartitionSpec):
-        if len(cut) > len(shape):
-            raise ValueError(f"axis_name is {cut} for a leaf of shape {shape}")
-        along[: len(cut)] = map(_names, cut)
+    along = _along(cut, shape)
     whole = tuple(n * (devices(names) or 1) for n, names in zip(shape, along, strict=True))
     chosen = layers_of(layers, (path, leaf), whole, row_axis(_name(path)))
-    is_split = isinstance(chosen, Split)
-    v_shape = second_moment_shape(chosen, whole if is_split else shape)
     scale = step_scale(chosen, whole)
-    if isinstance(cut, PartitionSpec):
-        counts = second_moment_shape(None if is_split else chosen, whole) or [1] * len(shape)
-        names = sum((x for x, n in zip(along, counts, strict=True) if n == 1), ())
+    if isinstance(chosen, Split):
+        v_shape, summed = second_moment_shape(chosen, whole), along
+        is_cut = whole[chosen.axis] != shape[chosen.axis]
+        split_names = along[chosen.axis] if is_cut else ()
     else:
-        names = _names(cut)
-        if names and v_shape == shape and math.prod(shape) > 1:
-            raise ValueError(f"axis_name is {cut!r} for a leaf whose layers are single elements")
-        if isinstance(chosen, Rows) and chosen.scale == "rms":
-            scale *= (devices(names) or 1) ** 0.5  # of a row there is only a piece
-    is_cut = is_split and whole[chosen.axis] != shape[chosen.axis]
-    return Layout(chosen, v_shape, scale, names, along[chosen.axis] if is_cut else ())
+        v_shape, split_names = second_moment_shape(chosen, shape), ()
+        counts = second_moment_shape(chosen, whole) or (1,) * len(shape)
+        summed = [names for names, n in zip(along, counts, strict=True) if n == 1]
+    if isinstance(cut, PartitionSpec):
+        return Layout(chosen, v_shape, scale, sum(summed, ()), split_names)
+    names = _names(cut)
+    if names and v_shape == shape and math.prod(shape) > 1:
+        raise ValueError(f"axis_name is {cut!r} for a leaf whose layers are single elements")
+    if isinstance(chosen, Rows) and chosen.scale == "rms":
+        scale *= (devices(names) or 1) ** 0.5  # of each row there is only a piece
+    return Layout(chosen, v_shape, scale, names)
+
+
+def _along(cut: Any, shape: tuple[int, ...]) -> list[Names]:
+    """Returns the mesh axes over which each axis of a leaf is cut, as far as that is known."""
+    if not isinstance(cut, PartitionSpec):
+        return [()] * len(shape)
+    if len(cut) > len(shape):
+        raise ValueError(f"axis_name is {cut} for a leaf of shape {shape}")
+    return [_names(names) for names in (*cut, *[None] * (len(shape) - len(cut)))]
 
 
 def _names(names: Any) -> Names:

@@ -19,8 +19,8 @@ class Leaf(NamedTuple):
     moment: Any
     v: Any
     weights: Any
+    layout: Layout
     decays: bool = True
-    layout: Layout = Layout()
 
 
 class Stepped(NamedTuple):
@@ -139,7 +139,7 @@ def _spread(of_layers: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
 
 def _step(leaf: Leaf, s: Any, numbers: Numbers, variant: Variant) -> Stepped:
     """All arithmetic is in the dtype of v."""
-    g, m, v, w, decays, layout = leaf
+    g, m, v, w, layout, decays = leaf
     lr, beta1, beta2, epsilon, decay = (cast(x, v.dtype) for x in numbers)
     new = jnp.where(v == 0, s, rule.second_moment(s, v, beta2))
     scalars = rule.coefficients(

@@ -149,10 +149,10 @@ def novograd(
         skip_nonfinite: Whether a layer keeps weights, moment and ``v`` in a step in which its
             ``|g_t|^2`` is infinite or NaN.
         fused: Whether to use the native CPU kernels, one call for all leaves. None: where they can
-            be, which is in programs for one CPU device, for leaves for which there is a kernel;
-            elsewhere, and under ``jax.vmap``, ``jax.shard_map``, differentiation and
-            ``jax.export``, the rule in JAX's operations. False: nowhere. True: an error where
-            they cannot be used. The results agree up to rounding.
+            be, which is in programs for one CPU device, for leaves for whose dtypes and layers
+            there is a kernel; elsewhere, and under ``jax.vmap``, ``jax.shard_map``,
+            differentiation and ``jax.export``, the rule in JAX's operations. False: nowhere. True:
+            an error where they cannot be used. The results agree up to rounding.
 
     Returns:
         An optax gradient transformation; its updates are for ``optax.apply_updates``. Its ``step``
@@ -215,7 +215,7 @@ def novograd(
         decaying = tree.flatten_up_to(_decaying(params, mask)) if decays else none
         weights = tree.flatten_up_to(params) if applies else decaying
         every = [
-            Leaf(g, m, v, w, not (isinstance(decayed, float) and decayed == 0), layout)
+            Leaf(g, m, v, w, layout, not (isinstance(decayed, float) and decayed == 0))
             for g, m, v, w, layout, decayed in zip(
                 given, moments, norms, weights, layouts, decaying, strict=True
             )
