@@ -1,10 +1,11 @@
 """Layers of Keras variables, and what a step of them needs."""
 
 from dataclasses import asdict
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from novograd.layers import Layers, Rows, Split, Stacked, second_moment_shape
@@ -20,9 +21,11 @@ def squared_norms(g: Any, layers: Layers) -> Any:
         (2, 1)
     """
     if isinstance(layers, Split):
-        ends = list(accumulate(layers.sizes))[:-1]
-        parts = ops.split(g, ends, layers.axis)
         axes = tuple(range(len(g.shape)))
+        # On TensorFlow ops.split cannot make a single part.
+        before = (slice(None),) * axes[layers.axis]
+        ends = accumulate(layers.sizes, initial=0)
+        parts = [g[(*before, slice(*part))] for part in pairwise(ends)]
         sums = [ops.sum(ops.square(part), axes, keepdims=True) for part in parts]
         return ops.concatenate(sums, layers.axis)
     shape = second_moment_shape(layers, g.shape)
@@ -40,22 +43,20 @@ def spread(x: Any, layers: Layers) -> Any:
     """
     if not isinstance(layers, Split):
         return x
-    parts = ops.split(x, len(layers.sizes), layers.axis)
-    parts = [ops.repeat(part, n, layers.axis) for part, n in zip(parts, layers.sizes, strict=True)]
-    return ops.concatenate(parts, layers.axis)
+    return ops.take(x, np.repeat(np.arange(len(layers.sizes)), layers.sizes), layers.axis)
 
 
 def serialized(layers: Any) -> Any:
     """Returns ``layers`` as what a config may hold.
 
     Example:
-        >>> serialized(Rows())
-        {'kind': 'Rows', 'axes': None, 'scale': 'norm'}
+        >>> serialized(Split((2, 3)))
+        {'kind': 'Split', 'sizes': [2, 3], 'axis': 0}
     """
-    kind = type(layers).__name__
-    if isinstance(layers, Stacked | Split | Rows):
-        return {"kind": kind, **asdict(layers)}
-    return keras.saving.serialize_keras_object(layers)
+    if not isinstance(layers, Stacked | Split | Rows):
+        return keras.saving.serialize_keras_object(layers)
+    fields = {k: list(x) if isinstance(x, tuple) else x for k, x in asdict(layers).items()}
+    return {"kind": type(layers).__name__, **fields}
 
 
 def deserialized(value: Any, custom_objects: Any = None) -> Any:
