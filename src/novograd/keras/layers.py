@@ -17,7 +17,7 @@ def squared_norms(g: Any, layers: Layers) -> Any:
     """Returns the sums of the squares of the layers of a gradient, in the shape of their ``v``.
 
     Example:
-        >>> squared_norms(ops.ones((3, 4)), Split((1, 2))).shape
+        >>> tuple(squared_norms(ops.ones((3, 4)), Split((1, 2))).shape)
         (2, 1)
     """
     if isinstance(layers, Split):
@@ -38,7 +38,7 @@ def spread(x: Any, layers: Layers) -> Any:
     """Returns an array in the shape of ``v`` as one that broadcasts with the weights.
 
     Example:
-        >>> spread(ops.array([[1.0], [2.0]]), Split((1, 2))).shape
+        >>> tuple(spread(ops.array([[1.0], [2.0]]), Split((1, 2))).shape)
         (3, 1)
     """
     if not isinstance(layers, Split):
