@@ -5,9 +5,13 @@ import numpy as np
 import pytest
 
 from novograd.keras import NovoGrad, optimizer
+from novograd.layers import Rows, Split, Stacked
 
 BACKEND = keras.backend.backend()
 pytestmark = pytest.mark.skipif(BACKEND == "tensorflow", reason="has no native kernels")
+
+
+LAYERS = {"w0": Split((1, 2)), "w1": Rows(), "w2": Stacked(), "w3": None}
 
 
 def variables():
@@ -52,16 +56,29 @@ def watched(monkeypatch):
     return taken
 
 
+@pytest.mark.parametrize("layers", [None, lambda w: LAYERS[w.name]], ids=["whole", "layers"])
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_the_kernels_take_the_step_and_agree_with_the_rule(monkeypatch, nesterov):
+def test_the_kernels_take_the_step_and_agree_with_the_rule(monkeypatch, nesterov, layers):
     taken = watched(monkeypatch)
-    by_kernels = trained(nesterov=nesterov)
+    by_kernels = trained(nesterov=nesterov, layers=layers)
     assert taken == [4] * 5
     monkeypatch.setattr(optimizer, "kernels", None)
-    by_rule = trained(nesterov=nesterov)
+    by_rule = trained(nesterov=nesterov, layers=layers)
     for one, other in zip(by_kernels, by_rule, strict=True):
         # A few roundings of float32 a step; those of bfloat16 may then fall the other way.
         np.testing.assert_allclose(one, other, rtol=1e-2 if one.shape == (4, 2) else 1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the step of JAX takes all by itself")
+def test_what_the_kernels_cannot_take_is_left_to_the_rule(monkeypatch):
+    """Such as layers along two axes, with a third between them."""
+    taken = watched(monkeypatch)
+    whole, layered = (keras.Variable(np.ones((3, 5, 2)), dtype="float32") for _ in range(2))
+    novograd = NovoGrad(layers=lambda w: Stacked((0, 2)) if w is layered else None)
+    novograd.apply([keras.ops.ones((3, 5, 2))] * 2, [whole, layered])
+    assert taken == [1]
+    norms = [keras.ops.convert_to_numpy(v).ravel().tolist() for v in novograd.variables[3::2]]
+    assert norms == [[30], [5] * 6]
 
 
 def test_stateless_apply_changes_nothing_in_place():

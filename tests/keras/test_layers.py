@@ -37,8 +37,9 @@ def train(values, gradients, **options):
         ((3, 5, 4), Stacked(1), lambda x: [x[:, i] for i in range(5)]),
         ((12, 5), Split((3, 4, 5)), lambda x: np.split(x, [3, 7])),
         ((5, 48), Split((16, 32), axis=-1), lambda x: np.split(x, [16], 1)),
+        ((5, 3), Split((5,)), lambda x: [x]),
     ],
-    ids=["experts", "inner axis", "fused", "fused along the last axis"],
+    ids=["experts", "inner axis", "fused", "fused along the last axis", "of one part"],
 )
 def test_layers_of_a_variable_equal_layers_apart(shape, layers, cut):
     values, gradients = drawn(0, shape), [drawn(1 + i, shape) for i in range(STEPS)]
@@ -80,22 +81,37 @@ registered = keras.saving.register_keras_serializable(package="tests")(rows_of_k
     "layers", [None, Rows(scale="rms"), Stacked((0, 1)), Split((2, 1)), registered]
 )
 def test_a_config_holds_layers(layers):
-    config = json.loads(json.dumps(NovoGrad(layers=layers).get_config()))
+    config = NovoGrad(layers=layers).get_config()
+    assert json.loads(json.dumps(config)) == config
     assert NovoGrad.from_config(config).layers == layers
 
 
-def test_a_saved_model_keeps_them(tmp_path):
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [(registered, (1, 2)), (Stacked((0, -1)), (3, 2)), (Split((1, 1), axis=-1), (1, 2))],
+)
+def test_a_saved_model_keeps_them(tmp_path, layers, shape):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    model.compile(NovoGrad(layers=registered), loss="mse")
+    model.compile(NovoGrad(layers=layers), loss="mse")
     x, y = drawn(0, (8, 3)), drawn(1, (8, 2))
     model.fit(x, y, verbose=0)
     model.save(tmp_path / "model.keras")
     twin = keras.saving.load_model(tmp_path / "model.keras")
-    assert tuple(twin.optimizer.variables[3].shape) == (1, 2)
+    assert twin.optimizer.layers == layers
+    assert tuple(twin.optimizer.variables[3].shape) == shape
     for one in (model, twin):
         one.fit(x, y, verbose=0, shuffle=False)
     for a, b in zip(model.variables, twin.variables, strict=True):
         np.testing.assert_allclose(numpy(a), numpy(b), rtol=1e-5)
+
+
+def test_a_function_that_is_not_registered_is_not_found():
+    def unknown(variable):
+        return None
+
+    config = NovoGrad(layers=unknown).get_config()
+    with pytest.raises(TypeError, match="Could not locate function 'unknown'"):
+        NovoGrad.from_config(config)
 
 
 @pytest.mark.parametrize(

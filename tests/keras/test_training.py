@@ -6,6 +6,7 @@ import pytest
 
 from novograd import reference
 from novograd.keras import NovoGrad
+from novograd.layers import Rows
 
 BACKEND = keras.backend.backend()
 RANDOM = np.random.default_rng(0)
@@ -231,7 +232,8 @@ def fit_words(one_hot, **arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"global_clipnorm": 100.0}, {"gradient_accumulation_steps": 2}]
+    "arguments",
+    [{}, {"global_clipnorm": 100.0}, {"gradient_accumulation_steps": 2}, {"layers": Rows(0)}],
 )
 def test_an_embedding_is_a_matrix_product(arguments):
     close(fit_words(one_hot=False, **arguments), fit_words(one_hot=True, **arguments))
@@ -260,7 +262,8 @@ if BACKEND == "tensorflow":
         close(weights, oracle.weights)
         close(optimizer.variables[2:], [x for state in oracle.state for x in state])
 
-    def test_mirrored_embedding():
-        expected = fit_words(one_hot=True)
+    @pytest.mark.parametrize("layers", [None, Rows(0)])
+    def test_mirrored_embedding(layers):
+        expected = fit_words(one_hot=True, layers=layers)
         with mirrored().scope():
-            close(fit_words(one_hot=False), expected)
+            close(fit_words(one_hot=False, layers=layers), expected)

@@ -1,10 +1,11 @@
 """Layers of Keras variables, and what a step of them needs."""
 
 from dataclasses import asdict
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from novograd.layers import Layers, Rows, Split, Stacked, second_moment_shape
@@ -16,13 +17,15 @@ def squared_norms(g: Any, layers: Layers) -> Any:
     """Returns the sums of the squares of the layers of a gradient, in the shape of their ``v``.
 
     Example:
-        >>> squared_norms(ops.ones((3, 4)), Split((1, 2))).shape
+        >>> tuple(squared_norms(ops.ones((3, 4)), Split((1, 2))).shape)
         (2, 1)
     """
     if isinstance(layers, Split):
-        ends = list(accumulate(layers.sizes))[:-1]
-        parts = ops.split(g, ends, layers.axis)
         axes = tuple(range(len(g.shape)))
+        # On TensorFlow ops.split cannot make a single part.
+        before = (slice(None),) * axes[layers.axis]
+        ends = accumulate(layers.sizes, initial=0)
+        parts = [g[(*before, slice(*part))] for part in pairwise(ends)]
         sums = [ops.sum(ops.square(part), axes, keepdims=True) for part in parts]
         return ops.concatenate(sums, layers.axis)
     shape = second_moment_shape(layers, g.shape)
@@ -35,27 +38,25 @@ def spread(x: Any, layers: Layers) -> Any:
     """Returns an array in the shape of ``v`` as one that broadcasts with the weights.
 
     Example:
-        >>> spread(ops.array([[1.0], [2.0]]), Split((1, 2))).shape
+        >>> tuple(spread(ops.array([[1.0], [2.0]]), Split((1, 2))).shape)
         (3, 1)
     """
     if not isinstance(layers, Split):
         return x
-    parts = ops.split(x, len(layers.sizes), layers.axis)
-    parts = [ops.repeat(part, n, layers.axis) for part, n in zip(parts, layers.sizes, strict=True)]
-    return ops.concatenate(parts, layers.axis)
+    return ops.take(x, np.repeat(np.arange(len(layers.sizes)), layers.sizes), layers.axis)
 
 
 def serialized(layers: Any) -> Any:
     """Returns ``layers`` as what a config may hold.
 
     Example:
-        >>> serialized(Rows())
-        {'kind': 'Rows', 'axes': None, 'scale': 'norm'}
+        >>> serialized(Split((2, 3)))
+        {'kind': 'Split', 'sizes': [2, 3], 'axis': 0}
     """
-    kind = type(layers).__name__
-    if isinstance(layers, Stacked | Split | Rows):
-        return {"kind": kind, **asdict(layers)}
-    return keras.saving.serialize_keras_object(layers)
+    if not isinstance(layers, Stacked | Split | Rows):
+        return keras.saving.serialize_keras_object(layers)
+    fields = {k: list(x) if isinstance(x, tuple) else x for k, x in asdict(layers).items()}
+    return {"kind": type(layers).__name__, **fields}
 
 
 def deserialized(value: Any, custom_objects: Any = None) -> Any:

@@ -1,14 +1,17 @@
 """The step of Keras variables on the PyTorch backend, by the native kernels."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from keras import ops
 from keras.src.backend import in_stateless_scope
 
 from novograd.keras.layers import Hyperparameters, Layer
+from novograd.layers import Layers
 from novograd.torch import native
-from novograd.torch.layout import layout_of
+from novograd.torch.layout import Layout, layout_of
 from novograd.torch.parts import Part, parts
 
 
@@ -28,7 +31,7 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
     rest = []
     for layer in layers:
         w, m, v = (x.value for x in (layer.variable, layer.momentum, layer.v))
-        layout = layout_of(layer.layers, None, w)
+        layout = _layout(layer.layers, layer.variable.shape)
         found = list(parts(Part(w, layer.gradient, m, v, layout.scale), layout.cuts))
         if any(map(native.problem, found)):
             rest.append(layer)
@@ -47,3 +50,9 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
         }
         native.step(group, options)
     return rest
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(layers: Layers, shape: tuple[int, ...]) -> Layout:
+    """Finds out once where the layers of a variable are."""
+    return layout_of(layers, None, torch.empty(shape, device="meta"))
