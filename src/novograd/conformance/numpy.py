@@ -28,10 +28,8 @@ class RuleAdapter(Adapter):
     def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
         """Takes one step with these gradients and hyperparameters."""
         self._layers = [
-            layer if g is None else self._step_layer(layer, g, hyper, *weight)
-            for layer, g, *weight in zip(
-                self._layers, gradients, self._case.layers, self._case.shapes, strict=True
-            )
+            layer if g is None else self._step_layer(layer, g, hyper, layers)
+            for layer, g, layers in zip(self._layers, gradients, self._case.layers, strict=True)
         ]
 
     def layers(self) -> list[Layer]:
@@ -54,12 +52,7 @@ class RuleAdapter(Adapter):
         self._layers = layers
 
     def _step_layer(
-        self,
-        layer: Layer,
-        gradient: np.ndarray,
-        hyper: Hyperparameters,
-        layers: Layers,
-        shape: tuple[int, ...],
+        self, layer: Layer, gradient: np.ndarray, hyper: Hyperparameters, layers: Layers
     ) -> Layer:
         w, m, v, g = (x.astype(self._compute) for x in (*layer, gradient))
         s = _squared_norms(g, v.shape, layers)
@@ -71,7 +64,7 @@ class RuleAdapter(Adapter):
             epsilon=max(hyper.epsilon, float(np.finfo(self._compute).tiny)),
             weight_decay=hyper.weight_decay,
             grad_averaging=hyper.grad_averaging,
-            scale=step_scale(layers, shape),
+            scale=step_scale(layers, g.shape),
         )
         if isinstance(layers, Split):
             scalars = scalars._replace(a=np.repeat(scalars.a, layers.sizes, layers.axis))

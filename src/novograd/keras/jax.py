@@ -24,7 +24,7 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
     leaves = []
     for g, w, m, v, weight_decay, chosen in layers:
         layout = Layout(chosen, tuple(v.shape), step_scale(chosen, w.shape))
-        leaves.append(Leaf(g, m.value, v.value, w.value, weight_decay != 0, layout))
+        leaves.append(Leaf(g, m.value, v.value, w.value, layout, weight_decay != 0))
     numbers = Numbers(
         ops.convert_to_tensor(hyper.learning_rate),
         hyper.beta_1,

@@ -196,7 +196,7 @@ class NovoGrad(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if torch.compiler.is_compiling() and self._sharded:
-            torch.compiler.disable(self._take_step)()
+            torch.compiler.disable(fn=self._take_step)()
         else:
             self._take_step()
         return loss
@@ -386,8 +386,8 @@ class NovoGrad(torch.optim.Optimizer):
             "exp_avg": param,
             "exp_avg_sq": layout.new_second_moment(param),
         }
-        tensors = (param, param.grad, state["exp_avg"], state["exp_avg_sq"])
-        whole = Part(*map(sharding.local, tensors))
+        grad, exp_avg, v = map(sharding.local, (param.grad, state["exp_avg"], state["exp_avg_sq"]))
+        whole = Part(sharding.local(param), grad, exp_avg, v)
         return next(filter(None, map(native.problem, parts(whole, layout.cuts))), None)
 
     def _name(self, group: dict[str, Any], index: int) -> str:

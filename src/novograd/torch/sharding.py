@@ -50,7 +50,7 @@ class Norms:
         """Makes room for the parameters, whose order has to be the same in all processes."""
         self._groups = [sharding.groups for sharding in shardings.values()]
         sizes = [sharding.v_shape.numel() for sharding in shardings.values()]
-        self._first = next(iter(shardings))
+        self._first: Any = next(iter(shardings))
         device = local(self._first).device
         # Behind the sums, how many processes have a gradient of each parameter.
         present = [float(param.grad is not None) for param in shardings]
