@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from shapes import Shapes, gpt2, resnet50
 from timing import Step, machine, measure, show, summary
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.multiprocessing.spawn import spawn
 
 from novograd.layers import Rows
 from novograd.torch import NovoGrad
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default: {ROUNDS}")
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(process, (folder, rounds), WORLD)
+        spawn(process, (folder, rounds), WORLD)
 
 
 if __name__ == "__main__":

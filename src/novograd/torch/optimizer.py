@@ -196,7 +196,7 @@ class NovoGrad(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if torch.compiler.is_compiling() and self._sharded:
-            torch.compiler.disable(fn=self._take_step)()
+            cast(Callable[[], None], torch.compiler.disable(self._take_step))()
         else:
             self._take_step()
         return loss
