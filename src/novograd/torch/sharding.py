@@ -53,10 +53,13 @@ class Norms:
         self._first: Any = next(iter(shardings))
         device = local(self._first).device
         # Behind the sums, how many processes have a gradient of each parameter.
-        present = [float(param.grad is not None) for param in shardings]
         self._values = torch.zeros(sum(sizes) + len(sizes), dtype=torch.float64, device=device)
-        self._values[sum(sizes) :] = torch.tensor(present)
         *self._sums, self._counts = self._values.split([*sizes, len(sizes)])
+        self._complete = all(param.grad is not None for param in shardings)
+        if self._complete:
+            self._counts.fill_(1)
+        else:
+            self._counts.copy_(torch.tensor([float(w.grad is not None) for w in shardings]))
         self.squares = {
             param: sums.view(sharding.v_shape)
             for (param, sharding), sums in zip(shardings.items(), self._sums, strict=True)
@@ -80,7 +83,7 @@ class Norms:
                 received = sent.to(values.device).split([piece.numel() for piece in pieces])
                 for piece, new in zip(pieces, received, strict=True):
                     piece.copy_(new)
-        if all(param.grad is not None for param in self.squares):
+        if self._complete:
             return []
         counts = zip(self.squares, self._counts.tolist(), strict=True)
         return [param for param, count in counts if count and param.grad is None]
