@@ -8,10 +8,10 @@ Runs that are in the file already are not done again, so it can be interrupted.
 
 Two tasks: a transformer that predicts the next character of Python's own documentation, and the
 brain segmentation of ``novograd compare``. The learning rate of every recipe is searched in the
-same way, with one seed: from a first guess by factors of 3 (or, for what differs little from a
-recipe that was searched, from that one's) and then by factors of the root of 3, until both
-neighbours of the best do worse. The best rate is then run with other seeds. The search looks at
-the same validation data as the result, which favours every recipe alike.
+same way: from a first guess by factors of 3 (or, for what differs little from a recipe that was
+searched, from that one's) and then by factors of the root of 3, until both neighbours of the best
+do worse. One seed is searched, and the best rate is run with others. The search looks at the same
+validation data as the result, which favours every recipe alike.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ class AdamRows(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Takes one step; a closure is not supported."""
         del closure
         for group in self.param_groups:
@@ -134,9 +134,9 @@ class Recipe:
             group = groups.setdefault(ratio, {"params": [], "ratio": ratio})
             group["params"].append((name, param))
         settings = dict(self.settings)
-        if self.layers is not None:
+        if usual := self.layers:
             settings["layers"] = lambda name, param: LAYERS[
-                self.but.get(task.kind(name, param), self.layers)
+                self.but.get(task.kind(name, param), usual)
             ](name, param, task.rows)
         optimizer = OPTIMIZERS[self.optimizer](groups.values(), lr=1.0, **settings)
         optimizer.register_step_pre_hook(_apply_ratios)
@@ -299,7 +299,7 @@ class Task(NamedTuple):
 
 
 TEXT = Task(run_text, kind_in_text, 0, (0, 1, 2), ("nats", lambda loss: loss))
-BRAIN = Task(run_brain, kind_in_brain, -1, (0, 1, 2), ("Dice", lambda loss: 1 - loss))
+BRAIN = Task(run_brain, kind_in_brain, -1, (0, 1), ("Dice", lambda loss: 1 - loss))
 TASKS = {"text": TEXT, "brain": BRAIN}
 
 
@@ -322,19 +322,22 @@ class Entry(NamedTuple):
 
 
 RMS = "rows, rms"
+RECIPE = novograd(RMS, but={"embeddings": "elements"})
 TABLES: dict[str, dict[str, Entry]] = {
     "text": {
-        "whole tensors": Entry(novograd("whole"), -6),
-        "rows": Entry(novograd("rows"), -6),
-        RMS: Entry(novograd(RMS), -12),
-        "AdamW": Entry(adamw(), -10),
-        "SGD": Entry(sgd(), -2),
-        "elements": Entry(novograd("elements"), RMS),
-        "AdamW by rows": Entry(Recipe("AdamRows", {}), "AdamW"),
+        "whole tensors": Entry(novograd("whole"), -6, True),
+        "rows": Entry(novograd("rows"), -6, True),
+        RMS: Entry(novograd(RMS), -14, True),
+        "AdamW": Entry(adamw(), -10, True),
+        "SGD": Entry(sgd(), -4, True),
+        "embeddings by elements": Entry(RECIPE, RMS, True),
+        "elements": Entry(novograd("elements"), RMS, True),
+        "queries, keys, values split": Entry(novograd("parts"), "whole tensors", True),
+        "AdamW by rows": Entry(Recipe("AdamRows", {}), "AdamW", True),
         "AdamW, beta2 .98": Entry(adamw(0.9, 0.98), "AdamW"),
         **{
             f"{kind} by elements": Entry(novograd(RMS, but={kind: "elements"}), RMS)
-            for kind in ("embeddings", "output", "attention", "mlp")
+            for kind in ("output", "attention", "mlp")
         },
         "embeddings by columns": Entry(novograd(RMS, but={"embeddings": "columns, rms"}), RMS),
         **{f"beta2 {beta2}": Entry(novograd(RMS, (0.9, beta2)), RMS) for beta2 in (0.99, 0.999)},
@@ -345,20 +348,21 @@ TABLES: dict[str, dict[str, Entry]] = {
             for ratio in (0.3, 3.0)
         },
         "whole tensors, rms": Entry(novograd("whole, rms"), RMS),
-        "queries, keys, values split": Entry(novograd("parts"), "whole tensors"),
         "weight decay .1": Entry(novograd(RMS, weight_decay=0.1), RMS),
-        "whole tensors, beta1 .95": Entry(novograd("whole", (0.95, 0.98)), "whole tensors"),
-        "rows, beta1 .95": Entry(novograd("rows", (0.95, 0.98)), "rows"),
-        "rows, rms, beta1 .95": Entry(novograd(RMS, (0.95, 0.98)), RMS),
-        "AdamW, beta1 .95": Entry(adamw(0.95), "AdamW"),
-        "SGD, momentum .95": Entry(sgd(0.95), "SGD"),
     },
     "brain": {
-        "whole tensors": Entry(novograd("whole"), -6),
-        "rows": Entry(novograd("rows"), -6),
-        RMS: Entry(novograd(RMS), -14),
-        "AdamW": Entry(adamw(), -8),
-        "SGD": Entry(sgd(), -2),
+        "whole tensors": Entry(novograd("whole"), -6, True),
+        "rows": Entry(novograd("rows"), -6, True),
+        RMS: Entry(novograd(RMS), -14, True),
+        "AdamW": Entry(adamw(), -8, True),
+        "SGD": Entry(sgd(), -2, True),
+    },
+    "text, beta1 .95": {
+        "whole tensors": Entry(novograd("whole", (0.95, 0.98)), -8),
+        "rows": Entry(novograd("rows", (0.95, 0.98)), -7),
+        RMS: Entry(novograd(RMS, (0.95, 0.98)), -15),
+        "AdamW": Entry(adamw(0.95), -11),
+        "SGD": Entry(sgd(0.95), -5),
     },
 }
 
@@ -418,7 +422,11 @@ def about() -> dict[str, Any]:
         **machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "text": {"sha256": text.sha256, "train": len(text.train), "held": len(text.validation)},
+        "text": {
+            "sha256": text.sha256,
+            "train": len(text.train),
+            "validation": len(text.validation),
+        },
     }
 
 
@@ -440,18 +448,19 @@ def search(score: Callable[[int], float], guess: int, factors: Sequence[int]) ->
     return guess
 
 
-def line(results: Results, task: str, name: str) -> tuple[int, list[float]]:
+def line(results: Results, title: str, name: str) -> tuple[int, list[float]]:
     """Does the runs of a line of a table, and returns its best power and the scores at it.
 
     The first score is that of the search.
     """
-    entry = TABLES[task][name]
+    task = title.partition(",")[0]
+    entry = TABLES[title][name]
 
     def score(power: int) -> float:
         return results.score(task, entry.recipe, power, SEARCH_SEED)
 
     if isinstance(entry.guess, str):
-        power = search(score, line(results, task, entry.guess)[0], (1,))
+        power = search(score, line(results, title, entry.guess)[0], (1,))
     else:
         power = search(score, entry.guess, (2, 1))
     seeds = TASKS[task].seeds if entry.seeds else ()
@@ -462,18 +471,17 @@ def main() -> None:
     """Does the runs that are missing and shows the tables."""
     torch.set_num_threads(1)
     results = Results(RESULT)
-    for task, entries in TABLES.items():
-        name, show = TASKS[task].score
-        table = Table(title=f"{task}: {name}")
+    for title, entries in TABLES.items():
+        unit, show = TASKS[title.partition(",")[0]].score
+        table = Table(title=f"{title}: {unit}")
         for column in ("", "learning rate", "search", "median", "range"):
             table.add_column(column, justify="right" if column else "left")
-        for entry in entries:
-            power, (first, *others) = line(results, task, entry)
+        for name in entries:
+            power, (first, *others) = line(results, title, name)
             shown = sorted(map(show, others))
             spread = f"{shown[0]:.3f} to {shown[-1]:.3f}" if shown else ""
             middle = f"{statistics.median(shown):.3f}" if shown else ""
-            rate = f"{3 ** (power / 2):.2g}"
-            table.add_row(entry, rate, f"{show(first):.3f}", middle, spread)
+            table.add_row(name, f"{3 ** (power / 2):.2g}", f"{show(first):.3f}", middle, spread)
         Console(width=WIDTH).print(table)
 
 
