@@ -53,6 +53,7 @@ lint: .venv/lint
 
 bench: .venv/bench
 	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/sharded_step.py
 
 bench-tensorflow: .venv/run
 	$(BIN)/python benchmarks/tensorflow_step.py

@@ -37,7 +37,7 @@ from novograd.torch import NovoGrad
 
 RESULT = Path(__file__).parent / "results" / "sharded_step.json"
 WORLD, WARM_UP, ROUNDS = 2, 4, 30
-REFERENCE, COLLECTIVE = "AdamW, fused", "the collective alone"
+REFERENCE = "AdamW, fused"
 ADAMW = partial(torch.optim.AdamW, lr=1e-3, betas=(0.95, 0.98), weight_decay=0.0)
 OURS = partial(NovoGrad, lr=1e-3, betas=(0.95, 0.98))
 CANDIDATES = {
