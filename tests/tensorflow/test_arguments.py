@@ -27,7 +27,8 @@ FLAGS = ("grad_averaging", "use_locking", "use_nesterov")
 def test_signature_is_the_documented_one():
     parameters = inspect.signature(NovoGrad).parameters
     defaults = {name: p.default for name, p in parameters.items()}
-    assert list(defaults.items()) == [*DOCUMENTED.items(), ("use_nesterov", False)]
+    ours = [("use_nesterov", False), ("layers", None)]
+    assert list(defaults.items()) == [*DOCUMENTED.items(), *ours]
     apply = inspect.signature(NovoGrad.apply_gradients).parameters
     assert list(apply)[:4] == ["self", "grads_and_vars", "global_step", "name"]
     assert [apply[name].default for name in ("global_step", "name")] == [None, None]
