@@ -204,8 +204,7 @@ void linear_pass(void* target, const void* weights, const void* gradient, void* 
       static_cast<M*>(moment), size, Update<C>(scalars));
 }
 
-// -- which of them
-// ---------------------------------------------------------------------------------
+// -- which of them -----------------------------------------------------------------------------
 
 SquareSum choose_square_sum(Dtype gradient) {
   switch (gradient) {
