@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 # The processes are forked from one that has imported what takes seconds.
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -39,6 +40,11 @@ def run(world, function, folder, *arguments):
     if errors:
         raise AssertionError("\n".join(errors))
     return [result for _, result in outcomes]
+
+
+def full(x):
+    """The whole of a tensor that may be a DTensor."""
+    return x.full_tensor().detach() if isinstance(x, DTensor) else x.detach()
 
 
 def _rank(rank, world, meeting, file, function, arguments):

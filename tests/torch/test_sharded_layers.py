@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from helpers import IMPLEMENTATIONS
-from ranks import run
+from ranks import full, run
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
@@ -20,6 +20,7 @@ WEIGHTS = {
     "experts": ((4, 6, 3), Stacked()),
     "inner": ((3, 5, 20), Stacked(1)),
     "qkv": ((18, 4), Split((5, 6, 7))),
+    "one part empty": ((3, 4), Split((2, 0, 1))),  # as many parts as rows
     "gates": ((3, 38), Split((18, 20), axis=1)),
     "rows": ((9, 4), Rows()),
     "rms": ((5, 3, 2), Rows(scale="rms")),
@@ -51,10 +52,6 @@ def train(dtype, placed, steps=range(STEPS), options=None):
             weights[name].grad = placed(name, g)
         optimizer.step()
     return weights, optimizer
-
-
-def full(x):
-    return x.full_tensor().detach() if isinstance(x, DTensor) else x.detach()
 
 
 def everything(weights, optimizer):

@@ -58,7 +58,10 @@ def layout_of(layers: Any, name: str | None, param: Tensor) -> Layout:
     """
     chosen = layers_of(layers, (name, param), param.shape, rows=0)
     v_shape = torch.Size(second_moment_shape(chosen, param.shape))
-    sharded = sharding.sharding_of(param, v_shape) if sharding.is_sharded(param) else None
+    sharded = None
+    if sharding.is_sharded(param):
+        by_index = not isinstance(chosen, Split)
+        sharded = sharding.sharding_of(param, v_shape, by_index=by_index)
     cuts = None
     if isinstance(chosen, Split):
         axis = chosen.axis % param.ndim

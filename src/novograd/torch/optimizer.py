@@ -343,6 +343,7 @@ class NovoGrad(torch.optim.Optimizer):
 
         Raises an error, naming the parameter, if one cannot be trained.
         """
+        found = {}
         for index, param in enumerate(group["params"]):
             if sharding.is_flattened(param):
                 raise RuntimeError(
@@ -353,9 +354,10 @@ class NovoGrad(torch.optim.Optimizer):
             names = group.get("param_names")
             name = names[index] if names else None
             try:
-                self._layouts[param] = layout_of(group["layers"], name, param)
+                found[param] = layout_of(group["layers"], name, param)
             except ValueError as error:
                 raise ValueError(f"parameter {self._name(group, index)}: {error}") from error
+        self._layouts |= found
         self._sharded = any(layout.sharding is not None for layout in self._layouts.values())
 
     def _check_gradients(self, group: dict[str, Any]) -> None:

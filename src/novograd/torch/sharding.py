@@ -111,12 +111,13 @@ def local(x: Any) -> Tensor:
     return x._local_tensor if is_sharded(x) else x
 
 
-def sharding_of(param: Any, v_shape: Sequence[int]) -> Sharding:
+def sharding_of(param: Any, v_shape: Sequence[int], *, by_index: bool) -> Sharding:
     """Returns where the layers of a DTensor are.
 
     Args:
         param: The weights.
         v_shape: Of the whole second moment, as of ``novograd.layers``.
+        by_index: Whether layers are told apart by indices of the weights, as parts are not.
     """
     from torch.distributed.tensor import Replicate
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -125,7 +126,9 @@ def sharding_of(param: Any, v_shape: Sequence[int]) -> Sharding:
     groups, placements = [], []
     for dim, placement in enumerate(param.placements):
         axis = getattr(placement, "dim", None)  # of all kinds of shards
-        spread = axis is not None and bool(v_shape) and v_shape[axis] == shape[axis] > 1
+        spread = (
+            by_index and bool(v_shape) and axis is not None and v_shape[axis] == shape[axis] > 1
+        )
         placements.append(placement if spread else Replicate())
         if axis is not None and not spread:
             groups.append(mesh.get_group(dim))
