@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from ranks import run
+from ranks import full, run
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -59,10 +59,6 @@ def train(model, optimizer, steps):
         optimizer.zero_grad()
         model(torch.randn(8, 6)).square().mean().backward()
         optimizer.step()
-
-
-def full(x):
-    return x.full_tensor().detach() if isinstance(x, DTensor) else x.detach()
 
 
 def everything(model, optimizer):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from helpers import IMPLEMENTATIONS
-from ranks import run
+from ranks import full, run
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
@@ -79,8 +79,14 @@ def train(model, optimizer, steps=range(STEPS)):
         optimizer.step()
 
 
-def full(x):
-    return x.full_tensor().detach() if isinstance(x, DTensor) else x.detach()
+def train_and_count(model, optimizer):
+    """Trains, and returns how many collectives the last step of the optimizer takes."""
+    train(model, optimizer, range(STEPS - 1))
+    optimizer.zero_grad()
+    backward(model, STEPS - 1)
+    with CommDebugMode() as communication:
+        optimizer.step()
+    return communication.get_total_counts()
 
 
 def weights(model):
@@ -118,16 +124,12 @@ def fsdp(shape, dtype, options, layers=None):
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
     model = shard(model_of(dtype), mesh)
     optimizer = NovoGrad(model.named_parameters(), layers=layers, **OPTIONS | options)
-    train(model, optimizer, range(STEPS - 1))
-    optimizer.zero_grad()
-    backward(model, STEPS - 1)
-    with CommDebugMode() as communication:
-        optimizer.step()
+    collectives = train_and_count(model, optimizer)
     for w, state in optimizer.state.items():
         assert state["exp_avg"].placements == w.placements
         assert not isinstance(state["exp_avg_sq"], DTensor)
     empty = any(w.to_local().numel() == 0 for w in model.parameters())
-    return weights(model), communication.get_total_counts(), empty
+    return weights(model), collectives, empty
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
@@ -194,27 +196,16 @@ def tensor_parallel(mesh):
 def tp():
     model = tensor_parallel(init_device_mesh("cpu", (2,)))
     kinds = {isinstance(w, DTensor) for w in model.parameters()}
-    optimizer = NovoGrad(model.parameters(), **OPTIONS)
-    train(model, optimizer)
-    with CommDebugMode() as communication:
-        optimizer.step()
-    return kinds, communication.get_total_counts()
-
-
-def tp_weights():
-    model = tensor_parallel(init_device_mesh("cpu", (2,)))
-    train(model, NovoGrad(model.parameters(), **OPTIONS))
-    return weights(model)
+    collectives = train_and_count(model, NovoGrad(model.parameters(), **OPTIONS))
+    return weights(model), kinds, collectives
 
 
 def test_tensor_parallelism_beside_plain_weights(tmp_path):
     before, expected = alone()
-    for actual in run(2, tp_weights, tmp_path):
+    for actual, kinds, collectives in run(2, tp, tmp_path):
+        assert kinds == {True, False}
         assert_same(actual, expected, before)
-
-
-def test_tensor_parallelism_takes_one_collective(tmp_path):
-    assert run(2, tp, tmp_path) == [({True, False}, 1)] * 2
+        assert collectives == 1
 
 
 def fsdp_and_tp():
@@ -222,12 +213,8 @@ def fsdp_and_tp():
     model = shard(tensor_parallel(mesh["tp"]), mesh["dp"])
     placements = {str(w.placements) for w in model.parameters()}
     optimizer = NovoGrad(model.parameters(), **OPTIONS)
-    train(model, optimizer, range(STEPS - 1))
-    optimizer.zero_grad()
-    backward(model, STEPS - 1)
-    with CommDebugMode() as communication:
-        optimizer.step()
-    return weights(model), placements, communication.get_total_counts()
+    collectives = train_and_count(model, optimizer)
+    return weights(model), placements, collectives
 
 
 def test_fsdp_and_tensor_parallelism(tmp_path):
