@@ -403,7 +403,7 @@ def test_missing_framework_is_refused(
     def find(name: str) -> ModuleSpec | None:
         return None if name == missing else find_spec(name)
 
-    monkeypatch.setattr(cli, "find_spec", find)
+    monkeypatch.setattr(sys.modules["novograd.cli.compare"], "find_spec", find)
     result = command("--framework", framework)
     assert result.exit_code == 2
     said = f"{framework} needs {missing}: pip install novograd-optimizer[{extras}]"

@@ -1,38 +1,22 @@
-"""The ``novograd`` command."""
+"""``novograd compare``."""
 
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-try:
-    import typer
-    from rich.console import Console
+import typer
+from rich.console import Console
 
-    from novograd.compare import report, runner
-    from novograd.conformance import report as verification_report
-    from novograd.conformance import verify as verification
-except ModuleNotFoundError as missing:
-    # Not in main(): without typer, the commands below cannot even be declared.
-    sys.exit(f"novograd: no module {missing.name}: pip install novograd-optimizer[compare]")
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+from novograd.cli.options import positive
+from novograd.compare import report, runner
 
 Task = StrEnum("Task", ["brain"])
 Framework = StrEnum("Framework", list(runner.FRAMEWORKS))
 TENSORFLOW = Framework["tensorflow"]
 Optimizer = StrEnum("Optimizer", list(runner.LEARNING_RATES))
-Verified = StrEnum("Verified", list(verification.FRAMEWORKS))
-
-
-def _positive(value: int) -> int:
-    """Checks an option that counts something."""
-    if value < 1:
-        raise typer.BadParameter(f"{value} is not 1 or more.")
-    return value
 
 
 def _learning_rates(optimizers: Iterable[str], settings: Sequence[str]) -> dict[str, float]:
@@ -54,21 +38,15 @@ def _learning_rates(optimizers: Iterable[str], settings: Sequence[str]) -> dict[
     return rates
 
 
-@app.callback()
-def novograd() -> None:
-    """NovoGrad, the optimizer with layer-wise normalised gradients."""
-
-
-@app.command()
 def compare(
     task: Annotated[Task, typer.Argument(help="What to train on.")] = Task.brain,
     framework: Annotated[Framework, typer.Option(help="Framework to train with.")] = TENSORFLOW,
-    seeds: Annotated[int, typer.Option(callback=_positive, help="Runs of each optimizer.")] = 3,
+    seeds: Annotated[int, typer.Option(callback=positive, help="Runs of each optimizer.")] = 3,
     steps: Annotated[
-        int, typer.Option(callback=_positive, help="Training steps of a run.")
+        int, typer.Option(callback=positive, help="Training steps of a run.")
     ] = runner.STEPS,
     jobs: Annotated[
-        int, typer.Option(callback=_positive, help="Runs at once, one thread each.")
+        int, typer.Option(callback=positive, help="Runs at once, one thread each.")
     ] = 2,
     learning_rate: Annotated[
         list[str] | None,
@@ -121,46 +99,3 @@ def compare(
         raise typer.Exit(130)
     if any(row["status"] == "failed" for row in results["runs"]):
         raise typer.Exit(1)
-
-
-@app.command()
-def verify(
-    framework: Annotated[
-        list[Verified] | None,
-        typer.Option(help="Framework to verify; repeatable; all that are installed if not given."),
-    ] = None,
-    jobs: Annotated[
-        int, typer.Option(callback=_positive, help="Frameworks at once, a process each.")
-    ] = 2,
-) -> None:
-    """Check on this machine that NovoGrad computes the same numbers in each framework.
-
-    Every implementation is put through the same cases, and its weights and state are compared
-    after each step with a float64 reference. Errors are in units in the last place of the dtype;
-    the exit status is 1 if any check fails.
-    """
-    installed = verification.installed()
-    names = [str(name) for name in framework or installed]
-    for name in names:
-        if name not in installed:
-            needed = " and ".join(verification.FRAMEWORKS[name].needs)
-            raise typer.BadParameter(f"{name} needs {needed}", param_hint="'--framework'")
-    console = Console(highlight=False)
-    with verification_report.progress(console, names) as watch:
-        rows = verification.verify(names, jobs, watch)
-    console.print()
-    console.print(verification_report.table(rows))
-    console.print()
-    for remark in verification_report.remarks(rows):
-        console.print(remark, markup=False)
-    if any(row.errors for row in rows):
-        raise typer.Exit(1)
-
-
-def main() -> None:
-    """Runs the command line."""
-    app(prog_name="novograd")
-
-
-if __name__ == "__main__":
-    main()
