@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -42,7 +43,10 @@ async def a_few_at_a_time(
 
 
 class ProgramError(Exception):
-    """A program ended with an exit status other than 0; the message is its last line of error."""
+    """A program ended with an exit status other than 0.
+
+    The message is its last line of error, or the signal that killed it.
+    """
 
 
 async def events(
@@ -91,6 +95,7 @@ async def events(
         if process.returncode:
             errors.seek(0)
             said = errors.read().decode(errors="replace").split("\n")
-            raise ProgramError(
-                next(filter(str.strip, reversed(said)), f"exit status {process.returncode}")
-            )
+            last = next(filter(str.strip, reversed(said)), f"exit status {process.returncode}")
+            if process.returncode < 0:  # whatever it said before has little to do with it
+                last = f"killed by {signal.Signals(-process.returncode).name}"
+            raise ProgramError(last)

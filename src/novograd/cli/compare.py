@@ -1,101 +1,263 @@
 """``novograd compare``."""
 
+import asyncio
 import math
-from collections.abc import Iterable, Sequence
-from enum import StrEnum
+import shlex
+import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from novograd.cli.options import positive
-from novograd.compare import report, runner
+from novograd.cli.options import known, one_of, positive, some_of
+from novograd.compare import display, report, runner
+from novograd.compare.load import is_file, load, parts
+from novograd.compare.optimizers import OPTIMIZERS
+from novograd.compare.plan import Settings, learning_rates
+from novograd.compare.statistics import remarks
+from novograd.compare.tasks import BUILT_IN
+from novograd.compare.training import SCHEDULES
+from novograd.compare.worker import about
 
-Task = StrEnum("Task", ["brain"])
-Framework = StrEnum("Framework", list(runner.FRAMEWORKS))
-TENSORFLOW = Framework["tensorflow"]
-Optimizer = StrEnum("Optimizer", list(runner.LEARNING_RATES))
-
-
-def _learning_rates(optimizers: Iterable[str], settings: Sequence[str]) -> dict[str, float]:
-    """Gives each optimizer its learning rate: from ``NAME=VALUE`` settings, else the default."""
-    rates = {name: runner.LEARNING_RATES[name] for name in map(str, optimizers)}
-    for setting in settings:
-        name, _, text = setting.partition("=")
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if name not in rates or not 0 < value < math.inf:
-            raise typer.BadParameter(
-                f"{setting!r} is not NAME=VALUE with NAME one of {', '.join(rates)} and VALUE a "
-                "positive finite number",
-                param_hint="'--learning-rate'",
-            )
-        rates[name] = value
-    return rates
+DEFAULT = ("novograd", "novograd:rows", "adamw", "adam", "sgd")
+OUTPUT = Path("novograd-compare")
 
 
 def compare(
-    task: Annotated[Task, typer.Argument(help="What to train on.")] = Task.brain,
-    framework: Annotated[Framework, typer.Option(help="Framework to train with.")] = TENSORFLOW,
-    seeds: Annotated[int, typer.Option(callback=positive, help="Runs of each optimizer.")] = 3,
+    task: Annotated[
+        str,
+        typer.Argument(
+            help=f"What to train: {', '.join(BUILT_IN)}, or your own: a Python file or a module "
+            "that defines `task`, or FILE.py:NAME."
+        ),
+    ] = "brain",
+    framework: Annotated[
+        str | None,
+        typer.Option(
+            callback=one_of(runner.FRAMEWORKS),
+            help=f"Framework to train with: {', '.join(runner.FRAMEWORKS)}. The first that is "
+            "installed, or that of your model, if not given.",
+        ),
+    ] = None,
+    optimizers: Annotated[
+        list[str],
+        typer.Option(
+            callback=some_of(OPTIMIZERS),
+            help=f"Optimizers to compare, with commas between: {', '.join(OPTIMIZERS)}.",
+        ),
+    ] = [",".join(DEFAULT)],  # noqa: B006
+    rates: Annotated[
+        list[str],
+        typer.Option(
+            "--learning-rates",
+            metavar="auto|NAME=RATE,...",
+            help="Learning rates to search, instead of seven around the usual one; repeatable: "
+            "adamw=0.001,0.003,0.01",
+        ),
+    ] = ["auto"],  # noqa: B006
+    schedule: Annotated[
+        str,
+        typer.Option(
+            callback=one_of(SCHEDULES),
+            help=f"Course of the learning rate after ten steps of warm-up: {', '.join(SCHEDULES)}.",
+        ),
+    ] = "cosine",
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            callback=positive, help="Seeds at the best learning rates: 3 (2 with --quick)."
+        ),
+    ] = None,
     steps: Annotated[
-        int, typer.Option(callback=positive, help="Training steps of a run.")
-    ] = runner.STEPS,
+        int | None,
+        typer.Option(callback=positive, help="Training steps of a run; each task has a default."),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Three learning rates instead of seven, two seeds at the best alone."
+        ),
+    ] = False,
     jobs: Annotated[
         int, typer.Option(callback=positive, help="Runs at once, one thread each.")
     ] = 2,
-    learning_rate: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Learning rate of an optimizer; repeatable."),
-    ] = None,
-    optimizer: Annotated[
-        list[Optimizer] | None,
-        typer.Option(help="Optimizer to compare; repeatable; all of them if not given."),
-    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with a comparison that was not finished."),
+    ] = False,
     output: Annotated[
-        Path, typer.Option(file_okay=False, help="Directory for the results.")
-    ] = Path("novograd-compare"),
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Directory for the results; novograd-compare/TASK-FRAMEWORK, or the next free "
+            "number after it, if not given.",
+        ),
+    ] = None,
 ) -> None:
-    """Train a real network with several optimizers and compare the results.
+    """Train a model with several optimizers and compare the results.
 
-    A small U-Net learns to label the tissues in slices of a brain MRI that this package brings
-    along. It is a Keras model in every framework, the optimizers are the framework's own. The
-    output directory gets results.json and learning-curves.png. Ctrl-C keeps what was finished.
-    """
-    rates = _learning_rates(optimizer or list(Optimizer), learning_rate or [])
-    missing = [name for name in runner.FRAMEWORKS[framework] if find_spec(name) is None]
+    Each optimizer gets the same search for its learning rate and the same seeds; every run is a
+    process of its own. The output directory gets report.html, results.json and the figures. A
+    comparison that was stopped, however, goes on with --resume.
+
+    \b
+    Examples:
+      novograd compare                              # the brain, some minutes
+      novograd compare text --framework torch --quick
+      novograd compare digits --optimizers novograd,adamw --seeds 5
+      novograd compare my_task.py --learning-rates novograd=0.003,0.01,0.03
+      novograd compare brain --resume
+    """  # noqa: D301
+    console = Console(markup=False, highlight=False)
+    framework, described = _task(task, framework, console)
+    settings = Settings(
+        task=task,
+        framework=framework,
+        learning_rates=_grids(optimizers, rates, framework, described, quick),
+        seeds=seeds or (2 if quick else 3),
+        steps=steps or described["steps"],
+        schedule=schedule,
+        quick=quick,
+    )
+    output = _directory(output, settings, resume)
+    command = shlex.join(["novograd", *sys.argv[1:]])
+    fresh = runner.begin(settings, described, jobs, command)
+    try:
+        with runner.locked(output):
+            path = output / runner.RESULTS
+            if path.exists() and not resume:
+                raise typer.BadParameter(
+                    f"{path} is there already; --resume goes on with it, another --output leaves "
+                    "it alone",
+                    param_hint="'--output'",
+                )
+            results = runner.resume(path, fresh) if path.exists() else fresh
+            _run(results, settings, output, console)
+    except runner.InUseError as error:
+        raise typer.BadParameter(str(error), param_hint="'--output'") from None
+    except runner.MismatchError as error:
+        raise typer.BadParameter(str(error), param_hint="'--resume'") from None
+
+
+def _run(results: dict[str, Any], settings: Settings, output: Path, console: Console) -> None:
+    """Does what is missing of a comparison, shows it, and writes the report."""
+    console.print(
+        f"{settings.task} with {settings.framework}: {settings.steps} steps a run, "
+        f"{results['jobs']} runs at a time"
+    )
+    with display.Display(console) as watch:
+        results = runner.compare(results, settings, output, watch)
+    for table in (display.quality_table(results), display.cost_table(results)):
+        console.print()
+        console.print(table)
+    console.print()
+    for remark in remarks(results):
+        console.print(remark)
+    report.write(results, output)
+    console.print(f"Report: {output / report.PAGE}")
+    if results["status"] == "interrupted":
+        raise typer.Exit(130)
+    if any(row["status"] == "failed" for row in results["runs"]):
+        raise typer.Exit(1)
+
+
+def _task(name: str, framework: str | None, console: Console) -> tuple[str, dict[str, Any]]:
+    """Finds the framework that trains a task, and what results say of the task."""
+    if name in BUILT_IN:
+        framework = framework or _installed()
+        _require(framework, (*runner.FRAMEWORKS[framework], *BUILT_IN[name]), name)
+        return framework, about(load(name))
+    place, _ = parts(name)
+    if is_file(place):
+        if not Path(place).is_file():
+            raise typer.BadParameter(f"there is no file {place}", param_hint="'task'")
+    elif "." not in place and find_spec(place) is None:
+        known(name, BUILT_IN)
+    if framework:
+        _require(framework, runner.FRAMEWORKS[framework][:1], name)
+    with console.status(f"trying {name}"):
+        event = asyncio.run(runner.describe(name, framework))
+    if event["event"] == "result":
+        console.print(event.get("traceback", ""), end="")
+        console.print(f"{name} cannot be trained: {event['error']}")
+        raise typer.Exit(1)
+    del event["event"]
+    return event.pop("framework"), event
+
+
+def _installed() -> str:
+    """Returns the first framework that is installed with all that it needs."""
+    for framework, needed in runner.FRAMEWORKS.items():
+        if all(map(find_spec, needed)):
+            return framework
+    raise typer.BadParameter(
+        "none is installed: pip install novograd-optimizer[tensorflow,keras]",
+        param_hint="'--framework'",
+    )
+
+
+def _require(framework: str, modules: Sequence[str], task: str) -> None:
+    missing = [module for module in modules if find_spec(module) is None]
     if missing:
+        extras = [framework, "keras"] if {*missing} - {*BUILT_IN.get(task, ())} else []
+        extras += ["tasks"] if {*missing} & {*BUILT_IN.get(task, ())} else []
         raise typer.BadParameter(
-            f"{framework} needs {' and '.join(missing)}: "
-            f"pip install novograd-optimizer[{framework},keras]",
+            f"{task} with {framework} needs {' and '.join(missing)}: "
+            f"pip install novograd-optimizer[{','.join(extras)}]",
             param_hint="'--framework'",
         )
+
+
+def _grids(
+    optimizers: Sequence[str],
+    given: Sequence[str],
+    framework: str,
+    described: dict[str, Any],
+    quick: bool,
+) -> dict[str, list[float]]:
+    """Gives each optimizer its learning rates: those given as ``NAME=RATE,...``, else a grid."""
+    middles = described["learning_rates"]
+    grids = {
+        name: learning_rates(name, framework, middles.get(name), quick)
+        for name in dict.fromkeys(optimizers)
+    }
+    for setting in given:
+        if setting == "auto":
+            continue
+        name, _, texts = setting.partition("=")
+        try:
+            rates = sorted({float(text) for text in texts.split(",")})
+        except ValueError:
+            rates = [math.nan]
+        if name not in grids or not all(0 < rate < math.inf for rate in rates):
+            raise typer.BadParameter(
+                f"{setting!r} is not auto or NAME=RATE,... with NAME one of {', '.join(grids)} and "
+                "RATE a positive finite number",
+                param_hint="'--learning-rates'",
+            )
+        grids[name] = rates
+    return grids
+
+
+def _directory(output: Path | None, settings: Settings, resume: bool) -> Path:
+    """Makes the output directory: the one given, else a new one, or with ``resume`` the latest."""
+    if output is None:
+        stem = parts(settings.task)[0].removesuffix(".py").replace("/", "-")
+        first = OUTPUT / f"{stem}-{settings.framework}"
+        output, number = first, 1
+        while (output / runner.RESULTS).exists():
+            number += 1
+            latest, output = output, first.with_name(f"{first.name}-{number}")
+            if resume and not (output / runner.RESULTS).exists():
+                output = latest
+                break
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise typer.BadParameter(
             f"cannot make the directory {str(output)!r}: {error.strerror}", param_hint="'--output'"
         ) from None
-
-    console = Console(markup=False, highlight=False)
-    runs = runner.plan(framework, rates, seeds, steps)
-    console.print(f"{task} with {framework}: {len(runs)} runs of {steps} steps, {jobs} at a time")
-    with report.Display(console, runs) as display:
-        results = runner.compare(runs, jobs, output / "results.json", display)
-
-    console.print()
-    console.print(report.table(results))
-    console.print()
-    for remark in report.remarks(results):
-        console.print(remark)
-    if any(row["status"] == "finished" for row in results["runs"]):
-        report.picture(results, output / "learning-curves.png")
-    console.print(f"Results: {output}")
-    if results["status"] == "interrupted":
-        raise typer.Exit(130)
-    if any(row["status"] == "failed" for row in results["runs"]):
-        raise typer.Exit(1)
+    return output

@@ -1,10 +1,13 @@
-"""Train one real network with several optimizers and compare the results: ``novograd compare``.
+"""Train models with several optimizers and compare the results: ``novograd compare``.
 
-* ``brain``: the task, segmentation of MRI slices (NumPy only).
-* ``keras``: the network and its loss, for every framework.
-* ``tensorflow``, ``torch``, ``jax``: the optimizers and a training step in that framework.
-* ``training``: one training run, whatever the framework.
-* ``worker``: one run as a process of its own.
-* ``runner``: all runs of a comparison, in parallel, kept in ``results.json``.
-* ``report``: the live display, the table, the picture.
+* ``task``: what is trained; ``tasks``: those that are built in; ``load``: finds one by its name.
+* ``optimizers``: what is compared; ``plan``: which runs that takes.
+* ``tensorflow``, ``torch``, ``jax``: a training step in that framework; ``keras``: the networks.
+* ``training``: one training run, whatever the framework; ``worker``: one run as a process.
+* ``runner``: all runs, in parallel, kept in ``results.json``.
+* ``statistics``: what the results say; ``display``: how the terminal shows it; ``report``: the page.
 """
+
+from novograd.compare.task import Segmentation, Task
+
+__all__ = ["Segmentation", "Task"]

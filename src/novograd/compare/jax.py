@@ -1,70 +1,114 @@
-"""The network in JAX, trained by optax and ``novograd.jax`` in a compiled step."""
+"""Training of a Keras model in JAX by optax and ``novograd.jax``, in a compiled step."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
+import keras
 import numpy as np
 import optax
 from numpy.typing import NDArray
 
-from novograd.compare.brain import Slices
-from novograd.compare.keras import VERSIONS, loss_of, size, unet
+from novograd.compare.optimizers import Optimizer
+from novograd.compare.task import Task
 from novograd.compare.training import Trainer
 from novograd.jax import novograd
+from novograd.layers import Rows, row_axis
 
-OPTIMIZERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
-    "novograd": (novograd, {"b1": 0.95, "b2": 0.98, "weight_decay": 1e-3}),
-    "adam": (optax.adam, {}),
-    "momentum": (optax.sgd, {"momentum": 0.9, "nesterov": True}),
+_NAMES = {"beta1": "b1", "beta2": "b2", "epsilon": "eps"}
+_KINDS: dict[str, Callable[..., Any]] = {
+    "novograd": novograd,
+    "adamw": optax.adamw,
+    "adam": optax.adam,
+    "sgd": optax.sgd,
 }
 
 
-def trainer(optimizer: str, seed: int) -> Trainer:
-    """Builds the network and an optimizer of it.
+def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
+    """Builds a model and an optimizer of it.
 
     Args:
-        optimizer: One of ``OPTIMIZERS``.
+        task: Builds the model.
+        optimizer: Which optimizer.
         seed: Seeds the initial weights.
 
     Returns:
         What ``novograd.compare.training.train`` needs.
     """
-    model = unet(seed)
-    build, settings = OPTIMIZERS[optimizer]
-    weights = [variable.value for variable in model.trainable_variables]
-    weight_bytes = size(weights)
-    state = build(0.0, **settings).init(weights)
+    keras.utils.set_random_seed(seed)
+    model = task.model(seed)
+    # By their names, of which NovoGrad's layers are chosen.
+    weights = {v.path: v.value for v in model.trainable_variables}
+    others = [v.value for v in model.non_trainable_variables]
+    weight_bytes = _bytes(weights)
+    settings: dict[str, Any] = {
+        _NAMES.get(name, name): value for name, value in optimizer.settings.items()
+    }
+    shown = dict(settings)
+    if optimizer.layers is not None:
+        scale: Any = "rms" if optimizer.layers == "rows-rms" else "norm"
+        settings["layers"] = partial(_rows, scale=scale)
+        shown["layers"] = f"Rows(scale={scale!r})"
+    build = partial(_KINDS[optimizer.kind], **settings)
+    state = build(0.0).init(weights)
 
-    def loss_and_logits(weights: Any, images: Any, labels: Any, training: bool) -> Any:
-        logits, _ = model.stateless_call(weights, [], images, training=training)
-        return loss_of(logits, labels), logits
+    def compute(weights: Any, others: Any, inputs: Any, targets: Any, training: bool) -> Any:
+        values = [weights[v.path] for v in model.trainable_variables]  # JAX sorts a dictionary
+        outputs, others = model.stateless_call(values, others, inputs, training=training)
+        return task.loss(outputs, targets), (outputs, others)
 
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def train_step(weights: Any, state: Any, rate: Any, images: Any, labels: Any) -> Any:
-        compute = partial(loss_and_logits, training=True)
-        (loss, _), gradients = jax.value_and_grad(compute, has_aux=True)(weights, images, labels)
+    def updated(weights: Any, state: Any, rate: Any, gradients: Any) -> Any:
         # Built anew around each step's rate, which is no part of the state.
-        changes, state = build(rate, **settings).update(gradients, state, weights)
-        return optax.apply_updates(weights, changes), state, loss
+        changes, state = build(rate).update(gradients, state, weights)
+        return optax.apply_updates(weights, changes), state
 
-    evaluate = jax.jit(partial(loss_and_logits, training=False))
+    @partial(jax.jit, donate_argnums=(0, 1, 2))
+    def train_step(weights: Any, state: Any, others: Any, rate: Any, *batch: Any) -> Any:
+        compute_loss = jax.value_and_grad(partial(compute, training=True), has_aux=True)
+        (loss, (_, others)), gradients = compute_loss(weights, others, *batch)
+        return *updated(weights, state, rate, gradients), others, loss
 
-    def step(learning_rate: float, batch: Slices) -> float:
-        nonlocal weights, state
-        weights, state, loss = train_step(weights, state, learning_rate, *batch)
+    evaluate = jax.jit(partial(compute, training=False))
+    update_alone = jax.jit(updated, donate_argnums=(0, 1))
+    gradients: Any = None
+
+    def step(learning_rate: float, inputs: Any, targets: Any) -> float:
+        nonlocal weights, state, others
+        weights, state, others, loss = train_step(
+            weights, state, others, learning_rate, inputs, targets
+        )
         return float(loss)
 
-    def predict(slices: Slices) -> tuple[float, NDArray[np.floating]]:
-        loss, logits = evaluate(weights, *slices)
-        return float(loss), np.asarray(logits)
+    def predict(inputs: Any, targets: Any) -> tuple[float, NDArray[Any]]:
+        loss, (outputs, _) = evaluate(weights, others, inputs, targets)
+        return float(loss), np.asarray(outputs)
+
+    def update() -> None:
+        nonlocal weights, state, gradients
+        if gradients is None:
+            gradients = jax.tree.map(jax.numpy.ones_like, weights)
+        weights, state = jax.block_until_ready(update_alone(weights, state, 0.0, gradients))
 
     return Trainer(
         step,
         predict,
-        state_bytes=lambda: size(jax.tree.leaves(state)),
+        update,
+        state_bytes=lambda: _bytes(state),
         weight_bytes=weight_bytes,
-        settings=settings,
-        versions={"jax": jax.__version__, "optax": optax.__version__, **VERSIONS},
+        settings=shown,
+        versions={
+            "jax": jax.__version__,
+            "optax": optax.__version__,
+            "keras": keras.__version__,
+        },
     )
+
+
+def _rows(path: Any, leaf: Any, scale: Any) -> Rows:
+    name = path[-1].key.split("/")[-1]
+    return Rows(row_axis(name) if leaf.ndim else None, scale)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))

@@ -5,13 +5,18 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from novograd import __version__
+from novograd.compare.optimizers import OPTIMIZERS
+from novograd.compare.plan import Run, Settings, repeats, search
 from novograd.processes import ProgramError, a_few_at_a_time, events
 
 # For each framework, a module of this package, the packages that must be installed.
@@ -20,110 +25,171 @@ FRAMEWORKS = {
     "torch": ("torch", "keras"),
     "jax": ("jax", "optax", "keras"),
 }
-STEPS = 160
-# The best of each grid in benchmarks/results/brain_learning_rates.json, which is TensorFlow's.
-LEARNING_RATES = {"novograd": 0.01, "adam": 0.01, "momentum": 0.3}
+SCHEMA = 2
+RESULTS, LOCK, PICTURES = "results.json", ".lock", "pictures"
 
-
-@dataclass(frozen=True)
-class Run:
-    """One training run.
-
-    Attributes:
-        framework: The module of ``novograd.compare`` which does it.
-        optimizer: One of that module's optimizers.
-        learning_rate: The highest learning rate of the schedule.
-        seed: Seeds everything random in the run.
-        steps: Number of training steps.
-    """
-
-    framework: str
-    optimizer: str
-    learning_rate: float
-    seed: int
-    steps: int
-
-
+Results = dict[str, Any]
 Watch = Callable[[Run, dict[str, Any]], None]
 
 
-def plan(framework: str, learning_rates: Mapping[str, float], seeds: int, steps: int) -> list[Run]:
-    """Lists the runs of a comparison, seed by seed, so that an early end leaves a fair half.
+class InUseError(Exception):
+    """Another process works on the output directory."""
+
+
+class MismatchError(Exception):
+    """The results in the output directory are of another comparison."""
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Holds the output directory, until the end of the block or of the process.
+
+    Raises:
+        InUseError: If another process holds it.
+    """
+    try:
+        with FileLock(output / LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise InUseError(f"another comparison is at work in {output}") from None
+
+
+def begin(settings: Settings, about: Mapping[str, Any], jobs: int, command: str) -> Results:
+    """Returns the results of a comparison of which nothing has run yet.
 
     Args:
-        framework: The framework of every run.
-        learning_rates: The learning rate of each optimizer to compare.
-        seeds: Number of runs of each optimizer; their seeds are 0, 1, and so on.
-        steps: Number of training steps in a run.
+        settings: Of the comparison.
+        about: Of the task, see ``novograd.compare.worker.about``.
+        jobs: How many workers are to run at once.
+        command: The command line that repeats it.
+    """
+    fresh = {
+        "schema": SCHEMA,
+        "novograd": __version__,
+        "command": command,
+        "date": date.today().isoformat(),
+        "machine": {
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cpus": os.cpu_count(),
+        },
+        "jobs": jobs,
+        "settings": asdict(settings),
+        "task": about,
+        "optimizers": {name: OPTIMIZERS[name].title for name in settings.learning_rates},
+        "status": "running",
+        "planned": len(search(settings)),
+        "runs": [],
+    }
+    return json.loads(json.dumps(fresh))  # as it will be read from the file
+
+
+def resume(path: Path, fresh: Results) -> Results:
+    """Reads the results of a comparison that was not finished.
+
+    Args:
+        path: The file.
+        fresh: What ``begin`` returned; must be of the same comparison.
 
     Returns:
-        The runs.
+        The content of the file.
+
+    Raises:
+        MismatchError: If the file is of another comparison, or of another version.
     """
-    return [
-        Run(framework, optimizer, rate, seed, steps)
-        for seed in range(seeds)
-        for optimizer, rate in learning_rates.items()
-    ]
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: earlier[name] for name in ("schema", "novograd", "settings", "task")}
+    except (ValueError, KeyError, TypeError):
+        raise MismatchError(f"{path} holds no results of a comparison") from None
+    for name, value in found.items():
+        if value != fresh[name]:
+            raise MismatchError(
+                f"{path} is of another comparison: {_difference(name, value, fresh[name])}"
+            )
+    return earlier
 
 
-def compare(runs: Sequence[Run], jobs: int, path: Path, watch: Watch) -> dict[str, Any]:
-    """Does the runs and keeps their results.
+def compare(results: Results, settings: Settings, output: Path, watch: Watch) -> Results:
+    """Does the runs that are missing and keeps their results.
 
     Ctrl-C stops the workers and ends the comparison with what was finished.
 
     Args:
-        runs: What to run, no two equal.
-        jobs: How many workers to run at once.
-        path: The JSON file to keep the results in, written anew after every run that ends.
-        watch: Called with the run and the event at each worker's events (those of
-            ``novograd.compare.training.train``), at its ``{"event": "start"}``, and, if it dies
-            without a result, with ``{"event": "result", "status": "failed", "error"}``.
+        results: From ``begin`` or ``resume``; its ``jobs`` says how many workers run at once.
+        settings: Of the comparison.
+        output: The directory of ``results.json``, written anew after every run that ends, and of
+            the pictures that the runs of the first seed keep.
+        watch: Called with a run and an event: at its ``{"event": "start"}``, at those of
+            ``novograd.compare.training.train``, and if it dies without a result at
+            ``{"event": "result", "status": "failed", "error"}``; also, with the first run of each
+            stage, at ``{"event": "stage", "runs"}``, those of the stage that are still to be done.
 
     Returns:
-        The content of the file: ``status`` is ``"finished"`` or ``"interrupted"``, and ``runs``
-        has a row for each run that ended, in the order of ``runs``. A row holds the fields of
-        ``Run``, ``loss`` (training loss of each step), ``evaluations`` (the events of that name),
-        and what the result event said.
+        The content of the file, see ``docs/results.md``.
     """
-    ended: dict[Run, dict[str, Any]] = {}
+    rows = {_key(row): row for row in results["runs"]}
 
-    def keep(status: str) -> dict[str, Any]:
-        results = {
-            "schema": 1,
-            "task": "brain",
-            "status": status,
-            "planned": len(runs),
-            "jobs": jobs,
-            "novograd": __version__,
-            "machine": {
-                "python": platform.python_version(),
-                "system": f"{platform.system()} {platform.machine()}",
-                "cpus": os.cpu_count(),
-            },
-            "runs": [ended[run] for run in runs if run in ended],
-        }
-        _replace(path, json.dumps(results, indent=1, allow_nan=False) + "\n")
-        return results
+    def keep(status: str, planned: Sequence[Run]) -> Results:
+        ended = [rows[_key(asdict(run))] for run in planned if _key(asdict(run)) in rows]
+        kept = {**results, "status": status, "planned": len(planned), "runs": ended}
+        replace(output / RESULTS, dump(kept))
+        return kept
 
-    async def work(run: Run) -> None:
-        ended[run] = await _run(run, watch)
-        keep("running")
+    async def stage(runs: Sequence[Run], planned: Sequence[Run]) -> None:
+        missing = [run for run in runs if _key(asdict(run)) not in rows]
+        if missing:
+            watch(missing[0], {"event": "stage", "runs": missing})
 
+        async def work(run: Run) -> None:
+            row = await _run(run, output, watch)
+            rows[_key(row)] = row
+            keep("running", planned)
+
+        await a_few_at_a_time(work, missing, results["jobs"])
+
+    planned = search(settings)
     try:
-        asyncio.run(a_few_at_a_time(work, runs, jobs))
+        asyncio.run(stage(planned, planned))
+        searched = [rows[_key(asdict(run))] for run in planned]
+        more = repeats(settings, searched, results["task"]["higher_is_better"])
+        planned = planned + more
+        asyncio.run(stage(more, planned))
     except KeyboardInterrupt:
-        return keep("interrupted")
-    return keep("finished")
+        return keep("interrupted", planned)
+    return keep("finished", planned)
 
 
-async def _run(run: Run, watch: Watch) -> dict[str, Any]:
+def picture_of(run: Mapping[str, Any]) -> str:
+    """Returns the name of the file in which a run keeps its pictures."""
+    return f"{run['optimizer'].replace(':', '-')}-{run['learning_rate']:g}.npz"
+
+
+async def describe(task: str, framework: str | None) -> dict[str, Any]:
+    """Tries a user's task once in a process of its own.
+
+    Returns:
+        The event of ``novograd.compare.worker``: of the task, or of a failure.
+    """
+    spec = {"task": task, "framework": framework, "optimizer": None}
+    try:
+        async with aclosing(events(_command(spec), {})) as told:
+            return [event async for event in told][-1]
+    except ProgramError as error:
+        return {"event": "result", "status": "failed", "error": str(error)}
+
+
+async def _run(run: Run, output: Path, watch: Watch) -> dict[str, Any]:
     """Does one run in a worker process and returns its row."""
-    row: dict[str, Any] = {**asdict(run), "loss": [], "evaluations": []}
+    fields = ("optimizer", "learning_rate", "seed")
+    row: dict[str, Any] = {name: getattr(run, name) for name in fields}
+    row |= {"loss": [], "evaluations": []}
 
     def record(event: dict[str, Any]) -> None:
         match event:
             case {"event": "step", "loss": loss}:
-                row["loss"].append(loss)
+                row["loss"].append(float(f"{loss:.6g}"))
             case {"event": "evaluation", **evaluation}:
                 row["evaluations"].append(evaluation)
             case {"event": "result", **outcome}:
@@ -131,9 +197,9 @@ async def _run(run: Run, watch: Watch) -> dict[str, Any]:
         watch(run, event)
 
     record({"event": "start"})
-    command = [sys.executable, "-m", "novograd.compare.worker", json.dumps(asdict(run))]
+    pictures = None if run.seed else str(output / PICTURES / picture_of(row))
     try:
-        async with aclosing(events(command, {})) as told:
+        async with aclosing(events(_command({**asdict(run), "pictures": pictures}), {})) as told:
             async for event in told:
                 record(event)
     except ProgramError as error:
@@ -142,7 +208,41 @@ async def _run(run: Run, watch: Watch) -> dict[str, Any]:
     return row
 
 
-def _replace(path: Path, text: str) -> None:
+def _command(spec: Mapping[str, Any]) -> list[str]:
+    return [sys.executable, "-m", "novograd.compare.worker", json.dumps(spec)]
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, float, int]:
+    return row["optimizer"], row["learning_rate"], row["seed"]
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    """Says what differs between two values of a result."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in {**there, **here}:
+            if there.get(key) != here.get(key):
+                return _difference(f"{name}.{key}", there.get(key), here.get(key))
+    return f"{name} is {there!r} there and {here!r} here"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def dump(results: Results) -> str:
+    """Returns results as JSON with a line for each run."""
+    head = json.dumps({**results, "runs": []}, indent=1, allow_nan=False)
+    runs = ",\n  ".join(json.dumps(row, allow_nan=False) for row in results["runs"])
+    assert head.endswith('"runs": []\n}')
+    return head.removesuffix("[]\n}") + f"[\n  {runs}\n ]\n}}\n"
+
+
+def replace(path: Path, text: str) -> None:
     """Writes a file so that a reader, or a crash, finds the old or the new one and no half."""
     draft = path.with_name(path.name + ".part")
     draft.write_text(text, encoding="utf-8")

@@ -1,32 +1,41 @@
-"""The network in TensorFlow, trained by v1 optimizers in a ``tf.function``.
+"""Training of a Keras model in TensorFlow, in a ``tf.function``.
 
-The optimizers are TensorFlow's own objects and the documented ``novograd.tensorflow.NovoGrad``;
-each updates the real variables through its own ``apply_gradients``.
+NovoGrad is the documented ``novograd.tensorflow.NovoGrad``; the others are TensorFlow's own of its
+kind, and AdamW, which has none there, is Keras's. Each updates the real variables by its own
+``apply_gradients``.
 """
 
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from novograd.compare.brain import Slices
-from novograd.compare.keras import VERSIONS, loss_of, size, unet
+from novograd.compare.optimizers import Optimizer
+from novograd.compare.task import Task
 from novograd.compare.training import Trainer
+from novograd.layers import Rows
 from novograd.tensorflow import NovoGrad
 
-OPTIMIZERS: dict[str, tuple[type[tf.compat.v1.train.Optimizer], dict[str, Any]]] = {
-    "novograd": (NovoGrad, {"beta1": 0.95, "beta2": 0.98, "weight_decay": 1e-3}),
-    "adam": (tf.compat.v1.train.AdamOptimizer, {}),
-    "momentum": (tf.compat.v1.train.MomentumOptimizer, {"momentum": 0.9, "use_nesterov": True}),
+_NAMES = {
+    "sgd": {"nesterov": "use_nesterov"},
+    "adamw": {"beta1": "beta_1", "beta2": "beta_2"},
+}
+_KINDS: dict[str, Any] = {
+    "novograd": NovoGrad,
+    "adamw": keras.optimizers.AdamW,
+    "adam": tf.compat.v1.train.AdamOptimizer,
+    "sgd": tf.compat.v1.train.MomentumOptimizer,
 }
 
 
-def trainer(optimizer: str, seed: int) -> Trainer:
-    """Builds the network and an optimizer of it.
+def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
+    """Builds a model and an optimizer of it.
 
     Args:
-        optimizer: One of ``OPTIMIZERS``.
+        task: Builds the model.
+        optimizer: Which optimizer.
         seed: Seeds the initial weights.
 
     Returns:
@@ -35,37 +44,68 @@ def trainer(optimizer: str, seed: int) -> Trainer:
     tf.config.set_visible_devices([], "GPU")  # the same job everywhere, and two fit one machine
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    model = unet(seed)
-    weights = [weight.value for weight in model.trainable_variables]
+    keras.utils.set_random_seed(seed)
+    model = task.model(seed)
+    variables = model.trainable_variables
+    weights = [variable.value for variable in variables]
     rate = tf.Variable(tf.constant(0.0), trainable=False)
-    build, settings = OPTIMIZERS[optimizer]
-    update = build(rate, **settings)
+    names = _NAMES.get(optimizer.kind, {})
+    settings: dict[str, Any] = {
+        names.get(name, name): value for name, value in optimizer.settings.items()
+    }
+    if optimizer.layers is not None:
+        settings["layers"] = Rows(scale="rms" if optimizer.layers == "rows-rms" else "norm")
+    by_keras = optimizer.kind == "adamw"
+    update = _KINDS[optimizer.kind]((lambda: rate) if by_keras else rate, **settings)
+    if by_keras:
+        update.build(variables)  # here, since variables cannot be made in a graph
+
+    def apply(gradients: list[Any]) -> None:
+        updated = variables if by_keras else weights
+        update.apply_gradients(list(zip(gradients, updated, strict=True)))
 
     @tf.function
-    def train_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def train_step(inputs: Any, targets: Any) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            loss = loss_of(model(images, training=True), labels)
-        update.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+            loss = task.loss(model(inputs, training=True), targets)
+        apply(tape.gradient(loss, weights))
         return loss
 
     @tf.function
-    def evaluate(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = model(images, training=False)
-        return loss_of(logits, labels), logits
+    def evaluate(inputs: Any, targets: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        outputs = model(inputs, training=False)
+        return task.loss(outputs, targets), outputs
 
-    def step(learning_rate: float, batch: Slices) -> float:
+    @tf.function
+    def update_alone() -> None:
+        apply([tf.ones_like(weight) for weight in weights])
+
+    def step(learning_rate: float, inputs: Any, targets: Any) -> float:
         rate.assign(learning_rate)
-        return float(train_step(*map(tf.convert_to_tensor, batch)))
+        return float(train_step(*_tensors((inputs, targets))))
 
-    def predict(slices: Slices) -> tuple[float, NDArray[np.floating]]:
-        loss, logits = evaluate(*map(tf.convert_to_tensor, slices))
-        return float(loss), logits.numpy()
+    def predict(inputs: Any, targets: Any) -> tuple[float, NDArray[Any]]:
+        loss, outputs = evaluate(*_tensors((inputs, targets)))
+        return float(loss), outputs.numpy()
+
+    def update_with_nothing() -> None:
+        rate.assign(0.0)
+        update_alone()
 
     return Trainer(
         step,
         predict,
-        state_bytes=lambda: size(update.variables()),
-        weight_bytes=size(weights),
-        settings=settings,
-        versions={"tensorflow": tf.__version__, **VERSIONS},
+        update_with_nothing,
+        state_bytes=lambda: _bytes(update.variables if by_keras else update.variables()),
+        weight_bytes=_bytes(weights),
+        settings=settings | ({"layers": repr(settings["layers"])} if optimizer.layers else {}),
+        versions={"tensorflow": tf.__version__, "keras": keras.__version__},
     )
+
+
+def _tensors(x: Any) -> Any:
+    return tf.nest.map_structure(tf.convert_to_tensor, x)
+
+
+def _bytes(variables: Any) -> int:
+    return sum(np.asarray(variable).nbytes for variable in variables)

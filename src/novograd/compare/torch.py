@@ -1,59 +1,113 @@
-"""The network in PyTorch, trained eagerly by ``torch.optim`` and ``novograd.torch``."""
+"""Training in PyTorch: a ``torch.nn.Module``, or a Keras model, and the optimizers of it."""
 
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from novograd.compare.brain import Slices
-from novograd.compare.keras import VERSIONS, loss_of, size, unet
+from novograd.compare.optimizers import Optimizer
+from novograd.compare.task import Task
 from novograd.compare.training import Trainer
+from novograd.layers import Rows, row_axis
 from novograd.torch import NovoGrad
 
-OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
-    "novograd": (NovoGrad, {"betas": (0.95, 0.98), "weight_decay": 1e-3}),
-    "adam": (torch.optim.Adam, {}),
-    "momentum": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
-}
+Named = list[tuple[str, Tensor]]
 
 
-def trainer(optimizer: str, seed: int) -> Trainer:
-    """Builds the network and an optimizer of it.
+def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
+    """Builds a model and an optimizer of it.
 
     Args:
-        optimizer: One of ``OPTIMIZERS``.
+        task: Builds the model.
+        optimizer: Which optimizer.
         seed: Seeds the initial weights.
 
     Returns:
         What ``novograd.compare.training.train`` needs.
     """
     torch.set_num_threads(1)
-    model = unet(seed)  # with this backend, a torch.nn.Module
-    build, settings = OPTIMIZERS[optimizer]
-    update = build(model.parameters(), **settings)
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    model = task.model(seed)
+    keras = sys.modules.get("keras")
+    if keras is not None and isinstance(model, keras.Model):
+        call, versions = model, {"keras": keras.__version__}
+        # Keras's layout has the output units last, but for embeddings.
+        named = [(v.path, v.value) for v in model.trainable_variables]
+        rows: Callable[[str, Tensor], int | None] = lambda name, _: row_axis(name.split("/")[-1])
+    else:
+        versions = {}
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        rows = lambda *_: None
 
-    def step(learning_rate: float, batch: Slices) -> float:
-        images, labels = map(torch.from_numpy, batch)
+        def call(inputs: Any, training: bool) -> Any:
+            model.train(training)
+            return model(inputs)
+
+    update, settings = _optimizer(optimizer, named, rows)
+
+    def step(learning_rate: float, inputs: Any, targets: Any) -> float:
         for group in update.param_groups:
             group["lr"] = learning_rate
         update.zero_grad()
-        loss = loss_of(model(images, training=True), labels)
+        loss = task.loss(call(_tensors(inputs), training=True), _tensors(targets))
         loss.backward()
         update.step()
         return loss.item()
 
     @torch.no_grad()
-    def predict(slices: Slices) -> tuple[float, NDArray[np.floating]]:
-        images, labels = map(torch.from_numpy, slices)
-        logits = model(images, training=False)
-        return loss_of(logits, labels).item(), logits.numpy()
+    def predict(inputs: Any, targets: Any) -> tuple[float, NDArray[Any]]:
+        outputs = call(_tensors(inputs), training=False)
+        return task.loss(outputs, _tensors(targets)).item(), outputs.numpy()
+
+    def update_alone() -> None:
+        for group in update.param_groups:
+            group["lr"] = 0.0
+        update.step()
 
     return Trainer(
         step,
         predict,
-        state_bytes=lambda: size(x for state in update.state.values() for x in state.values()),
-        weight_bytes=size(model.parameters()),
+        update_alone,
+        state_bytes=lambda: _bytes(
+            x for state in update.state.values() for x in state.values() if torch.is_tensor(x)
+        ),
+        weight_bytes=_bytes(param for _, param in named),
         settings=settings,
-        versions={"torch": torch.__version__, **VERSIONS},
+        versions={"torch": torch.__version__, **versions},
     )
+
+
+def _optimizer(
+    optimizer: Optimizer, named: Named, rows: Callable[[str, Tensor], int | None]
+) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
+    given: dict[str, Any] = dict(optimizer.settings)
+    settings: dict[str, Any] = {}
+    if "beta1" in given:
+        settings["betas"] = (given.pop("beta1"), given.pop("beta2"))
+    if "epsilon" in given:
+        settings["eps"] = given.pop("epsilon")
+    settings |= given
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    if optimizer.kind != "novograd":
+        return kinds[optimizer.kind]([param for _, param in named], lr=0.0, **settings), settings
+    if optimizer.layers is None:
+        return NovoGrad(named, lr=0.0, **settings), settings
+    scale: Any = "rms" if optimizer.layers == "rows-rms" else "norm"
+    layers = lambda name, param: Rows(rows(name, param) if param.ndim else None, scale)
+    built = NovoGrad(named, lr=0.0, layers=layers, **settings)
+    return built, {**settings, "layers": f"Rows(scale={scale!r})"}
+
+
+def _tensors(x: Any) -> Any:
+    if isinstance(x, tuple | list):
+        return tuple(map(_tensors, x))
+    return x if torch.is_tensor(x) else torch.from_numpy(np.array(x))
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors)

@@ -11,83 +11,111 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from novograd.compare import brain
+from novograd.compare.task import Arrays, Segmentation, Task
 
 WARMUP = 10  # steps
-EVALUATIONS = 5  # times the test slices are looked at in a run, the end included
+EVALUATIONS = 10  # times the test batches are looked at in a run, the end included
+UPDATES = 20  # how often the optimizer's own time is taken
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """The network and an optimizer in some framework, on the CPU with one thread.
+    """A model and an optimizer of it in some framework, on the CPU with one thread.
 
     Attributes:
-        step: Takes a learning rate and a batch, updates the weights, and returns the loss before.
-        predict: Takes slices and returns their loss and their logits.
+        step: Takes a learning rate, inputs and targets, updates the weights, and returns the loss
+            before.
+        predict: Takes inputs and targets and returns their loss and the outputs.
+        update: Updates the weights once more with some gradients and a learning rate of 0, so that
+            the optimizer's own time can be taken.
         state_bytes: Measures what the optimizer stores, after at least one step.
         weight_bytes: The size of the weights.
         settings: The arguments of the optimizer, the learning rate excepted.
         versions: The versions of the packages at work.
     """
 
-    step: Callable[[float, brain.Slices], float]
-    predict: Callable[[brain.Slices], tuple[float, NDArray[np.floating]]]
+    step: Callable[[float, Arrays, Arrays], float]
+    predict: Callable[[Arrays, Arrays], tuple[float, NDArray[Any]]]
+    update: Callable[[], None]
     state_bytes: Callable[[], int]
     weight_bytes: int
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
 
 
-def schedule(step: int, steps: int, peak: float) -> float:
-    """Learning rate of a step: a linear rise over 10 steps, then half a cosine wave down.
+def cosine(part: float) -> float:
+    """Half a cosine wave, from 1 to 0."""
+    return (1 + math.cos(math.pi * part)) / 2
+
+
+# What the learning rate is multiplied by, of the part of the run that is over; poly is that of the
+# published recipes of NovoGrad.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda _: 1.0,
+    "cosine": cosine,
+    "poly": lambda part: (1 - part) ** 2,
+}
+
+
+def schedule(name: str, step: int, steps: int, peak: float) -> float:
+    """Learning rate of a step: a linear rise over 10 steps, then one of ``SCHEDULES``.
 
     Args:
+        name: One of ``SCHEDULES``.
         step: The step, from 1.
         steps: Number of steps of the run.
         peak: The highest learning rate.
 
     Returns:
-        The learning rate; it would reach 0 in the step after the last.
+        The learning rate; all but the constant would reach 0 in the step after the last.
     """
     if step <= WARMUP:
         return peak * step / WARMUP
-    return peak * (1 + math.cos(math.pi * (step - WARMUP) / (steps + 1 - WARMUP))) / 2
+    return peak * SCHEDULES[name]((step - WARMUP) / (steps + 1 - WARMUP))
 
 
 def train(
-    trainer: Trainer, learning_rate: float, seed: int, steps: int
+    task: Task, trainer: Trainer, learning_rates: Iterator[float], seed: int, steps: int
 ) -> Iterator[dict[str, Any]]:
-    """Trains on the brain task and tells how it goes.
+    """Trains on a task and tells how it goes.
 
     Args:
+        task: What to train on.
         trainer: What to train.
-        learning_rate: The highest learning rate of the schedule.
-        seed: Seeds the damage to the training slices and the batches.
+        learning_rates: Of each step.
+        seed: Seeds the batches.
         steps: Number of steps, at least 1.
 
     Yields:
         ``{"event": "step", "step", "loss"}`` after each step, steps counted from 1;
-        ``{"event": "evaluation", "step", "test_loss", "dice", "mean_dice"}`` five times (or after
-        each step of a shorter run), the last step included;
+        ``{"event": "evaluation", "step", "test_loss", "metrics"}`` ten times (or after each step of
+        a shorter run), the last step included;
         and last ``{"event": "result", "status", ...}``: the status is ``"finished"``, with what was
         measured, or ``"diverged"``, with ``"diverged_at"``, the step whose loss was not finite.
+
+    Raises:
+        ValueError: If there are fewer batches than steps, or no test batch.
     """
-    training, test = brain.load(seed)
+    test = list(task.test())
+    if not test:
+        raise ValueError("task.test() gave no batch; at least one is needed")
     milestones = {round(steps * part / EVALUATIONS) for part in range(1, EVALUATIONS + 1)}
-    seconds, found = [], {}
-    batches = itertools.islice(brain.batches(training, seed), steps)
-    for step, batch in enumerate(batches, start=1):
+    seconds, found, step = [], {}, 0
+    batches = itertools.islice(zip(learning_rates, task.batches(seed), strict=False), steps)
+    for step, (rate, (inputs, targets)) in enumerate(batches, start=1):
         start = time.perf_counter()
-        loss = trainer.step(schedule(step, steps, learning_rate), batch)
+        loss = trainer.step(rate, inputs, targets)
         seconds.append(time.perf_counter() - start)
-        if step in milestones:
-            found = _evaluate(trainer, test)
+        if step in milestones and math.isfinite(loss):
+            found = evaluate(task, trainer, test)
         if not math.isfinite(loss + found.get("test_loss", 0)):
             yield {"event": "result", "status": "diverged", "diverged_at": step}
             return
         yield {"event": "step", "step": step, "loss": loss}
         if step in milestones:
             yield {"event": "evaluation", "step": step, **found}
+    if step < steps:
+        raise ValueError(f"task.batches({seed}) ended after {step} batches; {steps} are needed")
     yield {
         "event": "result",
         "status": "finished",
@@ -95,13 +123,43 @@ def train(
         "step_ms": 1000 * statistics.median(seconds),
         "state_bytes": trainer.state_bytes(),
         "weight_bytes": trainer.weight_bytes,
+        "update_ms": 1000 * statistics.median(_seconds(trainer.update) for _ in range(UPDATES)),
         "settings": trainer.settings,
         "versions": trainer.versions,
     }
 
 
-def _evaluate(trainer: Trainer, test: brain.Slices) -> dict[str, Any]:
-    """Measures the loss and the overlap on the test slices."""
-    loss, logits = trainer.predict(test)
-    scores = brain.dice(logits.argmax(axis=-1), test.labels)
-    return {"test_loss": loss, "dice": scores, "mean_dice": statistics.mean(scores.values())}
+def evaluate(task: Task, trainer: Trainer, test: list[Any]) -> dict[str, Any]:
+    """Judges a model by test batches.
+
+    Returns:
+        ``"test_loss"``, the mean over the examples, and ``"metrics"``.
+    """
+    losses, outputs = zip(*(trainer.predict(*batch) for batch in test), strict=True)
+    sizes = [len(output) for output in outputs]
+    metrics = task.metric(*_joined(outputs, [targets for _, targets in test]))
+    return {
+        "test_loss": float(np.average(losses, weights=sizes)),
+        "metrics": {name: float(value) for name, value in metrics.items()},
+    }
+
+
+def segmentation(task: Task, trainer: Trainer) -> Segmentation | None:
+    """Returns the pictures of a task's test batches, if the task has any."""
+    if task.segmentation is None:
+        return None
+    test = list(task.test())
+    outputs = [trainer.predict(*batch)[1] for batch in test]
+    inputs, targets = zip(*test, strict=True)
+    inputs, (outputs, targets) = np.concatenate(inputs), _joined(outputs, targets)
+    return task.segmentation(inputs, outputs, targets)
+
+
+def _joined(*batches: Any) -> list[NDArray[Any]]:
+    return [np.concatenate([np.asarray(one) for one in parts]) for parts in batches]
+
+
+def _seconds(function: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start

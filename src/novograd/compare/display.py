@@ -1,0 +1,178 @@
+"""How a comparison is shown: progress while it runs, then tables and remarks."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from novograd.compare.optimizers import OPTIMIZERS
+from novograd.compare.plan import Run, first_metric
+from novograd.compare.statistics import Point, Summary, metric_name, summaries
+
+Row = Mapping[str, Any]
+
+
+class Display:
+    """Shows the runs live: a bar for all of a stage, and a line for each that is at work.
+
+    Without a terminal there are only plain lines, at the start of each stage and the end of each run.
+
+    Args:
+        console: Where to show it.
+    """
+
+    def __init__(self, console: Console) -> None:
+        """See the class."""
+        self._console = console
+        self._done: dict[Run, int] = {}  # steps
+        self._lines: dict[Run, TaskID] = {}
+        self._ended = 0
+        self._stages = iter(("search", "seeds"))
+        self._all: TaskID | None = None
+        self._progress = Progress(
+            TextColumn("{task.description:<34}"),
+            BarColumn(bar_width=14),
+            TextColumn("{task.percentage:3.0f}%"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]} {task.fields[score]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        """Begins to show."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops, and takes the bars away."""
+        self._progress.stop()
+
+    def __call__(self, run: Run, event: dict[str, Any]) -> None:
+        """Shows an event.
+
+        Args:
+            run: The run it belongs to.
+            event: The event, see ``novograd.compare.runner.compare``.
+        """
+        show = self._progress
+        match event:
+            case {"event": "stage", "runs": runs}:
+                self._begin_stage(runs)
+            case {"event": "start"}:
+                self._lines[run] = self._add(_name(run), run.steps)
+            case {"event": "step", "step": step, "loss": loss}:
+                self._done[run] = step
+                show.update(self._lines[run], completed=step, loss=f"loss {loss:.3f}")
+            case {"event": "evaluation"}:
+                name, score = next(iter(event["metrics"].items()))
+                show.update(self._lines[run], score=f"{name} {score:.3f}")
+            case {"event": "result"}:
+                self._done[run] = run.steps
+                self._ended += 1
+                show.remove_task(self._lines[run])
+                ended = f"({self._ended}/{len(self._done)})"
+                self._console.print(f"{_name(run)}: {outcome(event)} {ended}")
+        if self._all is not None:
+            show.update(self._all, completed=sum(self._done.values()))
+
+    def _begin_stage(self, runs: list[Run]) -> None:
+        if self._all is not None:
+            self._progress.remove_task(self._all)
+        self._done, self._ended = dict.fromkeys(runs, 0), 0
+        steps = sum(run.steps for run in runs)
+        self._all = self._add(f"all {len(runs)} runs of this stage", steps)
+        if self._progress.disable:
+            self._console.print(f"{len(runs)} runs, {steps:,} steps")
+
+    def _add(self, name: str, steps: int) -> TaskID:
+        return self._progress.add_task(name, total=steps, loss="", score="")
+
+
+def outcome(row: Row) -> str:
+    """Says in a few words how a run ended.
+
+    Args:
+        row: A row of the results, or a result event.
+
+    Returns:
+        Its first metric, or that it diverged or failed, and where or why.
+    """
+    match row["status"]:
+        case "finished":
+            return f"{next(iter(row['metrics']))} {first_metric(row):.3f}"
+        case "diverged":
+            return f"diverged at step {row['diverged_at']}"
+        case _:
+            return f"failed: {row['error']}"
+
+
+def quality_table(results: Row) -> Table:
+    """Tabulates what each optimizer reaches: medians over the runs at its best learning rate."""
+    found = summaries(results)
+    metric = metric_name(results)
+    parts = list(found[0].metrics)[1:] if found else []
+    table = _table()
+    table.add_column("optimizer")
+    table.add_column("best\nrate", justify="right")
+    table.add_column(f"{metric}\nmedian (range)", no_wrap=True)
+    for name in parts:
+        table.add_column(f"\n{name}", justify="right")
+    table.add_column("at default\nrate", no_wrap=True)
+    for one in found:
+        table.add_row(
+            OPTIMIZERS[one.name].title,
+            f"{one.best.rate:g}",
+            spread(one.best),
+            *(f"{one.metrics[name]:.3g}" for name in parts),
+            f"{one.default.median:.3f} ({one.default.rate:g})" if one.default else "-",
+        )
+    return table
+
+
+def cost_table(results: Row) -> Table:
+    """Tabulates how robust, how fast and how dear each optimizer is."""
+    table = _table()
+    table.add_column("optimizer")
+    margin = results["task"]["margin"]
+    table.add_column(f"rates within {margin:g}\nof its best", no_wrap=True)
+    table.add_column("steps to\ntarget", justify="right")
+    table.add_column("state\nbytes", justify="right")
+    table.add_column("step\nms", justify="right")
+    table.add_column("its\nms", justify="right")
+    table.add_column("share of\nthe step", justify="right")
+    for one in summaries(results):
+        table.add_row(
+            OPTIMIZERS[one.name].title,
+            robust(one),
+            "-" if one.steps_to_target is None else f"{one.steps_to_target:g}",
+            f"{one.state_bytes:,}",
+            f"{one.step_ms:.3g}",
+            f"{one.update_ms:.2g}",
+            f"{one.share:.0%}",
+        )
+    return table
+
+
+def spread(point: Point) -> str:
+    """Writes a median with its range over the seeds."""
+    low, high = point.worst_to_best
+    return f"{point.median:.3f} ({low:.3f}-{high:.3f})"
+
+
+def robust(one: Summary) -> str:
+    """Writes the range of learning rates that are as good as the best."""
+    low, high = one.as_good
+    return f"{low:g} to {high:g}, x {high / low:.2g}{' or more' if one.open_ended else ''}"
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def _name(run: Run) -> str:
+    return f"{OPTIMIZERS[run.optimizer].title} {run.learning_rate:g}, seed {run.seed}"

@@ -1,0 +1,162 @@
+"""The networks of the built-in tasks, in Keras with any backend.
+
+Initial weights are drawn by NumPy: Keras's own code draws other numbers with each backend, and under
+JAX it takes ten seconds to compile.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+layers: Any = keras.layers  # Any: what Keras declares of types is too narrow
+ops: Any = keras.ops
+Draw = Callable[[tuple[int, ...], str], Any]
+
+
+def unet(
+    seed: int, classes: int, dimensions: int = 2, widths: tuple[int, ...] = (8, 16, 32)
+) -> Any:
+    """Builds a U-Net: per level two convolutions of width 3, each with instance norm and ReLU.
+
+    Args:
+        seed: Seeds the initial weights.
+        classes: Number of classes, the background included.
+        dimensions: Of the image, 2 or 3.
+        widths: Channels per level; the image is halved between levels.
+
+    Returns:
+        A Keras model from images ``(batch, *sides)`` to logits ``(batch, *sides, classes)``, the
+        sides being multiples of ``2 ** (len(widths) - 1)``.
+    """
+    kernel = {"kernel_initializer": glorot(seed)}
+    convolution, transposed, pooling = {
+        2: (layers.Conv2D, layers.Conv2DTranspose, layers.MaxPooling2D),
+        3: (layers.Conv3D, layers.Conv3DTranspose, layers.MaxPooling3D),
+    }[dimensions]
+
+    def block(x: Any, width: int) -> Any:
+        for _ in range(2):
+            # No bias: the norm that follows would remove it.
+            x = convolution(width, 3, padding="same", use_bias=False, **kernel)(x)
+            x = layers.ReLU()(layers.GroupNormalization(groups=-1)(x))
+        return x
+
+    image = keras.Input((None,) * dimensions)
+    x: Any = ops.expand_dims(image, -1)
+    skips = []
+    for width in widths[:-1]:
+        skips.append(block(x, width))
+        x = pooling()(skips[-1])
+    x = block(x, widths[-1])
+    for width, skip in zip(widths[-2::-1], reversed(skips), strict=True):
+        x = transposed(width, 2, strides=2, **kernel)(x)
+        x = block(layers.Concatenate()([x, skip]), width)
+    return keras.Model(image, convolution(classes, 1, **kernel)(x))
+
+
+def convolutional(seed: int, side: int, widths: tuple[int, ...], classes: int) -> Any:
+    """Builds a classifier of grey images: convolutions, each halving the image, and two dense layers.
+
+    Args:
+        seed: Seeds the initial weights.
+        side: Height and width of the images, a multiple of ``2 ** (len(widths) - 1)``.
+        widths: Channels of the convolutions, and last the width of the hidden dense layer.
+        classes: Number of classes.
+
+    Returns:
+        A Keras model from images ``(batch, side, side)`` to logits ``(batch, classes)``.
+    """
+    kernel = {"kernel_initializer": glorot(seed)}
+    image = keras.Input((side, side))
+    x: Any = ops.expand_dims(image, -1)
+    for width in widths[:-1]:
+        x = layers.Conv2D(width, 3, padding="same", activation="relu", **kernel)(x)
+        x = layers.MaxPooling2D()(x)
+    x = layers.Dense(widths[-1], activation="relu", **kernel)(layers.Flatten()(x))
+    return keras.Model(image, layers.Dense(classes, **kernel)(x))
+
+
+def transformer(
+    seed: int, characters: int, context: int, width: int = 64, heads: int = 4, depth: int = 2
+) -> Any:
+    """Builds a transformer that predicts the next character, normalised before each part.
+
+    Queries, keys and values come from one dense layer. Matrices and embeddings are drawn with a
+    standard deviation of 0.02, as in GPT-2.
+
+    Args:
+        seed: Seeds the initial weights.
+        characters: How many there are.
+        context: Length of what it reads.
+        width: Of its vectors.
+        heads: Of the attention.
+        depth: Number of blocks.
+
+    Returns:
+        A Keras model from numbers ``(batch, context)`` to logits ``(batch, context, characters)``.
+    """
+    draw = normal(seed, 0.02)
+
+    def dense(x: Any, outputs: int, activation: str | None = None) -> Any:
+        return layers.Dense(outputs, activation=activation, kernel_initializer=draw)(x)
+
+    def attention(x: Any) -> Any:
+        parts = ops.split(dense(x, 3 * width), 3, axis=-1)
+        shape = (-1, context, heads, width // heads)
+        read = ops.dot_product_attention(*(ops.reshape(x, shape) for x in parts), is_causal=True)
+        return dense(ops.reshape(read, (-1, context, width)), width)
+
+    numbers = keras.Input((context,), dtype="int32")
+    x: Any = layers.Embedding(characters, width, embeddings_initializer=draw)(numbers)
+    places = layers.Embedding(context, width, embeddings_initializer=draw)
+    x = x + places(ops.arange(context))
+    for _ in range(depth):
+        x = x + attention(layers.LayerNormalization()(x))
+        x = x + dense(dense(layers.LayerNormalization()(x), 4 * width, "relu"), width)
+    return keras.Model(numbers, dense(layers.LayerNormalization()(x), characters))
+
+
+class Factors(layers.Layer):
+    """Two weights, each a layer of its own, returned for each row of the input.
+
+    Args:
+        first: The first weight at the start.
+        second: The second.
+    """
+
+    def __init__(self, first: float, second: float) -> None:
+        """Makes the weights."""
+        super().__init__()
+        constant = keras.initializers.Constant
+        self.first = self.add_weight(shape=(), initializer=constant(first), name="first")
+        self.second = self.add_weight(shape=(), initializer=constant(second), name="second")
+
+    def call(self, x: Any) -> Any:
+        """Returns both weights, shape ``(batch, 2)``."""
+        return ops.stack([self.first, self.second]) + ops.zeros_like(x)
+
+
+def factors(first: float, second: float) -> Any:
+    """Builds the model of two weights: from noise ``(batch, 2)``, not used, to the weights."""
+    noise = keras.Input((2,))
+    return keras.Model(noise, Factors(first, second)(noise))
+
+
+def glorot(seed: int) -> Draw:
+    """Draws Keras's default, Glorot's uniform distribution."""
+    random = np.random.default_rng(seed)
+
+    def draw(shape: tuple[int, ...], dtype: str) -> Any:
+        limit = math.sqrt(6 / (math.prod(shape[:-2]) * sum(shape[-2:])))
+        return ops.convert_to_tensor(random.uniform(-limit, limit, shape), dtype)
+
+    return draw
+
+
+def normal(seed: int, deviation: float) -> Draw:
+    """Draws a normal distribution around 0."""
+    random = np.random.default_rng(seed)
+    return lambda shape, dtype: ops.convert_to_tensor(random.normal(0, deviation, shape), dtype)

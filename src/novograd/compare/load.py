@@ -1,0 +1,74 @@
+"""Finds a task by what the command line calls it."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from novograd.compare.task import Task
+from novograd.compare.tasks import BUILT_IN
+
+
+def load(name: str) -> Task:
+    """Loads a task.
+
+    Args:
+        name: One that is built in, a Python file, or a module; a file or module defines ``task``,
+            or another name given after a colon: ``my_task.py:other``.
+
+    Returns:
+        The task.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TypeError: If what it defines is no ``Task``.
+        Exception: Whatever the file or module raises.
+
+    Example:
+        >>> load("brain").title
+        'Label the tissue of every pixel in slices of a brain MRI'
+    """
+    if name in BUILT_IN:
+        return importlib.import_module(f"novograd.compare.tasks.{name}").TASK
+    place, attribute = parts(name)
+    found: Any = getattr(_module(place), attribute, None)
+    if not isinstance(found, Task):
+        raise TypeError(
+            f"{place} must define {attribute}, a novograd.compare.Task; got {found!r} of type "
+            f"{type(found).__name__}"
+        )
+    return found
+
+
+def parts(name: str) -> tuple[str, str]:
+    """Splits the name of a user's task into the file or module and the name it defines.
+
+    Example:
+        >>> parts("my_task.py"), parts("package.module:other")
+        (('my_task.py', 'task'), ('package.module', 'other'))
+    """
+    place, colon, attribute = name.rpartition(":")
+    return (place, attribute) if colon else (name, "task")
+
+
+def is_file(place: str) -> bool:
+    """Tells a file from a module."""
+    return place.endswith(".py")
+
+
+def _module(place: str) -> Any:
+    if not is_file(place):
+        sys.path.insert(0, "")  # as `python -m` does
+        return importlib.import_module(place)
+    path = Path(place).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {place}")
+    sys.path.insert(0, str(path.parent))  # as `python FILE` does
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,155 @@
+"""What a comparison runs: a search for each optimizer's learning rate, then seeds around the best.
+
+1. One seed with every learning rate of the grid.
+2. The other seeds at the best of these, at its neighbours in the grid, and at the default rate of the
+   optimizer's class (with ``quick``, at the best alone).
+
+Every optimizer gets the same number of rates and seeds.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from novograd.compare.optimizers import OPTIMIZERS, grid
+
+POINTS, QUICK_POINTS = 7, 3  # learning rates of the search
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What defines a comparison, its task excepted.
+
+    Attributes:
+        task: What the command line calls it.
+        framework: One of ``novograd.compare.runner.FRAMEWORKS``.
+        learning_rates: The grid of each optimizer, ascending.
+        seeds: Number of runs at the best rates; the seeds are 0, 1, and so on.
+        steps: Training steps of a run.
+        schedule: One of ``novograd.compare.training.SCHEDULES``.
+        quick: Whether only the best rate gets the other seeds.
+    """
+
+    task: str
+    framework: str
+    learning_rates: Mapping[str, Sequence[float]]
+    seeds: int
+    steps: int
+    schedule: str
+    quick: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        task: What the command line calls it.
+        framework: The module of ``novograd.compare`` that does it.
+        optimizer: One of ``novograd.compare.optimizers.OPTIMIZERS``.
+        learning_rate: The highest learning rate of the schedule.
+        seed: Seeds everything random in the run.
+        steps: Number of training steps.
+        schedule: The course of the learning rate.
+    """
+
+    task: str
+    framework: str
+    optimizer: str
+    learning_rate: float
+    seed: int
+    steps: int
+    schedule: str
+
+
+def learning_rates(
+    optimizer: str, framework: str, middle: float | None = None, quick: bool = False
+) -> list[float]:
+    """Returns the grid of an optimizer's search.
+
+    Args:
+        optimizer: One of ``OPTIMIZERS``.
+        framework: Whose default learning rate is to be in it, unless ``quick``.
+        middle: The middle of the grid, if it is not the usual one.
+        quick: For a grid of three.
+
+    Example:
+        >>> learning_rates("adamw", "torch", quick=True)
+        [0.001, 0.003, 0.01]
+    """
+    chosen = OPTIMIZERS[optimizer]
+    rates = grid(middle or chosen.middle, QUICK_POINTS if quick else POINTS)
+    default = chosen.defaults.get(framework)
+    if default is not None and not quick:
+        rates = sorted({*rates, default})
+    return rates
+
+
+def search(settings: Settings) -> list[Run]:
+    """Lists the runs of the search, from the middle of each grid outwards."""
+    grids = settings.learning_rates
+    inside_out = {
+        name: sorted(rates, key=lambda rate: abs(math.log(rate / rates[len(rates) // 2])))
+        for name, rates in grids.items()
+    }
+    longest = max(map(len, grids.values()))
+    return [
+        _run(settings, name, rates[i], 0)
+        for i in range(longest)
+        for name, rates in inside_out.items()
+        if i < len(rates)
+    ]
+
+
+def repeats(
+    settings: Settings, searched: Sequence[Mapping[str, Any]], higher_is_better: bool
+) -> list[Run]:
+    """Lists the runs with other seeds, seed by seed, so that an early end leaves a fair part.
+
+    Args:
+        settings: Of the comparison.
+        searched: The rows of the search, see ``novograd.compare.runner``.
+        higher_is_better: Whether the metric is to be high.
+    """
+    rates = {
+        name: _around(name, settings, searched, higher_is_better)
+        for name in settings.learning_rates
+    }
+    return [
+        _run(settings, name, rate, seed)
+        for seed in range(1, settings.seeds)
+        for name, chosen in rates.items()
+        for rate in chosen
+    ]
+
+
+def _around(
+    name: str, settings: Settings, searched: Sequence[Mapping[str, Any]], higher_is_better: bool
+) -> list[float]:
+    """Returns the best learning rate of an optimizer, its neighbours, and the default."""
+    finished = {
+        row["learning_rate"]: first_metric(row)
+        for row in searched
+        if (row["optimizer"], row["status"]) == (name, "finished")
+    }
+    if not finished:
+        return []
+    best = (max if higher_is_better else min)(finished, key=lambda rate: finished[rate])
+    if settings.quick:
+        return [best]
+    rates = settings.learning_rates[name]
+    place = rates.index(best)
+    default = OPTIMIZERS[name].defaults.get(settings.framework)
+    return sorted({*rates[max(0, place - 1) : place + 2], *({default} & {*rates})})
+
+
+def first_metric(row: Mapping[str, Any]) -> float:
+    """Returns the number that optimizers are compared by."""
+    return next(iter(row["metrics"].values()))
+
+
+def _run(settings: Settings, optimizer: str, rate: float, seed: int) -> Run:
+    common = {"task", "framework", "steps", "schedule"}
+    given = {name: value for name, value in asdict(settings).items() if name in common}
+    return Run(optimizer=optimizer, learning_rate=rate, seed=seed, **given)

