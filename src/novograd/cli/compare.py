@@ -22,7 +22,8 @@ from novograd.compare.tasks import BUILT_IN
 from novograd.compare.training import SCHEDULES
 from novograd.compare.worker import about
 
-DEFAULT = ("novograd", "novograd:rows", "adamw", "adam", "sgd")
+DEFAULT = ["novograd,novograd:rows,adamw,adam,sgd"]
+AUTO = ["auto"]
 OUTPUT = Path("novograd-compare")
 
 
@@ -48,7 +49,7 @@ def compare(
             callback=some_of(OPTIMIZERS),
             help=f"Optimizers to compare, with commas between: {', '.join(OPTIMIZERS)}.",
         ),
-    ] = [",".join(DEFAULT)],  # noqa: B006
+    ] = DEFAULT,
     rates: Annotated[
         list[str],
         typer.Option(
@@ -57,7 +58,7 @@ def compare(
             help="Learning rates to search, instead of seven around the usual one; repeatable: "
             "adamw=0.001,0.003,0.01",
         ),
-    ] = ["auto"],  # noqa: B006
+    ] = AUTO,
     schedule: Annotated[
         str,
         typer.Option(

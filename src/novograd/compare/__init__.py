@@ -5,7 +5,7 @@
 * ``tensorflow``, ``torch``, ``jax``: a training step in that framework; ``keras``: the networks.
 * ``training``: one training run, whatever the framework; ``worker``: one run as a process.
 * ``runner``: all runs, in parallel, kept in ``results.json``.
-* ``statistics``: what the results say; ``display``: how the terminal shows it; ``report``: the page.
+* ``statistics``: what the results say; ``display``: shows it in a terminal; ``report``: the page.
 """
 
 from novograd.compare.task import Segmentation, Task

@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 class Display:
     """Shows the runs live: a bar for all of a stage, and a line for each that is at work.
 
-    Without a terminal there are only plain lines, at the start of each stage and the end of each run.
+    Without a terminal there are only plain lines, when a stage begins and when a run ends.
 
     Args:
         console: Where to show it.

@@ -51,7 +51,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
         "Adam", "adam", _ADAM, 3e-3, "#56B4E9", {"tensorflow": 1e-3, "torch": 1e-3}
     ),
     "sgd": Optimizer(
-        "SGD, Nesterov", "sgd", {"momentum": 0.9, "nesterov": True}, 1e-1, "#009E73", {"torch": 1e-3}
+        "SGD, Nesterov", "sgd", {"momentum": 0.9, "nesterov": True}, 1e-1, "#009E73",
+        {"torch": 1e-3},
     ),
 }  # fmt: skip
 

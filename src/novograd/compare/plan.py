@@ -1,8 +1,8 @@
 """What a comparison runs: a search for each optimizer's learning rate, then seeds around the best.
 
 1. One seed with every learning rate of the grid.
-2. The other seeds at the best of these, at its neighbours in the grid, and at the default rate of the
-   optimizer's class (with ``quick``, at the best alone).
+2. The other seeds at the best of these, at its neighbours in the grid, and at the default rate of
+   the optimizer's class (with ``quick``, at the best alone).
 
 Every optimizer gets the same number of rates and seeds.
 """

@@ -160,8 +160,8 @@ def remarks(results: Row) -> list[str]:
         rates = [point.rate for point in one.points]
         if one.best.rate in (rates[0], rates[-1]) and len(rates) > 1:
             said.append(
-                f"{OPTIMIZERS[one.name].title}: the best learning rate is at the end of the search; "
-                "it might do better beyond."
+                f"{OPTIMIZERS[one.name].title}: the best learning rate is at the end of the "
+                "search; it might do better beyond."
             )
     rates = {name: len(rates) for name, rates in settings["learning_rates"].items()}
     each = (
@@ -173,8 +173,8 @@ def remarks(results: Row) -> list[str]:
     where = "the best" if settings["quick"] else "the best, its neighbours and the default"
     said.append(
         f"Search: {each} with one seed, then {settings['seeds']} seeds at {where}; every run "
-        f"{settings['steps']} steps, {settings['schedule']} schedule. The same test data choose the "
-        "learning rate and judge it, for all alike."
+        f"{settings['steps']} steps, {settings['schedule']} schedule. The same test data choose "
+        "the learning rate and judge it, for all alike."
     )
     if results["task"]["about"]:
         said.append(results["task"]["about"])

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,21 +35,18 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
     np.random.seed(seed)
     model = task.model(seed)
     keras = sys.modules.get("keras")
-    if keras is not None and isinstance(model, keras.Model):
-        call, versions = model, {"keras": keras.__version__}
-        # Keras's layout has the output units last, but for embeddings.
+    by_keras = keras is not None and isinstance(model, keras.Model)
+    if by_keras:
         named = [(v.path, v.value) for v in model.trainable_variables]
-        rows: Callable[[str, Tensor], int | None] = lambda name, _: row_axis(name.split("/")[-1])
     else:
-        versions = {}
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        rows = lambda *_: None
+    update, settings = _optimizer(optimizer, named, _keras_rows if by_keras else _rows)
 
-        def call(inputs: Any, training: bool) -> Any:
-            model.train(training)
-            return model(inputs)
-
-    update, settings = _optimizer(optimizer, named, rows)
+    def call(inputs: Any, training: bool) -> Any:
+        if by_keras:
+            return model(inputs, training=training)
+        model.train(training)
+        return model(inputs)
 
     def step(learning_rate: float, inputs: Any, targets: Any) -> float:
         for group in update.param_groups:
@@ -78,12 +76,24 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
         ),
         weight_bytes=_bytes(param for _, param in named),
         settings=settings,
-        versions={"torch": torch.__version__, **versions},
+        versions={
+            "torch": torch.__version__,
+            **({"keras": keras.__version__} if keras is not None and by_keras else {}),
+        },
     )
 
 
+def _rows(_: str, __: Tensor, scale: Any) -> Rows:
+    return Rows(scale=scale)
+
+
+def _keras_rows(name: str, param: Tensor, scale: Any) -> Rows:
+    """Returns the rows of a weight in the layout of Keras."""
+    return Rows(row_axis(name.split("/")[-1]) if param.ndim else None, scale)
+
+
 def _optimizer(
-    optimizer: Optimizer, named: Named, rows: Callable[[str, Tensor], int | None]
+    optimizer: Optimizer, named: Named, rows: Callable[[str, Tensor, Any], Rows]
 ) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
     given: dict[str, Any] = dict(optimizer.settings)
     settings: dict[str, Any] = {}
@@ -98,8 +108,7 @@ def _optimizer(
     if optimizer.layers is None:
         return NovoGrad(named, lr=0.0, **settings), settings
     scale: Any = "rms" if optimizer.layers == "rows-rms" else "norm"
-    layers = lambda name, param: Rows(rows(name, param) if param.ndim else None, scale)
-    built = NovoGrad(named, lr=0.0, layers=layers, **settings)
+    built = NovoGrad(named, lr=0.0, layers=partial(rows, scale=scale), **settings)
     return built, {**settings, "layers": f"Rows(scale={scale!r})"}
 
 

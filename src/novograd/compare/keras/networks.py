@@ -1,7 +1,7 @@
 """The networks of the built-in tasks, in Keras with any backend.
 
-Initial weights are drawn by NumPy: Keras's own code draws other numbers with each backend, and under
-JAX it takes ten seconds to compile.
+Initial weights are drawn by NumPy: Keras's own code draws other numbers with each backend, and
+under JAX it takes ten seconds to compile.
 """
 
 import math
@@ -58,7 +58,7 @@ def unet(
 
 
 def convolutional(seed: int, side: int, widths: tuple[int, ...], classes: int) -> Any:
-    """Builds a classifier of grey images: convolutions, each halving the image, and two dense layers.
+    """Builds a classifier of grey images: convolutions that halve the image, two dense layers.
 
     Args:
         seed: Seeds the initial weights.
@@ -112,7 +112,7 @@ def transformer(
     numbers = keras.Input((context,), dtype="int32")
     x: Any = layers.Embedding(characters, width, embeddings_initializer=draw)(numbers)
     places = layers.Embedding(context, width, embeddings_initializer=draw)
-    x = x + places(ops.arange(context))
+    x = x + places(ops.zeros_like(numbers) + ops.arange(context))  # of a constant it were constant
     for _ in range(depth):
         x = x + attention(layers.LayerNormalization()(x))
         x = x + dense(dense(layers.LayerNormalization()(x), 4 * width, "relu"), width)
@@ -136,7 +136,8 @@ class Factors(layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Returns both weights, shape ``(batch, 2)``."""
-        return ops.stack([self.first, self.second]) + ops.zeros_like(x)
+        zeros = ops.zeros_like(x[:, 0])
+        return ops.stack([zeros + weight for weight in (self.first, self.second)], axis=1)
 
 
 def factors(first: float, second: float) -> Any:

@@ -1,4 +1,4 @@
-"""The task: label the tissue of every voxel in blocks of the brain of ``brain``, in three dimensions.
+"""The task: label the tissue of every voxel in blocks of the brain of ``brain``, in 3-D.
 
 Each block is damaged in its own way, as the slices of ``brain`` are. Training blocks come from the
 back of the brain, test blocks from its front, with a gap between.
@@ -89,11 +89,12 @@ def _pictures(images: Any, logits: Any, labels: Any) -> Segmentation:
 TASK = Task(
     title="Label the tissue of every voxel in blocks of a brain MRI",
     about=(
-        "A small 3-D U-Net labels cerebrospinal fluid (CSF), grey matter (GM) and white matter (WM) "
-        "in blocks of 24 x 24 x 24 mm of one half of the MNI152 template, damaged as scanners do it; "
-        "it learns from the back of the brain and is tested on its front. It can tell how optimizers "
-        "fare on 3-D convolutions with a rare class. It is one averaged brain, and the runs are "
-        "short: it says nothing about patients, and little about the best that can be reached."
+        "A small 3-D U-Net labels cerebrospinal fluid (CSF), grey matter (GM) and white matter "
+        "(WM) in blocks of 24 x 24 x 24 mm of one half of the MNI152 template, damaged as scanners "
+        "do it; it learns from the back of the brain and is tested on its front. It can tell how "
+        "optimizers fare on 3-D convolutions with a rare class. It is one averaged brain, and the "
+        "runs are short: it says nothing about patients, and little about the best that can be "
+        "reached."
     ),
     model=_model,
     batches=crops,

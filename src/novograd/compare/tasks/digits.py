@@ -67,9 +67,9 @@ def part(images: Images, of: slice) -> Images:
 TASK = Task(
     title="Tell handwritten digits of 8 x 8 pixels",
     about=(
-        "A small convolutional network classifies the 1,797 digits of scikit-learn (UCI). A run takes "
-        "seconds, and good optimizers come near 99 %: it can tell that an optimizer works and which "
-        "learning rates it stands, hardly which optimizer is better."
+        "A small convolutional network classifies the 1,797 digits of scikit-learn (UCI). A run "
+        "takes seconds, and good optimizers come near 99 %: it can tell that an optimizer works "
+        "and which learning rates it stands, hardly which optimizer is better."
     ),
     model=_model,
     batches=lambda seed: drawn(part(load(), slice(None, TRAINING)), seed),

@@ -89,10 +89,9 @@ TASK = Task(
     title="Predict the next character of English prose",
     about=(
         "A transformer of two layers and 117,000 weights reads 64 characters of Python's "
-        "documentation and predicts each next one; lower is better. It can tell how optimizers fare "
-        "on the many small gradients of embeddings and attention, where layer-wise methods are at "
-        "their weakest. It is a short run of a small network: language models are trained a thousand "
-        "times longer."
+        "documentation and predicts each next one; lower is better. It can tell how optimizers "
+        "fare on embeddings and attention, whose rows differ in the size of their gradients. It is "
+        "a short run of a small network: language models are trained a thousand times longer."
     ),
     model=_model,
     batches=excerpts,

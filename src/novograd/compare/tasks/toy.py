@@ -1,9 +1,9 @@
 """The task: two weights whose product is to be 1, with noise in their gradients.
 
-The linear network of two layers from the NovoGrad paper (Ginsburg et al., 2019, section 4,
+The linear network of two layers from the NovoGrad paper (Ginsburg et al., 2019,
 https://arxiv.org/abs/1905.11286): minimise ``(w1 w2 - 1)^2``. All points of the hyperbola
-``w1 w2 = 1`` are equally good, but the farther from (1, 1) and (-1, -1) the steeper are the walls of
-the valley. Where noise has carried an optimizer at the end says which minima it likes.
+``w1 w2 = 1`` are equally good, but the farther from (1, 1) and (-1, -1) the steeper are the walls
+of the valley. Where noise has carried an optimizer at the end says which minima it likes.
 """
 
 import math

@@ -4,8 +4,8 @@ Usage::
 
     python3.11 make_text.py text.txt.xz
 
-The text is that of ``help``'s topics, which are parts of Python's documentation, with each paragraph
-once. It differs between versions of Python, so a version of it is kept.
+The text is that of ``help``'s topics, which are parts of Python's documentation, with each
+paragraph once. It differs between versions of Python, so a version of it is kept.
 
 Needs the standard library.
 """
