@@ -139,7 +139,7 @@ def cost_table(results: Row) -> Table:
     table = _table()
     table.add_column("optimizer")
     margin = results["task"]["margin"]
-    table.add_column(f"rates within {margin:g}\nof its best", no_wrap=True)
+    table.add_column(f"within {margin:g}\nof its best", no_wrap=True)
     table.add_column("steps to\ntarget", justify="right")
     table.add_column("state\nbytes", justify="right")
     table.add_column("step\nms", justify="right")
@@ -165,9 +165,12 @@ def spread(point: Point) -> str:
 
 
 def robust(one: Summary) -> str:
-    """Writes the range of learning rates that are as good as the best."""
+    """Writes the range of learning rates that are as good as the best.
+
+    With a plus if it may go on beyond the search.
+    """
     low, high = one.as_good
-    return f"{low:g} to {high:g}, x {high / low:.2g}{' or more' if one.open_ended else ''}"
+    return f"{low:g}-{high:g}, x{high / low:.3g}{'+' if one.open_ended else ''}"
 
 
 def _table() -> Table:

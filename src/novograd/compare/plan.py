@@ -7,7 +7,6 @@
 Every optimizer gets the same number of rates and seeds.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -89,15 +88,12 @@ def learning_rates(
 def search(settings: Settings) -> list[Run]:
     """Lists the runs of the search, from the middle of each grid outwards."""
     grids = settings.learning_rates
-    inside_out = {
-        name: sorted(rates, key=lambda rate: abs(math.log(rate / rates[len(rates) // 2])))
-        for name, rates in grids.items()
-    }
     longest = max(map(len, grids.values()))
+    inside_out = sorted(range(longest), key=lambda i: abs(i - longest // 2))
     return [
         _run(settings, name, rates[i], 0)
-        for i in range(longest)
-        for name, rates in inside_out.items()
+        for i in inside_out
+        for name, rates in grids.items()
         if i < len(rates)
     ]
 

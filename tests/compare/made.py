@@ -1,0 +1,66 @@
+"""Results of a comparison, made up."""
+
+from novograd.compare.optimizers import OPTIMIZERS
+
+
+def row(optimizer, rate, seed, score, **more):
+    """A finished run whose first metric rises to a score in two evaluations."""
+    return {
+        "optimizer": optimizer,
+        "learning_rate": rate,
+        "seed": seed,
+        "loss": [4.0, 3.0, 2.0, 1.0],
+        "evaluations": [
+            {"step": 2, "test_loss": 2.0, "metrics": {"accuracy": score / 2, "other": 1.0}},
+            {"step": 4, "test_loss": 1.0, "metrics": {"accuracy": score, "other": 2.0}},
+        ],
+        "status": "finished",
+        "test_loss": 1.0,
+        "metrics": {"accuracy": score, "other": 2.0 + seed},
+        "step_ms": 10.0 + seed,
+        "update_ms": 1.0,
+        "state_bytes": 1234,
+        "weight_bytes": 1000,
+        "settings": {"beta1": 0.9},
+        "versions": {"numpy": "2.0"},
+        **more,
+    }
+
+
+def results(runs, **more):
+    """What ``runner.compare`` returns for some runs."""
+    names = list(dict.fromkeys(run["optimizer"] for run in runs))
+    rates = {
+        name: sorted({run["learning_rate"] for run in runs if run["optimizer"] == name})
+        for name in names
+    }
+    return {
+        "schema": 2,
+        "novograd": "0.0",
+        "command": "novograd compare",
+        "date": "2000-01-01",
+        "machine": {"python": "3", "system": "Linux", "processor": "none", "cpus": 2},
+        "jobs": 2,
+        "settings": {
+            "task": "digits",
+            "framework": "torch",
+            "learning_rates": rates,
+            "seeds": 3,
+            "steps": 4,
+            "schedule": "cosine",
+            "quick": False,
+        },
+        "task": {
+            "title": "Digits",
+            "about": "Says little.",
+            "higher_is_better": True,
+            "margin": 0.05,
+            "steps": 4,
+            "learning_rates": {},
+        },
+        "optimizers": {name: OPTIMIZERS[name].title for name in names},
+        "status": "finished",
+        "planned": len(runs),
+        "runs": runs,
+        **more,
+    }

@@ -1,0 +1,85 @@
+"""Which runs a comparison takes."""
+
+import pytest
+from made import row
+
+from novograd.compare.optimizers import OPTIMIZERS, grid
+from novograd.compare.plan import Settings, learning_rates, repeats, search
+from novograd.compare.training import SCHEDULES, schedule
+
+RATES = [0.001, 0.003, 0.01, 0.03, 0.1]
+
+
+def settings(**changes):
+    usual = {"task": "digits", "framework": "torch", "seeds": 3, "steps": 4, "quick": False}
+    rates = {"novograd": RATES, "adam": RATES}
+    return Settings(**{**usual, "schedule": "cosine", "learning_rates": rates, **changes})
+
+
+def test_the_search_takes_one_seed_and_every_rate_from_the_middle_outwards():
+    runs = search(settings())
+    assert {run.seed for run in runs} == {0}
+    assert [run.learning_rate for run in runs if run.optimizer == "adam"] == [
+        0.01, 0.003, 0.03, 0.001, 0.1,
+    ]  # fmt: skip
+    assert [run.optimizer for run in runs] == ["novograd", "adam"] * 5
+
+
+def searched(best):
+    scores = {rate: 1 - abs(RATES.index(rate) - RATES.index(best)) / 10 for rate in RATES}
+    return [row(name, rate, 0, scores[rate]) for name in ("novograd", "adam") for rate in RATES]
+
+
+def test_seeds_go_to_the_best_its_neighbours_and_the_default():
+    runs = repeats(settings(), searched(best=0.03), higher_is_better=True)
+    for name, default in (("novograd", 0.01), ("adam", 0.001)):
+        for seed in (1, 2):
+            rates = {r.learning_rate for r in runs if (r.optimizer, r.seed) == (name, seed)}
+            assert rates == {default, 0.01, 0.03, 0.1}
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+
+
+def test_lower_is_better():
+    runs = repeats(settings(quick=True), searched(best=0.003), higher_is_better=False)
+    assert {run.learning_rate for run in runs} == {0.1}
+
+
+def test_quick_takes_the_best_alone():
+    runs = repeats(settings(quick=True), searched(best=0.03), higher_is_better=True)
+    assert {run.learning_rate for run in runs} == {0.03}
+    assert len(runs) == 2 * 2
+
+
+def test_an_optimizer_that_never_finished_gets_no_more_runs():
+    rows = [
+        run | {"status": "diverged", "diverged_at": 1} if run["optimizer"] == "adam" else run
+        for run in searched(best=0.03)
+    ]
+    runs = repeats(settings(), rows, higher_is_better=True)
+    assert {run.optimizer for run in runs} == {"novograd"}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("framework", ["tensorflow", "torch", "jax"])
+def test_grids_hold_the_default_rate(name, framework):
+    rates = learning_rates(name, framework)
+    assert {*grid(OPTIMIZERS[name].middle, 7)} <= {*rates}
+    default = OPTIMIZERS[name].defaults.get(framework)
+    assert default is None or default in rates
+    assert len(learning_rates(name, framework, quick=True)) == 3
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_rise_for_ten_steps_and_do_not_rise_again(name):
+    rates = [schedule(name, step, 100, 0.5) for step in range(1, 101)]
+    assert rates[:10] == pytest.approx([0.05 * step for step in range(1, 11)])
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[-1] > 0
+
+
+def test_schedules_by_hand():
+    step = 10 + 91 // 3  # a third of the way down
+    part = (step - 10) / 91
+    assert schedule("constant", step, 100, 1.0) == 1
+    assert schedule("poly", step, 100, 1.0) == pytest.approx((1 - part) ** 2)
+    assert schedule("cosine", 55, 99, 1.0) == pytest.approx(0.5)

@@ -1,0 +1,203 @@
+"""Training runs in real worker processes, in every framework.
+
+Frameworks are only ever imported by the processes that these tests start.
+"""
+
+import asyncio
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from novograd.compare import runner
+from novograd.compare.load import load
+from novograd.compare.optimizers import OPTIMIZERS
+from novograd.compare.plan import Settings
+from novograd.compare.runner import FRAMEWORKS
+from novograd.compare.tasks import BUILT_IN
+from novograd.compare.worker import about
+
+STEPS = 4
+DIVERGES = 1e38
+
+
+@cache
+def described(task):
+    return about(load(task))
+
+
+def compare(output, task, framework, rates, seeds=1, steps=STEPS):
+    """Does a comparison as the command does, and returns its results."""
+    settings = Settings(task, framework, rates, seeds, steps, "constant", quick=True)
+    fresh = runner.begin(settings, described(task), 2, "novograd compare")
+    events = []
+    results = runner.compare(fresh, settings, output, lambda *event: events.append(event))
+    assert json.loads((output / runner.RESULTS).read_text()) == results
+    for run in {run for run, _ in events}:
+        of_run = [event["event"] for other, event in events if other == run]
+        assert next(event for event in of_run if event != "stage") == "start"
+        assert of_run[-1] == "result"
+    return results
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, worker_id):
+    """A few steps of every optimizer in every framework, and one that diverges."""
+    folder = tmp_path_factory.getbasetemp()
+    # Processes of the test run share it.
+    folder = folder if worker_id == "master" else folder.parent
+    path = folder / "trained.json"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            done = {}
+            for framework in FRAMEWORKS:
+                output = tmp_path_factory.mktemp(framework)
+                rates = {name: [one.middle] for name, one in OPTIMIZERS.items()}
+                rates["sgd"] = [0.1, DIVERGES]
+                done[framework] = compare(output, "digits", framework, rates)
+            path.write_text(json.dumps(done))
+    return json.loads(path.read_text())
+
+
+def rows(trained, framework):
+    """The runs that do not diverge, by their optimizers."""
+    return {
+        row["optimizer"]: row
+        for row in trained[framework]["runs"]
+        if row["learning_rate"] != DIVERGES
+    }
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_results_describe_the_runs(trained, framework):
+    results = trained[framework]
+    assert (results["schema"], results["status"]) == (2, "finished")
+    assert results["planned"] == len(results["runs"]) == len(OPTIMIZERS) + 1
+    for row in rows(trained, framework).values():
+        assert row["status"] == "finished", row
+        assert len(row["loss"]) == STEPS
+        last = row["evaluations"][-1]
+        assert (last["step"], last["metrics"]) == (STEPS, row["metrics"])
+        assert set(row["versions"]) == set(FRAMEWORKS[framework])
+        assert row["update_ms"] > 0
+        assert row["step_ms"] > 0
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_training_lowers_the_loss(trained, framework):
+    for row in rows(trained, framework).values():
+        assert row["test_loss"] < row["loss"][0]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_optimizers_start_from_the_same_weights_and_batch(trained, framework):
+    losses = {name: row["loss"] for name, row in rows(trained, framework).items()}
+    assert len({loss[0] for loss in losses.values()}) == 1
+    del losses["adam"]  # in four steps its losses are AdamW's, whose decay is not to be seen yet
+    assert len({loss[-1] for loss in losses.values()}) == len(losses)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_frameworks_train_alike(trained, optimizer):
+    first, *others = (rows(trained, framework)[optimizer] for framework in FRAMEWORKS)
+    for row in others:
+        # Sums are added up in another order, and each step carries that on; TensorFlow's Adam has
+        # its epsilon beside the uncorrected root, which the others correct first.
+        np.testing.assert_allclose(row["loss"], first["loss"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_novograd_keeps_half_of_the_state_of_adam(trained, framework):
+    found = rows(trained, framework)
+    weights = found["sgd"]["weight_bytes"]
+    assert weights < found["novograd"]["state_bytes"] < 1.01 * weights
+    assert weights < found["novograd:rows"]["state_bytes"] < 1.1 * weights
+    for name in ("adam", "adamw"):
+        assert 2 * weights < found[name]["state_bytes"] < 2.01 * weights
+    assert found["sgd"]["state_bytes"] == weights
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_divergence_is_a_row(trained, framework):
+    (row,) = (row for row in trained[framework]["runs"] if row["learning_rate"] == DIVERGES)
+    assert row["status"] == "diverged"
+    assert len(row["loss"]) == row["diverged_at"] - 1 < STEPS
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_same_command_gives_the_same_metrics(trained, framework, tmp_path):
+    (row,) = compare(tmp_path, "digits", framework, {"adamw": [OPTIMIZERS["adamw"].middle]})["runs"]
+    before = rows(trained, framework)["adamw"]
+    times = {"step_ms": 0, "update_ms": 0}
+    assert row | times == before | times
+
+
+@pytest.mark.parametrize(
+    ("task", "framework"),
+    {
+        "brain": "tensorflow",
+        "brain3d": "torch",
+        "mnist": "torch",
+        "text": "jax",
+        "toy": "tensorflow",
+    }.items(),
+)
+def test_every_task_trains(tmp_path, task, framework):
+    assert task in BUILT_IN
+    (row,) = compare(tmp_path, task, framework, {"novograd:rows": [0.01]}, steps=3)["runs"]
+    assert row["status"] == "finished", row
+    assert len(row["evaluations"]) == 3
+    pictures = tmp_path / runner.PICTURES / runner.picture_of(row)
+    assert pictures.exists() == task.startswith("brain")
+    if pictures.exists():
+        with np.load(pictures) as kept:
+            assert kept["images"].shape == kept["truth"].shape == kept["predicted"].shape
+            assert kept["truth"].dtype == kept["predicted"].dtype == np.uint8
+
+
+def test_a_crash_is_a_row(tmp_path):
+    settings = Settings("digits", "no_such_framework", {"adam": [0.1]}, 1, 4, "cosine", quick=True)
+    fresh = runner.begin(settings, described("digits"), 2, "")
+    (row,) = runner.compare(fresh, settings, tmp_path, lambda *_: None)["runs"]
+    assert row["status"] == "failed"
+    assert row["error"].startswith("ModuleNotFoundError: No module named")
+
+
+def test_a_result_stands_however_its_worker_ends(tmp_path, monkeypatch):
+    async def told(*_):
+        yield {"event": "result", "status": "finished", "metrics": {"accuracy": 1.0}}
+        raise runner.ProgramError("died while cleaning up")
+
+    monkeypatch.setattr(runner, "events", told)
+    (row,) = compare(tmp_path, "digits", "torch", {"adam": [0.1]})["runs"]
+    assert row["status"] == "finished"
+
+
+def test_a_second_instance_is_refused(tmp_path):
+    refused = pytest.raises(runner.InUseError, match="another comparison is at work")
+    with runner.locked(tmp_path), refused, runner.locked(tmp_path):
+        pass
+    with runner.locked(tmp_path):
+        pass
+
+
+def test_results_of_another_comparison_are_refused(tmp_path):
+    settings = Settings("digits", "torch", {"adam": [0.1]}, 1, 4, "cosine", quick=True)
+    other = Settings("digits", "torch", {"adam": [0.1]}, 1, 5, "cosine", quick=True)
+    path = tmp_path / "results.json"
+    fresh = runner.begin(settings, described("digits"), 2, "")
+    runner.replace(path, runner.dump(fresh))
+    assert runner.resume(path, fresh) == fresh
+    with pytest.raises(runner.MismatchError, match=r"settings\.steps is 4 there and 5 here"):
+        runner.resume(path, runner.begin(other, described("digits"), 2, ""))
+    path.write_text("{")
+    with pytest.raises(runner.MismatchError, match="holds no results"):
+        runner.resume(path, fresh)
+
+
+def test_describing_a_task_that_is_not_there():
+    event = asyncio.run(runner.describe("no_such_module:task", None))
+    assert event["status"] == "failed"
+    assert event["error"] == "ModuleNotFoundError: No module named 'no_such_module'"
