@@ -246,7 +246,8 @@ def _grids(
 def _directory(output: Path | None, settings: Settings, resume: bool) -> Path:
     """Makes the output directory: the one given, else a new one, or with ``resume`` the latest."""
     if output is None:
-        stem = parts(settings.task)[0].removesuffix(".py").replace("/", "-")
+        place, _ = parts(settings.task)
+        stem = Path(place).stem if is_file(place) else place
         first = OUTPUT / f"{stem}-{settings.framework}"
         output, number = first, 1
         while (output / runner.RESULTS).exists():

