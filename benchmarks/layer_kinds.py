@@ -14,7 +14,6 @@ do worse. One seed is searched, and the best rate is run with others. The search
 validation data as the result, which favours every recipe alike.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -22,13 +21,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any, NamedTuple
 
 os.environ |= {"KERAS_BACKEND": "torch", "KERAS_TORCH_DEVICE": "cpu"}  # read when imported
 
+import keras
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -37,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from novograd.compare import torch as compare
-from novograd.compare.keras import VERSIONS
+from novograd.compare.tasks import brain, text
 from novograd.compare.training import schedule, train
 from novograd.layers import Layers, Rows, Split
 from novograd.torch import NovoGrad
@@ -169,37 +167,6 @@ def sgd(beta1: float = 0.9) -> Recipe:
 # -- the tasks ------------------------------------------------------------------------------------
 
 
-class Text(NamedTuple):
-    """Character by character.
-
-    Attributes:
-        train: Numbers of the characters, int64.
-        validation: Those of a later part, with a gap between.
-        characters: How many there are.
-        sha256: Of the text.
-    """
-
-    train: Tensor
-    validation: Tensor
-    characters: int
-    sha256: str
-
-
-@cache
-def load_text(gap: int = 1000) -> Text:
-    """Loads the topics of Python's ``help``: prose, with each paragraph once.
-
-    Some topics repeat parts of others, so the end would not be new to who has read the beginning.
-    """
-    paragraphs = "\n\n".join(topics[name] for name in sorted(topics)).split("\n\n")
-    text = "\n\n".join(dict.fromkeys(paragraphs))
-    alphabet = sorted(set(text))
-    numbers = torch.tensor([alphabet.index(character) for character in text])
-    end = len(text) * 85 // 100
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return Text(numbers[:end], numbers[end + gap :], len(alphabet), digest)
-
-
 class Transformer(nn.Module):
     """Predicts the next character: 2 layers of width 64 with 4 heads, normalised before."""
 
@@ -234,27 +201,28 @@ class Transformer(nn.Module):
 def run_text(recipe: Recipe, rate: float, seed: int, steps: int = 600) -> float:
     """Trains on the text and returns nats per character of the validation part."""
     torch.manual_seed(seed)
-    text = load_text()
-    model = Transformer(text.characters)
+    read = text.load()
+    training, validation = torch.from_numpy(read.training), torch.from_numpy(read.test)
+    model = Transformer(read.characters)
     optimizer = recipe.build(model.named_parameters(), TEXT)
     window = torch.arange(model.context + 1)
 
     def loss(starts: Tensor, part: Tensor) -> Tensor:
-        read = part[starts[:, None] + window]
+        read = part[starts[:, None] + window].long()
         return cross_entropy(model(read[:, :-1]).flatten(0, 1), read[:, 1:].flatten())
 
     for step in range(1, steps + 1):
         for group in optimizer.param_groups:
-            group["lr"] = schedule(step, steps, rate)
+            group["lr"] = schedule("cosine", step, steps, rate)
         optimizer.zero_grad()
-        found = loss(torch.randint(len(text.train) - model.context, (16,)), text.train)
+        found = loss(torch.randint(len(training) - model.context, (16,)), training)
         found.backward()
         optimizer.step()
         if not math.isfinite(found.item()):
             return math.inf
     with torch.no_grad():
-        starts = torch.arange(0, len(text.validation) - model.context, model.context)
-        return loss(starts, text.validation).item()
+        starts = torch.arange(0, len(validation) - model.context, model.context)
+        return loss(starts, validation).item()
 
 
 def kind_in_text(name: str, param: Tensor) -> str:
@@ -267,13 +235,12 @@ def kind_in_text(name: str, param: Tensor) -> str:
 
 def run_brain(recipe: Recipe, rate: float, seed: int, steps: int = 200) -> float:
     """Trains on the brain task and returns one minus the mean Dice of the test slices."""
-
-    def build(params: Iterable[Tensor]) -> torch.optim.Optimizer:
-        return recipe.build(((str(i), param) for i, param in enumerate(params)), BRAIN)
-
-    compare.OPTIMIZERS["recipe"] = build, {}  # type: ignore[assignment]
-    *_, result = train(compare.trainer("recipe", seed), rate, seed, steps)
-    return 1 - result["mean_dice"] if result["status"] == "finished" else math.inf
+    trainer = compare.trainer_of(
+        brain.TASK, lambda named, _: (recipe.build(named, BRAIN), {}), seed
+    )
+    rates = (schedule("cosine", step, steps, rate) for step in range(1, steps + 1))
+    *_, result = train(brain.TASK, trainer, rates, seed, steps)
+    return 1 - result["metrics"]["mean Dice"] if result["status"] == "finished" else math.inf
 
 
 def kind_in_brain(_: str, param: Tensor) -> str:
@@ -416,17 +383,16 @@ def _dumped(content: Mapping[str, Any]) -> str:
 
 def about() -> dict[str, Any]:
     """Returns the machine, the versions and the data."""
-    text = load_text()
+    read = text.load()
     return {
         **machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        **VERSIONS,
+        "keras": keras.__version__,
         "score": {"text": "nats per character", "brain": "1 - mean Dice"},
         "text": {
-            "sha256": text.sha256,
-            "train": len(text.train),
-            "validation": len(text.validation),
+            "train": len(read.training),
+            "validation": len(read.test),
         },
     }
 

@@ -124,7 +124,7 @@ def compare(
         quick=quick,
     )
     output = _directory(output, settings, resume)
-    command = shlex.join(["novograd", *sys.argv[1:]])
+    command = shlex.join(["novograd", *(word for word in sys.argv[1:] if word != "--resume")])
     fresh = runner.begin(settings, described, jobs, command)
     try:
         with runner.locked(output):

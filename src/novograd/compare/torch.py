@@ -17,6 +17,9 @@ from novograd.layers import Rows, row_axis
 from novograd.torch import NovoGrad
 
 Named = list[tuple[str, Tensor]]
+# From named parameters, and whether they are those of a Keras model, to an optimizer and its
+# arguments but the learning rate.
+Build = Callable[[Named, bool], tuple[torch.optim.Optimizer, dict[str, Any]]]
 
 
 def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
@@ -25,6 +28,20 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
     Args:
         task: Builds the model.
         optimizer: Which optimizer.
+        seed: Seeds the initial weights.
+
+    Returns:
+        What ``novograd.compare.training.train`` needs.
+    """
+    return trainer_of(task, partial(_optimizer, optimizer), seed)
+
+
+def trainer_of(task: Task, build: Build, seed: int) -> Trainer:
+    """Builds a model and any optimizer of it.
+
+    Args:
+        task: Builds the model.
+        build: Builds the optimizer.
         seed: Seeds the initial weights.
 
     Returns:
@@ -40,7 +57,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
         named = [(v.path, v.value) for v in model.trainable_variables]
     else:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    update, settings = _optimizer(optimizer, named, _keras_rows if by_keras else _rows)
+    update, settings = build(named, by_keras)
 
     def call(inputs: Any, training: bool) -> Any:
         if by_keras:
@@ -83,17 +100,13 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
     )
 
 
-def _rows(_: str, __: Tensor, scale: Any) -> Rows:
-    return Rows(scale=scale)
-
-
 def _keras_rows(name: str, param: Tensor, scale: Any) -> Rows:
     """Returns the rows of a weight in the layout of Keras."""
     return Rows(row_axis(name.split("/")[-1]) if param.ndim else None, scale)
 
 
 def _optimizer(
-    optimizer: Optimizer, named: Named, rows: Callable[[str, Tensor, Any], Rows]
+    optimizer: Optimizer, named: Named, by_keras: bool
 ) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
     given: dict[str, Any] = dict(optimizer.settings)
     settings: dict[str, Any] = {}
@@ -108,7 +121,8 @@ def _optimizer(
     if optimizer.layers is None:
         return NovoGrad(named, lr=0.0, **settings), settings
     scale: Any = "rms" if optimizer.layers == "rows-rms" else "norm"
-    built = NovoGrad(named, lr=0.0, layers=partial(rows, scale=scale), **settings)
+    layers = partial(_keras_rows, scale=scale) if by_keras else Rows(scale=scale)
+    built = NovoGrad(named, lr=0.0, layers=layers, **settings)
     return built, {**settings, "layers": f"Rows(scale={scale!r})"}
 
 
