@@ -124,8 +124,8 @@ def test_batches_follow_the_seed_and_test_batches_stay(name: str) -> None:
     first, again, other = (list(itertools.islice(task.batches(seed), 3)) for seed in (5, 5, 6))
     for batch, same in zip(first, again, strict=True):
         assert all(map(np.array_equal, batch, same))
-    assert not np.array_equal(first[0][0], other[0][0])
-    assert not np.array_equal(first[0][0], first[1][0])
+    assert not np.array_equal(first[0][1], other[0][1])
+    assert not np.array_equal(first[0][1], first[1][1])
     for batch, same in zip(task.test(), task.test(), strict=True):
         assert all(map(np.array_equal, batch, same))
 
@@ -179,5 +179,5 @@ def test_nats_by_hand() -> None:
 
 
 def test_places_of_two_weights_by_hand() -> None:
-    found = toy.where(np.array([[-4.0, 3.0]], np.float32), np.zeros((1, 2), np.float32))
+    found = toy.where(np.array([[-4.0, 3.0]], np.float32), np.ones((1, 1), np.float32))
     assert found == {"distance": 5.0, "sharpness": 50.0, "loss": 169.0, "w1": -4.0, "w2": 3.0}

@@ -39,15 +39,14 @@ def segmentation_loss(logits: Any, labels: Any) -> Any:
     return entropy + 1 - ops.mean(2 * both[1:] / each[1:])
 
 
-def factor_loss(weights: Any, noise: Any) -> Any:
-    """How far the product of two weights is from 1, with noise in the gradient.
+def product_loss(weights: Any, targets: Any) -> Any:
+    """How far the product of two weights is from what it should be.
 
     Args:
         weights: Shape ``(batch, 2)``.
-        noise: What is added to the gradient of each, same shape.
+        targets: Shape ``(batch, 1)``.
 
     Returns:
-        The mean of ``(w1 w2 - 1)^2 + noise . w``, a scalar.
+        The mean square of the difference, a scalar.
     """
-    squares = ops.square(weights[:, 0] * weights[:, 1] - 1)
-    return ops.mean(squares + ops.sum(noise * weights, axis=1))
+    return ops.mean(ops.square(weights[:, 0] * weights[:, 1] - targets[:, 0]))

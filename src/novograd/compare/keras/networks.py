@@ -141,9 +141,9 @@ class Factors(layers.Layer):
 
 
 def factors(first: float, second: float) -> Any:
-    """Builds the model of two weights: from noise ``(batch, 2)``, not used, to the weights."""
-    noise = keras.Input((2,))
-    return keras.Model(noise, Factors(first, second)(noise))
+    """Builds the model of two weights: from ``(batch, 1)``, of which only the length is used."""
+    x = keras.Input((1,))
+    return keras.Model(x, Factors(first, second)(x))
 
 
 def glorot(seed: int) -> Draw:

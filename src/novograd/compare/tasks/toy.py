@@ -1,9 +1,10 @@
-"""The task: two weights whose product is to be 1, with noise in their gradients.
+"""The task: two weights whose product is to be 1, with noise in what it is compared with.
 
 The linear network of two layers from the NovoGrad paper (Ginsburg et al., 2019,
 https://arxiv.org/abs/1905.11286): minimise ``(w1 w2 - 1)^2``. All points of the hyperbola
 ``w1 w2 = 1`` are equally good, but the farther from (1, 1) and (-1, -1) the steeper are the walls
-of the valley. Where noise has carried an optimizer at the end says which minima it likes.
+of the valley. Noise in the targets is noise in the gradients, and where it has carried an optimizer
+at the end says which minima that likes.
 """
 
 import math
@@ -15,21 +16,21 @@ from numpy.typing import NDArray
 
 from novograd.compare.task import Task
 
-NOISE = 0.5  # standard deviation of what is added to each gradient
+NOISE = 0.5  # standard deviation of what is added to the target
 START = (0.3, 2.5)  # on no minimum, and far from the flattest
 
-Noise = NDArray[np.float32]  # shape (1, 2)
+Column = NDArray[np.float32]  # shape (1, 1)
 
 
-def noise(seed: int) -> Iterator[tuple[Noise, Noise]]:
-    """Draws the noise of one step after the other; the model has no other input."""
+def targets(seed: int) -> Iterator[tuple[Column, Column]]:
+    """Draws the target of one step after the other, beside the input, which is 1."""
     random = np.random.default_rng(seed)
     while True:
-        drawn = NOISE * random.standard_normal((1, 2), dtype=np.float32)
-        yield drawn, drawn
+        noise = NOISE * random.standard_normal((1, 1), dtype=np.float32)
+        yield np.ones_like(noise), 1 + noise
 
 
-def where(weights: Noise, _: Noise) -> dict[str, float]:
+def where(weights: NDArray[np.float32], _: Column) -> dict[str, float]:
     """Says where two weights are.
 
     Args:
@@ -57,23 +58,23 @@ def _model(seed: int) -> Any:
     return factors(*START)
 
 
-def _loss(weights: Any, drawn: Any) -> Any:
-    from novograd.compare.keras.losses import factor_loss
+def _loss(weights: Any, target: Any) -> Any:
+    from novograd.compare.keras.losses import product_loss
 
-    return factor_loss(weights, drawn)
+    return product_loss(weights, target)
 
 
 TASK = Task(
     title="Find two weights whose product is 1, under noise",
     about=(
         "The two-layer linear network of the NovoGrad paper: all points with w1 w2 = 1 are minima, "
-        "the flattest at (1, 1) and (-1, -1). The distance from these shows where each optimizer "
-        "ends, not how well anything generalises: noise and a high learning rate alone drive most "
-        "optimizers to flat minima."
+        "the flattest at (1, 1) and (-1, -1), and targets with noise drive an optimizer towards "
+        "these, the sooner the higher its learning rate. It shows how far each gets from a steep "
+        "minimum, not how well anything generalises."
     ),
     model=_model,
-    batches=noise,
-    test=lambda: [(np.zeros((1, 2), np.float32),) * 2],
+    batches=targets,
+    test=lambda: [(np.ones((1, 1), np.float32),) * 2],
     loss=_loss,
     metric=where,
     higher_is_better=False,
