@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import novograd
+from novograd.compare.tasks import BUILT_IN
 
 ROOT = Path(novograd.__file__).parent
 REPOSITORY = Path(__file__).parent.parent
@@ -111,3 +112,12 @@ def test_the_page_on_scale_holds_what_its_program_computes():
     page = (REPOSITORY / "docs" / "scale.md").read_text(encoding="utf-8")
     for table in done.stdout.strip().split("\n\n"):
         assert table in page
+
+
+def test_the_pages_of_tasks_hold_what_was_found(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    import task_results
+
+    assert {path.stem for path in task_results.PAGES.glob("*.md")} == {*BUILT_IN}
+    for path in task_results.PAGES.glob("*.md"):
+        assert path.read_text(encoding="utf-8") == task_results.page(path)

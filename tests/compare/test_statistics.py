@@ -84,6 +84,18 @@ def test_overlapping_ranges_tie_and_losses_are_said():
     ]
 
 
+def test_where_an_optimizer_stands():
+    runs = [*novograd(0.70, 0.74, 0.78), *adam(0.77, 0.79, 0.80), *adam(0.1, 0.2, 0.3, rate=0.1)]
+    runs += [run | {"optimizer": "sgd", "learning_rate": 0.1} for run in adam(0.9, 0.9, 0.95)]
+    runs += [run | {"optimizer": "adamw"} for run in adam(0.5, 0.6, 0.65)]
+    runs += [run | {"optimizer": "novograd:rows"} for run in adam(0.0, 0.0, 0.0)]  # of its kind
+    assert statistics.standing(results(runs), "novograd") == {
+        "wins against": ["adamw"],
+        "ties with": ["adam"],
+        "loses to": ["sgd"],
+    }
+
+
 def test_one_seed_is_not_ranked():
     assert statistics.ranking(results([*novograd(0.7), *adam(0.9)])) == [
         "Adam and NovoGrad are not ranked: one seed has no spread."

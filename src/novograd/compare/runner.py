@@ -127,7 +127,7 @@ def compare(results: Results, settings: Settings, output: Path, watch: Watch) ->
             stage, at ``{"event": "stage", "runs"}``, those of the stage that are still to be done.
 
     Returns:
-        The content of the file, see ``docs/results.md``.
+        The content of the file, see ``docs/compare.md``.
     """
     rows = {_key(row): row for row in results["runs"]}
 

@@ -129,6 +129,29 @@ def ranking(results: Row) -> list[str]:
     return said
 
 
+def standing(results: Row, name: str) -> dict[str, list[str]]:
+    """Says how one optimizer compares with those of other algorithms, by the rule of ``ranking``.
+
+    Args:
+        results: Of the comparison.
+        name: One of its optimizers.
+
+    Returns:
+        Names of the others for ``"wins against"``, ``"ties with"`` and ``"loses to"``.
+    """
+    found = {one.name: one.best for one in summaries(results)}
+    said: dict[str, list[str]] = {"wins against": [], "ties with": [], "loses to": []}
+    for other, best in found.items():
+        if name not in found or OPTIMIZERS[other].kind == OPTIMIZERS[name].kind:
+            continue
+        if tie(found[name], best):
+            said["ties with"].append(other)
+        else:
+            wins = _better(results)(found[name].median, best.median) == found[name].median
+            said["wins against" if wins else "loses to"].append(other)
+    return said
+
+
 def tie(one: Point, other: Point) -> bool:
     """Says whether the ranges of two points overlap.
 

@@ -1,0 +1,87 @@
+"""Writes what ``novograd compare`` found on its tasks into the pages of ``docs/tasks/``.
+
+Usage::
+
+    python benchmarks/task_results.py
+
+The results are those in ``benchmarks/results/compare/``, copied from ``results.json`` of the
+comparisons, whose commands they name.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from novograd.compare.display import robust, spread
+from novograd.compare.optimizers import OPTIMIZERS
+from novograd.compare.statistics import metric_name, standing, summaries
+
+RESULTS = Path(__file__).parent / "results" / "compare"
+PAGES = Path(__file__).parents[1] / "docs" / "tasks"
+FOUND = "## What was found\n"  # everything after it is written here
+
+
+def load() -> dict[str, dict[str, Any]]:
+    """Returns the results by the names of their files, such as ``brain-torch``."""
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(RESULTS.glob("*.json"))
+    }
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Returns a Markdown table with a row for each optimizer, and what it says of NovoGrad."""
+    metric, margin = metric_name(results), results["task"]["margin"]
+    head = [
+        "optimizer", "best rate", f"{metric}, median (range)", "at default rate",
+        f"rates within {margin:g} of its best", "steps to target", "state bytes", "its ms (share)",
+    ]  # fmt: skip
+    rows = [head, ["---", *["--:"] * (len(head) - 1)]]
+    for one in summaries(results):
+        default = f"{one.default.median:.3f} ({one.default.rate:g})" if one.default else "-"
+        steps = "-" if one.steps_to_target is None else f"{one.steps_to_target:g}"
+        rows.append([
+            OPTIMIZERS[one.name].title, f"{one.best.rate:g}", spread(one.best), default,
+            robust(one), steps, f"{one.state_bytes:,}", f"{one.update_ms:.2g} ({one.share:.0%})",
+        ])  # fmt: skip
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def standings(results: Mapping[str, Any]) -> Iterator[str]:
+    """Says of each NovoGrad where it stands, as lines of Markdown."""
+    for name in results["optimizers"]:
+        if OPTIMIZERS[name].kind == "novograd":
+            parts = [
+                f"{verb} {', '.join(OPTIMIZERS[other].title for other in others)}"
+                for verb, others in standing(results, name).items()
+                if others
+            ]
+            yield f"- {OPTIMIZERS[name].title} {'; '.join(parts)}."
+
+
+def found(task: str) -> str:
+    """Returns what the page of a task says of the comparisons there are."""
+    parts = []
+    for results in load().values():
+        if results["settings"]["task"] == task:
+            steps, framework = results["settings"]["steps"], results["settings"]["framework"]
+            about = f"`{results['command']}`: {steps} steps a run, {framework}"
+            parts += [f"{about}.", "", table(results), "", *standings(results), ""]
+    return "\n".join(parts)
+
+
+def page(path: Path) -> str:
+    """Returns a page with what was found."""
+    text, _, _ = path.read_text(encoding="utf-8").partition(FOUND)
+    return f"{text}{FOUND}\n{found(path.stem)}"
+
+
+def main() -> None:
+    """Writes all pages."""
+    for path in PAGES.glob("*.md"):
+        path.write_text(page(path), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
