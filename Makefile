@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
   test-keras-tensorflow test-keras-torch test-keras-jax sanitize-address sanitize-thread
 
 run: .venv/run
-	$(BIN)/novograd compare --framework tensorflow
+	$(BIN)/novograd compare brain --framework tensorflow --quick --optimizers novograd,adamw,adam,sgd
 
 # One process per framework, and one per backend of Keras: they do not share one well.
 test: test-core test-tensorflow test-torch test-jax \
@@ -20,7 +20,7 @@ test: test-core test-tensorflow test-torch test-jax \
 
 # The wheel of nilearn is what the shipped brain was made from; a test makes it again.
 test-core: .venv/test
-	NOVOGRAD_NILEARN_WHEEL=$$(ls .venv/wheels/nilearn-*.whl) $(PYTEST) tests/*.py
+	NOVOGRAD_NILEARN_WHEEL=$$(ls .venv/wheels/nilearn-*.whl) $(PYTEST) tests/*.py tests/compare
 
 test-tensorflow test-torch test-jax: test-%: .venv/test
 	$(PYTEST) tests/$*

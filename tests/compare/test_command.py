@@ -344,6 +344,11 @@ def test_a_second_instance_and_results_that_are_there_are_refused(tmp_path):
             printed, _ = job.communicate(timeout=60)
         assert job.returncode == 2
         assert said in " ".join(printed.replace("│", " ").split())
+    path.write_text(path.read_text() + "# another task\n")
+    with start(tmp_path, path, *OPTIONS, "--resume") as job:
+        printed, _ = job.communicate(timeout=60)
+    assert job.returncode == 2
+    assert "task.sha256 is" in " ".join(printed.split())
     assert (tmp_path / "out" / "results.json").read_bytes() == before
 
 

@@ -1,6 +1,7 @@
 """``novograd compare``."""
 
 import asyncio
+import hashlib
 import math
 import shlex
 import sys
@@ -186,6 +187,8 @@ def _task(name: str, framework: str | None, console: Console) -> tuple[str, dict
         console.print(f"{name} cannot be trained: {event['error']}")
         raise typer.Exit(1)
     del event["event"]
+    if is_file(place):  # so that --resume does not go on with another
+        event["sha256"] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
     return event.pop("framework"), event
 
 
