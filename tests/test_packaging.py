@@ -73,7 +73,7 @@ def test_a_wheel_with_the_kernels_needs_no_compiler_to_run(sdist, tmp_path):
     wheel = wheel_of(sdist, tmp_path)
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.startswith("novograd/_native.") and name.endswith(".so") for name in names)
-    assert "novograd/compare/data/LICENSE-MNI152.txt" in names
+    assert "novograd/compare/tasks/data/LICENSE-MNI152.txt" in names
     assert "ai4med/libs/optimizers/__init__.py" in names
     assert not [name for name in names if "csrc" in name]
     run_installed(wheel, tmp_path, STEP)

@@ -5,11 +5,11 @@ from functools import partial
 from typing import Any
 
 import jax
-import keras
 import numpy as np
 import optax
 from numpy.typing import NDArray
 
+from novograd.compare.keras.models import VERSIONS, build
 from novograd.compare.optimizers import Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
@@ -36,8 +36,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
     Returns:
         What ``novograd.compare.training.train`` needs.
     """
-    keras.utils.set_random_seed(seed)
-    model = task.model(seed)
+    model = build(task, seed)
     # By their names, of which NovoGrad's layers are chosen.
     weights = {v.path: v.value for v in model.trainable_variables}
     others = [v.value for v in model.non_trainable_variables]
@@ -50,8 +49,8 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
         scale: Any = "rms" if optimizer.layers == "rows-rms" else "norm"
         settings["layers"] = partial(_rows, scale=scale)
         shown["layers"] = f"Rows(scale={scale!r})"
-    build = partial(_KINDS[optimizer.kind], **settings)
-    state = build(0.0).init(weights)
+    transformation = partial(_KINDS[optimizer.kind], **settings)
+    state = transformation(0.0).init(weights)
 
     def compute(weights: Any, others: Any, inputs: Any, targets: Any, training: bool) -> Any:
         values = [weights[v.path] for v in model.trainable_variables]  # JAX sorts a dictionary
@@ -60,7 +59,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
 
     def updated(weights: Any, state: Any, rate: Any, gradients: Any) -> Any:
         # Built anew around each step's rate, which is no part of the state.
-        changes, state = build(rate).update(gradients, state, weights)
+        changes, state = transformation(rate).update(gradients, state, weights)
         return optax.apply_updates(weights, changes), state
 
     @partial(jax.jit, donate_argnums=(0, 1, 2))
@@ -97,11 +96,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
         state_bytes=lambda: _bytes(state),
         weight_bytes=weight_bytes,
         settings=shown,
-        versions={
-            "jax": jax.__version__,
-            "optax": optax.__version__,
-            "keras": keras.__version__,
-        },
+        versions={"jax": jax.__version__, "optax": optax.__version__, **VERSIONS},
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from novograd.compare.keras.models import VERSIONS, build
 from novograd.compare.optimizers import Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
@@ -44,8 +45,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
     tf.config.set_visible_devices([], "GPU")  # the same job everywhere, and two fit one machine
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    keras.utils.set_random_seed(seed)
-    model = task.model(seed)
+    model = build(task, seed)
     variables = model.trainable_variables
     weights = [variable.value for variable in variables]
     rate = tf.Variable(tf.constant(0.0), trainable=False)
@@ -99,7 +99,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
         state_bytes=lambda: _bytes(update.variables if by_keras else update.variables()),
         weight_bytes=_bytes(weights),
         settings=settings | ({"layers": repr(settings["layers"])} if optimizer.layers else {}),
-        versions={"tensorflow": tf.__version__, "keras": keras.__version__},
+        versions={"tensorflow": tf.__version__, **VERSIONS},
     )
 
 

@@ -86,7 +86,10 @@ def corrupt(t1: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.fl
 
 def template() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Loads the undamaged brain: intensities and labels, shape ``(138, 80, 192)``."""
-    with files(__package__).joinpath("data/brain.npz").open("rb") as file, np.load(file) as arrays:
+    with (
+        files("novograd.compare.tasks").joinpath("data/brain.npz").open("rb") as file,
+        np.load(file) as arrays,
+    ):
         return arrays["t1"], arrays["labels"]
 
 

@@ -38,7 +38,7 @@ class Text(NamedTuple):
 @cache
 def load() -> Text:
     """Loads the text."""
-    packed = files(__package__).joinpath("data/text.txt.xz").read_bytes()
+    packed = files("novograd.compare.tasks").joinpath("data/text.txt.xz").read_bytes()
     text = np.frombuffer(lzma.decompress(packed).decode().encode("utf-32-le"), np.uint32)
     alphabet, numbers = np.unique(text, return_inverse=True)
     numbers = numbers.astype(np.int32)

@@ -74,7 +74,7 @@ TASK = Task(
     ),
     model=_model,
     batches=targets,
-    test=lambda: [(np.ones((1, 1), np.float32),) * 2],
+    test=lambda: [(np.ones((1, 1), np.float32), np.ones((1, 1), np.float32))],
     loss=_loss,
     metric=where,
     higher_is_better=False,
