@@ -137,7 +137,8 @@ def _around(
     rates = settings.learning_rates[name]
     place = rates.index(best)
     default = OPTIMIZERS[name].defaults.get(settings.framework)
-    return sorted({*rates[max(0, place - 1) : place + 2], *({default} & {*rates})})
+    near = rates[max(0, place - 1) : place + 2]
+    return [rate for rate in rates if rate in near or rate == default]
 
 
 def first_metric(row: Mapping[str, Any]) -> float:
