@@ -242,8 +242,8 @@ def dump(results: Results) -> str:
     return head.removesuffix("[]\n}") + f"[\n  {runs}\n ]\n}}\n"
 
 
-def replace(path: Path, text: str) -> None:
+def replace(path: Path, content: str | bytes) -> None:
     """Writes a file so that a reader, or a crash, finds the old or the new one and no half."""
     draft = path.with_name(path.name + ".part")
-    draft.write_text(text, encoding="utf-8")
+    draft.write_bytes(content.encode() if isinstance(content, str) else content)
     draft.replace(path)

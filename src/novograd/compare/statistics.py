@@ -4,7 +4,7 @@ import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.plan import first_metric
@@ -78,6 +78,26 @@ class Summary:
         return self.update_ms / self.step_ms
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two optimizers, each at its best learning rate.
+
+    Attributes:
+        better: The one of the better median.
+        worse: The other.
+    """
+
+    better: Summary
+    worse: Summary
+
+    @property
+    def outcome(self) -> Literal["ahead", "tie", "not ranked"]:
+        """What their scores allow to say: a tie if the ranges over the seeds overlap."""
+        if min(len(self.better.best.scores), len(self.worse.best.scores)) < 2:
+            return "not ranked"
+        return "tie" if tie(self.better.best, self.worse.best) else "ahead"
+
+
 def metric_name(results: Row) -> str:
     """Returns the name of the metric that optimizers are compared by."""
     finished = (row for row in results["runs"] if row["status"] == "finished")
@@ -106,27 +126,39 @@ def target(results: Row) -> float | None:
     return _worst(results)(ends) if ends else None
 
 
+def pairs(results: Row) -> list[Pair]:
+    """Compares each pair of optimizers, the best pairs first."""
+    higher = results["task"]["higher_is_better"]
+    ordered = sorted(summaries(results), key=lambda one: one.best.median, reverse=higher)
+    return [Pair(better, worse) for better, worse in itertools.combinations(ordered, 2)]
+
+
 def ranking(results: Row) -> list[str]:
     """Says of each pair of optimizers which is ahead, or that they tie.
-
-    Two tie if the ranges of their scores over the seeds, each at its best learning rate, overlap.
 
     Returns:
         Sentences, the best pairs first.
     """
-    metric, higher = metric_name(results), results["task"]["higher_is_better"]
-    ordered = sorted(summaries(results), key=lambda one: one.best.median, reverse=higher)
-    said = []
-    for better, worse in itertools.combinations(ordered, 2):
-        names = OPTIMIZERS[better.name].title, OPTIMIZERS[worse.name].title
-        if min(len(better.best.scores), len(worse.best.scores)) < 2:
-            said.append(f"{names[0]} and {names[1]} are not ranked: one seed has no spread.")
-        elif tie(better.best, worse.best):
-            said.append(f"{names[0]} and {names[1]} tie: their ranges over seeds overlap.")
-        else:
-            ahead = abs(better.best.median - worse.best.median)
-            said.append(f"{names[0]} is ahead of {names[1]} by {ahead:.3g} {metric}.")
-    return said
+    metric = metric_name(results)
+    return [sentence(pair, metric) for pair in pairs(results)]
+
+
+def sentence(pair: Pair, metric: str) -> str:
+    """Says which of two optimizers is ahead, or that they tie.
+
+    Args:
+        pair: The two.
+        metric: What they are compared by.
+    """
+    better, worse = (OPTIMIZERS[one.name].title for one in (pair.better, pair.worse))
+    match pair.outcome:
+        case "ahead":
+            ahead = abs(pair.better.best.median - pair.worse.best.median)
+            return f"{better} is ahead of {worse} by {ahead:.3g} {metric}."
+        case "tie":
+            return f"{better} and {worse} tie: their ranges over seeds overlap."
+        case "not ranked":
+            return f"{better} and {worse} are not ranked: one seed has no spread."
 
 
 def standing(results: Row, name: str) -> dict[str, list[str]]:
@@ -139,16 +171,15 @@ def standing(results: Row, name: str) -> dict[str, list[str]]:
     Returns:
         Names of the others for ``"wins against"``, ``"ties with"`` and ``"loses to"``.
     """
-    found = {one.name: one.best for one in summaries(results)}
     said: dict[str, list[str]] = {"wins against": [], "ties with": [], "loses to": []}
-    for other, best in found.items():
-        if name not in found or OPTIMIZERS[other].kind == OPTIMIZERS[name].kind:
+    for pair in pairs(results):
+        names = pair.better.name, pair.worse.name
+        kinds = {OPTIMIZERS[one].kind for one in names}
+        if name not in names or len(kinds) == 1 or pair.outcome == "not ranked":
             continue
-        if tie(found[name], best):
-            said["ties with"].append(other)
-        else:
-            wins = _better(results)(found[name].median, best.median) == found[name].median
-            said["wins against" if wins else "loses to"].append(other)
+        first = name == names[0]
+        won = "wins against" if first else "loses to"
+        said["ties with" if pair.outcome == "tie" else won].append(names[first])
     return said
 
 
@@ -171,21 +202,43 @@ def remarks(results: Row) -> list[str]:
     Returns:
         Sentences to print under the tables.
     """
-    settings, said = results["settings"], []
-    if results["status"] == "interrupted":
-        said.append(f"Interrupted: {len(results['runs'])} of {results['planned']} runs ended.")
-    said += [f"{label(row)}: failed: {row['error']}." for row in _of(results, "failed")]
-    diverged = [label(row) for row in _of(results, "diverged")]
+    said = interruption(results)
+    said += [f"{label(row)}: failed: {row['error']}." for row in of_status(results, "failed")]
+    diverged = [label(row) for row in of_status(results, "diverged")]
     if diverged:
         said.append(f"Diverged: {'; '.join(diverged)}.")
     said += ranking(results)
+    said += search_ends(results)
+    said.append(protocol(results))
+    if results["task"]["about"]:
+        said.append(results["task"]["about"])
+    return said
+
+
+def interruption(results: Row) -> list[str]:
+    """Says how far a comparison came that was interrupted."""
+    if results["status"] != "interrupted":
+        return []
+    return [f"Interrupted: {len(results['runs'])} of {results['planned']} runs ended."]
+
+
+def search_ends(results: Row) -> list[str]:
+    """Says which optimizers do best at an end of their search."""
+    said = []
     for one in summaries(results):
         rates = [point.rate for point in one.points]
         if one.best.rate in (rates[0], rates[-1]) and len(rates) > 1:
+            title = OPTIMIZERS[one.name].title
             said.append(
-                f"{OPTIMIZERS[one.name].title}: the best learning rate is at the end of the "
-                "search; it might do better beyond."
+                f"{title}: the best learning rate is at the end of the search; it might do better "
+                "beyond."
             )
+    return said
+
+
+def protocol(results: Row) -> str:
+    """Says what each optimizer was given."""
+    settings = results["settings"]
     rates = {name: len(rates) for name, rates in settings["learning_rates"].items()}
     each = (
         f"{next(iter(rates.values()))} learning rates each"
@@ -194,20 +247,27 @@ def remarks(results: Row) -> list[str]:
         + " learning rates"
     )
     where = "the best" if settings["quick"] else "the best, its neighbours and the default"
-    said.append(
+    return (
         f"Search: {each} with one seed, then {settings['seeds']} seeds at {where}; every run "
         f"{settings['steps']} steps, {settings['schedule']} schedule. The same test data choose "
         "the learning rate and judge it, for all alike."
     )
-    if results["task"]["about"]:
-        said.append(results["task"]["about"])
-    return said
 
 
 def label(row: Row) -> str:
     """Names a run."""
     title = OPTIMIZERS[row["optimizer"]].title
     return f"{title}, learning rate {row['learning_rate']:g}, seed {row['seed']}"
+
+
+def of_status(results: Row, status: str) -> list[Row]:
+    """Returns the runs that finished, diverged or failed."""
+    return [row for row in results["runs"] if row["status"] == status]
+
+
+def diverged_rates(results: Row) -> set[tuple[str, float]]:
+    """Returns the optimizers with those of their learning rates at which a run diverged."""
+    return {(row["optimizer"], row["learning_rate"]) for row in of_status(results, "diverged")}
 
 
 def best_runs(name: str, results: Row) -> list[Row]:
@@ -307,7 +367,3 @@ def _finished(name: str, results: Row, rate: float) -> list[Row]:
         if (row["optimizer"], row["learning_rate"], row["status"]) == (name, rate, "finished")
     ]
     return sorted(found, key=lambda row: row["seed"])
-
-
-def _of(results: Row, status: str) -> list[Row]:
-    return [row for row in results["runs"] if row["status"] == status]

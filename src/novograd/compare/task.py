@@ -17,11 +17,13 @@ class Segmentation(NamedTuple):
         images: What was labelled, any real dtype, shape ``(pictures, height, width)``.
         truth: The true labels, uint8, same shape; 0 is background.
         predicted: The labels found, uint8, same shape.
+        classes: Names of the labels 1, 2, and so on, if they have any.
     """
 
     images: NDArray[Any]
     truth: NDArray[Any]
     predicted: NDArray[Any]
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

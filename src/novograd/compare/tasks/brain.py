@@ -164,7 +164,8 @@ def _loss(logits: Any, labels: Any) -> Any:
 
 def _pictures(images: Any, logits: Any, labels: Any) -> Segmentation:
     shown = slice(4, None, 8)  # one from each test slab
-    return Segmentation(images[shown], labels[shown], logits[shown].argmax(-1).astype(np.uint8))
+    found = logits[shown].argmax(-1).astype(np.uint8)
+    return Segmentation(images[shown], labels[shown], found, CLASSES)
 
 
 TASK = Task(

@@ -83,7 +83,7 @@ def _loss(logits: Any, labels: Any) -> Any:
 def _pictures(images: Any, logits: Any, labels: Any) -> Segmentation:
     blocks, middle = slice(None, None, 6), SIDE // 2
     found = logits[blocks, middle].argmax(-1).astype(np.uint8)
-    return Segmentation(images[blocks, middle], labels[blocks, middle], found)
+    return Segmentation(images[blocks, middle], labels[blocks, middle], found, CLASSES)
 
 
 TASK = Task(

@@ -1,0 +1,30 @@
+"""The report of a comparison: a page that needs nothing else, and its figures as files."""
+
+from pathlib import Path
+
+from novograd.compare.report.figures import all_figures, png, svg
+from novograd.compare.report.page import render
+from novograd.compare.runner import replace
+from novograd.compare.statistics import Row
+
+PAGE, FIGURES = "report.html", "figures"
+
+__all__ = ["FIGURES", "PAGE", "write"]
+
+
+def write(results: Row, output: Path) -> None:
+    """Writes the page, and each figure as PNG and SVG.
+
+    Args:
+        results: What ``novograd.compare.runner.compare`` returned.
+        output: The directory that has the pictures of segmentations; gets ``PAGE``, and the figures
+            in ``FIGURES``.
+    """
+    folder = output / FIGURES
+    folder.mkdir(exist_ok=True)
+    drawings = {}
+    for name, figure in all_figures(results, output).items():
+        drawings[name] = svg(figure, name)
+        replace(folder / f"{name}.svg", drawings[name])
+        replace(folder / f"{name}.png", png(figure))
+    replace(output / PAGE, render(results, drawings))

@@ -1,0 +1,366 @@
+"""The figures of the report: pure functions from results to matplotlib figures.
+
+Each is a single panel, narrow enough to be read on a phone.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from novograd.compare.optimizers import OPTIMIZERS
+from novograd.compare.plan import first_metric
+from novograd.compare.runner import PICTURES, picture_of
+from novograd.compare.statistics import (
+    Row,
+    Summary,
+    best_runs,
+    diverged_rates,
+    metric_name,
+    summaries,
+)
+
+# The page replaces these two by its own colours, so that figures follow its light or dark.
+INK, PAPER = "#24292f", "#ffffff"
+STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.facecolor": PAPER,
+    "font.size": 10,
+    "legend.frameon": False,
+    "lines.markersize": 5,
+    "svg.fonttype": "none",  # text stays text
+    "text.color": INK,
+    "text.parse_math": False,  # the name of a metric may hold a dollar
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+WIDTH = 4.5  # inches, of 96 pixels in a browser
+MARKERS = dict(zip(OPTIMIZERS, "osD^vP", strict=True))  # for those who see no colours
+CLASS_COLOURS = (
+    "#56B4E9", "#F0E442", "#D55E00", "#009E73", "#CC79A7", "#0072B2", "#E69F00"
+)  # fmt: skip
+RING: dict[str, Any] = {
+    "color": INK, "linestyle": "", "marker": "o", "markersize": 11, "markerfacecolor": "none"
+}  # fmt: skip
+CROSS: dict[str, Any] = {
+    "color": INK, "linestyle": "", "marker": "x", "markersize": 7, "markeredgewidth": 2
+}  # fmt: skip
+SMOOTHING = 10  # steps over which the training loss is averaged
+APART = 1.08  # factor between the marks of two optimizers with the same learning rate
+MOST_PICTURES = 4
+
+
+def all_figures(results: Row, output: Path) -> dict[str, Figure]:
+    """Draws what there is to draw.
+
+    Args:
+        results: What ``novograd.compare.runner.compare`` returned.
+        output: The directory that has the pictures of segmentations.
+
+    Returns:
+        The figures by the names of their files; none if no run finished.
+    """
+    if not summaries(results):
+        return {}
+    makers: dict[str, Callable[[Row], Figure]] = {
+        "learning-curves": learning_curves,
+        "training-loss": training_loss,
+        "learning-rates": learning_rates,
+        "state": state,
+        "time": time,
+    }
+    charts = {name: make(results) for name, make in makers.items()}
+    return {**charts, **segmentations(results, output)}
+
+
+def learning_curves(results: Row) -> Figure:
+    """Draws the first metric on the test data against the step, at each best learning rate."""
+    with _panel(f"{_metric(results)} on the test data", "step") as (figure, axes):
+        for one in summaries(results):
+            runs = best_runs(one.name, results)
+            steps = [evaluation["step"] for evaluation in runs[0]["evaluations"]]
+            scores = [[first_metric(found) for found in row["evaluations"]] for row in runs]
+            _band(axes, one.name, np.array(steps), np.array(scores))
+        _scale(axes)
+        _legend(figure, axes)
+    return figure
+
+
+def training_loss(results: Row) -> Figure:
+    """Draws the training loss against the step, at each best learning rate."""
+    steps = results["settings"]["steps"]
+    width = min(SMOOTHING, steps)
+    with _panel(f"training loss, mean of {width} steps", "step") as (figure, axes):
+        for one in summaries(results):
+            kernel = np.full(width, 1 / width)
+            runs = best_runs(one.name, results)
+            losses = np.array([np.convolve(row["loss"], kernel, "valid") for row in runs])
+            _band(axes, one.name, np.arange(width, steps + 1), losses)
+        _scale(axes)
+        _legend(figure, axes)
+    return figure
+
+
+def learning_rates(results: Row) -> Figure:
+    """Draws the first metric against the learning rate, and where runs diverged."""
+    names = list(results["optimizers"])
+    worst = 0.03 if results["task"]["higher_is_better"] else 0.97  # of the height
+    with _panel(f"{_metric(results)} on the test data", "learning rate") as (figure, axes):
+        axes.set_xscale("log")
+        for one in summaries(results):
+            points = [point for point in one.points if point.scores]
+            aside = _aside(one.name, names)
+            rates = [point.rate * aside for point in points]
+            medians = np.array([point.median for point in points])
+            ends = np.array([point.worst_to_best for point in points]).T
+            reach = np.abs(ends - medians)
+            axes.errorbar(rates, medians, reach, capsize=2, elinewidth=1, **_line(one.name))
+            if one.default:
+                axes.plot(one.default.rate * aside, one.default.median, **RING)
+        diverged = sorted(diverged_rates(results))
+        for name, rate in diverged:
+            style: dict[str, Any] = CROSS | {"color": OPTIMIZERS[name].colour}
+            place = axes.get_xaxis_transform()
+            axes.plot(rate * _aside(name, names), worst, transform=place, clip_on=False, **style)
+        _rate_axis(axes, results)
+        _scale(axes)
+        marks: list[dict[str, Any]] = []
+        if any(one.default for one in summaries(results)):
+            marks.append(RING | {"label": "default rate"})
+        if diverged:
+            marks.append(CROSS | {"label": "diverged"})
+        _legend(figure, axes, [Line2D([], [], **mark) for mark in marks])
+    return figure
+
+
+def state(results: Row) -> Figure:
+    """Draws how much each optimizer stores, next to the weights."""
+
+    def written(one: Summary) -> str:
+        weights = best_runs(one.name, results)[0]["weight_bytes"]
+        return f"{one.state_bytes:,} ({one.state_bytes / weights:.2f} x weights)"
+
+    return _bars("state of the optimizer, bytes", results, lambda one: one.state_bytes, written)
+
+
+def time(results: Row) -> Figure:
+    """Draws how long each optimizer's own part of a training step takes."""
+
+    def written(one: Summary) -> str:
+        return f"{one.update_ms:.2g} ({one.share:.0%} of the step)"
+
+    return _bars("optimizer's part of a step, ms", results, lambda one: one.update_ms, written)
+
+
+def segmentations(results: Row, output: Path) -> dict[str, Figure]:
+    """Draws what the first seed of each optimizer labelled, at its best learning rate.
+
+    Args:
+        results: What ``novograd.compare.runner.compare`` returned.
+        output: The directory that has the pictures.
+
+    Returns:
+        A figure for each optimizer that has pictures, by the names of their files.
+    """
+    figures = {}
+    for one in summaries(results):
+        run = best_runs(one.name, results)[0]
+        path = output / PICTURES / picture_of(run)
+        if run["seed"] == 0 and path.exists():
+            with np.load(path) as arrays:
+                name = f"segmentation-{one.name.replace(':', '-')}"
+                figures[name] = _segmentation(arrays, OPTIMIZERS[one.name].title)
+    return figures
+
+
+def png(figure: Figure) -> bytes:
+    """Returns a figure as PNG: the same bytes for the same figure."""
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=200, metadata={"Software": None})
+    return file.getvalue()
+
+
+def svg(figure: Figure, name: str) -> str:
+    """Returns a figure as SVG: the same text for the same figure.
+
+    Args:
+        figure: The figure.
+        name: Put before every id, so that several figures can share a page.
+    """
+    file = BytesIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context(STYLE), matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(file, format="svg", metadata=nothing)
+    text = file.getvalue().decode()
+    for before in ('id="', "url(#", 'href="#'):
+        text = text.replace(before, f"{before}{name}-")
+    return text
+
+
+@contextmanager
+def _panel(title: str, xlabel: str, height: float = 3.6) -> Iterator[tuple[Figure, Axes]]:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        axes = figure.subplots()
+        axes.set(title=title, xlabel=xlabel)
+        axes.grid(alpha=0.15, color=INK)
+        yield figure, axes
+        _lay_out(figure)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Lays a figure out once and for all: each time it is saved would change it a little."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+def _line(name: str) -> dict[str, Any]:
+    """Returns how the curves of an optimizer look."""
+    optimizer = OPTIMIZERS[name]
+    dashed = "--" if optimizer.layers else "-"
+    return {
+        "color": optimizer.colour,
+        "linestyle": dashed,
+        "marker": MARKERS[name],
+        "label": optimizer.title,
+    }
+
+
+def _band(axes: Axes, name: str, x: NDArray[Any], curves: NDArray[Any]) -> None:
+    """Draws the median of curves, shape ``(runs, len(x))``, over their range."""
+    low, high = curves.min(axis=0), curves.max(axis=0)
+    axes.fill_between(x, low, high, color=OPTIMIZERS[name].colour, alpha=0.2, linewidth=0)
+    axes.plot(x, np.median(curves, axis=0), markevery=max(1, len(x) // 10), **_line(name))
+
+
+def _scale(axes: Axes) -> None:
+    """Makes the axis of values logarithmic where some are a hundred times others."""
+    low, high = axes.dataLim.intervaly
+    if 0 < 100 * low < high:
+        axes.set_yscale("log")
+
+
+def _rate_axis(axes: Axes, results: Row) -> None:
+    """Labels the learning rates that were tried, or one in two if there are many."""
+    rates = sorted({row["learning_rate"] for row in results["runs"]})
+    shown = rates[:: math.ceil(len(rates) / 8)]
+    axes.set_xticks(shown, [f"{rate:g}" for rate in shown])
+    axes.minorticks_off()
+
+
+def _aside(name: str, names: Sequence[str]) -> float:
+    """Returns a factor that sets the marks of an optimizer apart from those of the others."""
+    return APART ** (names.index(name) - (len(names) - 1) / 2)
+
+
+def _legend(figure: Figure, axes: Axes, marks: Sequence[Line2D] = ()) -> None:
+    handles, _ = axes.get_legend_handles_labels()
+    figure.legend(
+        handles=[*handles, *marks],
+        loc="outside lower left",
+        ncols=3,
+        fontsize=9,
+        columnspacing=1.2,
+        handlelength=2,
+    )
+
+
+def _bars(
+    title: str,
+    results: Row,
+    value: Callable[[Summary], float],
+    written: Callable[[Summary], str],
+) -> Figure:
+    found = summaries(results)
+    with _panel(title, "", height=0.9 + 0.42 * len(found)) as (figure, axes):
+        values = [value(one) for one in found]
+        drawn = axes.barh(
+            [OPTIMIZERS[one.name].title for one in found],
+            values,
+            color=[OPTIMIZERS[one.name].colour for one in found],
+            height=0.62,
+        )
+        axes.bar_label(drawn, [written(one) for one in found], padding=4, fontsize=9)
+        axes.set_xlim(0, 2 * max(values))  # leaves room for what is written after the bars
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        axes.tick_params(bottom=False, left=False, labelbottom=False)
+        axes.spines["bottom"].set_visible(False)
+    return figure
+
+
+def _segmentation(arrays: Mapping[str, NDArray[Any]], title: str) -> Figure:
+    """Draws images, and over them the true labels and those found."""
+    images, truth, found = (
+        arrays[name][:MOST_PICTURES] for name in ("images", "truth", "predicted")
+    )
+    names = [str(name) for name in arrays["classes"]] if "classes" in arrays else []
+    height = WIDTH / 3 * images.shape[1] / images.shape[2] * len(images) + 0.7
+    with matplotlib.rc_context(STYLE):
+        close = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+        figure = Figure(figsize=(WIDTH, height), layout=close)
+        grid = figure.subplots(len(images), 3, squeeze=False)
+        for axes, *shown in zip(grid, images, truth, found, strict=True):
+            for place, labels in zip(axes, (None, *shown[1:]), strict=True):
+                place.imshow(_overlay(shown[0], labels), interpolation="none")
+                place.axis("off")
+        for axes, column in zip(grid[0], ("image", "truth", title), strict=True):
+            axes.set_title(column)
+        labels = range(1, int(max(truth.max(), found.max())) + 1)
+        handles = [
+            Patch(color=_class_colour(label), label=_class_name(label, names)) for label in labels
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=4, fontsize=9)
+        _lay_out(figure)
+    return figure
+
+
+def _overlay(image: NDArray[Any], labels: NDArray[Any] | None) -> NDArray[np.uint8]:
+    """Returns an image in colours, shape ``(height, width, 3)``.
+
+    Args:
+        image: Any real dtype, shape ``(height, width)``.
+        labels: Integers of that shape; those above 0 are painted over the image.
+    """
+    low, high = np.percentile(image, (0.5, 99.5))
+    grey = np.clip((image - low) / max(high - low, 1e-12), 0, 1)
+    colours = np.repeat(grey[..., None], 3, axis=-1)
+    for label in () if labels is None else np.unique(labels[labels > 0]):
+        colours[labels == label] *= 0.4
+        colours[labels == label] += 0.6 * np.array(to_rgb(_class_colour(int(label))))
+    return np.round(255 * colours).astype(np.uint8)
+
+
+def _class_colour(label: int) -> str:
+    return CLASS_COLOURS[(label - 1) % len(CLASS_COLOURS)]
+
+
+def _class_name(label: int, names: Sequence[str]) -> str:
+    return names[label - 1] if label <= len(names) else f"label {label}"
+
+
+def _metric(results: Row) -> str:
+    return shorten(metric_name(results), 40, placeholder="...")
