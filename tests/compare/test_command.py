@@ -197,6 +197,12 @@ def test_a_task_may_have_another_name_and_outputs_get_numbers(invoke, tmp_path):
         ),
         ("", '{"metric": lambda *_: {}}', "ValueError: task.metric returned no number", ""),
         ("", '{"loss": lambda *_: torch.tensor(torch.nan, requires_grad=True)}', "is nan", ""),
+        (
+            "from novograd.compare import Segmentation",
+            '{"segmentation": lambda *arrays: Segmentation(*arrays)}',
+            "height, width); got (8, 1), (8, 1), (8, 1)",
+            "",
+        ),
         ("", '{"batches": lambda seed: []}', "gave no batch", ""),
     ],
 )

@@ -145,14 +145,24 @@ def evaluate(task: Task, trainer: Trainer, test: list[Any]) -> dict[str, Any]:
 
 
 def segmentation(task: Task, trainer: Trainer) -> Segmentation | None:
-    """Returns the pictures of a task's test batches, if the task has any."""
+    """Returns the pictures of a task's test batches, if the task has any.
+
+    Raises:
+        ValueError: If they are not what ``Segmentation`` says.
+    """
     if task.segmentation is None:
         return None
     test = list(task.test())
     outputs = [trainer.predict(*batch)[1] for batch in test]
     inputs, targets = zip(*test, strict=True)
-    inputs, (outputs, targets) = np.concatenate(inputs), _joined(outputs, targets)
-    return task.segmentation(inputs, outputs, targets)
+    found = task.segmentation(*_joined(inputs, outputs, targets))
+    shapes = [np.shape(array) for array in found[:3]]
+    if len({*shapes}) > 1 or len(shapes[0]) != 3:
+        raise ValueError(
+            "task.segmentation must return images, truth and predicted of one shape (pictures, "
+            f"height, width); got {', '.join(map(str, shapes))}"
+        )
+    return found
 
 
 def _joined(*batches: Any) -> list[NDArray[Any]]:

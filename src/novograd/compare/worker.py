@@ -101,6 +101,7 @@ def _describe(task: Task, framework: str | None) -> Iterator[dict[str, Any]]:
     metrics = evaluate(task, trainer, list(task.test())[:1])["metrics"]
     if not metrics:
         raise ValueError("task.metric returned no number; the first compares optimizers")
+    segmentation(task, trainer)
     yield {"event": "task", "framework": framework, **about(task)}
 
 
