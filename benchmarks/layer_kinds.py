@@ -32,7 +32,7 @@ os.environ |= {"KERAS_BACKEND": "torch", "KERAS_TORCH_DEVICE": "cpu"}  # read wh
 import torch
 from rich.console import Console
 from rich.table import Table
-from timing import WIDTH, machine
+from tables import WIDTH
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -40,6 +40,7 @@ from novograd.compare import torch as compare
 from novograd.compare.keras import VERSIONS
 from novograd.compare.training import schedule, train
 from novograd.layers import Layers, Rows, Split
+from novograd.results import machine
 from novograd.torch import NovoGrad
 
 RESULT = Path(__file__).parent / "results" / "layer_kinds.json"
