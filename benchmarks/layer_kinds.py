@@ -30,7 +30,7 @@ import keras
 import torch
 from rich.console import Console
 from rich.table import Table
-from timing import WIDTH, machine
+from tables import WIDTH
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -38,6 +38,7 @@ from novograd.compare import torch as compare
 from novograd.compare.tasks import brain, text
 from novograd.compare.training import schedule, train
 from novograd.layers import Layers, Rows, Split
+from novograd.results import machine
 from novograd.torch import NovoGrad
 
 RESULT = Path(__file__).parent / "results" / "layer_kinds.json"

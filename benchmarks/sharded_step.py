@@ -25,14 +25,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from shapes import Shapes, gpt2, resnet50
-from timing import Step, machine, measure, show, summary
+from tables import show
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.multiprocessing.spawn import spawn
 
+from novograd.bench.shapes import Shapes, gpt2, resnet50
+from novograd.bench.timing import Step, measure, summary
 from novograd.layers import Rows
+from novograd.results import machine
 from novograd.torch import NovoGrad
 
 RESULT = Path(__file__).parent / "results" / "sharded_step.json"

@@ -1,15 +1,14 @@
-"""How long one optimizer step takes on a CPU, and what memory it needs beside its state.
+"""What there is to know of an optimizer step beside what ``novograd bench`` measures.
 
 Usage, on Linux::
 
     python benchmarks/step_time.py              # everything, each part in a process of its own
-    python benchmarks/step_time.py jax          # one part: torch, busy, memory or jax
+    python benchmarks/step_time.py busy         # one part
     python benchmarks/step_time.py --rounds 5   # a quick look; do not commit what it writes
 
-All candidates of a table have their own weights and state, read the same gradients, and are
-measured in turn in one process on two cores. Figures are medians; a ratio is the median of the
-ratios within each round. The bound moves as much memory as a step of NovoGrad in float32 has to,
-24 bytes a weight, in the plainest loop, over three flat arrays.
+The parts: a step in bfloat16, one with another process busy on one of the cores, the memory that
+one needs beside its state, and the first call in JAX. The optimizers are those of ``novograd
+bench``, measured in the same way, on two cores.
 
 The results are printed and written to ``benchmarks/results/step_time_torch.json`` and
 ``step_time_jax.json``.
@@ -24,19 +23,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from timing import machine
+from novograd.results import machine
 
 RESULTS = Path(__file__).parent / "results"
 CORES, ROUNDS = 2, 30
 # For each part, which is the module step_time_PART, the framework that names its result file.
-PARTS = {"torch": "torch", "busy": "torch", "memory": "torch", "jax": "jax"}
+PARTS = {"bfloat16": "torch", "busy": "torch", "memory": "torch", "first_call": "jax"}
 
 
 def write(part: str, figures: dict[str, Any]) -> None:
     """Puts the figures of a part into its result file."""
     path = RESULTS / f"step_time_{PARTS[part]}.json"
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    now = {**earlier, part: {**machine(), **figures}}
+    framework = importlib.import_module(f"novograd.bench.{PARTS[part]}")
+    about = {**machine(), "threads": framework.threads(), **framework.VERSIONS}
+    now = {**earlier, part: {**about, **figures}}
     path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
 
 

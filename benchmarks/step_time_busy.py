@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from step_time_torch import CANDIDATES, REFERENCE, TABLES, Gradients, about, figures_of, step
-from timing import Figures, show
+from tables import show
+
+from novograd.bench.shapes import resnet50
+from novograd.bench.timing import Figures, measure, summary
+from novograd.bench.torch import CANDIDATES, REFERENCE, WARM_UP, Gradients, step
 
 MODEL = "ResNet-50"
 RATIOS = {"ratio_to_adamw_fused": REFERENCE}
@@ -29,11 +32,11 @@ def busy_process(core: int) -> Iterator[None]:
 def measured(rounds: int) -> dict[str, Any]:
     """Measures the steps without and with a busy process, and prints the table."""
     rounds *= 3  # they scatter more
-    gradients = Gradients(TABLES[MODEL][0])
-    steps = {name: step(CANDIDATES[name][1], gradients) for name in NAMES}
-    quiet = figures_of(steps, rounds, {})
+    gradients = Gradients(resnet50())
+    steps = [step(CANDIDATES[name], gradients) for name in NAMES]
+    quiet = summary(measure(steps, rounds, WARM_UP), NAMES, {})
     with busy_process(max(os.sched_getaffinity(0))):
-        busy = figures_of(steps, rounds, RATIOS)
+        busy = summary(measure(steps, rounds, WARM_UP), NAMES, RATIOS)
     figures: Figures = {
         name: {
             "quiet_ms_median": quiet[name]["ms_median"],
@@ -44,4 +47,4 @@ def measured(rounds: int) -> dict[str, Any]:
         for name in NAMES
     }
     show(f"{MODEL}, another process busy on one of the cores", figures)
-    return {**about(), "rounds": rounds, "results": {MODEL: figures}}
+    return {"rounds": rounds, "results": {MODEL: figures}}

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shapes import gpt2
-from step_time_torch import CANDIDATES, OURS, Gradients, Make, about, with_weights
-from timing import Figures, in_own_processes, show
+from own_processes import in_own_processes
+from tables import show
+
+from novograd.bench.shapes import gpt2
+from novograd.bench.timing import Figures
+from novograd.bench.torch import CANDIDATES, OURS, Gradients, Make, with_weights
 
 MODEL, SHAPES = "GPT-2 small", gpt2()
 NAMES = ("AdamW, fused", "NovoGrad", "NovoGrad, foreach", "MONAI's Novograd")
 MAKERS: dict[str, Make] = {
-    **{name: CANDIDATES[name][1] for name in NAMES if name in CANDIDATES},
+    **{name: CANDIDATES[name] for name in NAMES if name in CANDIDATES},
     "NovoGrad, foreach, nesterov": partial(OURS, foreach=True, nesterov=True),
 }
 
@@ -60,4 +63,4 @@ def measured(_: int) -> dict[str, Any]:
     """Measures and prints the table; what it counts does not vary, so that it takes no rounds."""
     figures: Figures = dict(zip(MAKERS, in_own_processes(needed, MAKERS), strict=True))
     show(f"{MODEL}, memory", figures)
-    return {**about(), "results": {MODEL: figures}}
+    return {"results": {MODEL: figures}}

@@ -188,7 +188,7 @@ def test_results_of_another_comparison_are_refused(tmp_path):
     other = Settings("digits", "torch", {"adam": [0.1]}, 1, 5, "cosine", quick=True)
     path = tmp_path / "results.json"
     fresh = runner.begin(settings, described("digits"), 2, "")
-    runner.replace(path, runner.dump(fresh))
+    path.write_text(runner.dump(fresh))
     assert runner.resume(path, fresh) == fresh
     with pytest.raises(runner.MismatchError, match=r"settings\.steps is 4 there and 5 here"):
         runner.resume(path, runner.begin(other, described("digits"), 2, ""))

@@ -5,6 +5,7 @@ import sys
 try:
     import typer
 
+    from novograd.cli.bench import bench
     from novograd.cli.compare import compare
     from novograd.cli.verify import verify
 except ModuleNotFoundError as missing:
@@ -24,7 +25,7 @@ def novograd() -> None:
     """NovoGrad, the optimizer with layer-wise normalised gradients."""
 
 
-for command in (compare, verify):
+for command in (compare, verify, bench):
     app.command(epilog=EXIT_CODES)(command)
 
 

@@ -1,9 +1,11 @@
 """Checks of options that the subcommands share."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import typer
+
+from novograd.conformance.verify import Framework
 
 
 def positive(value: int | None) -> int | None:
@@ -49,3 +51,39 @@ def some_of(names: Iterable[str]) -> Callable[[list[str] | None], list[str] | No
     return lambda given: (
         given and [known(name.strip(), names) for text in given for name in text.split(",")]
     )
+
+
+def installed(
+    given: Sequence[str] | None, there: Sequence[str], frameworks: Mapping[str, Framework]
+) -> list[str]:
+    """Checks that frameworks are installed.
+
+    Args:
+        given: The names on the command line.
+        there: The names of those that are installed.
+        frameworks: All that there may be.
+
+    Returns:
+        Those given, each once; all that are installed if none is given.
+
+    Raises:
+        typer.BadParameter: If one is not installed, or none is.
+
+    Example:
+        >>> frameworks = {"torch": Framework("torch", ("torch",))}
+        >>> installed(None, ["torch"], frameworks), installed(["torch"] * 2, ["torch"], frameworks)
+        (['torch'], ['torch'])
+    """
+    names = list(dict.fromkeys(given or there))
+    for name in names:
+        if name not in there:
+            needed = " and ".join(frameworks[name].needs)
+            raise typer.BadParameter(
+                f"{name} needs {needed}: pip install {needed.replace(' and ', ' ')}",
+                param_hint="'--framework'",
+            )
+    if not names:
+        raise typer.BadParameter(
+            f"none of {', '.join(frameworks)} is installed.", param_hint="'--framework'"
+        )
+    return names

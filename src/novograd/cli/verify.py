@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from novograd.cli.options import positive, some_of
+from novograd.cli.options import installed, positive, some_of
 from novograd.conformance import report
 from novograd.conformance import verify as verification
 
@@ -15,6 +15,7 @@ def verify(
         list[str] | None,
         typer.Option(
             callback=some_of(verification.FRAMEWORKS),
+            metavar="NAME,...",
             help=f"Framework to verify: {', '.join(verification.FRAMEWORKS)}; several with commas; "
             "all that are installed if not given.",
         ),
@@ -28,13 +29,14 @@ def verify(
     Every implementation is put through the same cases, and its weights and state are compared
     after each step with a float64 reference. Errors are in units in the last place of the dtype;
     the exit status is 1 if any check fails.
-    """
-    installed = verification.installed()
-    names = list(framework or installed)
-    for name in names:
-        if name not in installed:
-            needed = " and ".join(verification.FRAMEWORKS[name].needs)
-            raise typer.BadParameter(f"{name} needs {needed}", param_hint="'--framework'")
+
+    \b
+    Examples:
+      novograd verify                               # all that is installed
+      novograd verify --framework torch
+      novograd verify --framework jax,keras-jax --jobs 1
+    """  # noqa: D301
+    names = installed(framework, verification.installed(), verification.FRAMEWORKS)
     console = Console(highlight=False)
     with report.progress(console, names) as watch:
         rows = verification.verify(names, jobs, watch)

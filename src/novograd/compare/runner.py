@@ -18,6 +18,7 @@ from novograd import __version__
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.plan import Run, Settings, repeats, search
 from novograd.processes import ProgramError, a_few_at_a_time, events
+from novograd.results import processor, replace
 
 # For each framework, a module of this package, the packages that must be installed.
 FRAMEWORKS = {
@@ -71,7 +72,7 @@ def begin(settings: Settings, about: Mapping[str, Any], jobs: int, command: str)
         "machine": {
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.machine()}",
-            "processor": _processor(),
+            "processor": processor(),
             "cpus": os.cpu_count(),
         },
         "jobs": jobs,
@@ -225,25 +226,9 @@ def _difference(name: str, there: Any, here: Any) -> str:
     return f"{name} is {there!r} there and {here!r} here"
 
 
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def dump(results: Results) -> str:
     """Returns results as JSON with a line for each run."""
     head = json.dumps({**results, "runs": []}, indent=1, allow_nan=False)
     runs = ",\n  ".join(json.dumps(row, allow_nan=False) for row in results["runs"])
     assert head.endswith('"runs": []\n}')
     return head.removesuffix("[]\n}") + f"[\n  {runs}\n ]\n}}\n"
-
-
-def replace(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader, or a crash, finds the old or the new one and no half."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_bytes(content.encode() if isinstance(content, str) else content)
-    draft.replace(path)

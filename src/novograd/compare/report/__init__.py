@@ -4,8 +4,8 @@ from pathlib import Path
 
 from novograd.compare.report.figures import all_figures, png, svg
 from novograd.compare.report.page import render
-from novograd.compare.runner import replace
 from novograd.compare.statistics import Row
+from novograd.results import replace
 
 PAGE, FIGURES = "report.html", "figures"
 

@@ -1,12 +1,10 @@
-"""The part of ``step_time.py`` that compares optimizers in JAX.
+"""JAX: optax's optimizers and ours.
 
 A step is ``update`` and ``optax.apply_updates`` in one compiled program, or our ``step``, to which
 weights and state are given away. The gradients are not: JAX finds no result that could take their
 memory.
 """
 
-import statistics
-import time
 from math import prod
 from typing import Any
 
@@ -14,22 +12,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from shapes import Shapes, resnet50
-from timing import Figures, Step, bound, in_own_processes, measure, show, summary
 
+from novograd.bench.shapes import Shapes
+from novograd.bench.timing import BOUND, BOUND_BYTES, Step, bound
 from novograd.jax import novograd
 from novograd.native import processors
 
-WARM_UP, FIRST_CALLS = 4, 3
+WARM_UP = 4
+REFERENCE, AGAIN = "optax.novograd", "optax.novograd again"
+REMARKS = (
+    "`NovoGrad, step` writes the weights where they are; the others are `update` and "
+    "`optax.apply_updates` in one compiled program.",
+)
 LR = 1e-3
 BETAS: Any = {"b1": 0.95, "b2": 0.98}
-REFERENCE, BOUND = "optax.adamw", "the bound"
-RATIOS = {
-    "ratio_to_adamw": REFERENCE,
-    "ratio_to_optax_novograd": "optax.novograd",
-    "ratio_to_bound": BOUND,
-}
-MODEL, SHAPES = "ResNet-50", resnet50()
+BYTES = {BOUND: BOUND_BYTES}  # what the others move is for XLA to decide
+VERSIONS = {"jax": jax.__version__, "optax": optax.__version__}
 
 
 def in_two(optimizer: Any) -> tuple[Any, Any]:
@@ -44,9 +42,9 @@ def in_two(optimizer: Any) -> tuple[Any, Any]:
 
 OURS = novograd(LR, **BETAS)
 CANDIDATES: dict[str, tuple[Any, Any]] = {
-    REFERENCE: in_two(optax.adamw(LR, **BETAS, weight_decay=0.0)),
-    "optax.adamw again": in_two(optax.adamw(LR, **BETAS, weight_decay=0.0)),
-    "optax.novograd": in_two(optax.novograd(LR, **BETAS)),
+    REFERENCE: in_two(optax.novograd(LR, **BETAS)),
+    AGAIN: in_two(optax.novograd(LR, **BETAS)),
+    "optax.adamw": in_two(optax.adamw(LR, **BETAS, weight_decay=0.0)),
     "NovoGrad, step": (OURS, OURS.step),
     "NovoGrad": in_two(OURS),
     "NovoGrad, pure rule": in_two(novograd(LR, **BETAS, fused=False)),
@@ -75,30 +73,22 @@ def drawn(shapes: Shapes) -> list[jax.Array]:
     return [jnp.asarray(random.standard_normal(shape, np.float32)) for shape in shapes]
 
 
-def first_call(name: str) -> float:
-    """Returns the seconds that tracing, compiling and taking the first step take."""
-    training = Training(*CANDIDATES[name], drawn(SHAPES))
-    start = time.perf_counter()
-    training.step()
-    return time.perf_counter() - start
+def threads() -> int:
+    """Returns how many threads take a step."""
+    return processors()
 
 
-def measured(rounds: int) -> dict[str, Any]:
-    """Measures the steps and the first calls, and prints the table."""
-    names = [name for name in CANDIDATES if not name.endswith("again")]
-    calls = in_own_processes(first_call, names * FIRST_CALLS)
-    gradients, size = drawn(SHAPES), sum(map(prod, SHAPES))
-    steps = [Step(Training(*candidate, gradients).step) for candidate in CANDIDATES.values()]
+def steps(shapes: Shapes) -> tuple[dict[str, Step], dict[str, str]]:
+    """Makes the step of each optimizer.
+
+    Args:
+        shapes: Those of the weights.
+
+    Returns:
+        The steps, and of the optimizers that are left out, why.
+    """
+    gradients, size = drawn(shapes), sum(map(prod, shapes))
+    made = {name: Step(Training(*one, gradients).step) for name, one in CANDIDATES.items()}
     arrays = [jnp.ones(size) for _ in range(3)]
-    steps.append(bound(arrays, lambda x: x.unsafe_buffer_pointer(), size, processors()))
-    figures: Figures = summary(measure(steps, rounds, WARM_UP), [*CANDIDATES, BOUND], RATIOS)
-    for i, name in enumerate(names):
-        figures[name]["first_call_s"] = round(statistics.median(calls[i :: len(names)]), 3)
-    show(f"{MODEL}, JAX", figures)
-    return {
-        "threads": processors(),
-        "jax": jax.__version__,
-        "optax": optax.__version__,
-        "rounds": rounds,
-        "results": {MODEL: figures},
-    }
+    made |= bound(arrays, lambda x: x.unsafe_buffer_pointer(), size, threads())
+    return made, {}

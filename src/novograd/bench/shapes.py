@@ -1,23 +1,34 @@
-"""The shapes of the models that the benchmarks take steps of."""
+"""The shapes of the models that are measured."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 Shapes = list[tuple[int, ...]]
 
 
 def resnet50() -> Shapes:
-    """ResNet-50's 161 variables, 25.6 million weights, in TensorFlow's layout."""
+    """Returns ResNet-50's 161 variables, 25.6 million weights, in TensorFlow's layout.
+
+    Example:
+        >>> import math
+        >>> len(resnet50()), sum(map(math.prod, resnet50()))
+        (161, 25557032)
+    """
     return list(_resnet50())
 
 
 def gpt2() -> Shapes:
-    """GPT-2 small's 148 parameters, 124 million weights."""
+    """Returns GPT-2 small's 148 parameters, 124 million weights."""
     return list(_gpt2())
 
 
 def unet(widths: tuple[int, ...] = (8, 16, 32)) -> Shapes:
-    """The 36 variables, 29,508 weights, of ``novograd.compare.keras.unet``, in Keras's layout."""
+    """Returns the 36 variables, 29,508 weights, of the U-Net of ``novograd compare``."""
     return list(_unet(widths))
+
+
+def tiny() -> Shapes:
+    """Returns 1,000 vectors of 64 weights, whose step is nothing but overhead."""
+    return [(64,)] * 1000
 
 
 def _resnet50() -> Iterator[tuple[int, ...]]:
@@ -58,3 +69,12 @@ def _unet(widths: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
             yield from ((3, 3, channels, width), (width,), (width,))
         inputs = width
     yield from ((1, 1, inputs, 4), (4,))
+
+
+# By the names on the command line.
+SHAPES: dict[str, Callable[[], Shapes]] = {
+    "resnet-50": resnet50,
+    "gpt-2": gpt2,
+    "u-net": unet,
+    "tiny": tiny,
+}

@@ -1,0 +1,108 @@
+"""How measured steps are shown: progress while they are measured, then tables and remarks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from novograd.bench.runner import Watch
+from novograd.bench.timing import BOUND, BOUND_BYTES
+
+
+@contextmanager
+def progress(console: Console, names: Sequence[str]) -> Iterator[Watch]:
+    """Shows a bar of rounds for each framework.
+
+    Args:
+        console: Where to show them.
+        names: The frameworks.
+
+    Yields:
+        What ``bench`` is to call at each event.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    # Seldom drawn: the processors that draw it are those that are measured.
+    with Progress(*columns, TimeElapsedColumn(), console=console, refresh_per_second=1) as bars:
+        tasks = {name: bars.add_task(name, start=False, total=None) for name in names}
+
+        def watch(name: str, event: dict[str, Any]) -> None:
+            if "rounds" in event:
+                bars.start_task(tasks[name])
+                bars.update(tasks[name], total=event["rounds"])
+            elif "rounds_done" in event:
+                bars.advance(tasks[name], event["rounds_done"])
+
+        yield watch
+
+
+def table(framework: Mapping[str, Any]) -> Table:
+    """Makes the table of a framework, 80 columns wide.
+
+    Args:
+        framework: What the result holds of it.
+    """
+    versions = ", ".join(" ".join(pair) for pair in framework["versions"].items())
+    shown = Table(
+        title=f"{versions}; threads: {framework['threads']}; reference: {framework['reference']}",
+        title_justify="left",
+        title_style="",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    for column in ("shapes", "optimizer"):
+        shown.add_column(column, no_wrap=True)
+    for column in ("bytes a\nweight", "ms", "ratio to\nreference", "ratio to\nbound"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for shapes, figures in framework["results"].items():
+        for i, (optimizer, row) in enumerate(figures.items()):
+            shown.add_row(
+                "" if i else shapes,  # a name is shown where it changes
+                optimizer,
+                str(row.get("bytes_per_weight", "")),
+                f"{row['ms_median']:.2f}",
+                f"{row['ratio_to_reference']:.2f}",
+                f"{row['ratio_to_bound']:.2f}" if "ratio_to_bound" in row else "",
+            )
+    return shown
+
+
+def remarks(result: Mapping[str, Any]) -> list[str]:
+    """Returns what there is to know about the tables, and a sentence for all that is not there."""
+    frameworks: Mapping[str, Any] = result["frameworks"]
+    said = [
+        f"Medians of {result['rounds']} rounds, in which all optimizers of a framework take a step "
+        "in turn; a ratio is the median of the ratios within each round.",
+    ]
+    measured = {name: one for name, one in frameworks.items() if one["results"]}
+    if again := [f"`{one['reference_again']}`" for one in measured.values()]:
+        said.append(
+            f"{' and '.join(again)}: the reference once more, whose distance from 1 is noise."
+        )
+    rows = [row for one in measured.values() for row in one["results"].values()]
+    if any(BOUND in row for row in rows):
+        said.append(
+            f"`{BOUND}`: the plainest loop that moves the {BOUND_BYTES} bytes a weight that a step "
+            "of NovoGrad has to. Small layers stay in the cache, so that their step may be faster."
+        )
+    said += [remark for one in measured.values() for remark in one["remarks"]]
+    for name, one in frameworks.items():
+        said += _left_out(name, one["left_out"])
+    return said + [f"{name}: {one['error']}" for name, one in frameworks.items() if "error" in one]
+
+
+def _left_out(framework: str, left_out: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Returns a sentence for each optimizer that was not measured, and with which shapes."""
+    shapes: dict[tuple[str, str], list[str]] = {}
+    for name, reasons in left_out.items():
+        for reason in reasons.items():
+            shapes.setdefault(reason, []).append(name)
+    return [
+        f"{framework}, {optimizer}: {why}"
+        if len(names) == len(left_out)
+        else f"{framework}, {optimizer}, {' and '.join(names)}: {why}"
+        for (optimizer, why), names in shapes.items()
+    ]

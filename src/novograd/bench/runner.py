@@ -1,0 +1,69 @@
+"""The frameworks that are installed, measured one after the other: ``novograd bench``."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from novograd.conformance import verify
+from novograd.processes import ProgramError, a_few_at_a_time, events
+from novograd.results import machine, replace
+
+SCHEMA = 1
+FRAMEWORKS = {name: verify.FRAMEWORKS[name] for name in ("torch", "jax", "tensorflow")}
+
+Watch = Callable[[str, dict[str, Any]], None]
+
+
+def installed() -> list[str]:
+    """Returns the names of the frameworks that can be measured here."""
+    return [name for name in verify.installed() if name in FRAMEWORKS]
+
+
+def bench(names: Sequence[str], shapes: Sequence[str], rounds: int, watch: Watch) -> dict[str, Any]:
+    """Measures frameworks, each in a process of its own, never two at once.
+
+    Args:
+        names: Keys of ``FRAMEWORKS``.
+        shapes: Keys of ``novograd.bench.shapes.SHAPES``.
+        rounds: Rounds to keep.
+        watch: Called with the framework's name and each event of ``novograd.bench.worker``.
+
+    Returns:
+        What the result file holds. A process that dies leaves its ``error`` beside the figures
+        that it had given until then.
+    """
+
+    async def one(name: str) -> dict[str, Any]:
+        return await _bench(name, shapes, rounds, watch)
+
+    found = asyncio.run(a_few_at_a_time(one, names, jobs=1))
+    frameworks = dict(zip(names, found, strict=True))
+    return {"schema": SCHEMA, **machine(), "rounds": rounds, "frameworks": frameworks}
+
+
+async def _bench(name: str, shapes: Sequence[str], rounds: int, watch: Watch) -> dict[str, Any]:
+    """Measures one framework."""
+    framework = FRAMEWORKS[name]
+    command = [sys.executable, "-m", "novograd.bench.worker", framework.module, str(rounds)]
+    result: dict[str, Any] = {"results": {}, "left_out": {}}
+    try:
+        async with aclosing(events([*command, *shapes], framework.environment)) as told:
+            async for event in told:
+                if "about" in event:
+                    result = {**event["about"], **result}
+                elif "figures" in event:
+                    result["results"][event["shapes"]] = event["figures"]
+                    result["left_out"][event["shapes"]] = event["left_out"]
+                watch(name, event)
+    except ProgramError as error:
+        result["error"] = str(error)
+    return result
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Writes the result file."""
+    replace(path, json.dumps(result, indent=1) + "\n")

@@ -1,0 +1,138 @@
+"""TensorFlow: its own optimizers, NovoGrad as one would write it first, and ours.
+
+Gradients are fresh in each step, as they are in training: each optimizer's step multiplies stored
+numbers by a scalar that changes, and that multiplication is part of its time.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from novograd import rule
+from novograd.bench.shapes import Shapes
+from novograd.bench.timing import BOUND, BOUND_BYTES, Step, bound
+from novograd.native import processors
+from novograd.tensorflow import NovoGrad
+
+tf1 = tf.compat.v1
+
+# TensorFlow's executor needs about a hundred runs to learn which operations are cheap enough to run
+# without a thread of their own.
+WARM_UP = 100
+REFERENCE, AGAIN = "MomentumOptimizer", "MomentumOptimizer again"
+REMARKS = (
+    "In TensorFlow the gradients' making, 8 bytes a weight, is part of each time but the bound's.",
+)
+LEARNING_RATE, BETA1 = 1e-3, 0.95
+VERSIONS = {"tensorflow": tf.__version__}
+
+
+class PlainNovoGrad(tf1.train.MomentumOptimizer):
+    """The rule in TensorFlow's ordinary operations: how one would write it first."""
+
+    def __init__(self, weight_decay: float = 0.0):
+        """Takes 0 for no decay."""
+        super().__init__(LEARNING_RATE, BETA1)
+        self._weight_decay = weight_decay
+
+    def _create_slots(self, var_list: Any) -> None:
+        super()._create_slots(var_list)
+        for var in var_list:
+            self._get_or_make_slot(var, tf.zeros([]), "v", self._name + "_v")
+
+    def _resource_apply_dense(self, grad: Any, var: Any) -> Any:
+        m, v = self.get_slot(var, "momentum"), self.get_slot(var, "v")
+        s = tf.reduce_sum(tf.square(grad))
+        new = tf.where(tf.equal(v, 0.0), s, rule.second_moment(s, v, rule.BETA2))
+        scalars = rule.coefficients(
+            new,
+            lr=LEARNING_RATE,
+            beta1=BETA1,
+            epsilon=rule.EPSILON,
+            weight_decay=self._weight_decay,
+            grad_averaging=False,
+        )
+        step = scalars.a * grad
+        if self._weight_decay:
+            step += scalars.b * var
+        moment = m.assign(BETA1 * m + step)
+        return tf.group(var.assign_sub(moment), v.assign(new))
+
+
+Make = Callable[[], Any]
+
+MOMENTUM: Make = partial(tf1.train.MomentumOptimizer, LEARNING_RATE, BETA1)
+ADAM: Make = partial(tf1.train.AdamOptimizer, LEARNING_RATE)
+CANDIDATES: dict[str, Make] = {
+    REFERENCE: MOMENTUM,
+    AGAIN: MOMENTUM,
+    "AdamOptimizer": ADAM,
+    "NovoGrad": partial(NovoGrad, LEARNING_RATE),
+    "NovoGrad, plain operations": PlainNovoGrad,
+}
+# What each moves for a float32 weight, if no cache helps and the gradient is there already.
+BYTES = {
+    REFERENCE: 20,
+    AGAIN: 20,
+    "AdamOptimizer": 28,
+    "NovoGrad": 32,
+    "NovoGrad, plain operations": 68,
+    BOUND: BOUND_BYTES,
+}
+
+
+def variables(shapes: Shapes) -> list[Any]:
+    """Makes variables of small random numbers, without storing them in the graph."""
+    return [
+        tf1.Variable(
+            lambda shape=shape: tf.random.stateless_normal(shape, (0, 1)) * 0.05, use_resource=True
+        )
+        for shape in shapes
+    ]
+
+
+def factor(turn: int) -> float:
+    """What the stored numbers are multiplied by, to make the gradients of a round."""
+    return 1.0 + 1e-3 * turn
+
+
+def function_steps(shapes: Shapes, makers: Iterable[Make]) -> list[Step]:
+    """Returns a step of each optimizer as a call of a tf.function."""
+    sources = variables(shapes)
+    return [_function_step(shapes, sources, make()) for make in makers]
+
+
+def _function_step(shapes: Shapes, sources: list[Any], optimizer: Any) -> Step:
+    weights = variables(shapes)
+
+    @tf.function
+    def step(by: Any) -> Any:
+        gradients = [source * by for source in sources]
+        optimizer.apply_gradients(list(zip(gradients, weights, strict=True)))
+        return by  # a result to wait for
+
+    return Step(lambda turn: step(tf.constant(factor(turn))).numpy())
+
+
+def threads() -> int:
+    """Returns how many threads take a step."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or processors()
+
+
+def steps(shapes: Shapes) -> tuple[dict[str, Step], dict[str, str]]:
+    """Makes the step of each optimizer.
+
+    Args:
+        shapes: Those of the weights.
+
+    Returns:
+        The steps, and of the optimizers that are left out, why.
+    """
+    size = sum(map(prod, shapes))
+    made = dict(zip(CANDIDATES, function_steps(shapes, CANDIDATES.values()), strict=True))
+    arrays = [np.ones(size, np.float32) for _ in range(3)]
+    return made | bound(arrays, lambda x: x.ctypes.data, size, threads()), {}

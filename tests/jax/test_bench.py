@@ -1,0 +1,18 @@
+"""The optimizers that ``novograd bench`` measures in this framework take their steps."""
+
+from novograd import native
+from novograd.bench import jax as bench
+from novograd.bench.timing import BOUND
+
+
+def test_every_step_can_be_taken_again_and_again():
+    steps, left_out = bench.steps([(3, 4), (5,)])
+    assert left_out == {}
+    assert {bench.REFERENCE, bench.AGAIN, "NovoGrad"} <= set(steps)
+    assert (BOUND in steps) == (native.PROBLEM is None)
+    for step in steps.values():
+        for turn in range(2):
+            step.prepare(turn)
+            step.run(turn)
+    assert bench.BYTES.keys() <= steps.keys() | {BOUND}
+    assert bench.threads() >= 1

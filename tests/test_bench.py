@@ -1,0 +1,234 @@
+"""``novograd bench``: what it measures, what it prints and writes, and how it refuses and ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from novograd import cli, native
+from novograd.bench import peers, report, runner
+from novograd.bench.shapes import SHAPES
+from novograd.bench.timing import BOUND
+from novograd.conformance import verify
+from novograd.conformance.verify import Framework
+
+# MONAI's counts as not installed, and another package cannot be imported.
+OTHER_PEERS = """
+import sys
+from importlib import metadata
+real = metadata.version
+def version(package):
+    if package == "monai":
+        raise metadata.PackageNotFoundError(package)
+    return "9.9" if package == "pytorch_optimizer" else real(package)
+metadata.version = version
+sys.modules["pytorch_optimizer"] = None
+"""
+OURS = ("NovoGrad", "NovoGrad, foreach")
+
+
+@pytest.fixture
+def command():
+    return lambda *arguments: CliRunner().invoke(cli.app, ["bench", *arguments])
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A real run in PyTorch: what it printed, and its file."""
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "sitecustomize.py").write_text(OTHER_PEERS)
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    arguments = ["bench", "--framework", "torch", "--shapes", "u-net,tiny", "--rounds", "2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(
+            runner.FRAMEWORKS, "torch", Framework("torch", ("torch",), {"PYTHONPATH": path})
+        )
+        output = folder / "figures.json"
+        done = CliRunner(env={"COLUMNS": "80"}).invoke(
+            cli.app, [*arguments, "--output", str(output)]
+        )
+    assert done.exit_code == 0, done.output
+    assert sorted(file.name for file in folder.iterdir()) == ["figures.json", "sitecustomize.py"]
+    return done.output, json.loads(output.read_text())
+
+
+def test_file_holds_the_figures_and_where_they_are_from(real):
+    _, result = real
+    assert (result["schema"], result["rounds"], list(result["frameworks"])) == (1, 2, ["torch"])
+    assert result["processor"]
+    torch = result["frameworks"]["torch"]
+    assert set(torch["versions"]) <= {"torch", "timm"}
+    assert torch["threads"] >= 1
+    assert list(torch["results"]) == ["u-net", "tiny"]
+    for figures in torch["results"].values():
+        assert {torch["reference"], torch["reference_again"], *OURS} <= set(figures)
+        assert (BOUND in figures) == (native.PROBLEM is None)
+        for row in figures.values():
+            assert 0 < row["ms_quartiles"][0] <= row["ms_median"] <= row["ms_quartiles"][1]
+            assert row["ratio_to_reference"] > 0
+            assert row["bytes_per_weight"] >= 20
+        assert figures[torch["reference"]]["ratio_to_reference"] == 1
+
+
+def test_table_shows_what_the_file_holds_in_eighty_columns(real):
+    printed, result = real
+    assert max(map(len, printed.splitlines())) <= 80
+    figures = result["frameworks"]["torch"]["results"]["u-net"]["NovoGrad"]
+    shown = [f"{figures[key]:.2f}" for key in ("ms_median", "ratio_to_reference")]
+    rows = [line.split() for line in printed.splitlines()]
+    ours = [row for row in rows if row[:2] == ["NovoGrad", "24"]]
+    assert len(ours) == len(result["frameworks"]["torch"]["results"])
+    assert ours[0][2:4] == shown
+
+
+def test_peer_that_cannot_be_measured_is_a_remark(real):
+    printed, result = real
+    missing = "MONAI's Novograd"
+    assert f"torch, {missing}: not installed: pip install monai" in words(printed)
+    assert "pytorch_optimizer's NovoGrad: cannot be imported: ModuleNotFoundError" in words(printed)
+    assert missing not in result["frameworks"]["torch"]["results"]["tiny"]
+    assert set(result["frameworks"]["torch"]["left_out"]) == {"u-net", "tiny"}
+
+
+def test_remarks_say_what_the_reference_and_the_bound_are(real):
+    printed, _ = real
+    assert "Medians of 2 rounds" in printed
+    assert "`AdamW, fused, again`: the reference once more" in words(printed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--framework", "torhc"], "did you mean 'torch'?"),
+        (["--shapes", "tiny,resnet50"], "did you mean 'resnet-50'?"),
+        (["--rounds", "0"], "0 is not 1 or more"),
+        (["--output", "no-such-directory/figures.json"], "there is no directory no-such-directory"),
+    ],
+)
+def test_wrong_command_line_is_refused_before_anything_runs(command, monkeypatch, arguments, said):
+    monkeypatch.setattr(runner, "bench", lambda *_: pytest.fail("it ran"))
+    result = command(*arguments)
+    assert result.exit_code == 2
+    assert said in words(result.output)
+
+
+def test_file_that_is_there_is_kept(command, monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "bench", lambda *_: pytest.fail("it ran"))
+    monkeypatch.chdir(tmp_path)
+    Path("figures.json").write_text("precious")
+    result = command("--output", "figures.json")
+    assert result.exit_code == 2
+    assert "figures.json is there already" in words(result.output)
+    assert Path("figures.json").read_text() == "precious"
+
+
+def test_framework_that_is_not_installed_is_refused(command, monkeypatch):
+    monkeypatch.setattr(verify, "find_spec", lambda name: None if name == "optax" else name)
+    result = command("--framework", "jax")
+    assert result.exit_code == 2
+    assert "jax needs jax and optax: pip install jax optax" in words(result.output)
+    monkeypatch.setattr(verify, "find_spec", lambda name: None)
+    result = command()
+    assert result.exit_code == 2
+    assert "none of torch, jax, tensorflow is installed" in words(result.output)
+
+
+def test_process_that_dies_is_said_and_the_others_are_kept(command, monkeypatch, tmp_path):
+    monkeypatch.setitem(runner.FRAMEWORKS, "torch", Framework("caffe", ("torch",)))
+    output = tmp_path / "figures.json"
+    result = command("--framework", "torch", "--output", str(output))
+    assert result.exit_code == 1
+    said = "ModuleNotFoundError: No module named 'novograd.bench.caffe'"
+    assert f"torch: {said}" in words(result.output)
+    written = json.loads(output.read_text())["frameworks"]["torch"]
+    assert written == {"results": {}, "left_out": {}, "error": said}
+
+
+def children(pid):
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's /proc")
+def test_interrupt_stops_the_process_and_writes_nothing(tmp_path):
+    # A test runner in the background ignores the signal, and its children inherit that.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from novograd.cli import main; main()"
+    )
+    arguments = ["--framework", "torch", "--shapes", "tiny", "--rounds", "1000000"]
+    command = [sys.executable, "-c", program, "bench", *arguments]
+    output = tmp_path / "figures.json"
+    with subprocess.Popen(
+        [*command, "--output", str(output)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as job:
+        end = time.monotonic() + 60
+        while not (workers := children(job.pid)):
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.05)
+        job.send_signal(signal.SIGINT)
+        job.communicate(timeout=30)
+    assert job.returncode == 130
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_table_with_the_longest_names_fits_eighty_columns(capsys):
+    row = {"ms_median": 12345.678, "ratio_to_reference": 123.45, "ratio_to_bound": 1234.5}
+    figures = {name: {**row, "bytes_per_weight": 52} for name in peers.PEERS}
+    figures["without the bound"] = {"ms_median": 1.0, "ratio_to_reference": 2.0}
+    framework = {
+        "versions": {"torch": "2.13.0+cpu"},
+        "threads": 2,
+        "reference": "AdamW, fused",
+        "results": dict.fromkeys(SHAPES, figures),
+    }
+    Console(width=80).print(report.table(framework))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[3][1:] == ["MONAI's", "Novograd", "52", "12345.68", "123.45", "1234.50"]
+    assert lines[6] == ["without", "the", "bound", "1.00", "2.00"]
+    assert [line[0] for line in lines if line and line[0] in SHAPES] == list(SHAPES)
+
+
+def test_what_is_left_out_of_some_shapes_is_said_with_these():
+    result = {
+        "rounds": 1,
+        "frameworks": {
+            "torch": {
+                "results": {},
+                "left_out": {"gpt-2": {"a": "too large", "b": "missing"}, "tiny": {"b": "missing"}},
+            }
+        },
+    }
+    assert report.remarks(result)[-2:] == ["torch, a, gpt-2: too large", "torch, b: missing"]
+
+
+@pytest.mark.parametrize("framework", runner.FRAMEWORKS.values(), ids=runner.FRAMEWORKS)
+def test_every_framework_has_its_module(framework):
+    assert find_spec(f"novograd.bench.{framework.module}")
+
+
+@pytest.mark.parametrize("name", ["bench", "verify", "compare"])
+def test_help_has_the_exit_codes(name):
+    result = CliRunner().invoke(cli.app, [name, "--help"])
+    assert "130 interrupted (Ctrl-C)" in words(result.output)
+
+
+@pytest.mark.parametrize("name", ["bench", "verify"])
+def test_help_has_examples_a_line_each(name):
+    lines = CliRunner().invoke(cli.app, [name, "--help"]).output.splitlines()
+    examples = lines[lines.index("  Examples:") + 1 :][:3]
+    assert all(line.startswith(f"    novograd {name}") for line in examples)
