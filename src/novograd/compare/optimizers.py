@@ -29,6 +29,7 @@ class Optimizer:
 
 
 _NOVOGRAD = {"beta1": 0.95, "beta2": 0.98, "weight_decay": 1e-3}
+_RECIPE = {"beta1": 0.9, "beta2": 0.98}  # that of docs/layers.md
 _ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -40,7 +41,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         {"tensorflow": 1.0, "torch": 0.01}, "rows",
     ),
     "novograd:rows-rms": Optimizer(
-        "NovoGrad, rows rms", "novograd", _NOVOGRAD, 1e-3, "#CC79A7",
+        "NovoGrad, rows rms", "novograd", _RECIPE, 1e-3, "#CC79A7",
         {"tensorflow": 1.0, "torch": 0.01}, "rows-rms",
     ),
     "adamw": Optimizer(
