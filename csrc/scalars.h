@@ -2,7 +2,7 @@
 //
 // Every published NovoGrad without amsgrad is a choice of the numbers of `Rule`; the kernels know
 // none of them. The documented one (NVIDIA Clara Train 3.1, ai4med.libs.optimizers.NovoGrad) is
-//   keep = beta2, mix = 1 - beta2, first = 1, epsilon_inside = epsilon,
+//   keep = beta2, mix = 1 - beta2, first = 1, inside = epsilon, root = 1,
 //   a_by_norm = k*lr, b = k*lr*weight_decay, c = d = 1, the others 0, correction = 1.
 #pragma once
 
@@ -17,9 +17,10 @@ namespace novograd {
 struct Rule {
   double beta1;
   double keep, mix, first;  // v = keep*v + mix*s; first*s while v is exactly 0
-  double correction, epsilon_inside, epsilon_outside;
+  double correction, inside, outside;
+  double root;          // 0: no root is taken
   double a, a_by_norm;  // a + scale*a_by_norm/norm, where
-  double b, c;          //   norm = sqrt(correction*v + epsilon_inside) + epsilon_outside
+  double b, c;          //   norm = sqrt(correction*v + inside) + outside
   double d, d_by_norm;
   double nesterov;        // these are 0 or 1
   double skip_nonfinite;  // leave a layer untouched whose s is not finite
@@ -44,9 +45,9 @@ Scalars scalars(double s, V old, double scale, const Rule& rule) {
   const V v = static_cast<V>(old == 0 ? rule.first * s : rule.keep * old + rule.mix * s);
   // Without an epsilon a gradient that is zero throughout would be 0/0.
   constexpr double smallest = std::numeric_limits<V>::min();
-  const double inside =
-      rule.epsilon_outside > 0 ? rule.epsilon_inside : std::max(rule.epsilon_inside, smallest);
-  const double norm = std::sqrt(rule.correction * v + inside) + rule.epsilon_outside;
+  const double inside = rule.outside > 0 ? rule.inside : std::max(rule.inside, smallest);
+  const double corrected = rule.correction * v + inside;
+  const double norm = (rule.root != 0 ? std::sqrt(corrected) : corrected) + rule.outside;
   const double d = rule.d + scale * rule.d_by_norm / norm;
   return {
       // An s beyond the range makes a = 0 and must not stay in v for ever.

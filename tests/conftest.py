@@ -8,7 +8,7 @@ from novograd import rule
 @pytest.fixture
 def wrong_rule(monkeypatch):
     """The rule with another epsilon: whatever holds no second copy of it is wrong as well."""
-    right = rule.coefficients
+    right = rule.numbers
     monkeypatch.setattr(
-        rule, "coefficients", lambda v, **hyper: right(v, **hyper | {"epsilon": 1.0})
+        rule, "numbers", lambda variant, **hyper: right(variant, **hyper | {"epsilon": 1.0})
     )

@@ -4,6 +4,8 @@ The wrong formulas replace functions of ``novograd.rule`` itself; the wrong book
 parts of the adapter that runs it.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,64 +13,68 @@ from novograd import rule
 from novograd.conformance import CASES, MismatchError, check
 from novograd.conformance.adapters import Layer
 from novograd.conformance.numpy import RuleAdapter
-from novograd.rule import Coefficients
+from novograd.rule import Coefficients, numbers
 
 
-def _documented(v, lr, beta1, epsilon, weight_decay, grad_averaging, scale):
-    """The right coefficients, for mutants to spoil."""
-    k = 1 - beta1 if grad_averaging else 1
-    return k, lr, scale * k * lr / (v + epsilon) ** 0.5, k * lr * weight_decay
+def epsilon_outside_the_root(variant, **hyper):
+    return numbers(replace(variant, epsilon="outside"), **hyper)
 
 
-def epsilon_outside_the_root(v, **hyper):
-    k, lr, _, b = _documented(v, **hyper)
-    return Coefficients(hyper["scale"] * k * lr / (v**0.5 + hyper["epsilon"]), b, 1.0, 1.0)
+def no_epsilon(variant, **hyper):
+    return numbers(variant, **hyper | {"epsilon": 0.0})
 
 
-def no_epsilon(v, **hyper):
-    return Coefficients(*_documented(v, **hyper | {"epsilon": 1e-300})[2:], 1, 1)
+def averaging_spares_the_decay(variant, **hyper):
+    plain = numbers(variant, **hyper | {"grad_averaging": False})
+    return numbers(variant, **hyper)._replace(b=plain.b)
 
 
-def averaging_spares_the_decay(v, **hyper):
-    _, lr, a, _ = _documented(v, **hyper)
-    return Coefficients(a, lr * hyper["weight_decay"], 1.0, 1.0)
+def averaging_spares_the_gradient(variant, **hyper):
+    plain = numbers(variant, **hyper | {"grad_averaging": False})
+    return numbers(variant, **hyper)._replace(a=plain.a)
 
 
-def averaging_spares_the_gradient(v, **hyper):
-    k, _, a, b = _documented(v, **hyper)
-    return Coefficients(a / k, b, 1.0, 1.0)
+def averaging_ignored(variant, **hyper):
+    return numbers(variant, **hyper | {"grad_averaging": False})
 
 
-def averaging_ignored(v, **hyper):
-    return Coefficients(*_documented(v, **hyper | {"grad_averaging": False})[2:], 1.0, 1.0)
+def decay_twice(variant, **hyper):
+    return numbers(variant, **hyper)._replace(c=1 - hyper["lr"] * hyper["weight_decay"])
 
 
-def decay_twice(v, **hyper):
-    _, lr, a, b = _documented(v, **hyper)
-    return Coefficients(a, b, 1.0 - lr * hyper["weight_decay"], 1.0)
+def decay_decoupled(variant, **hyper):
+    return numbers(replace(variant, decay="decoupled"), **hyper)
 
 
-def decay_decoupled(v, **hyper):
-    _, _, a, b = _documented(v, **hyper)
-    return Coefficients(a, 0.0, 1.0 - b, 1.0)
+def decay_without_learning_rate(variant, **hyper):
+    return numbers(variant, **hyper)._replace(b=numbers(variant, **hyper | {"lr": 1.0}).b)
 
 
-def decay_without_learning_rate(v, **hyper):
-    k, _, a, _ = _documented(v, **hyper)
-    return Coefficients(a, k * hyper["weight_decay"], 1.0, 1.0)
+def learning_rate_at_the_update(variant, **hyper):
+    return numbers(replace(variant, rate="update"), **hyper)
 
 
-def learning_rate_at_the_update(v, **hyper):
-    k, lr, a, _ = _documented(v, **hyper)
-    return Coefficients(a / lr, k * hyper["weight_decay"], 1.0, lr)
+def no_root(variant, **hyper):
+    return numbers(variant, **hyper)._replace(power=1.0)
 
 
-def no_root(v, **hyper):
-    k, lr, _, b = _documented(v, **hyper)
-    return Coefficients(hyper["scale"] * k * lr / (v + hyper["epsilon"]), b, 1.0, 1.0)
+def v_restarted_each_step(variant, **hyper):
+    return numbers(replace(variant, averages=False), **hyper)
 
 
-WRONG_COEFFICIENTS = [
+def weights_of_the_average_swapped(variant, **hyper):
+    return numbers(variant, **hyper)._replace(keep=1 - hyper["beta2"], mix=hyper["beta2"])
+
+
+def average_without_complement(variant, **hyper):
+    return numbers(variant, **hyper)._replace(mix=1.0)
+
+
+def average_from_zero(variant, **hyper):
+    return numbers(replace(variant, start="never"), **hyper)
+
+
+WRONG_NUMBERS = [
     epsilon_outside_the_root,
     no_epsilon,
     averaging_spares_the_decay,
@@ -79,22 +85,11 @@ WRONG_COEFFICIENTS = [
     decay_without_learning_rate,
     learning_rate_at_the_update,
     no_root,
+    v_restarted_each_step,
+    weights_of_the_average_swapped,
+    average_without_complement,
+    average_from_zero,
 ]
-
-
-def v_restarted_each_step(s, v, beta2):
-    return s + 0 * v
-
-
-def weights_of_the_average_swapped(s, v, beta2):
-    return (1 - beta2) * v + beta2 * s if beta2 else s
-
-
-def average_without_complement(s, v, beta2):
-    return beta2 * v + s
-
-
-WRONG_AVERAGES = [v_restarted_each_step, weights_of_the_average_swapped, average_without_complement]
 
 
 def nesterov_ignored(w, m, g, scalars, *, beta1, nesterov=False):
@@ -239,8 +234,7 @@ WRONG_BOOKKEEPING = [
 FORMULAS = [
     (name, wrong)
     for name, mutants in (
-        ("coefficients", WRONG_COEFFICIENTS),
-        ("second_moment", WRONG_AVERAGES),
+        ("numbers", WRONG_NUMBERS),
         ("linear_pass", WRONG_PASSES),
     )
     for wrong in mutants

@@ -11,14 +11,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from novograd import cli
-from novograd.conformance import CASES, report, verify
+from novograd.conformance import CASES, VARIANT_CASES, report, verify
 from novograd.conformance.verify import FRAMEWORKS, Framework, Row
 from novograd.processes import ProgramError, events
 
 WRONG_RULE = """
 from novograd import rule
-right = rule.coefficients
-rule.coefficients = lambda v, **hyper: right(v, **hyper | {"epsilon": 1.0})
+right = rule.numbers
+rule.numbers = lambda variant, **hyper: right(variant, **hyper | {"epsilon": 1.0})
 """
 
 
@@ -37,7 +37,7 @@ def test_right_rule_passes(command):
     assert first[5] == "pass"
     others = ["float64", "bfloat16", "float16"]  # of the rule, and of the kernels
     assert [line[0] for line in lines if line[2:] == ["pass"]] == 2 * others
-    assert f"{2 * len(CASES)} checks of 30 steps each, 0 failed." in result.output
+    assert f"{2 * len(CASES + VARIANT_CASES)} checks of 30 steps each, 0 failed." in result.output
 
 
 def test_wrong_rule_fails(command, monkeypatch, tmp_path):

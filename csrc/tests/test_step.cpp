@@ -50,8 +50,9 @@ constexpr Rule rule = {.beta1 = 0.9,
                        .mix = 0.25,
                        .first = 1,
                        .correction = 1,
-                       .epsilon_inside = 1e-8,
-                       .epsilon_outside = 0,
+                       .inside = 1e-8,
+                       .outside = 0,
+                       .root = 1,
                        .a = 0,
                        .a_by_norm = 0.5,
                        .b = 0.01,
@@ -163,7 +164,7 @@ void a_step_is_what_the_rule_says() {
       };
       double s = 0;
       each([&](std::size_t j) { s += g[j] * g[j]; });
-      const double a = rule.a_by_norm / std::sqrt(s + rule.epsilon_inside);
+      const double a = rule.a_by_norm / std::sqrt(s + rule.inside);
       each([&](std::size_t j) {
         const double push = a * g[j] + rule.b * w[j];
         moments[j] = rule.beta1 * m[j] + push;

@@ -1,7 +1,7 @@
 """The native CPU kernels (``csrc/``), for the bindings: whether they are there, and their rule.
 
 The kernels know no NovoGrad. They compute a layer's sum of squares, its scalars as the numbers of a
-``Rule`` say, and the linear pass with those. ``documented`` makes these numbers of
+``Rule`` say, and the linear pass with those. ``rule_of`` makes these of the numbers of
 ``novograd.rule``.
 """
 
@@ -11,7 +11,7 @@ import os
 import warnings
 from typing import Any, NamedTuple
 
-from novograd import rule
+from novograd.rule import Numbers
 
 try:
     from novograd import _native as kernels  # pyright: ignore[reportMissingModuleSource]
@@ -29,7 +29,7 @@ SHORTEST_RUN = 16
 class Rule(NamedTuple):
     """How a layer's scalars follow from ``s``, the sum of the squares of its gradient.
 
-    With ``norm = sqrt(correction*v + epsilon_inside) + epsilon_outside``::
+    With ``norm = sqrt(correction*v + inside) + outside``, or without the root if ``root`` is 0::
 
         v = keep*v + mix*s                        first*s while v is exactly 0
         push = (a + a_by_norm/norm)*g + b*w
@@ -44,8 +44,9 @@ class Rule(NamedTuple):
         mix: What ``v`` takes of ``s``.
         first: The same while there is no history.
         correction: Factor of ``v`` under the root, as of Adam's correction of its bias.
-        epsilon_inside: Added under the root; with neither epsilon, the smallest normal number.
-        epsilon_outside: Added to the root.
+        inside: Added under the root; with neither epsilon, the smallest normal number.
+        outside: Added to the root.
+        root: Whether there is a root.
         a: Factor of the gradient.
         a_by_norm: The same, to be divided by the norm.
         b: Factor of the weights in the moment.
@@ -62,8 +63,9 @@ class Rule(NamedTuple):
     mix: Any
     first: Any = 1.0
     correction: Any = 1.0
-    epsilon_inside: Any = 0.0
-    epsilon_outside: Any = 0.0
+    inside: Any = 0.0
+    outside: Any = 0.0
+    root: Any = 1.0
     a: Any = 0.0
     a_by_norm: Any = 0.0
     b: Any = 0.0
@@ -75,45 +77,41 @@ class Rule(NamedTuple):
     increment: Any = 0.0
 
 
-def documented(
+def rule_of(
+    numbers: Numbers,
     *,
-    lr: Any,
-    beta1: Any,
-    beta2: Any,
-    epsilon: Any,
-    weight_decay: Any,
-    grad_averaging: bool,
     nesterov: bool = False,
-    maximize: bool = False,
     skip_nonfinite: bool = False,
     increment: bool = False,
 ) -> Rule:
-    """Returns the numbers of the documented rule, those of ``novograd.rule``.
+    """Returns the numbers of ``novograd.rule`` as the kernels take them.
 
     Example:
-        >>> numbers = documented(
-        ...     lr=0.5, beta1=0.75, beta2=0.5, epsilon=1.0, weight_decay=0.5, grad_averaging=True
+        >>> from novograd import rule
+        >>> from novograd.variants import DOCUMENTED
+        >>> numbers = rule.numbers(
+        ...     DOCUMENTED, lr=0.5, beta1=0.75, beta2=0.5, epsilon=1.0, weight_decay=0.5,
+        ...     grad_averaging=True,
         ... )
-        >>> numbers.keep, numbers.mix, numbers.a_by_norm, numbers.b
-        (0.5, 0.5, 0.125, 0.0625)
+        >>> rule_of(numbers).keep, rule_of(numbers).a_by_norm, rule_of(numbers).b
+        (0.5, 0.125, 0.0625)
     """
-    at_norm_1 = rule.coefficients(
-        1.0,
-        lr=lr,
-        beta1=beta1,
-        epsilon=0.0,
-        weight_decay=weight_decay,
-        grad_averaging=grad_averaging,
-    )
+    by_gradient = numbers.normalises == "gradient"
     return Rule(
-        beta1=beta1,
-        keep=rule.second_moment(0.0, 1.0, beta2),
-        mix=rule.second_moment(1.0, 0.0, beta2),
-        epsilon_inside=epsilon,
-        a_by_norm=-at_norm_1.a if maximize else at_norm_1.a,
-        b=at_norm_1.b,
-        c=at_norm_1.c,
-        d=at_norm_1.d,
+        beta1=numbers.beta1,
+        keep=numbers.keep,
+        mix=numbers.mix,
+        first=numbers.first,
+        correction=numbers.correction,
+        inside=numbers.inside,
+        outside=numbers.outside,
+        root=float(numbers.power == 0.5),
+        a=0.0 if by_gradient else numbers.a,
+        a_by_norm=numbers.a if by_gradient else 0.0,
+        b=numbers.b,
+        c=numbers.c,
+        d=numbers.d if by_gradient else 0.0,
+        d_by_norm=0.0 if by_gradient else numbers.d,
         nesterov=float(nesterov),
         skip_nonfinite=float(skip_nonfinite),
         increment=float(increment),

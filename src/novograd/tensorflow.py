@@ -23,6 +23,7 @@ from novograd.layers import (
     second_moment_shape,
     step_scale,
 )
+from novograd.variants import DOCUMENTED
 
 # Below this, dividing by beta1 to fold the decay into the moment costs accuracy (see _fold_decay).
 _SMALLEST_FOLDING_BETA1 = 0.1
@@ -101,11 +102,11 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
     def __init__(
         self,
         learning_rate: Any = 1.0,
-        beta1: Any = rule.BETA1,
-        beta2: Any = rule.BETA2,
-        epsilon: float = rule.EPSILON,
-        weight_decay: Any = rule.WEIGHT_DECAY,
-        grad_averaging: bool = rule.GRAD_AVERAGING,
+        beta1: Any = DOCUMENTED.beta1,
+        beta2: Any = DOCUMENTED.beta2,
+        epsilon: float = DOCUMENTED.eps,
+        weight_decay: Any = 0.0,
+        grad_averaging: bool = DOCUMENTED.grad_averaging,
         use_locking: bool = False,
         name: str = "NovoGrad",
         *,
@@ -268,19 +269,21 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
             indices = None
         old = _read(slot, indices)
         s = _squared_norms(tf.cast(grad, dtype), layout, by_row=indices is not None)
-        # Without history beta2 counts as 0, that is, v is s. (The where of version 1 does not
-        # broadcast, for which that of version 2 takes five times as long on scalars.)
-        new = tf.compat.v1.where(tf.equal(old, 0), s, rule.second_moment(s, old, beta2))
-        scalars = rule.coefficients(
-            new,
+        numbers = rule.numbers(
+            DOCUMENTED,
             lr=lr,
             beta1=beta1,
-            # With epsilon 0 a gradient that is zero throughout would be 0/0.
-            epsilon=max(self._epsilon, float(np.finfo(dtype.name).tiny)),
+            beta2=beta2,
+            epsilon=self._epsilon,
             weight_decay=weight_decay,
             grad_averaging=self._grad_averaging,
-            scale=layout.scale,
+            # With epsilon 0 a gradient that is zero throughout would be 0/0.
+            floor=float(np.finfo(dtype.name).tiny),
         )
+        # The where of version 1 does not broadcast, for which that of version 2 takes five times as
+        # long on scalars.
+        new = tf.compat.v1.where(tf.equal(old, 0), s, rule.second_moment(s, old, numbers))
+        scalars = rule.coefficients(new, numbers, layout.scale)
         # An s beyond the dtype's range makes a = 0 and must not stay in v for ever.
         kept = tf.compat.v1.where(tf.math.is_finite(new), new, old)
         scalars = scalars._replace(a=_repeated(scalars.a, layout.layers))

@@ -10,13 +10,15 @@ import pytest
 from training import assert_close
 
 from novograd.jax import NovogradState, novograd, scale_by_novograd
+from novograd.variants import get
 
 DEFAULTS = {
-    "b1": 0.95,
-    "b2": 0.98,
-    "eps": 1e-8,
+    "b1": None,
+    "b2": None,
+    "eps": None,
     "weight_decay": 0.0,
-    "grad_averaging": False,
+    "grad_averaging": None,
+    "variant": "documented",
     "nesterov": False,
     "mask": None,
     "mu_dtype": None,
@@ -61,7 +63,7 @@ def test_the_state():
     weights = {"a": jnp.ones((2, 3)), "b": jnp.ones(4, jnp.bfloat16)}
     state = make().init(weights)
     assert isinstance(state, NovogradState)
-    assert NovogradState._fields == ("count", "mu", "nu")
+    assert NovogradState._fields == ("count", "mu", "nu", "nu_max")
     described = jax.tree.map(lambda x: (x.shape, x.dtype.name, x.weak_type), state)
     assert described == NovogradState(
         count=((), "int32", False),
@@ -166,3 +168,17 @@ def test_a_tree_that_does_not_match():
     state = make().init({"a": jnp.ones(2)})
     with pytest.raises(ValueError, match="key"):
         make().update({"b": jnp.ones(2)}, state)
+
+
+def test_defaults_are_those_of_the_variant():
+    g = {"w": jnp.array([3.0, 4.0])}
+    given = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "grad_averaging": True}
+    short, long = make(variant="apex"), make(variant=get("apex"), **given)
+    states = [optimizer.init(g) for optimizer in (short, long)]
+    for _ in range(3):
+        (u, states[0]), (v, states[1]) = short.update(g, states[0], g), long.update(g, states[1], g)
+        np.testing.assert_array_equal(u["w"], v["w"])
+    with pytest.raises(ValueError, match=r"variant must be one of documented, .*, got 'adam'"):
+        make(variant="adam")
+    with pytest.raises(TypeError, match="variant must be a name or a Variant, got 3"):
+        make(variant=3)

@@ -3,12 +3,12 @@
 import jax
 import pytest
 
-from novograd.conformance import CASES, MismatchError, check
+from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
 from novograd.conformance.jax import ADAPTERS
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *VARIANT_CASES], ids=lambda case: case.name)
 def test_conformance(adapter, case):
     check(adapter, case)
 

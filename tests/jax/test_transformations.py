@@ -103,7 +103,13 @@ def test_chain():
 def test_inject_hyperparams():
     weights, gradients = made_up({"a": (3,)}, steps=2)
     optimizer = optax.inject_hyperparams(novograd, static_args=("mask", "mu_dtype"))(
-        0.1, weight_decay=0.0, mask=lambda params: {"a": True}, mu_dtype=jnp.float32
+        0.1,
+        b1=0.95,
+        b2=0.98,
+        eps=1e-8,
+        weight_decay=0.0,
+        mask=lambda params: {"a": True},
+        mu_dtype=jnp.float32,
     )
     update = jax.jit(optimizer.update)
     state = optimizer.init(weights)

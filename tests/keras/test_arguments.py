@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -9,15 +10,17 @@ import pytest
 
 import novograd.keras
 from novograd.keras import NovoGrad
+from novograd.variants import get
 
 OWN = {
-    "learning_rate": 0.01,
-    "beta_1": 0.95,
-    "beta_2": 0.98,
-    "epsilon": 1e-8,
+    "learning_rate": None,
+    "beta_1": None,
+    "beta_2": None,
+    "epsilon": None,
     "weight_decay": 0.0,
-    "grad_averaging": False,
+    "grad_averaging": None,
     "nesterov": False,
+    "variant": "documented",
 }
 NUMBERS = ("learning_rate", "beta_1", "beta_2", "epsilon", "weight_decay")
 OTHERS = {
@@ -28,6 +31,7 @@ OTHERS = {
     "weight_decay": 0.1,
     "grad_averaging": True,
     "nesterov": True,
+    "variant": "tfa",
     "clipvalue": 3.0,
     "use_ema": True,
     "ema_momentum": 0.9,
@@ -94,20 +98,20 @@ def test_a_decay_rate_of_one_or_more(name, value):
 
 
 @pytest.mark.parametrize("name", NUMBERS[1:])
-@pytest.mark.parametrize("value", ["0.1", None, True, [0.1], 1j])
+@pytest.mark.parametrize("value", ["0.1", True, [0.1], 1j])
 def test_a_number_of_the_wrong_type(name, value):
     with pytest.raises(TypeError, match=rf"^{name} must be a number, got .* of type "):
         NovoGrad(**{name: value})
 
 
-@pytest.mark.parametrize("value", [1, "0.1", None, True, np.float32(0.5)])
+@pytest.mark.parametrize("value", [1, "0.1", True, np.float32(0.5)])
 def test_a_learning_rate_that_keras_refuses(value):
     with pytest.raises(ValueError, match=r"`learning_rate` should be float, .*\n?.*="):
         NovoGrad(value)
 
 
 @pytest.mark.parametrize("name", ["grad_averaging", "nesterov"])
-@pytest.mark.parametrize("value", ["yes", None, 1, 0.0])
+@pytest.mark.parametrize("value", ["yes", 1, 0.0])
 def test_a_flag_of_the_wrong_type(name, value):
     with pytest.raises(TypeError, match=rf"^{name} must be True or False, got "):
         NovoGrad(**{name: value})
@@ -125,3 +129,18 @@ def test_no_gradients_and_an_unknown_variable():
         optimizer.apply([None], [known])
     with pytest.raises(ValueError, match="Unknown variable"):
         optimizer.apply([keras.ops.ones(1)], [unknown])
+
+
+def test_defaults_are_those_of_the_variant():
+    config = NovoGrad(variant="apex").get_config()
+    assert (config["beta_1"], config["beta_2"], config["grad_averaging"]) == (0.9, 0.999, True)
+    assert config["learning_rate"] == pytest.approx(1e-3)
+    with pytest.raises(ValueError, match="learning_rate must be given: the variant 'optax' has no"):
+        NovoGrad(variant="optax")
+    with pytest.raises(ValueError, match=r"variant must be one of documented, .*, got 'adam'"):
+        NovoGrad(variant="adam")
+
+
+def test_a_variant_of_ones_own_is_kept_in_the_configuration():
+    mine = replace(get("nvidia"), name="mine", decay="decoupled")
+    assert NovoGrad.from_config(NovoGrad(variant=mine).get_config()).variant == mine

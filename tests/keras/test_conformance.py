@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from novograd.conformance import CASES, MismatchError, check
+from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
 from novograd.conformance.cases import DTYPES
 from novograd.conformance.keras import ADAPTERS, ApplyAdapter, StatelessApplyAdapter
 
@@ -16,7 +16,14 @@ COMPILABLE = [case for case in CASES if not case.name.startswith(("full schedule
 # XLA compiles for seconds. These cases are those that depend on how it computes.
 NUMERICAL = [case for case in CASES if case.name in DTYPES or "gradients of" in case.name]
 
-RUNS = [(adapter, case, name) for case in CASES for name, adapter in ADAPTERS.items()]
+RUNS = [
+    (adapter, case, name)
+    for case in (*CASES, *VARIANT_CASES)
+    for name, adapter in ADAPTERS.items()
+    if case in CASES or adapter is ApplyAdapter
+]
+# A count that is traced, and no other number that a compiled function keeps.
+COMPILABLE_VARIANTS = [case for case in VARIANT_CASES if case.name == "variant apex"]
 
 
 class Compiled:
@@ -48,7 +55,7 @@ if BACKEND == "tensorflow":
     class CompiledFunction(Function):
         jit_compile = True
 
-    RUNS += [(Function, case, "tf.function") for case in COMPILABLE]
+    RUNS += [(Function, case, "tf.function") for case in (*COMPILABLE, *COMPILABLE_VARIANTS)]
     RUNS += [(CompiledFunction, case, "tf.function, XLA") for case in NUMERICAL]
 elif BACKEND == "jax":
     import jax
@@ -61,7 +68,7 @@ elif BACKEND == "jax":
             # A function of its own: jit remembers the traces of one that it has seen.
             return jax.jit(lambda *arguments: function(*arguments))
 
-    RUNS += [(Jitted, case, "stateless_apply, jit") for case in COMPILABLE]
+    RUNS += [(Jitted, case, "stateless_apply, jit") for case in (*COMPILABLE, *COMPILABLE_VARIANTS)]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """What is refused, how, and that nothing has changed then."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from helpers import parameters, set_gradients, train
 
 from novograd.torch import NovoGrad
+from novograd.variants import get
 
 
 @pytest.mark.parametrize(
@@ -81,3 +83,33 @@ def test_sparse_embedding_is_refused_before_any_state_is_made():
     with pytest.raises(RuntimeError, match="must be dense"):
         optimizer.step()
     assert not optimizer.state
+
+
+def test_defaults_are_those_of_the_variant():
+    w = parameters()
+    defaults = NovoGrad(w).defaults
+    assert [defaults[x] for x in ("lr", "betas", "eps")] == [0.01, (0.95, 0.98), 1e-8]
+    assert defaults["grad_averaging"] is False
+    defaults = NovoGrad(w, variant="apex", eps=1e-3).defaults
+    assert [defaults[x] for x in ("lr", "betas", "eps")] == [1e-3, (0.9, 0.999), 1e-3]
+    assert defaults["grad_averaging"] is True
+    with pytest.raises(
+        ValueError, match="lr must be given: the variant 'flashlight' has no default"
+    ):
+        NovoGrad(w, variant="flashlight")
+    with pytest.raises(ValueError, match=r"variant must be one of documented, .*, got 'adam'"):
+        NovoGrad(w, variant="adam")
+    with pytest.raises(TypeError, match="variant must be a name or a Variant, got 3"):
+        NovoGrad(w, variant=3)
+
+
+def test_a_variant_of_ones_own_is_saved(tmp_path):
+    mine = replace(get("apex"), name="mine", amsgrad=True)
+    ws = [parameters() for _ in range(2)]
+    first, other = (NovoGrad(w, lr=0.1, variant=mine) for w in ws)
+    train(first, steps=3)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert other.param_groups[0]["variant"] == mine
+    assert other.state[ws[1][0]]["step"] == 3
+    assert other.state[ws[1][0]]["max_exp_avg_sq"] > 0

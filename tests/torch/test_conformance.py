@@ -2,17 +2,32 @@
 
 import pytest
 
-from novograd.conformance import CASES, MismatchError, check
+from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
 from novograd.conformance.torch import (
     ADAPTERS,
+    CompiledAdapter,
     ForeachAdapter,
     FusedAdapter,
     SingleTensorAdapter,
 )
 
+# Compiling takes seconds. These two have all that compiles otherwise: counts, and each place of c
+# and d in the linear pass.
+COMPILED = ("variant apex", "variant pytorch-optimizer-3")
+RUNS = [(adapter, case, name) for case in CASES for name, adapter in ADAPTERS.items()]
+RUNS += [
+    (adapter, case, name)
+    for case in VARIANT_CASES
+    for name, adapter in ADAPTERS.items()
+    if not issubclass(adapter, CompiledAdapter)
+    or (name == "foreach, compiled" and case.name in COMPILED)
+]
 
-@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+@pytest.mark.parametrize(
+    ("adapter", "case"),
+    [pytest.param(adapter, case, id=f"{case.name}-{name}") for adapter, case, name in RUNS],
+)
 def test_conformance(adapter, case):
     check(adapter, case)
 

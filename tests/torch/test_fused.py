@@ -44,7 +44,8 @@ def test_a_gradient_in_another_order_goes_to_foreach():
     NovoGrad([w]).step()
     NovoGrad([twin]).step()
     torch.testing.assert_close(w, twin)
-    assert native.problem(Part(w, w.grad, torch.zeros_like(w), torch.tensor(0.0)))
+    part = Part(w, w.grad, torch.zeros_like(w), torch.tensor(0.0))
+    assert native.problem(part, NovoGrad([w]).param_groups[0])
 
 
 def test_tensors_that_share_memory_are_refused_before_anything_changes():
@@ -142,8 +143,8 @@ def test_the_operation_passes_torchs_checks():
         params = [torch.randn(3, 5, dtype=dtype), torch.randn(7, dtype=dtype)]
         grads, exp_avgs = ([torch.randn_like(p) for p in params] for _ in range(2))
         exp_avg_sqs = [torch.zeros(3, 1), torch.tensor(2.0)]
-        rule = novograd.native.documented(
-            lr=0.1, beta1=0.9, beta2=0.5, epsilon=1e-8, weight_decay=0.1, grad_averaging=False
+        rule = novograd.native.Rule(
+            beta1=0.9, keep=0.5, mix=0.5, inside=1e-8, a_by_norm=0.1, b=0.01
         )
         numbers = torch.tensor(rule, dtype=torch.float64)
         return params, grads, exp_avgs, exp_avg_sqs, [1.0, 0.5], numbers

@@ -17,6 +17,7 @@ from novograd.bench.shapes import Shapes
 from novograd.bench.timing import BOUND, BOUND_BYTES, Step, bound
 from novograd.native import processors
 from novograd.tensorflow import NovoGrad
+from novograd.variants import DOCUMENTED
 
 tf1 = tf.compat.v1
 
@@ -47,15 +48,17 @@ class PlainNovoGrad(tf1.train.MomentumOptimizer):
     def _resource_apply_dense(self, grad: Any, var: Any) -> Any:
         m, v = self.get_slot(var, "momentum"), self.get_slot(var, "v")
         s = tf.reduce_sum(tf.square(grad))
-        new = tf.where(tf.equal(v, 0.0), s, rule.second_moment(s, v, rule.BETA2))
-        scalars = rule.coefficients(
-            new,
+        numbers = rule.numbers(
+            DOCUMENTED,
             lr=LEARNING_RATE,
             beta1=BETA1,
-            epsilon=rule.EPSILON,
+            beta2=DOCUMENTED.beta2,
+            epsilon=DOCUMENTED.eps,
             weight_decay=self._weight_decay,
             grad_averaging=False,
         )
+        new = tf.where(tf.equal(v, 0.0), s, rule.second_moment(s, v, numbers))
+        scalars = rule.coefficients(new, numbers)
         step = scalars.a * grad
         if self._weight_decay:
             step += scalars.b * var

@@ -9,7 +9,7 @@
 * ``verify``, ``worker``, ``report``: all of it at once, a process per framework.
 """
 
-from novograd.conformance.cases import CASES, Case
+from novograd.conformance.cases import CASES, VARIANT_CASES, Case
 from novograd.conformance.check import MismatchError, check
 
-__all__ = ["CASES", "Case", "MismatchError", "check"]
+__all__ = ["CASES", "VARIANT_CASES", "Case", "MismatchError", "check"]

@@ -6,14 +6,14 @@ A case is data. To add one, add a row to ``CASES``; every adapter runs it from t
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import cycle, product
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from novograd import rule
 from novograd.layers import Layers, Rows, Split, Stacked
+from novograd.variants import DOCUMENTED, VARIANTS
 
 # A scalar, one element, odd sizes, a matrix, a convolution kernel, and two empty tensors.
 SHAPES = ((), (1,), (7,), (3, 5), (0,), (2, 3, 3, 5), (33, 17), (4, 0, 2))
@@ -49,11 +49,11 @@ class Hyperparameters:
     """The hyperparameters of one step, in the words of the documented class."""
 
     learning_rate: float = 0.1  # not the documented 1.0, at which 30 steps leave no weight small
-    beta1: float = rule.BETA1
-    beta2: float = rule.BETA2
-    epsilon: float = rule.EPSILON
-    weight_decay: float = rule.WEIGHT_DECAY
-    grad_averaging: bool = rule.GRAD_AVERAGING
+    beta1: float = DOCUMENTED.beta1
+    beta2: float = DOCUMENTED.beta2
+    epsilon: float = DOCUMENTED.eps
+    weight_decay: float = 0.0
+    grad_averaging: bool = DOCUMENTED.grad_averaging
     nesterov: bool = False
 
 
@@ -74,6 +74,7 @@ class Case:
         steps: Number of steps.
         shapes: One weight each, and one layer each unless ``layers`` says otherwise.
         layers: What the layers of each weight are.
+        variant: Which NovoGrad.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Case:
     steps: int = 30
     shapes: tuple[tuple[int, ...], ...] = SHAPES
     layers: tuple[Layers, ...] = (None,) * len(SHAPES)
+    variant: str = DOCUMENTED.name
 
     def weights(self) -> list[np.ndarray]:
         """Returns the initial weights of each layer."""
@@ -215,4 +217,33 @@ def _cases() -> Iterator[Case]:
     yield Case("bfloat16 gradients of 1e+15", "bfloat16", scale=1e15)
 
 
+def _variant_cases() -> Iterator[Case]:
+    """Yields each variant with hyperparameters drawn at random, and everything that can happen.
+
+    But no gradient is missing: what a variant counts, steps or those of a weight, differs between
+    frameworks.
+    """
+    dtypes = cycle(("float32", "float64", "bfloat16"))
+    for number, variant in enumerate(list(VARIANTS.values())[1:]):
+        random = np.random.default_rng(number)
+        yield Case(
+            f"variant {variant.name}",
+            dtype=next(dtypes),
+            variant=variant.name,
+            # Exact in float32, as scheduled values are.
+            hyper=_hyper(
+                beta1=float(np.float32(random.uniform(0.5, 0.99))),
+                beta2=float(np.float32(random.uniform(0.5, 0.999))),
+                epsilon=float(np.float32(10 ** random.uniform(-8, 0))),
+                weight_decay=float(np.float32(random.uniform(0.01, 0.1))),
+                grad_averaging=bool(number % 2) and variant.name != "optax",
+            ),
+            schedule=_learning_rate_schedule,
+            zero=frozenset({0, 9}),
+            reload_at=17,
+            **_LAYERS,
+        )
+
+
 CASES: tuple[Case, ...] = tuple(_cases())
+VARIANT_CASES: tuple[Case, ...] = tuple(_variant_cases())

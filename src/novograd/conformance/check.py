@@ -1,7 +1,8 @@
 """Runs a case through an adapter and compares every step with the oracle."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 
 from novograd import reference
 from novograd.conformance.adapters import Adapter, Layer, zero_second_moments
-from novograd.conformance.cases import Case, Hyperparameters
+from novograd.conformance.cases import Case
+from novograd.conformance.peers import PEERS, Gradient, State
 from novograd.layers import Layers, Rows, Split
+from novograd.variants import DOCUMENTED
 
 # Roundings of the compute dtype allowed in a step, in units of its epsilon and relative to the
 # largest number that takes part. About ten operations follow one another from the gradient to the
@@ -51,6 +54,8 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
         True
     """
     worst = 0.0
+    # For amsgrad, of each layer.
+    largest: defaultdict[tuple[int, int], float] = defaultdict(float)
     adapter = make(case)
     before = adapter.layers()
     start = [
@@ -72,14 +77,24 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
             if gradient is None:
                 _assert_identical([after[number]], [before[number]], f"{place}, without gradient")
             else:
-                for part, v, scale in _apart(case.layers[number], gradient.shape):
+                apart = _apart(case.layers[number], gradient.shape)
+                for index, (part, v, scale) in enumerate(apart):
                     was, now = (
                         Layer(x.weights[part], x.moment[part], x.second_moment[v].reshape(()))
                         for x in (before[number], after[number])
                     )
-                    error = _assert_step(
-                        was, gradient[part], now, hyper, scale, adapter.rounds_update, place
-                    )
+                    if case.variant == DOCUMENTED.name:
+                        expected = reference.step(
+                            *was, gradient[part], **asdict(hyper), scale=scale
+                        )
+                    else:
+                        w, m, v = (x.astype(np.float64) for x in was)
+                        *expected, largest[number, index] = PEERS[case.variant](
+                            State(w, m, v, largest[number, index]),
+                            Gradient(gradient[part].astype(np.float64), step + 1, scale),
+                            hyper,
+                        )
+                    error = _assert_step(was, expected, now, adapter.rounds_update, place)
                     worst = max(worst, error)
         before = after
     return worst
@@ -114,18 +129,16 @@ def _apart(layers: Layers, shape: tuple[int, ...]) -> Iterator[tuple[Any, Any, f
 
 def _assert_step(
     before: Layer,
-    gradient: np.ndarray,
+    expected: Sequence[Any],
     after: Layer,
-    hyper: Hyperparameters,
-    scale: float,
     rounds_update: bool,
     place: str,
 ) -> float:
     """Compares a layer's step with the oracle's and returns the largest error, in ulps."""
-    w, m, v = reference.step(*before, gradient, **asdict(hyper), scale=scale)
+    w, m, v = expected
     stored = ml_dtypes.finfo(before.weights.dtype)
     compute = ml_dtypes.finfo(before.second_moment.dtype)
-    size = max(float(np.max(np.abs(x), initial=0)) for x in (before.weights, w, m))
+    size = max(float(np.max(np.abs(x), initial=0)) for x in (before.weights, before.moment, w, m))
     # Half a unit in the last place for storing, that of the smallest numbers being a fixed one.
     rounding, smallest = float(stored.eps) / 2, float(stored.smallest_subnormal) / 2
     arithmetic = ROUNDINGS * float(compute.eps) * size
@@ -134,7 +147,7 @@ def _assert_step(
         for_weights += rounding * np.abs(w - before.weights.astype(np.float64)) + smallest
     # Squares below the smallest normal number may count as zero; zero itself, which says that
     # there is no history, is exact.
-    underflow = (1 + gradient.size) * float(compute.smallest_normal) if v > 0 else 0.0
+    underflow = (1 + before.weights.size) * float(compute.smallest_normal) if v > 0 else 0.0
     for_v = ROUNDINGS * float(compute.eps) * float(v) + underflow
     unit = float(stored.eps) * size
     return max(

@@ -21,7 +21,6 @@ from novograd import native
 from novograd.conformance.adapters import Adapter, Layer, compute_dtype
 from novograd.conformance.cases import Case, Hyperparameters
 from novograd.jax import novograd
-from novograd.layers import Layers
 
 
 class EagerAdapter(Adapter):
@@ -164,11 +163,12 @@ class FusedStepAdapter(EagerAdapter):
         if changing:
             names = ("learning_rate", "beta1", "beta2", "weight_decay")
             hyper = replace(hyper, **dict(zip(names, changing, strict=True)))
-        optimizer = _from(novograd, hyper, self._case.layers, self._fused())
+        optimizer = _from(novograd, self._case, hyper, self._fused())
         return optimizer.step(weights, state, gradients)
 
 
 VERSION = jax.__version__
+VARIANTS = True
 ADAPTERS = {"eager": EagerAdapter, "jit": JitAdapter}
 if native.kernels is not None:
     ADAPTERS |= {
@@ -183,10 +183,10 @@ def _optimizer(case: Case, fused: bool | None) -> optax.GradientTransformationEx
     make = novograd
     if case.schedule:
         make = optax.inject_hyperparams(novograd, hyperparam_dtype=compute_dtype(case.dtype))
-    return _from(make, case.hyperparameters(0), case.layers, fused)
+    return _from(make, case, case.hyperparameters(0), fused)
 
 
-def _from(make: Any, hyper: Hyperparameters, layers: tuple[Layers, ...], fused: bool | None) -> Any:
+def _from(make: Any, case: Case, hyper: Hyperparameters, fused: bool | None) -> Any:
     return make(
         hyper.learning_rate,
         hyper.beta1,
@@ -195,6 +195,7 @@ def _from(make: Any, hyper: Hyperparameters, layers: tuple[Layers, ...], fused: 
         hyper.weight_decay,
         hyper.grad_averaging,
         nesterov=hyper.nesterov,
-        layers=list(layers),  # a tree like that of the weights
+        variant=case.variant,
+        layers=list(case.layers),  # a tree like that of the weights
         fused=fused,
     )

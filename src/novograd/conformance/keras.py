@@ -40,7 +40,9 @@ class ApplyAdapter(Adapter):
             [np.array(keras.ops.convert_to_numpy(x)) for x in variables]
             for variables in (self._weights, self._optimizer.variables[2:])
         )
-        return [Layer(*layer) for layer in zip(weights, state[::2], state[1::2], strict=True)]
+        each = len(state) // len(weights)  # amsgrad's largest v is a third
+        columns = (weights, state[::each], state[1::each])
+        return [Layer(*layer) for layer in zip(*columns, strict=True)]
 
     def reload(self) -> None:
         """Saves, makes everything anew with other weights, and loads."""
@@ -58,6 +60,7 @@ class ApplyAdapter(Adapter):
             chosen = dict(zip(map(id, self._weights), self._case.layers, strict=True))
             self._optimizer = NovoGrad(
                 layers=lambda variable: chosen[id(variable)],
+                variant=self._case.variant,
                 **_arguments(self._case.hyperparameters(0)),
             )
         self._optimizer.build(self._weights)
@@ -99,6 +102,7 @@ class _Model(keras.Model):
 
 
 VERSION = keras.__version__
+VARIANTS = True
 ADAPTERS: dict[str, type[Adapter]] = {"apply": ApplyAdapter}
 if keras.backend.backend() != "tensorflow":  # where Keras refuses it
     ADAPTERS["stateless_apply"] = StatelessApplyAdapter

@@ -1,25 +1,31 @@
 """The rule itself on NumPy, and the native kernels, behind the protocol of the check."""
 
 import tempfile
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from novograd import native, rule
+from novograd import native, rule, variants
 from novograd.conformance.adapters import Adapter, Layer, compute_dtype, zero_second_moments
 from novograd.conformance.cases import Case, Hyperparameters
 from novograd.layers import Layers, Split, step_scale
 
 
 class RuleAdapter(Adapter):
-    """``novograd.rule`` on NumPy arrays, stored as the frameworks store them."""
+    """``novograd.rule`` on NumPy arrays, stored as the frameworks store them.
+
+    It counts steps, and keeps the largest ``v`` for amsgrad, across a reload.
+    """
 
     def __init__(self, case: Case) -> None:
         """Sets up the case's initial weights and zero state."""
         self._case = case
+        self._variant = variants.get(case.variant)
         self._compute = compute_dtype(case.dtype)
+        self._count = 0
+        self._largest = zero_second_moments(case)
         self._layers = [
             Layer(w, np.zeros_like(w), v)
             for w, v in zip(case.weights(), zero_second_moments(case), strict=True)
@@ -27,10 +33,10 @@ class RuleAdapter(Adapter):
 
     def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
         """Takes one step with these gradients and hyperparameters."""
-        self._layers = [
-            layer if g is None else self._step_layer(layer, g, hyper, layers)
-            for layer, g, layers in zip(self._layers, gradients, self._case.layers, strict=True)
-        ]
+        for i, g in enumerate(gradients):
+            if g is not None:
+                self._layers[i] = self._step_layer(self._layers[i], g, hyper, i)
+        self._count += 1
 
     def layers(self) -> list[Layer]:
         """Returns copies of what is stored now."""
@@ -52,34 +58,50 @@ class RuleAdapter(Adapter):
         self._layers = layers
 
     def _step_layer(
-        self, layer: Layer, gradient: np.ndarray, hyper: Hyperparameters, layers: Layers
+        self, layer: Layer, gradient: np.ndarray, hyper: Hyperparameters, index: int
     ) -> Layer:
+        layers = self._case.layers[index]
         w, m, v, g = (x.astype(self._compute) for x in (*layer, gradient))
-        s = _squared_norms(g, v.shape, layers)
-        v = rule.second_moment(s, v, beta2=np.where(v == 0, 0.0, hyper.beta2))
-        scalars = rule.coefficients(
-            v,
-            lr=hyper.learning_rate,
-            beta1=hyper.beta1,
-            epsilon=max(hyper.epsilon, float(np.finfo(self._compute).tiny)),
-            weight_decay=hyper.weight_decay,
-            grad_averaging=hyper.grad_averaging,
-            scale=step_scale(layers, g.shape),
-        )
+        s = _layer_norms(g, v.shape, layers, self._variant.norm)
+        numbers = self._numbers(hyper, floor=float(np.finfo(self._compute).tiny))
+        v = np.where(v == 0, numbers.first * s, rule.second_moment(s, v, numbers))
+        self._largest[index] = np.maximum(self._largest[index], v)
+        used = self._largest[index] if self._variant.amsgrad else v
+        scalars = rule.coefficients(used, numbers, step_scale(layers, g.shape))
         if isinstance(layers, Split):
-            scalars = scalars._replace(a=np.repeat(scalars.a, layers.sizes, layers.axis))
+            a, d = (
+                x if np.ndim(x) == 0 else np.repeat(x, layers.sizes, layers.axis)
+                for x in (scalars.a, scalars.d)
+            )
+            scalars = scalars._replace(a=a, d=d)
         w, m = rule.linear_pass(w, m, g, scalars, beta1=hyper.beta1, nesterov=hyper.nesterov)
         stored = layer.weights.dtype
         return Layer(np.asarray(w, stored), np.asarray(m, stored), np.asarray(v, self._compute))
 
+    def _numbers(self, hyper: Hyperparameters, floor: float = 0.0) -> rule.Numbers:
+        return rule.numbers(
+            self._variant,
+            lr=hyper.learning_rate,
+            beta1=hyper.beta1,
+            beta2=hyper.beta2,
+            epsilon=hyper.epsilon,
+            weight_decay=hyper.weight_decay,
+            grad_averaging=hyper.grad_averaging,
+            floor=floor,
+            is_first=float(self._count == 0),
+            bias=(1 - hyper.beta1 ** (self._count + 1), 1 - hyper.beta2 ** (self._count + 1)),
+        )
+
 
 class NativeAdapter(RuleAdapter):
-    """The native kernels, in place; the rule where they cannot find a weight's layers."""
+    """The native kernels, in place; the rule where they cannot find a weight's layers or norm."""
 
     threads: ClassVar[int] = 2
 
     def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
         """Takes one step of all layers that have a gradient, in one call."""
+        if self._variant.amsgrad or self._variant.norm == "inf":
+            return super().step(gradients, hyper)  # needs more than sums of squares
         parts, rest = [], list(gradients)
         for i, g in enumerate(gradients):
             if g is None:
@@ -97,10 +119,9 @@ class NativeAdapter(RuleAdapter):
             moments=[part.layer.moment.ctypes.data for part in parts],
             vs=[part.layer.second_moment.ctypes.data for part in parts],
         )
-        options = asdict(hyper)
-        rule = native.documented(lr=options.pop("learning_rate"), **options)
-        layers.step(rule, self.threads)
-        super().step(rest, hyper)
+        numbers = self._numbers(hyper)
+        layers.step(native.rule_of(numbers, nesterov=hyper.nesterov), self.threads)
+        return super().step(rest, hyper)
 
     def reload(self) -> None:
         """Saves and loads, into arrays that may be written to."""
@@ -108,14 +129,15 @@ class NativeAdapter(RuleAdapter):
         self._layers = self.layers()
 
 
-def _squared_norms(g: np.ndarray, shape: tuple[int, ...], layers: Layers) -> np.ndarray:
-    """Returns the sums of the squares of each layer, in the shape of v."""
-    parts = [g]
+def _layer_norms(g: np.ndarray, shape: tuple[int, ...], layers: Layers, norm: str) -> np.ndarray:
+    """Returns what v averages of each layer, in its shape."""
+    squares, total = (g * g, np.sum) if norm == "l2" else (np.abs(g), partial(np.max, initial=0))
+    parts = [squares]
     if isinstance(layers, Split):
-        parts = np.split(g, np.cumsum(layers.sizes)[:-1], layers.axis)
+        parts = np.split(squares, np.cumsum(layers.sizes)[:-1], layers.axis)
         shape = (1,) * g.ndim
     axes = tuple(i for i, size in enumerate(shape or g.shape) if size == 1 or not shape)
-    sums = [np.sum(part * part, axis=axes, keepdims=shape != (), dtype=g.dtype) for part in parts]
+    sums = [total(part, axis=axes, keepdims=shape != ()) for part in parts]
     return np.concatenate(sums, layers.axis) if isinstance(layers, Split) else np.asarray(sums[0])
 
 
@@ -148,6 +170,7 @@ def _strides(x: np.ndarray) -> tuple[int, ...]:
 
 
 VERSION = np.__version__
+VARIANTS = True
 ADAPTERS = {"rule": RuleAdapter}
 if native.kernels:
     ADAPTERS["native kernels"] = NativeAdapter

@@ -256,6 +256,7 @@ class MirroredAdapter(FunctionAdapter):
 
 
 VERSION = tf.__version__
+VARIANTS = False
 ADAPTERS = {
     "Session": SessionAdapter,
     "Session, ref. vars": ReferenceVariableAdapter,

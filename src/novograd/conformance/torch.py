@@ -60,6 +60,7 @@ class SingleTensorAdapter(Adapter):
         self._optimizer = NovoGrad(
             self._weights,
             layers=lambda _, w: chosen[w],
+            variant=self._case.variant,
             **self.implementation,
             **_options(hyper),
         )
@@ -119,6 +120,7 @@ class CompiledFusedAdapter(CompiledAdapter, FusedAdapter):
 
 
 VERSION = torch.__version__
+VARIANTS = True
 ADAPTERS = {
     "single-tensor": SingleTensorAdapter,
     "foreach": ForeachAdapter,

@@ -1,8 +1,9 @@
 """All cases, one framework, one process: ``python -m novograd.conformance.worker MODULE``.
 
-MODULE names a module of ``novograd.conformance`` with ``VERSION``, ``ADAPTERS`` and, where the
-framework must be set up first, ``prepare()``. On standard output comes one line of JSON with the
-version and the number of checks, one for each check, and nothing else.
+MODULE names a module of ``novograd.conformance`` with ``VERSION``, ``ADAPTERS``, ``VARIANTS``,
+which says whether these can run more than the documented rule, and, where the framework must be
+set up first, ``prepare()``. On standard output comes one line of JSON with the version and the
+number of checks, one for each check, and nothing else.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import sys
 import warnings
 from typing import Any
 
-from novograd.conformance.cases import CASES
+from novograd.conformance.cases import CASES, VARIANT_CASES
 from novograd.conformance.check import check
 
 
@@ -29,9 +30,10 @@ def main() -> None:
         module = importlib.import_module(f"novograd.conformance.{sys.argv[1]}")
         if hasattr(module, "prepare"):
             module.prepare()
-        say(version=module.VERSION, checks=len(module.ADAPTERS) * len(CASES))
+        cases = CASES + (VARIANT_CASES if module.VARIANTS else ())
+        say(version=module.VERSION, checks=len(module.ADAPTERS) * len(cases))
         for implementation, adapter in module.ADAPTERS.items():
-            for case in CASES:
+            for case in cases:
                 outcome: dict[str, Any]
                 try:
                     outcome = {"ulps": check(adapter, case)}

@@ -18,8 +18,16 @@ from jax.interpreters import ad, batching, mlir
 
 from novograd import native
 from novograd.jax.layout import Layout
-from novograd.jax.leaves import Leaf, Numbers, Stepped, Variant, cast, step_by_rule
+from novograd.jax.leaves import (
+    Hyperparameters,
+    Leaf,
+    Stepped,
+    Switches,
+    numbers_of,
+    step_by_rule,
+)
 from novograd.layers import Split
+from novograd.variants import Variant
 
 _TARGET = "novograd_step"
 # The dtypes of the moment for which there is a kernel, by that of the gradient.
@@ -39,28 +47,28 @@ class _Call(NamedTuple):
     Attributes:
         layouts: The layers of each leaf.
         constants: The hyperparameters that are floats; None where it is an operand.
-        variant: The switches of the rule.
+        switches: What is decided once.
         demanded: Whether anything but the kernels is an error.
     """
 
     layouts: tuple[Layout, ...]
     constants: tuple[float | None, ...]
-    variant: Variant
+    switches: Switches
     demanded: bool
 
 
 def step(
-    leaves: Sequence[Leaf], numbers: Numbers, variant: Variant, *, demanded: bool
+    leaves: Sequence[Leaf], hyper: Hyperparameters, switches: Switches, *, demanded: bool
 ) -> list[Stepped]:
     """Takes a step by the kernels where they can be used, elsewhere by the rule.
 
     Raises:
         RuntimeError: If the kernels are demanded and cannot be used for all leaves.
     """
-    place = _problem_of_place()
+    place = _problem_of_place() or _problem_of_variant(switches.variant)
     groups: dict[str, list[int]] = {"rule": [], "decaying": [], "plain": []}
     for i, leaf in enumerate(leaves):
-        problem = place or _problem_of(leaf, variant.applies)
+        problem = place or _problem_of(leaf, switches.applies)
         if problem and demanded:
             raise cannot(problem)
         group = "rule" if problem else "decaying" if leaf.decays else "plain"
@@ -69,11 +77,11 @@ def step(
     for group, indices in groups.items():
         chosen = [leaves[i] for i in indices]
         if group == "rule":
-            done = step_by_rule(chosen, numbers, variant)
+            done = step_by_rule(chosen, hyper, switches)
         else:
             decays = group == "decaying"
-            used = numbers if decays else numbers._replace(weight_decay=0.0)
-            done = _bind(chosen, used, variant, decays, demanded) if chosen else []
+            used = hyper if decays else hyper._replace(weight_decay=0.0)
+            done = _bind(chosen, used, switches, decays, demanded) if chosen else []
         stepped.update(zip(indices, done, strict=True))
     return [stepped[i] for i in range(len(leaves))]
 
@@ -95,6 +103,13 @@ def _problem_of_place() -> str | None:
     kinds = jax.sharding.get_abstract_mesh().axis_types
     if any(kind != jax.sharding.AxisType.Auto for kind in kinds):
         return "there is no kernel for pieces of leaves, as in shard_map or an explicit mesh"
+    return None
+
+
+def _problem_of_variant(variant: Variant) -> str | None:
+    """Why there is no kernel for a variant, or None."""
+    if variant.amsgrad or variant.norm == "inf":
+        return f"there is no kernel for variant {variant.name!r}"
     return None
 
 
@@ -135,57 +150,73 @@ def _grid(gradient: Any, layout: Layout) -> tuple[int, int, int, int] | None:
 
 
 def _bind(
-    leaves: Sequence[Leaf], numbers: Numbers, variant: Variant, decays: bool, demanded: bool
+    leaves: Sequence[Leaf], hyper: Hyperparameters, switches: Switches, decays: bool, demanded: bool
 ) -> list[Stepped]:
     """Takes a step of leaves that have kernels, and of which all decay or none."""
-    arrays = [x for x in numbers if not isinstance(x, float)]
+    arrays = [x for x in hyper if not isinstance(x, float)]
     columns = list(zip(*leaves, strict=True))
-    needed = columns[:4] if decays or variant.applies else columns[:3]
+    needed = columns[:4] if decays or switches.applies else columns[:3]
     operands = [x for column in needed for x in column]
     call = _Call(
         layouts=tuple(leaf.layout for leaf in leaves),
-        constants=tuple(x if isinstance(x, float) else None for x in numbers),
-        variant=variant,
+        constants=tuple(x if isinstance(x, float) else None for x in hyper),
+        switches=switches,
         demanded=demanded,
     )
     results = _step_p.bind(*arrays, *operands, call=call)
     return [Stepped(*one) for one in zip(*_in_parts(results, len(leaves)), strict=True)]
 
 
-def _operands(args: Sequence[Any], call: _Call) -> tuple[Numbers, list[Any]]:
+def _operands(args: Sequence[Any], call: _Call) -> tuple[Hyperparameters, list[Any]]:
     """Undoes what ``_bind`` did: the hyperparameters, and gradients, moments, v and weights."""
     rest = iter(args)
-    numbers = Numbers(*(next(rest) if x is None else x for x in call.constants))
-    return numbers, list(rest)
+    hyper = Hyperparameters(*(next(rest) if x is None else x for x in call.constants))
+    return hyper, list(rest)
 
 
 def _in_parts(arrays: Sequence[Any], size: int) -> list[list[Any]]:
     return [list(arrays[i : i + size]) for i in range(0, len(arrays), size)]
 
 
+def _adds_moment(variant: Variant, moments: Sequence[Any]) -> bool:
+    """Whether what is added to the weights can be computed from their moments, times one number.
+
+    Of half precision these are rounded, and a product would be once more.
+    """
+    times_one = variant.rate == "moment" or all(m.dtype.itemsize > 2 for m in moments)
+    return variant.decay == "moment" and variant.normalises == "gradient" and times_one
+
+
 # -- the two ways to take the step ----------------------------------------------------------------
 
 
 def _by_rule(*args: Any, call: _Call) -> list[Any]:
-    numbers, operands = _operands(args, call)
+    hyper, operands = _operands(args, call)
     n = len(call.layouts)
     gradients, moments, norms, *weights = _in_parts(operands, n)
     columns = (gradients, moments, norms, weights[0] if weights else [0.0] * n, call.layouts)
     leaves = [Leaf(*one) for one in zip(*columns, strict=True)]
-    stepped = step_by_rule(leaves, numbers, call.variant)
-    return [x for column in zip(*stepped, strict=True) for x in column]
+    stepped = step_by_rule(leaves, hyper, call.switches)
+    return [x for column in list(zip(*stepped, strict=True))[:3] for x in column]
 
 
 def _by_kernels(*args: Any, call: _Call) -> Sequence[jax.Array]:
-    numbers, operands = _operands(args, call)
-    n, variant = len(call.layouts), call.variant
+    hyper, operands = _operands(args, call)
+    n, switches = len(call.layouts), call.switches
     gradients, moments, norms, *weights = _in_parts(operands, n)
     # The kernels compute the scalars in float64 anyway.
     dtype = jnp.result_type(*(v.dtype for v in norms))
-    used = _documented(numbers, variant, dtype)
-    if variant.applies:
+    used = native.rule_of(
+        numbers_of(hyper, switches, dtype),
+        nesterov=switches.nesterov,
+        skip_nonfinite=switches.skip_nonfinite,
+        increment=not switches.applies,
+    )
+    if switches.applies:
         targets, first = weights[0], 1 + 3 * n
-    elif variant.nesterov or variant.skip_nonfinite:
+    elif (
+        switches.nesterov or switches.skip_nonfinite or not _adds_moment(switches.variant, moments)
+    ):
         targets, first = gradients, 1
     else:
         # What is added is -d*m. XLA computes that as part of what is done with it, so that it takes
@@ -210,21 +241,6 @@ def _by_kernels(*args: Any, call: _Call) -> Sequence[jax.Array]:
         return after
     added = [(-used.d * m).astype(g.dtype) for g, m in zip(gradients, after, strict=False)]
     return [*added, *after]
-
-
-def _documented(numbers: Numbers, variant: Variant, dtype: Any) -> native.Rule:
-    lr, beta1, beta2, epsilon, weight_decay = (cast(x, dtype) for x in numbers)
-    return native.documented(
-        lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        epsilon=epsilon,
-        weight_decay=weight_decay,
-        grad_averaging=variant.grad_averaging,
-        nesterov=variant.nesterov,
-        skip_nonfinite=variant.skip_nonfinite,
-        increment=not variant.applies,
-    )
 
 
 @functools.cache
@@ -253,7 +269,7 @@ def _run(*args: Any, call: _Call) -> Any:
 def _abstract(*args: Any, call: _Call) -> list[Any]:
     _, operands = _operands(args, call)
     gradients, moments, norms, *weights = _in_parts(operands, len(call.layouts))
-    targets = weights[0] if call.variant.applies else gradients
+    targets = weights[0] if call.switches.applies else gradients
     return [x.update(weak_type=False) for x in (*targets, *moments, *norms)]
 
 

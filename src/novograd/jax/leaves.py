@@ -1,5 +1,6 @@
 """A step of the leaves in JAX's own operations, on any device and under every transformation."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,10 +11,14 @@ import numpy as np
 from novograd import rule
 from novograd.jax.layout import Layout, devices
 from novograd.layers import Split
+from novograd.variants import Variant
 
 
 class Leaf(NamedTuple):
-    """What a step takes of a leaf; ``weights`` is the float 0 where it needs none."""
+    """What a step takes of a leaf; ``weights`` is the float 0 where it needs none.
+
+    ``maximum`` is the largest ``v`` so far, for amsgrad.
+    """
 
     gradient: Any
     moment: Any
@@ -21,6 +26,7 @@ class Leaf(NamedTuple):
     weights: Any
     layout: Layout
     decays: bool = True
+    maximum: Any = None
 
 
 class Stepped(NamedTuple):
@@ -31,37 +37,73 @@ class Stepped(NamedTuple):
             variant ``applies`` it, the new weights.
         moment: The new moment.
         v: The new second moment.
+        maximum: The largest of them so far, for amsgrad.
     """
 
     weights: Any
     moment: Any
     v: Any
+    maximum: Any = None
 
 
-class Numbers(NamedTuple):
-    """The hyperparameters of a step: floats, or arrays of shape ()."""
+class Hyperparameters(NamedTuple):
+    """The numbers of a step: floats, or arrays of shape ().
+
+    ``count`` is the number of steps taken before, for variants for which it matters.
+    """
 
     lr: Any
     beta1: Any
     beta2: Any
     epsilon: Any
     weight_decay: Any
+    count: Any = 0.0
 
 
-class Variant(NamedTuple):
-    """The switches of the rule; ``applies`` is whether a step adds to the weights itself."""
+class Switches(NamedTuple):
+    """What is decided once; ``applies`` is whether a step adds to the weights itself."""
 
+    variant: Variant
     grad_averaging: bool
     nesterov: bool
     skip_nonfinite: bool
     applies: bool
 
 
-def step_by_rule(leaves: Sequence[Leaf], numbers: Numbers, variant: Variant) -> list[Stepped]:
-    """Takes a step; the square sums of layers that are cut are those of all pieces."""
-    sums = [_square_sums(leaf.gradient, leaf.v.dtype, leaf.layout) for leaf in leaves]
-    sums = _of_all_pieces(sums, [leaf.layout for leaf in leaves])
-    return [_step(leaf, s, numbers, variant) for leaf, s in zip(leaves, sums, strict=True)]
+def step_by_rule(
+    leaves: Sequence[Leaf], hyper: Hyperparameters, switches: Switches
+) -> list[Stepped]:
+    """Takes a step; the norms of layers that are cut are those of all pieces."""
+    norm = switches.variant.norm
+    sums = [_layer_norms(leaf.gradient, leaf.v.dtype, leaf.layout, norm) for leaf in leaves]
+    sums = _of_all_pieces(sums, [leaf.layout for leaf in leaves], norm)
+    return [_step(leaf, s, hyper, switches) for leaf, s in zip(leaves, sums, strict=True)]
+
+
+def numbers_of(hyper: Hyperparameters, switches: Switches, dtype: Any) -> rule.Numbers:
+    """Returns the numbers of the rule, floats or of a dtype."""
+    lr, beta1, beta2, epsilon, decay = (cast(x, dtype) for x in hyper[:5])
+    count = jnp.asarray(hyper.count, dtype) if switches.variant.counts else None
+    return rule.numbers(
+        switches.variant,
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        epsilon=epsilon,
+        weight_decay=decay,
+        grad_averaging=switches.grad_averaging,
+        # With eps 0 a gradient that is zero throughout would be 0/0.
+        floor=float(jnp.finfo(dtype).tiny),
+        is_first=1.0 if count is None else jnp.asarray(count == 0, dtype),
+        bias=(1.0, 1.0) if count is None else (_bias(beta1, count), _bias(beta2, count)),
+    )
+
+
+def _bias(beta: Any, count: Any) -> Any:
+    """Returns ``1 - beta^(count + 1)``, with all digits in float32 too."""
+    with np.errstate(divide="ignore"):
+        logarithm = float(np.log(beta)) if isinstance(beta, float) else jnp.log(beta)
+    return -jnp.expm1((count + 1) * logarithm)
 
 
 def zero_second_moment(weights: Any, layout: Layout) -> jax.Array:
@@ -72,8 +114,8 @@ def zero_second_moment(weights: Any, layout: Layout) -> jax.Array:
     dtype = compute_dtype(weights)
     if layout.v_shape == ():
         return jnp.zeros((), dtype)
-    sums = _square_sums(jnp.zeros_like(weights, dtype=dtype), dtype, layout)
-    return sums if devices(layout.names) is None else _of_all_pieces([sums], [layout])[0]
+    sums = _layer_norms(jnp.zeros_like(weights, dtype=dtype), dtype, layout, "l2")
+    return sums if devices(layout.names) is None else _of_all_pieces([sums], [layout], "l2")[0]
 
 
 def compute_dtype(w: Any) -> Any:
@@ -86,26 +128,38 @@ def cast(value: Any, dtype: Any) -> Any:
     return value if isinstance(value, float) else jnp.asarray(value, dtype)
 
 
-def _square_sums(gradient: Any, dtype: Any, layout: Layout) -> jax.Array:
-    """Returns the sums of the squares of what is here of each layer, in the shape of v."""
-    squares = jnp.square(_as_real(gradient, dtype))
+def _layer_norms(gradient: Any, dtype: Any, layout: Layout, norm: str) -> jax.Array:
+    """Returns what v averages, of what is here of each layer, in the shape of v.
+
+    That is the sum of the squares, or the largest element.
+    """
+    real = _as_real(gradient, dtype)
+    # The largest element of nothing is 0.
+    squares, total = (
+        (jnp.square(real), jnp.sum)
+        if norm == "l2"
+        else (jnp.abs(real), functools.partial(jnp.max, initial=0))
+    )
     if jnp.iscomplexobj(gradient):
-        squares = jnp.sum(squares, axis=0)
+        squares = total(squares, axis=0)
     if layout.v_shape == ():
-        return jnp.sum(squares)
+        return total(squares)
     if not isinstance(layout.layers, Split):
-        summed = [i for i, size in enumerate(layout.v_shape) if size == 1]
-        return jnp.sum(squares, axis=summed, keepdims=True)
+        summed = tuple(i for i, size in enumerate(layout.v_shape) if size == 1)
+        return total(squares, axis=summed, keepdims=True)
     # First over the other axes: of an axis that is sharded only a vector is then taken apart.
     axis = range(squares.ndim)[layout.layers.axis]
-    vector = jnp.sum(squares, axis=[i for i in range(squares.ndim) if i != axis])
+    vector = total(squares, axis=tuple(i for i in range(squares.ndim) if i != axis))
     parts = np.arange(len(layout.layers.sizes))
     of_each = jnp.where(_part_of(layout, vector.size) == parts[:, None], vector, 0)
-    return jnp.sum(of_each, axis=1).reshape(layout.v_shape)
+    return total(of_each, axis=1).reshape(layout.v_shape)
 
 
-def _of_all_pieces(sums: Sequence[jax.Array], layouts: Sequence[Layout]) -> list[jax.Array]:
-    """Adds up what the devices have of each layer: a collective for each set of mesh axes."""
+def _of_all_pieces(
+    sums: Sequence[jax.Array], layouts: Sequence[Layout], norm: str
+) -> list[jax.Array]:
+    """Joins what the devices have of each layer: a collective for each set of mesh axes."""
+    join = jax.lax.psum if norm == "l2" else jax.lax.pmax
     together: dict[frozenset[Any], list[int]] = {}
     for i, layout in enumerate(layouts):
         together.setdefault(frozenset(layout.names), []).append(i)
@@ -113,8 +167,8 @@ def _of_all_pieces(sums: Sequence[jax.Array], layouts: Sequence[Layout]) -> list
     for indices in together.values():
         names = layouts[indices[0]].names
         if names:
-            added = jax.lax.psum([sums[i] for i in indices], names)
-            whole.update(zip(indices, added, strict=True))
+            joined = join([sums[i] for i in indices], names)
+            whole.update(zip(indices, joined, strict=True))
     return list(whole.values())
 
 
@@ -130,46 +184,48 @@ def _part_of(layout: Layout, length: int) -> Any:
 
 def _spread(of_layers: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
     """Makes what there is for each layer broadcast against a leaf of a shape."""
-    if not isinstance(layout.layers, Split):
+    if not isinstance(layout.layers, Split) or jnp.ndim(of_layers) == 0:
         return of_layers
     axis = layout.layers.axis
     part_of = _part_of(layout, shape[axis])
     return jnp.take(of_layers, part_of, axis=axis)
 
 
-def _step(leaf: Leaf, s: Any, numbers: Numbers, variant: Variant) -> Stepped:
+def _step(leaf: Leaf, s: Any, hyper: Hyperparameters, switches: Switches) -> Stepped:
     """All arithmetic is in the dtype of v."""
-    g, m, v, w, layout, decays = leaf
-    lr, beta1, beta2, epsilon, decay = (cast(x, v.dtype) for x in numbers)
-    new = jnp.where(v == 0, s, rule.second_moment(s, v, beta2))
-    scalars = rule.coefficients(
-        new,
-        lr=lr,
-        beta1=beta1,
-        # With eps 0 a gradient that is zero throughout would be 0/0.
-        epsilon=jnp.maximum(epsilon, float(jnp.finfo(v.dtype).tiny)),
-        weight_decay=decay if decays else 0.0,
-        grad_averaging=variant.grad_averaging,
-        scale=layout.scale,
+    g, m, v, w, layout, decays, maximum = leaf
+    if not decays:
+        hyper = hyper._replace(weight_decay=0.0)
+    numbers = numbers_of(hyper, switches, v.dtype)
+    new = jnp.where(v == 0, numbers.first * s, rule.second_moment(s, v, numbers))
+    used = new if maximum is None else jnp.maximum(maximum, new)
+    scalars = rule.coefficients(used, numbers, layout.scale)
+    scalars = scalars._replace(
+        a=_spread(scalars.a, layout, g.shape), d=_spread(scalars.d, layout, g.shape)
     )
-    scalars = scalars._replace(a=_spread(scalars.a, layout, g.shape))
-    if not variant.applies:
-        scalars = scalars._replace(c=0.0)  # what is added to the weights, without the weights
+    if not switches.applies:  # what is added to the weights
+        scalars = scalars._replace(c=scalars.c - 1.0)
     weights, moment = rule.linear_pass(
         _as_real(w, v.dtype),
         _as_real(m, v.dtype),
         _as_real(g, v.dtype),
         scalars,
-        beta1=beta1,
-        nesterov=variant.nesterov,
+        beta1=numbers.beta1,
+        nesterov=switches.nesterov,
     )
-    weights, moment = _as_leaf(weights, w if variant.applies else g), _as_leaf(moment, m)
-    if variant.skip_nonfinite:
+    weights, moment = _as_leaf(weights, w if switches.applies else g), _as_leaf(moment, m)
+    if switches.skip_nonfinite:
         finite = _spread(jnp.isfinite(s), layout, g.shape)
-        weights = jnp.where(finite, weights, w if variant.applies else 0)
+        weights = jnp.where(finite, weights, w if switches.applies else 0)
         moment = jnp.where(finite, moment, m)
     # An s beyond the dtype's range makes a = 0 and must not stay in v for ever.
-    return Stepped(weights, moment, jnp.where(jnp.isfinite(new), new, v))
+    finite = jnp.isfinite(new)
+    return Stepped(
+        weights,
+        moment,
+        jnp.where(finite, new, v),
+        None if maximum is None else jnp.where(finite, used, maximum),
+    )
 
 
 def _as_real(x: Any, dtype: Any) -> jax.Array:

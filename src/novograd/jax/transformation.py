@@ -9,18 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from novograd import native, rule
+from novograd import native, variants
 from novograd.hyperparameters import check_flag, check_number
 from novograd.jax import ffi
 from novograd.jax.layout import check_tree, layouts_of
 from novograd.jax.leaves import (
+    Hyperparameters,
     Leaf,
-    Numbers,
     Stepped,
-    Variant,
+    Switches,
     step_by_rule,
     zero_second_moment,
 )
+from novograd.variants import Variant
 
 
 class NovogradState(NamedTuple):
@@ -33,11 +34,13 @@ class NovogradState(NamedTuple):
         nu: The average ``v`` of the squared norm; a tree like the weights, with one number for each
             layer, in float32 (float64 for float64 and complex128 weights): of shape () where the
             leaf is a layer, else as ``novograd.layers`` says. 0 where there is no history.
+        nu_max: The largest ``nu`` so far, a tree like it, for variants with amsgrad; else None.
     """
 
     count: Any
     mu: Any
     nu: Any
+    nu_max: Any = None
 
 
 class Novograd(optax.GradientTransformationExtraArgs):
@@ -70,12 +73,13 @@ class Novograd(optax.GradientTransformationExtraArgs):
 
 def novograd(
     learning_rate: optax.ScalarOrSchedule,
-    b1: Any = rule.BETA1,
-    b2: Any = rule.BETA2,
-    eps: Any = rule.EPSILON,
-    weight_decay: optax.ScalarOrSchedule = rule.WEIGHT_DECAY,
-    grad_averaging: bool = rule.GRAD_AVERAGING,
+    b1: Any = None,
+    b2: Any = None,
+    eps: Any = None,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    grad_averaging: bool | None = None,
     *,
+    variant: str | Variant = "documented",
     nesterov: bool = False,
     mask: Any = None,
     mu_dtype: Any = None,
@@ -96,9 +100,11 @@ def novograd(
     While ``v`` is exactly 0 there is no history: the first gradient that is not zero sets it. The
     state is a ``NovogradState``. The updates have the dtype of the gradients.
 
-    ``optax.novograd`` is another rule under the same name: it adds ``eps`` outside the root,
-    multiplies by the learning rate after the moment, has ``b1=0.9`` and ``b2=0.25``, takes the
-    first step for the only one without history, and stores ``v`` in the dtype of the weights.
+    This is the documented rule. Every other published NovoGrad is a ``variant`` of it, with its own
+    defaults: see ``novograd.variants`` and docs/variants.md. ``variant="optax"`` is the rule of
+    ``optax.novograd``: it adds ``eps`` outside the root, multiplies by the learning rate after the
+    moment, has ``b1=0.9`` and ``b2=0.25``, and takes the first step for the only one without
+    history. (optax also stores ``v`` in the dtype of the weights.)
 
     Numbers: the norm and all scalars are float32 at least. Half-precision leaves are computed in
     float32, of which moment and update are each rounded once. Where ``|g_t|^2`` is too large for
@@ -109,21 +115,24 @@ def novograd(
     Leaves that are None, in the gradients or everywhere, are left alone, together with their
     state. Complex leaves behave as their pairs of real numbers.
 
-    With ``optax.inject_hyperparams`` all numbers may change from step to step. Its ``static_args``
-    must name ``mask``, ``mu_dtype``, ``layers`` and ``axis_name`` where these are given as types or
-    functions, and for weights that are not float32 its ``hyperparam_dtype`` should be given as
-    float32, or ``b2`` is rounded.
+    With ``optax.inject_hyperparams`` all numbers that are given may change from step to step. Its
+    ``static_args`` must name ``mask``, ``mu_dtype``, ``layers`` and ``axis_name`` where these are
+    given as types or functions, and for weights that are not float32 its ``hyperparam_dtype``
+    should be given as float32, or ``b2`` is rounded.
 
     Args:
         learning_rate: ``lr``; a float, an array of shape (), or a schedule, which is called with
             the number of steps taken before.
-        b1: Decay rate of the moment, in [0, 1); a float or an array of shape ().
+        b1: Decay rate of the moment, in [0, 1); a float or an array of shape (). This and the next
+            arguments have the defaults of the variant; those of the documented rule are 0.95, 0.98
+            for ``b2``, 1e-8, and False for ``grad_averaging``.
         b2: Decay rate of ``v``, in [0, 1); given like ``b1``. 0 normalises each gradient by its
             own norm.
         eps: Added to ``v`` inside the root, to avoid a division by zero; given like ``b1``.
         weight_decay: Factor of the weights in the moment; given like ``learning_rate``. Unless
             it is the number 0, ``update`` needs ``params``.
         grad_averaging: Whether what enters the moment is multiplied by ``1 - b1``.
+        variant: Which NovoGrad: a name, or a ``novograd.variants.Variant``.
         nesterov: Whether to use Nesterov momentum: the update is then
             ``-(b1*m_t + (m_t - b1*m_{t-1}))``.
         mask: Which leaves decay: a tree of bools, or a prefix of one, like the weights; or a
@@ -182,13 +191,16 @@ def novograd(
         >>> float(state.nu)
         25.0
     """
+    chosen = variants.get(variant)
     learning_rate = _check_schedule("learning_rate", learning_rate)
-    b1 = _check("b1", b1, below=1)
-    b2 = _check("b2", b2, below=1)
-    eps = _check("eps", eps)
+    b1 = _check("b1", chosen.beta1 if b1 is None else b1, below=1)
+    b2 = _check("b2", chosen.beta2 if b2 is None else b2, below=1)
+    eps = _check("eps", chosen.eps if eps is None else eps)
     weight_decay = _check_schedule("weight_decay", weight_decay)
-    variant = Variant(
-        grad_averaging=check_flag("grad_averaging", grad_averaging),
+    averaging = chosen.grad_averaging if grad_averaging is None else grad_averaging
+    switches = Switches(
+        variant=chosen,
+        grad_averaging=check_flag("grad_averaging", averaging),
         nesterov=check_flag("nesterov", nesterov),
         skip_nonfinite=check_flag("skip_nonfinite", skip_nonfinite),
         applies=False,
@@ -200,10 +212,12 @@ def novograd(
     decays = not isinstance(weight_decay, float) or weight_decay != 0
 
     def init(params: Any) -> NovogradState:
+        layouts = layouts_of(layers, axis_name, params)
         return NovogradState(
             count=jnp.zeros((), jnp.int32),
             mu=jax.tree.map(lambda w: jnp.zeros_like(w, dtype=_mu_dtype(w, mu_dtype)), params),
-            nu=jax.tree.map(zero_second_moment, params, layouts_of(layers, axis_name, params)),
+            nu=jax.tree.map(zero_second_moment, params, layouts),
+            nu_max=jax.tree.map(zero_second_moment, params, layouts) if chosen.amsgrad else None,
         )
 
     def take(gradients: Any, state: Any, params: Any, *, applies: bool) -> tuple[Any, Any]:
@@ -211,31 +225,33 @@ def novograd(
         # Of the moments, since gradients may be missing.
         layouts = _check_nu(state.nu, layouts_of(layers, axis_name, state.mu))
         moments, norms, layouts = map(tree.flatten_up_to, (state.mu, state.nu, layouts))
+        maxima = tree.flatten_up_to(state.nu_max) if chosen.amsgrad else [None] * len(given)
         none = [0.0] * len(given)
         decaying = tree.flatten_up_to(_decaying(params, mask)) if decays else none
         weights = tree.flatten_up_to(params) if applies else decaying
         every = [
-            Leaf(g, m, v, w, layout, not (isinstance(decayed, float) and decayed == 0))
-            for g, m, v, w, layout, decayed in zip(
-                given, moments, norms, weights, layouts, decaying, strict=True
+            Leaf(g, m, v, w, layout, not (isinstance(decayed, float) and decayed == 0), maximum)
+            for g, m, v, w, layout, decayed, maximum in zip(
+                given, moments, norms, weights, layouts, decaying, maxima, strict=True
             )
         ]
         lr, decay = (_resolve(value, state.count) for value in (learning_rate, weight_decay))
         stepped = iter(
             step_of_leaves(
                 [leaf for leaf in every if leaf.gradient is not None],
-                Numbers(lr, b1, b2, eps, decay),
-                variant._replace(applies=applies),
+                Hyperparameters(lr, b1, b2, eps, decay, state.count if chosen.counts else 0.0),
+                switches._replace(applies=applies),
             )
         )
         after = [
-            Stepped(leaf.weights if applies else None, leaf.moment, leaf.v)
+            Stepped(leaf.weights if applies else None, leaf.moment, leaf.v, leaf.maximum)
             if leaf.gradient is None
             else next(stepped)
             for leaf in every
         ]
-        result, mu, nu = (tree.unflatten([leaf[i] for leaf in after]) for i in range(3))
-        return result, NovogradState(optax.safe_increment(state.count), mu, nu)
+        result, mu, nu, nu_max = (tree.unflatten([leaf[i] for leaf in after]) for i in range(4))
+        count = optax.safe_increment(state.count)
+        return result, NovogradState(count, mu, nu, nu_max if chosen.amsgrad else None)
 
     def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
         if decays and params is None:
@@ -249,12 +265,13 @@ def novograd(
 
 
 def scale_by_novograd(
-    b1: Any = rule.BETA1,
-    b2: Any = rule.BETA2,
-    eps: Any = rule.EPSILON,
-    weight_decay: optax.ScalarOrSchedule = rule.WEIGHT_DECAY,
-    grad_averaging: bool = rule.GRAD_AVERAGING,
+    b1: Any = None,
+    b2: Any = None,
+    eps: Any = None,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    grad_averaging: bool | None = None,
     *,
+    variant: str | Variant = "documented",
     nesterov: bool = False,
     mask: Any = None,
     mu_dtype: Any = None,
@@ -268,10 +285,12 @@ def scale_by_novograd(
     The same rule with ``lr = 1``, and the update is ``+m_t`` as of every ``optax.scale_by_*``.
     Arguments, state, errors and source are those of ``novograd``.
 
-    In ``optax.chain(scale_by_novograd(), optax.scale_by_learning_rate(lr))`` the learning rate
-    multiplies the whole moment, as in the paper; in ``novograd(lr)`` each gradient keeps the one
-    with which it entered. The two are equal, up to rounding, while ``lr`` is constant, and differ
-    under a schedule.
+    Of variants with the learning rate at the update, ``optax.chain(scale_by_novograd(variant=...),
+    optax.scale_by_learning_rate(lr))`` is ``novograd(lr, variant=...)``, unless their decay is
+    decoupled. Of the others, in ``optax.chain(scale_by_novograd(),
+    optax.scale_by_learning_rate(lr))`` the learning rate multiplies the whole moment, as in the
+    paper; in ``novograd(lr)`` each gradient keeps the one with which it entered. The two are equal,
+    up to rounding, while ``lr`` is constant, and differ under a schedule.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -290,6 +309,7 @@ def scale_by_novograd(
         eps,
         weight_decay,
         grad_averaging,
+        variant=variant,
         nesterov=nesterov,
         mask=mask,
         mu_dtype=mu_dtype,

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from keras import ops
 
-from novograd.jax import ffi
+from novograd.jax import ffi, leaves
 from novograd.jax.layout import Layout
-from novograd.jax.leaves import Leaf, Numbers, Variant
 from novograd.keras.layers import Hyperparameters, Layer
 from novograd.layers import step_scale
 
@@ -21,21 +20,28 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
     Returns:
         The variables that are left to do: none.
     """
-    leaves = []
-    for g, w, m, v, weight_decay, chosen in layers:
+    given = []
+    for g, w, m, v, weight_decay, chosen, maximum in layers:
         layout = Layout(chosen, tuple(v.shape), step_scale(chosen, w.shape))
-        leaves.append(Leaf(g, m.value, v.value, w.value, layout, weight_decay != 0))
-    numbers = Numbers(
+        largest = None if maximum is None else maximum.value
+        leaf = leaves.Leaf(g, m.value, v.value, w.value, layout, weight_decay != 0, largest)
+        given.append(leaf)
+    numbers = leaves.Hyperparameters(
         ops.convert_to_tensor(hyper.learning_rate),
         hyper.beta_1,
         hyper.beta_2,
         hyper.epsilon,
         max((layer.weight_decay for layer in layers), default=0.0),
+        ops.convert_to_tensor(hyper.count) if hyper.variant.counts else 0.0,
     )
-    variant = Variant(hyper.grad_averaging, hyper.nesterov, skip_nonfinite=False, applies=True)
-    stepped = ffi.step(leaves, numbers, variant, demanded=False)
-    for (_, w, m, v, *_), (weights, moment, norm) in zip(layers, stepped, strict=True):
-        w.assign(weights)
-        m.assign(moment)
-        v.assign(norm)
+    switches = leaves.Switches(
+        hyper.variant, hyper.grad_averaging, hyper.nesterov, skip_nonfinite=False, applies=True
+    )
+    stepped = ffi.step(given, numbers, switches, demanded=False)
+    for (_, w, m, v, *_, maximum), after in zip(layers, stepped, strict=True):
+        w.assign(after.weights)
+        m.assign(after.moment)
+        v.assign(after.v)
+        if maximum is not None:
+            maximum.assign(after.maximum)
     return []

@@ -9,29 +9,50 @@ import numpy as np
 from keras import ops
 
 from novograd.layers import Layers, Rows, Split, Stacked, second_moment_shape
+from novograd.variants import Variant
 
 _KINDS = {kind.__name__: kind for kind in (Stacked, Split, Rows)}
 
 
-def squared_norms(g: Any, layers: Layers) -> Any:
-    """Returns the sums of the squares of the layers of a gradient, in the shape of their ``v``.
+def layer_norms(g: Any, layers: Layers, norm: str) -> Any:
+    """Returns what the ``v`` of layers averages, in its shape.
+
+    That is the sum of the squares of a gradient, or with norm "inf" its largest element.
 
     Example:
-        >>> tuple(squared_norms(ops.ones((3, 4)), Split((1, 2))).shape)
+        >>> tuple(layer_norms(ops.ones((3, 4)), Split((1, 2)), "l2").shape)
         (2, 1)
     """
+    squares: Any = ops.square(g) if norm == "l2" else ops.abs(g)
+    total = ops.sum if norm == "l2" else _largest
     if isinstance(layers, Split):
         axes = tuple(range(len(g.shape)))
         # On TensorFlow ops.split cannot make a single part.
         before = (slice(None),) * axes[layers.axis]
         ends = accumulate(layers.sizes, initial=0)
-        parts = [g[(*before, slice(*part))] for part in pairwise(ends)]
-        sums = [ops.sum(ops.square(part), axes, keepdims=True) for part in parts]
+        parts = [squares[(*before, slice(*part))] for part in pairwise(ends)]
+        sums = [total(part, axes, keepdims=True) for part in parts]
         return ops.concatenate(sums, layers.axis)
     shape = second_moment_shape(layers, g.shape)
     axes = tuple(i for i, size in enumerate(shape) if size == 1)
-    squares = ops.square(g)
-    return ops.sum(squares, axes, keepdims=True) if shape else ops.sum(squares)
+    return total(squares, axes, keepdims=True) if shape else total(squares)
+
+
+def _largest(x: Any, axes: Any = None, keepdims: bool = False) -> Any:
+    """Returns the largest of numbers that are not negative, 0 of none."""
+    return ops.max(x, axes, keepdims=keepdims, initial=0)
+
+
+def bias(beta: float, count: Any) -> Any:
+    """Returns ``1 - beta^(count + 1)``, with all digits in float32 too.
+
+    Example:
+        >>> round(float(bias(0.9, ops.array(1.0))), 6)
+        0.19
+    """
+    with np.errstate(divide="ignore"):
+        logarithm = float(np.log(beta))
+    return ops.negative(ops.expm1((count + 1) * logarithm))
 
 
 def spread(x: Any, layers: Layers) -> Any:
@@ -41,7 +62,7 @@ def spread(x: Any, layers: Layers) -> Any:
         >>> tuple(spread(ops.array([[1.0], [2.0]]), Split((1, 2))).shape)
         (3, 1)
     """
-    if not isinstance(layers, Split):
+    if not isinstance(layers, Split) or not len(np.shape(x)):
         return x
     return ops.take(x, np.repeat(np.arange(len(layers.sizes)), layers.sizes), layers.axis)
 
@@ -83,6 +104,7 @@ class Layer(NamedTuple):
         v: The variable of its second moment.
         weight_decay: What holds for it.
         layers: What its layers are.
+        maximum: The variable of its largest second moments, for amsgrad.
     """
 
     gradient: Any
@@ -91,10 +113,11 @@ class Layer(NamedTuple):
     v: Any
     weight_decay: float
     layers: Layers
+    maximum: Any = None
 
 
 class Hyperparameters(NamedTuple):
-    """What holds for all of them."""
+    """What holds for all of them; ``count`` is how many steps were taken before."""
 
     learning_rate: Any
     beta_1: float
@@ -102,3 +125,5 @@ class Hyperparameters(NamedTuple):
     epsilon: float
     grad_averaging: bool
     nesterov: bool
+    variant: Variant
+    count: Any

@@ -7,17 +7,19 @@ import keras
 import numpy as np
 from keras import ops
 
-from novograd import rule
+from novograd import rule, variants
 from novograd.hyperparameters import check_flag, check_number
 from novograd.keras.layers import (
     Hyperparameters,
     Layer,
+    bias,
     deserialized,
+    layer_norms,
     serialized,
     spread,
-    squared_norms,
 )
 from novograd.layers import check_layers, layers_of, row_axis, second_moment_shape, step_scale
+from novograd.variants import Variant
 
 if keras.backend.backend() == "torch":
     from novograd.keras import torch as kernels
@@ -40,13 +42,16 @@ class NovoGrad(keras.optimizers.Optimizer):
 
     While ``v`` is exactly 0 there is no history: the first gradient that is not zero sets it.
 
+    This is the documented rule. Every other published NovoGrad is a ``variant`` of it, with its own
+    defaults: see ``novograd.variants`` and docs/variants.md.
+
     State: ``variables`` holds, in an order that saved files rely on and that will not change, what
     the base class creates (``iteration``; ``learning_rate`` unless it is a schedule or callable;
     the averages of ``use_ema`` and the sums of ``gradient_accumulation_steps`` where these are
     used), then for each weight ``momentum``, which is ``m_t`` with its sign and the learning rate
     inside, in the weight's dtype, and ``v``, in float32 (float64 for float64 weights): a scalar, or
-    of the shape that ``novograd.layers`` gives. A file that is saved on one backend can be loaded
-    on the others.
+    of the shape that ``novograd.layers`` gives; variants with amsgrad have ``v_max`` after it. A
+    file that is saved on one backend can be loaded on the others.
 
     Numbers: the norm and all scalars are float32 at least. float16 and bfloat16 weights are updated
     in float32 arithmetic and rounded once. Where ``|g_t|^2`` is too large for the dtype of ``v``,
@@ -61,7 +66,9 @@ class NovoGrad(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: ``lr``; a float, a ``keras.optimizers.schedules.LearningRateSchedule``, or
-            a callable without arguments that returns the value.
+            a callable without arguments that returns the value. This and the next arguments have
+            the defaults of the variant; those of the documented rule are 0.01, 0.95, 0.98, 1e-8,
+            and False for ``grad_averaging``.
         beta_1: Decay rate of the moment, in [0, 1).
         beta_2: Decay rate of ``v``, in [0, 1). 0 normalises each gradient by its own norm.
         epsilon: Added to ``v`` inside the root, to avoid a division by zero.
@@ -69,6 +76,7 @@ class NovoGrad(keras.optimizers.Optimizer):
             ``exclude_from_weight_decay`` take 0.
         grad_averaging: Whether what enters the moment is multiplied by ``1 - beta_1``.
         nesterov: Whether to use Nesterov momentum.
+        variant: Which NovoGrad: a name, or a ``novograd.variants.Variant``.
         layers: What shares one ``v``: ``Stacked``, ``Split`` or ``Rows`` of ``novograd.layers``, or
             None for the whole variable; or a function of a variable that returns one of these.
             ``get_config`` holds it, a function as Keras does: by the name under which it is
@@ -110,13 +118,14 @@ class NovoGrad(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 0.01,
-        beta_1: float = rule.BETA1,
-        beta_2: float = rule.BETA2,
-        epsilon: float = rule.EPSILON,
-        weight_decay: float = rule.WEIGHT_DECAY,
-        grad_averaging: bool = rule.GRAD_AVERAGING,
+        learning_rate: Any = None,
+        beta_1: float | None = None,
+        beta_2: float | None = None,
+        epsilon: float | None = None,
+        weight_decay: float = 0.0,
+        grad_averaging: bool | None = None,
         nesterov: bool = False,
+        variant: str | Variant = "documented",
         layers: Any = None,
         clipnorm: float | None = None,
         clipvalue: float | None = None,
@@ -130,6 +139,13 @@ class NovoGrad(keras.optimizers.Optimizer):
         **kwargs: Any,
     ):
         """Checks the arguments, which the class documents; ``build`` makes the state."""
+        chosen = variants.get(variant)
+        if learning_rate is None:
+            learning_rate = chosen.lr
+        if learning_rate is None:
+            raise ValueError(
+                f"learning_rate must be given: the variant {chosen.name!r} has no default"
+            )
         if isinstance(learning_rate, float):  # Keras checks what else it may be
             learning_rate = check_number("learning_rate", learning_rate)
         super().__init__(
@@ -146,10 +162,13 @@ class NovoGrad(keras.optimizers.Optimizer):
             name=name,
             **kwargs,
         )
-        self.beta_1 = check_number("beta_1", beta_1, below=1)
-        self.beta_2 = check_number("beta_2", beta_2, below=1)
-        self.epsilon = check_number("epsilon", epsilon)
-        self.grad_averaging = check_flag("grad_averaging", grad_averaging)
+        self.variant = chosen
+        self.beta_1 = check_number("beta_1", chosen.beta1 if beta_1 is None else beta_1, below=1)
+        self.beta_2 = check_number("beta_2", chosen.beta2 if beta_2 is None else beta_2, below=1)
+        self.epsilon = check_number("epsilon", chosen.eps if epsilon is None else epsilon)
+        self.grad_averaging = check_flag(
+            "grad_averaging", chosen.grad_averaging if grad_averaging is None else grad_averaging
+        )
         self.nesterov = check_flag("nesterov", nesterov)
         self.layers = check_layers("layers", layers)
 
@@ -173,30 +192,26 @@ class NovoGrad(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Takes one step of one variable."""
-        _, _, momentum, v, decay, layers = self._layer(gradient, variable)
+        _, _, momentum, v, decay, layers, maximum = self._layer(gradient, variable)
         dtype = _compute_dtype(variable)
         # Of tf.IndexedSlices the reshape makes a tensor, summing duplicates; else it does nothing.
         g = ops.cast(ops.reshape(gradient, variable.shape), dtype)
         w, m = ops.cast(variable, dtype), ops.cast(momentum, dtype)
-        s, old = squared_norms(g, layers), ops.convert_to_tensor(v)
-        # Without history beta_2 counts as 0, that is, v is s.
-        new = ops.where(ops.equal(old, 0), s, rule.second_moment(s, old, self.beta_2))
-        scalars = rule.coefficients(
-            new,
-            lr=ops.convert_to_tensor(learning_rate, dtype),
-            beta1=self.beta_1,
-            # With epsilon 0 a gradient that is zero throughout would be 0/0.
-            epsilon=max(self.epsilon, float(np.finfo(dtype).tiny)),
-            weight_decay=decay,
-            grad_averaging=self.grad_averaging,
-            scale=step_scale(layers, variable.shape),
-        )
-        scalars = scalars._replace(a=spread(scalars.a, layers))
+        s, old = layer_norms(g, layers, self.variant.norm), ops.convert_to_tensor(v)
+        numbers = self._numbers(ops.convert_to_tensor(learning_rate, dtype), decay, dtype)
+        new = ops.where(ops.equal(old, 0), numbers.first * s, rule.second_moment(s, old, numbers))
+        # (ops.maximum makes float32 of float64 on PyTorch.)
+        used = new if maximum is None else ops.where(ops.less(new, maximum), maximum, new)
+        scalars = rule.coefficients(used, numbers, step_scale(layers, variable.shape))
+        scalars = scalars._replace(a=spread(scalars.a, layers), d=spread(scalars.d, layers))
         w, m = rule.linear_pass(w, m, g, scalars, beta1=self.beta_1, nesterov=self.nesterov)
         self.assign(variable, ops.cast(w, variable.dtype))
         self.assign(momentum, ops.cast(m, momentum.dtype))
         # An s beyond the dtype's range makes a = 0 and must not stay in v for ever.
-        self.assign(v, ops.where(ops.isfinite(new), new, old))
+        finite = ops.isfinite(new)
+        self.assign(v, ops.where(finite, new, old))
+        if maximum is not None:
+            self.assign(maximum, ops.where(finite, used, maximum))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal optimizer, without its state."""
@@ -206,6 +221,7 @@ class NovoGrad(keras.optimizers.Optimizer):
             "epsilon": self.epsilon,
             "grad_averaging": self.grad_averaging,
             "nesterov": self.nesterov,
+            "variant": variants.as_config(self.variant),
             "layers": serialized(self.layers),
         }
 
@@ -213,7 +229,8 @@ class NovoGrad(keras.optimizers.Optimizer):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "NovoGrad":
         """Returns the optimizer of a config."""
         layers = deserialized(config.get("layers"), custom_objects)
-        return super().from_config(config | {"layers": layers}, custom_objects)
+        variant = variants.from_config(config.get("variant", "documented"))
+        return super().from_config(config | {"layers": layers, "variant": variant}, custom_objects)
 
     def _backend_update_step(
         self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
@@ -227,6 +244,8 @@ class NovoGrad(keras.optimizers.Optimizer):
                 self.epsilon,
                 self.grad_averaging,
                 self.nesterov,
+                self.variant,
+                self.iterations,
             )
             layers = map(self._layer, grads, trainable_variables)
             rest = kernels.step(list(layers), hyper)
@@ -236,18 +255,41 @@ class NovoGrad(keras.optimizers.Optimizer):
 
     def _layer(self, gradient: Any, variable: Any) -> Layer:
         index = self._get_variable_index(variable)
-        momentum, v = self._states[index]
+        momentum, v, maximum = self._states[index]
         decay = self._decay(variable)
-        return Layer(gradient, variable, momentum, v, decay, self._chosen_layers[index])
+        return Layer(gradient, variable, momentum, v, decay, self._chosen_layers[index], maximum)
+
+    def _numbers(self, learning_rate: Any, weight_decay: float, dtype: str) -> rule.Numbers:
+        """Returns the numbers of the rule, in a dtype where they are tensors."""
+        count = ops.cast(self.iterations, dtype) if self.variant.counts else None
+        return rule.numbers(
+            self.variant,
+            lr=learning_rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            weight_decay=weight_decay,
+            grad_averaging=self.grad_averaging,
+            # With epsilon 0 a gradient that is zero throughout would be 0/0.
+            floor=float(np.finfo(dtype).tiny),
+            is_first=1.0 if count is None else ops.cast(ops.equal(count, 0), dtype),
+            bias=(1.0, 1.0)
+            if count is None
+            else (bias(self.beta_1, count), bias(self.beta_2, count)),
+        )
 
     def _decay(self, variable: Any) -> float:
         return self.weight_decay if self._use_weight_decay(variable) else 0.0
 
-    def _new_state(self, variable: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
-        """Creates momentum and v of a variable, in the order of saved files."""
+    def _new_state(self, variable: Any, shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
+        """Creates momentum, v and its maximum of a variable, in the order of saved files."""
         momentum = self.add_variable_from_reference(variable, name="momentum")
         name = momentum.name.removesuffix("momentum") + "v"
-        return momentum, self.add_variable(shape=shape, dtype=_compute_dtype(variable), name=name)
+        dtype = _compute_dtype(variable)
+        v = self.add_variable(shape=shape, dtype=dtype, name=name)
+        if not self.variant.amsgrad:
+            return momentum, v, None
+        return momentum, v, self.add_variable(shape=shape, dtype=dtype, name=f"{name}_max")
 
     def _apply_weight_decay(self, variables: Any) -> None:
         """Does nothing: the decay is in the moment, and the base class would apply it again."""

@@ -27,28 +27,31 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
     """
     if in_stateless_scope():
         return list(layers)
+    options: Any = {
+        "lr": ops.convert_to_tensor(hyper.learning_rate, "float64"),
+        "betas": (hyper.beta_1, hyper.beta_2),
+        "eps": hyper.epsilon,
+        "grad_averaging": hyper.grad_averaging,
+        "nesterov": hyper.nesterov,
+        "maximize": False,
+        "skip_nonfinite": False,
+        "variant": hyper.variant,
+    }
+    count: Any = ops.convert_to_tensor(hyper.count) if hyper.variant.counts else None
     groups: dict[float, list[Part]] = {}
     rest = []
     for layer in layers:
         w, m, v = (x.value for x in (layer.variable, layer.momentum, layer.v))
         layout = _layout(layer.layers, layer.variable.shape)
-        found = list(parts(Part(w, layer.gradient, m, v, layout.scale), layout.cuts))
-        if any(map(native.problem, found)):
+        maximum = None if layer.maximum is None else layer.maximum.value
+        whole = Part(w, layer.gradient, m, v, layout.scale, None, maximum, count)
+        found = list(parts(whole, layout.cuts))
+        if any(native.problem(part, options) for part in found):
             rest.append(layer)
         else:
             groups.setdefault(layer.weight_decay, []).extend(found)
     for weight_decay, group in groups.items():
-        options: Any = {
-            "lr": ops.convert_to_tensor(hyper.learning_rate, "float64"),
-            "betas": (hyper.beta_1, hyper.beta_2),
-            "eps": hyper.epsilon,
-            "weight_decay": weight_decay,
-            "grad_averaging": hyper.grad_averaging,
-            "nesterov": hyper.nesterov,
-            "maximize": False,
-            "skip_nonfinite": False,
-        }
-        native.step(group, options)
+        native.step(group, options | {"weight_decay": weight_decay})
     return rest
 
 

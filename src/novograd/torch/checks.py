@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from novograd import variants
 from novograd.hyperparameters import check_flag, check_number
 from novograd.layers import check_layers
 from novograd.native import require
@@ -42,6 +43,7 @@ def check_options(options: dict[str, Any]) -> None:
     for name in ("grad_averaging", "nesterov", "maximize", "skip_nonfinite", "capturable"):
         check_flag(name, options[name])
     check_layers("layers", options["layers"])
+    variants.get(options["variant"])
     for name in ("foreach", "fused"):
         if options[name] is not None:
             check_flag(name, options[name])

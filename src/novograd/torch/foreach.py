@@ -1,21 +1,23 @@
 """A step of many tensors at once, with torch's foreach operations: few launches, little memory.
 
 The scalars of all layers are computed together by the rule. The linear pass is a second writing of
-``novograd.rule.linear_pass`` (with c = d = 1), in place. It makes no temporary; but half-precision
-weights, ``nesterov`` and ``skip_nonfinite`` take one as large as the gradients.
+``novograd.rule.linear_pass``, in place. It makes no temporary; but half-precision weights,
+``nesterov`` and ``skip_nonfinite`` take one as large as the gradients.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 # torch keeps its foreach operations private and stable: its own optimizers are made of them.
 # pyright: reportPrivateImportUsage=false
 import torch
 from torch import Tensor
 
+from novograd import variants
 from novograd.rule import Coefficients
 from novograd.torch.parts import Part
-from novograd.torch.scalars import Options, advance, squared_norms
+from novograd.torch.scalars import Options, advance, layer_norms
 
 
 def step(parts: Sequence[Part], options: Options) -> None:
@@ -39,24 +41,46 @@ def step(parts: Sequence[Part], options: Options) -> None:
         _step_alike(group, options)
 
 
+def count(steps: list[Tensor]) -> None:
+    """Adds 1 to each.
+
+    Example:
+        >>> x = torch.zeros(())
+        >>> count([x])
+        >>> x
+        tensor(1.)
+    """
+    torch._foreach_add_(steps, 1)
+
+
 def _step_alike(parts: Sequence[Part], options: Options) -> None:
     """Takes the step of tensors that agree in device and dtypes."""
     ws, gs, ms, vs = (list(column) for column in list(zip(*parts, strict=True))[:4])
     # The scalars of all layers are computed in one piece.
-    s = torch.cat([x.reshape(-1) for x in _squared_norms(parts)])
-    v, scalars = advance(s, torch.cat([x.reshape(-1) for x in vs]), options, _scales(parts))
+    s = torch.cat([x.reshape(-1) for x in _layer_norms(parts, options)])
+    maxima = [part.maximum for part in parts if part.maximum is not None]
+    v, largest, scalars = advance(
+        s,
+        torch.cat([x.reshape(-1) for x in vs]),
+        options,
+        _scales(parts),
+        torch.cat([x.reshape(-1) for x in maxima]) if maxima else None,
+        _steps(parts),
+    )
     torch._foreach_copy_(vs, _for_each(v, vs))
-    a, b = (_for_each(x, vs) if isinstance(x, Tensor) else x for x in scalars[:2])
+    if largest is not None:
+        torch._foreach_copy_(maxima, _for_each(largest, vs))
+    each = Coefficients(*(_for_each(x, vs) if isinstance(x, Tensor) else x for x in scalars))
     keep = _for_each(s.isfinite(), vs) if options["skip_nonfinite"] else None
     whole = ws[0].dtype == gs[0].dtype == vs[0].dtype
     if whole and keep is None and not options["nesterov"]:
         torch._foreach_mul_(ms, options["betas"][0])
-        _add_(ms, gs, a)
-        if _decays(options):
-            _add_(ms, ws, b)
-        torch._foreach_sub_(ws, ms)
+        _add_(ms, gs, each.a)
+        if _is_used(each.b):
+            _add_(ms, ws, each.b)
+        _subtract_(ws, ms, each)
     else:
-        _step_with_temporary(ws, gs, ms, Coefficients(a, b, 1.0, 1.0), keep, vs[0].dtype, options)
+        _step_with_temporary(ws, gs, ms, each, keep, vs[0].dtype, options)
 
 
 def _step_with_temporary(
@@ -74,19 +98,20 @@ def _step_with_temporary(
     """
     beta1 = options["betas"][0]
     kept = keep or [None] * len(ws)
-    push = [_scaled(g, a, k, dtype) for g, a, k in zip(gs, scalars.a, kept, strict=True)]
-    if _decays(options):
+    factors = scalars.a if isinstance(scalars.a, list) else [scalars.a] * len(ws)
+    push = [_scaled(g, a, k, dtype) for g, a, k in zip(gs, factors, kept, strict=True)]
+    if _is_used(scalars.b):
         _add_(push, ws, scalars.b)
     if options["nesterov"]:
         # beta1*(beta1*m + push) + push for the weights, and from it back to beta1*m + push.
         torch._foreach_mul_(push, 1 + beta1)
         _add_(push, ms, beta1**2)
-        _subtract_(ws, push, keep)
+        _subtract_(ws, push, scalars, keep)
         _add_(push, ms, beta1)
         torch._foreach_div_(push, 1 + beta1)
     else:
         _add_(push, ms, beta1)
-        _subtract_(ws, push, keep)
+        _subtract_(ws, push, scalars, keep)
     if keep is None:
         torch._foreach_copy_(ms, push)
     else:
@@ -94,29 +119,30 @@ def _step_with_temporary(
             m.copy_(torch.where(k, new, m))
 
 
-def _scaled(g: Tensor, a: Tensor, keep: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _scaled(g: Tensor, a: float | Tensor, keep: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Returns ``a*g``, or zeros where ``g`` may not be used, as a new tensor of ``dtype``."""
     if keep is not None:
         return torch.where(keep, g, 0.0).to(dtype).mul_(torch.where(keep, a, 0.0))
     return g * a if g.dtype == dtype else g.to(dtype).mul_(a)
 
 
-def _decays(options: Options) -> bool:
-    """Whether the weights enter the moment; True for whatever is not known to be 0."""
-    decay = options["weight_decay"]
-    return isinstance(decay, Tensor) or decay != 0
+def _is_used(scalar: float | list) -> bool:
+    """Whether a scalar may be other than 0."""
+    return isinstance(scalar, list) or scalar != 0
 
 
-def _squared_norms(parts: Sequence[Part]) -> list[Tensor]:
-    """Returns the squared norms of the layers, in the shapes and dtype of their v."""
+def _layer_norms(parts: Sequence[Part], options: Options) -> list[Tensor]:
+    """Returns what the v of the layers average, in their shapes and dtype."""
     dtype = parts[0].exp_avg_sq.dtype
     gs = [part.grad for part in parts]
-    if gs[0].device.type != "cpu" and all(
-        p.square is None and not p.exp_avg_sq.ndim for p in parts
+    if (
+        gs[0].device.type != "cpu"
+        and variants.get(options["variant"]).norm == "l2"
+        and all(p.square is None and not p.exp_avg_sq.ndim for p in parts)
     ):
         return [norm.square() for norm in torch._foreach_norm(gs, 2, dtype)]
     return [
-        squared_norms(part.grad, part.exp_avg_sq.shape, dtype)
+        layer_norms(part.grad, part.exp_avg_sq.shape, dtype, options)
         if part.square is None
         else part.square.to(dtype)
         for part in parts
@@ -130,6 +156,12 @@ def _scales(parts: Sequence[Part]) -> float | Tensor:
         return scales[0]
     vs = [part.exp_avg_sq for part in parts]
     return torch.cat([x.new_full((x.numel(),), scale) for x, scale in zip(vs, scales, strict=True)])
+
+
+def _steps(parts: Sequence[Part]) -> Tensor | None:
+    """Returns how many steps each layer has taken, where that is counted."""
+    counts = [part.step.expand(part.exp_avg_sq.numel()) for part in parts if part.step is not None]
+    return torch.cat(counts) if counts else None
 
 
 def _for_each(values: Tensor, vs: Sequence[Tensor]) -> list[Tensor]:
@@ -150,9 +182,39 @@ def _add_(targets: list[Tensor], tensors: list[Tensor], scale: float | Tensor | 
         torch._foreach_add_(targets, tensors, alpha=scale)
 
 
-def _subtract_(targets: list[Tensor], tensors: list[Tensor], keep: list[Tensor] | None) -> None:
-    """Subtracts the tensors, from those targets only that ``keep`` names."""
-    if keep is None:
+def _subtract_(
+    targets: list[Tensor],
+    tensors: list[Tensor],
+    scalars: Coefficients,
+    keep: list[Tensor] | None = None,
+) -> None:
+    """Makes ``c*target - d*tensor`` of the targets, or of those only that ``keep`` names."""
+    c, d = scalars.c, scalars.d
+    if keep is not None:
+        c = c if _is_one(c) else _where(keep, c, 1.0, tensors)
+        d = _where(keep, d, 0.0, tensors)
+    if _is_one(c) and _is_one(d):
         torch._foreach_sub_(targets, tensors)
-    else:
-        _add_(targets, tensors, [torch.where(k, -1.0, 0.0).to(tensors[0].dtype) for k in keep])
+        return
+    minus_d = [-x for x in d] if isinstance(d, list) else -d
+    if _is_one(c):
+        _add_(targets, tensors, minus_d)
+        return
+    # Half-precision weights are rounded once.
+    half = targets[0].dtype != tensors[0].dtype
+    new = [x.to(tensors[0].dtype) for x in targets] if half else targets
+    torch._foreach_mul_(new, c)
+    _add_(new, tensors, minus_d)
+    if half:
+        torch._foreach_copy_(targets, new)
+
+
+def _is_one(scalar: float | list) -> bool:
+    """Whether a scalar is known to be 1."""
+    return not isinstance(scalar, list) and scalar == 1
+
+
+def _where(keep: list[Tensor], scalar: Any, other: float, like: list[Tensor]) -> list[Tensor]:
+    """Returns the scalar where it is kept, for each tensor."""
+    each = scalar if isinstance(scalar, list) else [scalar] * len(keep)
+    return [torch.where(k, x, other).to(y.dtype) for k, x, y in zip(keep, each, like, strict=True)]

@@ -11,9 +11,10 @@ from novograd.torch import sharding
 from novograd.torch.parts import Cuts
 from novograd.torch.scalars import compute_dtype
 from novograd.torch.sharding import Sharding
+from novograd.variants import Variant
 
-# Our own state dicts hold none, but those of torch's ZeroRedundancyOptimizer do.
-torch.serialization.add_safe_globals([Stacked, Split, Rows])
+# Our own state dicts hold no layers, but those of torch's ZeroRedundancyOptimizer do.
+torch.serialization.add_safe_globals([Stacked, Split, Rows, Variant])
 
 
 class Layout(NamedTuple):

@@ -5,15 +5,16 @@ A second writing of the rule, in ``csrc/``; its coefficients are those of ``novo
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from novograd import native
-from novograd.torch.parts import Part
-from novograd.torch.scalars import Options
+from novograd import native, variants
+from novograd.torch.parts import Part, as_real
+from novograd.torch.scalars import Options, advance, changed, layer_norms, numbers_of
 
 # Complex numbers are pairs of real ones.
 _REAL = {
@@ -31,12 +32,13 @@ _KINDS |= {(pairs,) * 3: _KINDS[(real,) * 3] for pairs, real in _REAL.items() if
 _cached_grid = functools.lru_cache(maxsize=4096)(native.grid)
 
 
-def problem(part: Part) -> str | None:
+def problem(part: Part, options: Options) -> str | None:
     """Returns why the kernels cannot take a part, or None if they can.
 
     Example:
+        >>> from novograd.torch import NovoGrad
         >>> w = torch.zeros(4, 6)[:, ::2]
-        >>> problem(Part(w, w, w, torch.tensor(0.0)))
+        >>> problem(Part(w, w, w, torch.tensor(0.0)), NovoGrad([w]).param_groups[0])
         'its elements have gaps, or another order than those of its gradient or state'
     """
     param, grad, exp_avg, *_ = part
@@ -48,8 +50,12 @@ def problem(part: Part) -> str | None:
         return "it or its gradient is a tensor subclass"
     if (param.dtype, grad.dtype, exp_avg.dtype) not in _KINDS:
         return f"there is no kernel for {param.dtype} with a gradient of {grad.dtype}"
-    if param.is_complex() and torch.compiler.is_compiling():
-        return "Inductor compiles no custom operation on complex tensors"  # seen in torch 2.13
+    if torch.compiler.is_compiling():
+        variant = variants.get(options["variant"])
+        if variant.counts or variant.amsgrad or variant.norm == "inf":
+            return f"there is no compiled form of the kernels for variant {variant.name!r}"
+        if param.is_complex():
+            return "Inductor compiles no custom operation on complex tensors"  # seen in torch 2.13
     if _grid(part) is None:
         if part.exp_avg_sq.ndim and param.is_contiguous():
             return "the elements of a layer are too far from each other"
@@ -76,7 +82,8 @@ def step(parts: Sequence[Part], options: Options) -> None:
     """
     if torch.compiler.is_compiling():
         numbers = [torch.as_tensor(x, dtype=torch.float64) for x in _rule(options)]
-        params, grads, exp_avgs, exp_avg_sqs, scales, _ = map(list, zip(*parts, strict=True))
+        columns = list(map(list, zip(*parts, strict=True)))[:5]
+        params, grads, exp_avgs, exp_avg_sqs, scales = columns
         torch.ops.novograd.step_(params, grads, exp_avgs, exp_avg_sqs, scales, torch.stack(numbers))
     else:
         Prepared(parts).step(options)
@@ -114,9 +121,56 @@ class Prepared:
 
     def step(self, options: Options) -> None:
         """Updates the parts."""
-        self._layers.step([float(x) for x in _rule(options)], torch.get_num_threads())
+        variant, parts = variants.get(options["variant"]), self._parts
+        if variant.norm == "inf":
+            parts = [part._replace(square=_largest(part, options)) for part in parts]
+        elif variant.amsgrad:
+            parts = _with_maxima(parts, options)
+            options = changed(options, variant=replace(variant, averages=False))
+        for count, alike in _by_count(parts).items():
+            layers = self._layers if alike is self._parts else _layers(alike)
+            layers.step([float(x) for x in _rule(options, count)], torch.get_num_threads())
         params, _, exp_avgs, exp_avg_sqs, *_ = zip(*self._parts, strict=True)
         torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
+
+
+def _largest(part: Part, options: Options) -> Tensor:
+    """Returns the largest elements of the layers of a gradient, as its ``square``."""
+    real, v = as_real(part), part.exp_avg_sq
+    norms = layer_norms(real.grad, real.exp_avg_sq.shape, v.dtype, options)
+    return norms.view(v.shape).double()
+
+
+def _with_maxima(parts: Sequence[Part], options: Options) -> list[Part]:
+    """Advances v and its maximum, and returns parts whose ``square`` is that maximum."""
+    parts = [
+        part._replace(square=torch.empty_like(part.exp_avg_sq, dtype=torch.float64))
+        if part.square is None
+        else part
+        for part in parts
+        if part.exp_avg_sq.numel()  # there may be no layers
+    ]
+    _layers(parts).square_sums(torch.get_num_threads())
+    used = []
+    for part in parts:
+        v, s = part.exp_avg_sq, cast(Tensor, part.square).to(part.exp_avg_sq.dtype)
+        after = advance(s, v, options, maximum=part.maximum, step=part.step)
+        largest = cast(Tensor, after.maximum)
+        v.copy_(after.v)
+        cast(Tensor, part.maximum).copy_(largest)
+        square = torch.where(s.isfinite(), largest, s).double()
+        used.append(part._replace(square=square, exp_avg_sq=torch.zeros_like(v)))
+    return used
+
+
+def _by_count(parts: list[Part]) -> dict[float, list[Part]]:
+    """Sorts parts by the number of steps taken before, where that is counted."""
+    if parts[0].step is None:
+        return {0: parts}
+    groups: dict[float, list[Part]] = {}
+    for part in parts:
+        groups.setdefault(cast(Tensor, part.step).item(), []).append(part)
+    return groups
 
 
 @torch.library.custom_op(
@@ -183,17 +237,12 @@ def _grid(part: Part) -> tuple[int, int, int, int] | None:
     return runs, layers, numbers * run, numbers * stride
 
 
-def _rule(options: Options) -> native.Rule:
+def _rule(options: Options, count: float = 0) -> native.Rule:
+    """Returns the numbers of the kernels for parts that have taken ``count`` steps."""
     lr = options["lr"]
-    beta1, beta2 = options["betas"]
-    return native.documented(
-        lr=lr.double().squeeze() if isinstance(lr, Tensor) else lr,
-        beta1=beta1,
-        beta2=beta2,
-        epsilon=options["eps"],
-        weight_decay=options["weight_decay"],
-        grad_averaging=options["grad_averaging"],
-        nesterov=options["nesterov"],
-        maximize=options["maximize"],
-        skip_nonfinite=options["skip_nonfinite"],
+    if isinstance(lr, Tensor):
+        options = changed(options, lr=lr.double().squeeze())
+    numbers = numbers_of(options, count, is_first=float(count == 0))
+    return native.rule_of(
+        numbers, nesterov=options["nesterov"], skip_nonfinite=options["skip_nonfinite"]
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from novograd import rule
+from novograd import variants
 from novograd.native import usable
 from novograd.torch import foreach, native, sharding, single_tensor
 from novograd.torch.checks import check_options
@@ -18,6 +18,7 @@ from novograd.torch.parts import Part, as_real, parts
 from novograd.torch.scalars import Options, compute_dtype
 from novograd.torch.sharding import Norms
 from novograd.torch.single_tensor import square_sums
+from novograd.variants import Variant
 
 
 class NovoGrad(torch.optim.Optimizer):
@@ -34,11 +35,15 @@ class NovoGrad(torch.optim.Optimizer):
     ``1/(1 - beta1)`` steps or so. While ``v`` is exactly 0 there is no history: the first gradient
     that is not zero sets it.
 
+    This is the documented rule. Every other published NovoGrad is a ``variant`` of it, with its own
+    defaults: see ``novograd.variants`` and docs/variants.md.
+
     The state of a parameter is ``exp_avg``, which is ``m_t`` in the parameter's dtype, and
     ``exp_avg_sq``, which is ``v_t``: a float32 tensor (float64 for float64 parameters), also after
-    ``load_state_dict``. It is 0-d, or of the shape that ``novograd.layers`` gives. float16 and
-    bfloat16 parameters are updated in float32 arithmetic and rounded once; complex ones behave as
-    their real pairs.
+    ``load_state_dict``. It is 0-d, or of the shape that ``novograd.layers`` gives. Variants with
+    amsgrad have a ``max_exp_avg_sq`` like it, and those that count steps a 0-d ``step``. float16
+    and bfloat16 parameters are updated in float32 arithmetic and rounded once; complex ones behave
+    as their real pairs.
 
     Where ``|g_t|^2`` is too large for the dtype of ``v``, that gradient counts for nothing and
     ``v`` stays as it was, so that the weights stay finite; where it is too small, it counts as
@@ -56,12 +61,15 @@ class NovoGrad(torch.optim.Optimizer):
     Args:
         params: Parameters, named parameters or dicts that define parameter groups; each group may
             set any of the options below.
-        lr: Learning rate; a float, or a tensor of one element.
+        lr: Learning rate; a float, or a tensor of one element. This and the next arguments have
+            the defaults of the variant; those of the documented rule are 0.01, (0.95, 0.98), 1e-8,
+            and False for ``grad_averaging``.
         betas: Decay rates of ``m`` and of ``v``, in [0, 1). With ``beta2 = 0`` each gradient is
             normalised by its own norm.
         eps: Added to ``v`` inside the root, to avoid a division by zero.
         weight_decay: Factor of the weights in the moment.
         grad_averaging: Whether what enters the moment is multiplied by ``1 - beta1``.
+        variant: Which NovoGrad: a name, or a ``novograd.variants.Variant``.
         nesterov: Whether to use Nesterov momentum.
         maximize: Whether to maximize the objective instead of minimizing it.
         skip_nonfinite: Whether a parameter is left untouched, with its state, in a step in which
@@ -80,7 +88,7 @@ class NovoGrad(torch.optim.Optimizer):
     Raises:
         TypeError: If an argument has a type not named above.
         ValueError: If a number is out of range: negative, NaN or infinite, or a beta of 1 or more;
-            or if ``layers`` do not fit a parameter.
+            if ``lr`` is missing and the variant has none; or if ``layers`` do not fit a parameter.
         RuntimeError: If ``fused`` is True, and the kernels are not installed or ``foreach`` is True
             as well; or if ``FullyShardedDataParallel`` has flattened a parameter.
 
@@ -101,12 +109,13 @@ class NovoGrad(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float | Tensor = 0.01,
-        betas: tuple[float, float] = (rule.BETA1, rule.BETA2),
-        eps: float = rule.EPSILON,
-        weight_decay: float = rule.WEIGHT_DECAY,
-        grad_averaging: bool = rule.GRAD_AVERAGING,
+        lr: float | Tensor | None = None,
+        betas: tuple[float, float] | None = None,
+        eps: float | None = None,
+        weight_decay: float = 0.0,
+        grad_averaging: bool | None = None,
         *,
+        variant: str | Variant = "documented",
         nesterov: bool = False,
         maximize: bool = False,
         skip_nonfinite: bool = False,
@@ -116,12 +125,16 @@ class NovoGrad(torch.optim.Optimizer):
         layers: Any = None,
     ) -> None:
         """Checks the arguments, which the class documents, and creates no state yet."""
+        chosen = variants.get(variant)
+        if lr is None and chosen.lr is None:
+            raise ValueError(f"lr must be given: the variant {chosen.name!r} has no default")
         defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
+            "lr": chosen.lr if lr is None else lr,
+            "betas": (chosen.beta1, chosen.beta2) if betas is None else betas,
+            "eps": chosen.eps if eps is None else eps,
             "weight_decay": weight_decay,
-            "grad_averaging": grad_averaging,
+            "grad_averaging": chosen.grad_averaging if grad_averaging is None else grad_averaging,
+            "variant": variant,
             "nesterov": nesterov,
             "maximize": maximize,
             "skip_nonfinite": skip_nonfinite,
@@ -294,17 +307,19 @@ class NovoGrad(torch.optim.Optimizer):
         """
         for param in group["params"]:
             if param.grad is not None:
-                row = self._row(param, sharding.local_gradient(param), norms)
+                row = self._row(group, param, sharding.local_gradient(param), norms)
                 for column, x in zip(columns, row, strict=True):
                     column.append(x)
 
-    def _row(self, param: Tensor, grad: Tensor, norms: Norms | None) -> tuple[Any, ...]:
+    def _row(
+        self, group: dict[str, Any], param: Tensor, grad: Tensor, norms: Norms | None
+    ) -> tuple[Any, ...]:
         """Returns the fields of a ``Part``, and where it is cut; makes its state if need be."""
         layout = self._layouts[param]
         state = self.state[param]
         if not state:
-            state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = layout.new_second_moment(param)
+            state.update(self._new_state(group, param))
+        maximum = state.get("max_exp_avg_sq")
         return (
             sharding.local(param),
             grad,
@@ -312,12 +327,28 @@ class NovoGrad(torch.optim.Optimizer):
             sharding.local(state["exp_avg_sq"]),
             layout.scale,
             norms.squares.get(param) if norms else None,
+            None if maximum is None else sharding.local(maximum),
+            state.get("step"),
             layout.cuts,
         )
 
+    def _new_state(self, group: dict[str, Any], param: Tensor) -> dict[str, Tensor]:
+        """Returns the state of a parameter before its first step."""
+        variant, layout = variants.get(group["variant"]), self._layouts[param]
+        v = layout.new_second_moment(param)
+        state = {
+            "exp_avg": torch.zeros_like(param, memory_format=torch.preserve_format),
+            "exp_avg_sq": v,
+        }
+        if variant.amsgrad:
+            state["max_exp_avg_sq"] = layout.new_second_moment(param)
+        if variant.counts:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=sharding.local(v).device)
+        return state
+
     def _prepared(self, group: dict[str, Any], norms: Norms | None) -> list["_Step"]:
         """Returns the step of what has a gradient."""
-        columns: tuple[list[Any], ...] = ([], [], [], [], [], [], [])
+        columns: tuple[list[Any], ...] = tuple([] for _ in range(len(Part._fields) + 1))
         self._init_group(group, *columns, norms=norms)
         return _steps(group, zip(*columns, strict=True))
 
@@ -327,7 +358,8 @@ class NovoGrad(torch.optim.Optimizer):
         """Returns the step of what has a gradient in other processes only."""
         mine = [param for param in params if any(param is one for one in group["params"])]
         zeros = (torch.zeros_like(sharding.local(param)) for param in mine)
-        return _steps(group, [self._row(w, g, norms) for w, g in zip(mine, zeros, strict=True)])
+        rows = [self._row(group, w, g, norms) for w, g in zip(mine, zeros, strict=True)]
+        return _steps(group, rows)
 
     def _norms(self) -> Norms | None:
         """Makes room for the norms of layers of which other processes have pieces, if any do."""
@@ -373,7 +405,9 @@ class NovoGrad(torch.optim.Optimizer):
             ):
                 problem = "it must be a DTensor where the parameter is one"
             elif group["fused"] and not torch.compiler.is_compiling():
-                problem = self._problem_of_kernels(param)
+                problem = self._problem_of_kernels(group, param)
+            if problem is None and self._sharded and variants.get(group["variant"]).norm != "l2":
+                problem = f"the norm of variant {group['variant']!r} is not known of shards"
             if problem:
                 fused = "with fused=True " if group["fused"] else ""
                 raise RuntimeError(
@@ -381,7 +415,7 @@ class NovoGrad(torch.optim.Optimizer):
                     f"{self._name(group, index)}: {problem}"
                 )
 
-    def _problem_of_kernels(self, param: Tensor) -> str | None:
+    def _problem_of_kernels(self, group: dict[str, Any], param: Tensor) -> str | None:
         """Returns why the native kernels cannot take a parameter, or None if they can."""
         layout = self._layouts[param]
         state = self.state.get(param) or {
@@ -390,7 +424,8 @@ class NovoGrad(torch.optim.Optimizer):
         }
         grad, exp_avg, v = map(sharding.local, (param.grad, state["exp_avg"], state["exp_avg_sq"]))
         whole = Part(sharding.local(param), grad, exp_avg, v)
-        return next(filter(None, map(native.problem, parts(whole, layout.cuts))), None)
+        problems = (native.problem(x, cast(Options, group)) for x in parts(whole, layout.cuts))
+        return next(filter(None, problems), None)
 
     def _name(self, group: dict[str, Any], index: int) -> str:
         """Returns the name of a parameter, or where it is."""
@@ -410,12 +445,11 @@ class NovoGrad(torch.optim.Optimizer):
                         f"{option!r}"
                     )
             check_options({"layers": None} | group)
-        for index, param in _paired(state_dict, self.param_groups):
+        for group, index, param in _paired(state_dict, self.param_groups):
             state = state_dict["state"].get(index, {})
             if not state:
                 continue
-            v = self._layouts[param].new_second_moment(param)
-            expected = {"exp_avg": param, "exp_avg_sq": v}
+            expected = self._new_state(group, param)
             for name, like in expected.items():
                 if name not in state:
                     raise ValueError(
@@ -434,12 +468,13 @@ class NovoGrad(torch.optim.Optimizer):
 
     def _restore_second_moments(self, state_dict: dict[str, Any]) -> None:
         """Loads v anew: the base class has cast it to the dtype of the weights."""
-        for index, param in _paired(state_dict, self.param_groups):
+        for _, index, param in _paired(state_dict, self.param_groups):
             state = state_dict["state"].get(index, {})
-            if state:
-                self.state[param]["exp_avg_sq"] = state["exp_avg_sq"].to(
-                    param.device, compute_dtype(param.dtype)
-                )
+            for name in ("exp_avg_sq", "max_exp_avg_sq"):
+                if name in state:
+                    self.state[param][name] = state[name].to(
+                        param.device, compute_dtype(param.dtype)
+                    )
 
 
 class _Step(NamedTuple):
@@ -461,7 +496,8 @@ def _steps(group: dict[str, Any], rows: Iterable[tuple[Any, ...]]) -> list[_Step
         for part in parts(Part(*whole), cuts):
             chosen = _implementation(group, part)
             if group["fused"] and chosen is not native:  # while it is compiled; else checked before
-                raise RuntimeError(f"fused=True is not possible: {native.problem(part)}")
+                problem = native.problem(part, cast(Options, group))
+                raise RuntimeError(f"fused=True is not possible: {problem}")
             assigned.setdefault(chosen, []).append(part if chosen is native else as_real(part))
     if not assigned:
         return []
@@ -475,13 +511,18 @@ def _steps(group: dict[str, Any], rows: Iterable[tuple[Any, ...]]) -> list[_Step
         else:
             take = partial(implementation.step, mine, options)
             steps.append(_Step(partial(square_sums, mine), take))
+    every = chain.from_iterable(assigned.values())
+    counts = {id(part.step): part.step for part in every if part.step is not None}
+    if counts:
+        # Last, and once for all parts of a parameter.
+        steps.append(_Step(lambda: None, partial(foreach.count, list(counts.values()))))
     return steps
 
 
 def _implementation(group: dict[str, Any], part: Part) -> Any:
     """Returns the module that updates a part."""
     fused = group["foreach"] is None if group["fused"] is None else group["fused"]
-    if fused and native.problem(part) is None:
+    if fused and native.problem(part, cast(Options, group)) is None:
         return native
     if group["foreach"] is None:
         return foreach if type(part.param) in (Tensor, Parameter) else single_tensor
@@ -512,10 +553,11 @@ def _any_on_cpu(groups: list[dict[str, Any]]) -> bool:
 
 def _paired(
     state_dict: dict[str, Any], param_groups: list[dict[str, Any]]
-) -> Iterable[tuple[Any, Tensor]]:
-    """Pairs the indices of a state dict with parameters, by position as the base class does."""
-    return zip(
-        chain.from_iterable(group["params"] for group in state_dict["param_groups"]),
-        chain.from_iterable(group["params"] for group in param_groups),
-        strict=False,  # the base class refuses other numbers of parameters
-    )
+) -> Iterable[tuple[dict[str, Any], Any, Tensor]]:
+    """Pairs the indices of a state dict with parameters, by position as the base class does.
+
+    Yields groups of the state dict, indices in it, and parameters.
+    """
+    for theirs, ours in zip(state_dict["param_groups"], param_groups, strict=False):
+        for index, param in zip(theirs["params"], ours["params"], strict=False):
+            yield theirs, index, param  # the base class refuses other numbers of parameters

@@ -19,6 +19,8 @@ class Part(NamedTuple):
         scale: What the normalised gradient is multiplied by.
         square: The squared norms, in the shape of ``exp_avg_sq``, where they are known: of layers
             of which other processes have pieces. In float64.
+        maximum: The largest second moments so far, in the same shape, for amsgrad.
+        step: How many steps were taken before, 0-d, for variants that count them.
     """
 
     param: Tensor
@@ -27,6 +29,8 @@ class Part(NamedTuple):
     exp_avg_sq: Tensor
     scale: float = 1.0
     square: Tensor | None = None
+    maximum: Tensor | None = None
+    step: Tensor | None = None
 
 
 # An axis, and where along it each part begins and how long it is.
@@ -53,6 +57,8 @@ def parts(whole: Part, cuts: Cuts | None) -> Iterator[Part]:
             whole.exp_avg_sq.narrow(axis, i, 1),
             whole.scale,
             None if whole.square is None else whole.square.narrow(axis, i, 1),
+            None if whole.maximum is None else whole.maximum.narrow(axis, i, 1),
+            whole.step,
         )
 
 
@@ -66,11 +72,16 @@ def as_real(part: Part) -> Part:
     """
     if not part.param.is_complex():
         return part
-    v, square = part.exp_avg_sq, part.square
     return part._replace(
         param=torch.view_as_real(part.param),
         grad=torch.view_as_real(part.grad.resolve_conj()),
         exp_avg=torch.view_as_real(part.exp_avg),
-        exp_avg_sq=v.unsqueeze(-1) if v.ndim else v,
-        square=square if square is None or not square.ndim else square.unsqueeze(-1),
+        exp_avg_sq=_with_pairs(part.exp_avg_sq),
+        square=None if part.square is None else _with_pairs(part.square),
+        maximum=None if part.maximum is None else _with_pairs(part.maximum),
     )
+
+
+def _with_pairs(of_layers: Tensor) -> Tensor:
+    """Returns what there is for each layer with an axis for the real pairs."""
+    return of_layers.unsqueeze(-1) if of_layers.ndim else of_layers

@@ -1,11 +1,12 @@
 """What each layer's step needs besides its tensors: the norm and the scalars of the rule."""
 
-from typing import TypedDict
+from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
 from torch import Tensor
 
-from novograd import rule
+from novograd import rule, variants
+from novograd.variants import Variant
 
 
 class Options(TypedDict):
@@ -19,6 +20,32 @@ class Options(TypedDict):
     nesterov: bool
     maximize: bool
     skip_nonfinite: bool
+    variant: str | Variant
+
+
+def changed(options: Options, **changes: Any) -> Options:
+    """Returns hyperparameters of which some are others.
+
+    Example:
+        >>> from novograd.torch import NovoGrad
+        >>> changed(NovoGrad([torch.zeros(1)]).param_groups[0], lr=0.5)["lr"]
+        0.5
+    """
+    return cast(Options, options | changes)
+
+
+class Advanced(NamedTuple):
+    """What ``advance`` returns.
+
+    Attributes:
+        v: The second moments to be stored.
+        maximum: The largest of them so far, where they are given.
+        scalars: Of the linear pass.
+    """
+
+    v: Tensor
+    maximum: Tensor | None
+    scalars: rule.Coefficients
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -29,6 +56,24 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
         (torch.float32, torch.float64)
     """
     return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
+
+
+def layer_norms(grad: Tensor, shape: torch.Size, dtype: torch.dtype, options: Options) -> Tensor:
+    """Returns what ``v`` averages: squared norms, or the largest elements of the layers.
+
+    Example:
+        >>> from novograd.torch import NovoGrad
+        >>> options = NovoGrad([torch.zeros(1)], variant="apex-inf").param_groups[0]
+        >>> layer_norms(torch.tensor([3.0, -4.0]), torch.Size(), torch.float32, options)
+        tensor(4.)
+    """
+    if variants.get(options["variant"]).norm == "l2":
+        return squared_norms(grad, shape, dtype)
+    if not grad.numel():
+        return grad.new_zeros(shape, dtype=dtype)
+    axes = [i for i in range(grad.ndim) if not shape or shape[i] == 1]
+    largest = grad.abs()
+    return (largest.amax(axes, keepdim=bool(shape)) if axes else largest).to(dtype)
 
 
 def squared_norms(grad: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -58,46 +103,83 @@ def squared_norms(grad: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor
     return squares.sum(axes, keepdim=bool(shape)) if axes else squares
 
 
+def numbers_of(
+    options: Options, count: Any = None, is_first: Any = 1.0, *, floor: float = 0.0
+) -> rule.Numbers:
+    """Returns the numbers of the rule for some hyperparameters.
+
+    ``count`` is the number of steps taken before, where that matters, and a Python number or in
+    float64: powers of a beta near 1 lose half the digits of float32 when they are taken from 1.
+
+    Example:
+        >>> from novograd.torch import NovoGrad
+        >>> numbers_of(NovoGrad([torch.zeros(1)], lr=0.5).param_groups[0]).a
+        0.5
+    """
+    beta1, beta2 = options["betas"]
+    return rule.numbers(
+        variants.get(options["variant"]),
+        lr=options["lr"],
+        beta1=beta1,
+        beta2=beta2,
+        epsilon=options["eps"],
+        weight_decay=options["weight_decay"],
+        grad_averaging=options["grad_averaging"],
+        maximize=options["maximize"],
+        floor=floor,
+        is_first=is_first,
+        bias=(1.0, 1.0) if count is None else (1 - beta1 ** (count + 1), 1 - beta2 ** (count + 1)),
+    )
+
+
 def advance(
-    s: Tensor, v: Tensor, options: Options, scale: float | Tensor = 1.0
-) -> tuple[Tensor, rule.Coefficients]:
+    s: Tensor,
+    v: Tensor,
+    options: Options,
+    scale: float | Tensor = 1.0,
+    maximum: Tensor | None = None,
+    step: Tensor | None = None,
+) -> Advanced:
     """Returns the v to be stored and the scalars of the linear pass, on the device of ``v``.
 
     Args:
-        s: Squared norms of the gradients of layers, of any shape.
+        s: What the gradients of layers add to their second moments, of any shape.
         v: Second moments before the step, of the same shape, in compute precision.
         options: The hyperparameters.
         scale: What the normalised gradients are multiplied by.
+        maximum: The largest second moments so far, for amsgrad.
+        step: The numbers of steps taken before, for variants that count them.
 
     Returns:
-        ``(v, scalars)``. With an ``s`` that is not finite, ``v`` is what it was.
+        With an ``s`` that is not finite, ``v`` and ``maximum`` are what they were.
 
     Example:
         >>> from novograd.torch import NovoGrad
         >>> options = NovoGrad([torch.zeros(1)], lr=0.5).param_groups[0]
-        >>> v, scalars = advance(torch.tensor([4.0, 0.0]), torch.zeros(2), options)
+        >>> v, _, scalars = advance(torch.tensor([4.0, 0.0]), torch.zeros(2), options)
         >>> v.tolist(), scalars.a[0].item(), scalars.b
         ([4.0, 0.0], 0.25, 0.0)
     """
-    beta1, beta2 = options["betas"]
     lr = options["lr"]
     if isinstance(lr, Tensor):
         # A 0-d tensor of the CPU enters a product on any device as a number, without a copy.
         lr = lr.squeeze() if lr.device.type == "cpu" else lr.squeeze().to(v.device)
-        lr = (lr * torch.ones_like(v)).to(v.dtype)
-    # Without history beta2 counts as 0, that is, v is s.
-    new = torch.where(v == 0, s, rule.second_moment(s, v, beta2))
-    scalars = rule.coefficients(
-        new,
-        lr=lr,
-        beta1=beta1,
+        options = changed(options, lr=(lr * torch.ones_like(v)).to(v.dtype))
+    numbers = numbers_of(
+        options,
+        None if step is None else step.double(),
+        1.0 if step is None else (step == 0).double(),
         # With eps 0 a gradient that is zero throughout would be 0/0.
-        epsilon=max(options["eps"], torch.finfo(v.dtype).tiny),
-        weight_decay=options["weight_decay"],
-        grad_averaging=options["grad_averaging"],
-        scale=scale,
+        floor=torch.finfo(v.dtype).tiny,
     )
-    if options["maximize"]:
-        scalars = scalars._replace(a=-scalars.a)
+    each: list[Any] = [x.to(v.dtype) if isinstance(x, Tensor) and x.ndim else x for x in numbers]
+    numbers = rule.Numbers(*each)
+    new = torch.where(v == 0, numbers.first * s, rule.second_moment(s, v, numbers))
     # An s beyond the dtype's range makes a = 0 and must not stay in v for ever.
-    return torch.where(new.isfinite(), new, v), scalars
+    finite = new.isfinite()
+    used = new
+    if maximum is not None:
+        used = torch.maximum(maximum, new)
+        maximum = torch.where(finite, used, maximum)
+    scalars = rule.coefficients(used, numbers, scale)
+    return Advanced(torch.where(finite, new, v), maximum, scalars)

@@ -6,7 +6,7 @@ import torch
 
 from novograd import rule
 from novograd.torch.parts import Part
-from novograd.torch.scalars import Options, advance, squared_norms
+from novograd.torch.scalars import Options, advance, layer_norms, squared_norms
 
 
 def step(parts: Sequence[Part], options: Options) -> None:
@@ -24,10 +24,14 @@ def step(parts: Sequence[Part], options: Options) -> None:
         >>> w, v
         (tensor([0.7000, 1.6000]), tensor(25.))
     """
-    for param, grad, exp_avg, exp_avg_sq, scale, square in parts:
+    for param, grad, exp_avg, exp_avg_sq, scale, square, maximum, count in parts:
         w, g, m = (x.to(exp_avg_sq.dtype) for x in (param, grad, exp_avg))
-        s = squared_norms(g, exp_avg_sq.shape, g.dtype) if square is None else square.to(g.dtype)
-        v, scalars = advance(s, exp_avg_sq, options, scale)
+        s = (
+            layer_norms(g, exp_avg_sq.shape, g.dtype, options)
+            if square is None
+            else square.to(g.dtype)
+        )
+        v, largest, scalars = advance(s, exp_avg_sq, options, scale, maximum, count)
         new_w, new_m = rule.linear_pass(
             w, m, g, scalars, beta1=options["betas"][0], nesterov=options["nesterov"]
         )
@@ -37,6 +41,8 @@ def step(parts: Sequence[Part], options: Options) -> None:
         param.copy_(new_w)
         exp_avg.copy_(new_m)
         exp_avg_sq.copy_(v)
+        if maximum is not None and largest is not None:
+            maximum.copy_(largest)
 
 
 def square_sums(parts: Sequence[Part]) -> None:
