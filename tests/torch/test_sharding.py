@@ -152,6 +152,33 @@ def test_fsdp_in_double_precision(tmp_path):
         assert_same(actual, expected, before)
 
 
+VARIANTS = ("apex", "nvidia-amsgrad", "pytorch-optimizer-3")
+
+
+def of_variants(shape):
+    return [fsdp(shape, torch.float32, {"variant": variant})[:2] for variant in VARIANTS]
+
+
+def test_fsdp_of_variants(tmp_path):
+    expected = [alone(variant=variant) for variant in VARIANTS]
+    for results in run(2, of_variants, tmp_path, (2,)):
+        for (actual, collectives), (before, after) in zip(results, expected, strict=True):
+            assert_same(actual, after, before)
+            assert collectives == 1
+
+
+def largest_element():
+    model = shard(model_of(), init_device_mesh("cpu", (2,)))
+    optimizer = NovoGrad(model.named_parameters(), variant="apex-inf")
+    backward(model, 0)
+    with pytest.raises(RuntimeError, match=r"'embedding.weight'.* variant 'apex-inf' is not known"):
+        optimizer.step()
+
+
+def test_largest_elements_of_shards_are_refused(tmp_path):
+    run(2, largest_element, tmp_path)
+
+
 def offloaded():
     mesh = init_device_mesh("cpu", (2,))
     model = shard(model_of(), mesh, offload_policy=CPUOffloadPolicy(pin_memory=False))

@@ -143,16 +143,17 @@ def _largest(part: Part, options: Options) -> Tensor:
 
 def _with_maxima(parts: Sequence[Part], options: Options) -> list[Part]:
     """Advances v and its maximum, and returns parts whose ``square`` is that maximum."""
-    parts = [
+    parts = [part for part in parts if part.exp_avg_sq.numel()]  # there may be no layers
+    known = [part for part in parts if part.square is not None]
+    unknown = [
         part._replace(square=torch.empty_like(part.exp_avg_sq, dtype=torch.float64))
-        if part.square is None
-        else part
         for part in parts
-        if part.exp_avg_sq.numel()  # there may be no layers
+        if part.square is None
     ]
-    _layers(parts).square_sums(torch.get_num_threads())
+    if unknown:
+        _layers(unknown).square_sums(torch.get_num_threads())
     used = []
-    for part in parts:
+    for part in known + unknown:
         v, s = part.exp_avg_sq, cast(Tensor, part.square).to(part.exp_avg_sq.dtype)
         after = advance(s, v, options, maximum=part.maximum, step=part.step)
         largest = cast(Tensor, after.maximum)
@@ -165,7 +166,7 @@ def _with_maxima(parts: Sequence[Part], options: Options) -> list[Part]:
 
 def _by_count(parts: list[Part]) -> dict[float, list[Part]]:
     """Sorts parts by the number of steps taken before, where that is counted."""
-    if parts[0].step is None:
+    if all(part.step is None for part in parts):
         return {0: parts}
     groups: dict[float, list[Part]] = {}
     for part in parts:
