@@ -228,3 +228,10 @@ def test_distributed_checkpointing_round_trip(tmp_path):
     train(resumed, 3, start=3)
     torch.testing.assert_close(list(again.parameters()), list(model.parameters()), rtol=0, atol=0)
     torch.testing.assert_close(states(resumed), states(optimizer), rtol=0, atol=0)
+
+
+def test_state_can_be_loaded_again():
+    optimizer = NovoGrad(parameters())
+    train(optimizer, steps=2)
+    for _ in range(3):
+        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))

@@ -20,6 +20,9 @@ from novograd.torch.sharding import Norms
 from novograd.torch.single_tensor import square_sums
 from novograd.variants import Variant
 
+# What a group of a state dict has. (The defaults also have what torch adds to them on loading.)
+_SAVED = (*Options.__annotations__, "foreach", "fused", "capturable")
+
 
 class NovoGrad(torch.optim.Optimizer):
     """Stochastic gradient descent with layer-wise normalised gradients.
@@ -438,8 +441,8 @@ class NovoGrad(torch.optim.Optimizer):
     def _check_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises ValueError if a state dict cannot be loaded; the base class checks the groups."""
         for number, group in enumerate(state_dict["param_groups"]):
-            for option in self.defaults:
-                if option not in group and option != "layers":
+            for option in _SAVED:
+                if option not in group:
                     raise ValueError(
                         f"state_dict is not one of NovoGrad: param_groups[{number}] has no "
                         f"{option!r}"
