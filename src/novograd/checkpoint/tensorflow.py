@@ -50,7 +50,7 @@ def read(path: Path, kind: str, **_: Any) -> tuple[Checkpoint, Mapping[str, Any]
         stored = tf.train.load_checkpoint(prefix)
         shapes = stored.get_variable_to_shape_map()
         return _KINDS[kind](set(shapes), stored.get_tensor)
-    except (tf.errors.OpError, RuntimeError) as error:
+    except (tf.errors.OpError, RuntimeError, IndexError) as error:
         raise CheckpointError(f"it is damaged: {error}") from error
 
 
@@ -121,7 +121,7 @@ def _openseq2seq(keys: set[str], get: Read) -> tuple[Checkpoint, Mapping[str, An
     zero = np.zeros((), np.float32)
     entries = {name: Entry(get(key), zero, step=step) for name, key in slots.items()}
     checkpoint = Checkpoint(entries, variants.get("openseq2seq"), (Group(tuple(slots)),))
-    return checkpoint, {name: get(name) for name in slots}
+    return checkpoint, {name: get(name) for name in slots if name in keys}
 
 
 def _tfa(keys: set[str], get: Read) -> tuple[Checkpoint, Mapping[str, Any]]:
@@ -183,8 +183,11 @@ def _named_slots(keys: set[str]) -> dict[str, str]:
     """
     slots = {}
     for key in sorted(keys):
-        name, _, optimizer = key.rpartition("/")
-        if name in keys and re.fullmatch(r"NovoGrad2?(_\d+)?", optimizer):
+        *parts, optimizer = key.split("/")
+        if parts and re.fullmatch(r"NovoGrad2?(_\d+)?", optimizer):
+            # Before the weight's name may be the scope in which the optimizer was applied.
+            ends = ["/".join(parts[start:]) for start in range(len(parts))]
+            name = next((end for end in ends if end in keys), ends[0])
             if name in slots:
                 raise CheckpointError(f"{name!r} has slots of two optimizers, also {key!r}")
             slots[name] = key

@@ -5,6 +5,7 @@ They are read with ``weights_only=True``, so that nothing in them is executed.
 
 import io
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -127,13 +128,16 @@ def _load(path: Path) -> Any:
         with torch.serialization.safe_globals([Variant]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error) and "GLOBAL" not in str(error):
+        other = re.search(r"unsupported (?:global: )?GLOBAL (\S+)", str(error), re.IGNORECASE)
+        if other is None:
             raise CheckpointError(f"it is damaged, or no file of torch.save: {error}") from error
         raise CheckpointError(
-            "it holds other objects than tensors and plain data, of which nothing was executed; "
-            f"save the state dicts by themselves: {str(error).splitlines()[-1]}"
+            f"beside tensors and plain data it holds {other[1]}, which was not executed; save the "
+            "state dicts by themselves"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # of any kind, since the file may hold anything
         raise CheckpointError(f"it is damaged, or no file of torch.save: {error}") from error
 
 
