@@ -16,7 +16,7 @@ FRAMEWORKS = ("torch", "jax", "tensorflow")
 TARGETS = ("torch", "jax", "keras", "tensorflow")
 # Weights are compared in units in the last place of the largest. Ten steps of ours follow ten of
 # the source, and twenty of it, some of them in float64: each step rounds weights, moment and norm.
-ULPS = 16
+ULPS = 8
 
 
 def run(task, folder):

@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from novograd.conformance.peers import PEERS, Gradient, State
 
 from novograd import checkpoint, reference, variants
 from novograd.conformance.cases import Hyperparameters
+from novograd.conformance.peers import PEERS, Gradient, State
 
 SAVED, STEPS = 10, 20
 SHAPES = {"kernel": (5, 4), "bias": (4,), "gain": ()}

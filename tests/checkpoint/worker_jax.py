@@ -23,10 +23,9 @@ from novograd.keras import NovoGrad
 
 def in_jax(optimizer, params, state, first):
     """Ten steps in JAX."""
-    step = jax.jit(optimizer.update)
     for number in range(first, first + SAVED):
         gradients = {n: jnp.asarray(g) for n, g in training.gradients(number).items()}
-        updates, state = step(gradients, state, params)
+        updates, state = optimizer.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
     return params, state
 
@@ -87,7 +86,7 @@ def train_in_keras(folder, row, variant, suffix):
 
 def write(folder):
     """Makes every source of JAX and Keras, and reads it."""
-    for variant in ("documented", "nvidia-amsgrad", "tfa", "pytorch-optimizer-3"):
+    for variant in ("documented", "nvidia-amsgrad", "pytorch-optimizer-3"):
         row = f"jax, {variant}"
         b1, b2 = betas(variant)
         optimizer = novograd(LR, b1, b2, weight_decay=WEIGHT_DECAY, variant=variant)
