@@ -82,7 +82,7 @@ def write(checkpoint: Checkpoint) -> bytes:
     }
     weights = {name: x.weights for name, x in entries.items() if x.weights is not None}
     content = {"opt_state": state, "params": _tree(weights)} if weights else state
-    return msgpack.packb(content, default=_pack, strict_types=True)
+    return msgpack.Packer(default=_pack, strict_types=True).pack(content)
 
 
 # -- MessagePack ---------------------------------------------------------------------------------
