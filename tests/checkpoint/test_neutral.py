@@ -6,7 +6,7 @@ import msgpack
 import numpy as np
 import pytest
 import safetensors.numpy
-from made import assert_same_bits, made
+from samples import assert_same_bits, made
 
 from novograd import results, variants
 from novograd.checkpoint import (

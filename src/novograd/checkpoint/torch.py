@@ -130,7 +130,7 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         other = re.search(r"unsupported (?:global: )?GLOBAL (\S+)", str(error), re.IGNORECASE)
         if other is None:
-            raise CheckpointError(f"it is damaged, or no file of torch.save: {error}") from error
+            raise _damaged(error) from error
         raise CheckpointError(
             f"beside tensors and plain data it holds {other[1]}, which was not executed; save the "
             "state dicts by themselves"
@@ -138,7 +138,14 @@ def _load(path: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # of any kind, since the file may hold anything
-        raise CheckpointError(f"it is damaged, or no file of torch.save: {error}") from error
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> CheckpointError:
+    # Without torch's advice to load it with weights_only=False.
+    said = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+    line = next(filter(None, map(str.strip, said.splitlines())), type(error).__name__)
+    return CheckpointError(f"it is damaged, or no file of torch.save: {line}")
 
 
 def _state_dict(content: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,6 +107,8 @@ def convert(
         raise typer.BadParameter(f"{error}; --force replaces it", param_hint="'target'") from None
     if not target.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no directory {target.parent}", param_hint="'target'")
+    _exists(source, from_)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length
     try:
         state = checkpoints.read(
             source, from_, names=_names(names), weights=weights, variant=variant, lr=lr
@@ -113,9 +116,11 @@ def convert(
         if variant is not None and from_ != "apex":  # whose records have more than a name
             state = checkpoints.as_variant(state, variant)
         checkpoints.write(state, target, to, force=force)
-    except FileNotFoundError:
-        raise typer.BadParameter(f"there is no file {source}", param_hint="'source'") from None
-    except checkpoints.CheckpointError as error:
+    except ModuleNotFoundError as error:  # of the backend of Keras
+        raise typer.BadParameter(
+            f"{from_} to {to} needs {error.name}, which is not installed", param_hint="'--from'"
+        ) from None
+    except (checkpoints.CheckpointError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     _report(state, target, to)
@@ -130,6 +135,14 @@ def _require(kind: str, hint: str) -> None:
             f"{kind} needs {' and '.join(missing)}: pip install novograd-optimizer[{extras}]",
             param_hint=hint,
         )
+
+
+def _exists(source: Path, kind: str) -> None:
+    """Checks that there is a source; one of TensorFlow is a folder or the prefix of some files."""
+    prefix = checkpoints.SOURCES[kind] == "tensorflow" and not source.is_dir()
+    file = source.with_name(f"{source.name}.index") if prefix else source
+    if not file.exists():
+        raise typer.BadParameter(f"there is no file {file}", param_hint="'source'")
 
 
 def _names(path: Path | None) -> Any:

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from made import assert_same_bits, made
+from samples import assert_same_bits, made
 from test_neutral import small
 from typer.testing import CliRunner
 
@@ -93,6 +93,7 @@ def test_what_the_target_cannot_hold(command, tmp_path):
         (("source", "x", "--from", "tim", "--to", "jax"), "did you mean 'timm'?"),
         (("source", "x", "--from", "jax", "--to", "tensorflwo"), "did you mean 'tensorflow'?"),
         (("missing", "x", "--from", "jax", "--to", "jax"), "there is no file missing"),
+        (("missing", "x", "--from", "tf1", "--to", "jax"), "there is no file missing.index"),
         (("source", "no/x", "--from", "jax", "--to", "jax"), "there is no directory no"),
         (("source", "x", "--from", "jax", "--to", "jax", "--lr", "-1"), "not a positive number"),
         (("source", "x", "--from", "jax", "--to", "jax", "--variant", "optx"), "'optax'?"),
@@ -114,3 +115,10 @@ def test_what_is_not_installed_is_named(command, monkeypatch):
     result = command("source", "x", "--from", "timm", "--to", "jax")
     assert result.exit_code == 2
     assert "torch needs torch: pip install novograd-optimizer[checkpoint,torch]" in said(result)
+
+
+def test_a_folder_is_no_file(command, tmp_path):
+    (tmp_path / "folder").mkdir()
+    result = command("folder", "x", "--from", "jax", "--to", "jax")
+    assert result.exit_code == 1
+    assert "Is a directory: 'folder'" in said(result)
