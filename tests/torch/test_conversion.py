@@ -184,6 +184,10 @@ def changed(**state):
         ("pytorch-optimizer", nvidia(adam_debias=True), "adam_debias"),
         ("timm", nvidia(maximize=True), "maximize=True"),
         ("timm", nvidia() | {"state": {}}, "no step was taken"),
+        ("timm", nvidia() | {"state": [1]}, "not laid out as such a file"),
+        ("timm", nvidia() | {"param_groups": 3}, "not laid out as such a file"),
+        ("timm", nvidia(param_names=["a", "b"]), "not laid out as such a file"),
+        ("timm", nvidia(betas=None), "not laid out as such a file"),
     ],
 )
 def test_files_with_something_else_inside(tmp_path, kind, content, message):

@@ -4,8 +4,10 @@ Each framework's files are in the module of its name; between them lies the neut
 ``Checkpoint``. docs/checkpoints.md says what each kind of file is, and how to load what is written.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from novograd import variants
 from novograd.checkpoint.neutral import (
@@ -78,7 +80,7 @@ def read(
             has all; a sequence in the order of the source; or a function of the old name.
         weights: Whether to take the weights along, which the file then must hold.
         variant: Which NovoGrad wrote it, where its files do not say: for "apex" and "jax", and
-            "keras" for ``.weights.h5``. Not used for the others.
+            "keras" for ``.weights.h5``. Else with which it is to go on, as by ``as_variant``.
         lr: The current learning rate, where the file does not say it, or another.
 
     Raises:
@@ -99,13 +101,25 @@ def read(
     path = Path(path)
     reader = import_module(f"novograd.checkpoint.{SOURCES[kind]}")
     try:
-        checkpoint, found = reader.read(path, kind=kind, variant=given)
+        checkpoint, found = _laid_out(lambda: reader.read(path, kind=kind, variant=given))
         old = checkpoint.names
         new = new_names(old, names)
         checkpoint = with_lr(renamed(checkpoint, names), lr)
+        if given is not None and kind != "apex":  # whose variants have more than a name
+            checkpoint = as_variant(checkpoint, given)
         return with_weights(checkpoint, found, {new[name]: name for name in old}, weights)
     except CheckpointError as error:
         raise CheckpointError(f"{path}, as {kind}: {error}") from error
+
+
+def _laid_out(read_file: Callable[[], Any]) -> Any:
+    """Reads a file, in which anything may be anywhere."""
+    try:
+        return read_file()
+    except CheckpointError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"it is not laid out as such a file: {error!r}") from error
 
 
 def write(checkpoint: Checkpoint, path: str | Path, kind: str, *, force: bool = False) -> None:
@@ -148,7 +162,17 @@ def write(checkpoint: Checkpoint, path: str | Path, kind: str, *, force: bool = 
 
 
 def refuse_existing(path: Path, kind: str, force: bool) -> None:
-    """Raises FileExistsError if a target is there and may not be replaced."""
+    """Checks that a target may be written.
+
+    Raises:
+        FileExistsError: If it is there, and ``force`` is False.
+
+    Example:
+        >>> refuse_existing(Path("."), "torch", force=False)
+        Traceback (most recent call last):
+            ...
+        FileExistsError: . is there already
+    """
     file = path.with_name(f"{path.name}.index") if kind == "tensorflow" else path
     if file.exists() and not force:
         raise FileExistsError(f"{file} is there already")

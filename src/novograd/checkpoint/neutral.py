@@ -249,7 +249,14 @@ def with_weights(
 
 
 def with_lr(checkpoint: Checkpoint, lr: float | None) -> Checkpoint:
-    """Returns a checkpoint with another learning rate in all groups, unless it is None."""
+    """Returns a checkpoint with another learning rate in all groups, unless it is None.
+
+    Example:
+        >>> entry = Entry(moment=np.zeros(3, np.float32), v=np.float32(4))
+        >>> source = Checkpoint({"w": entry}, variants.DOCUMENTED, (Group(("w",)),))
+        >>> with_lr(source, 0.5).groups[0].hyperparameters.lr
+        0.5
+    """
     if lr is None:
         return checkpoint
     groups = tuple(

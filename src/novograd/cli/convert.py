@@ -113,8 +113,6 @@ def convert(
         state = checkpoints.read(
             source, from_, names=_names(names), weights=weights, variant=variant, lr=lr
         )
-        if variant is not None and from_ != "apex":  # whose records have more than a name
-            state = checkpoints.as_variant(state, variant)
         checkpoints.write(state, target, to, force=force)
     except ModuleNotFoundError as error:  # of the backend of Keras
         raise typer.BadParameter(
