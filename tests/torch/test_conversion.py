@@ -166,6 +166,12 @@ def changed(**state):
     return content
 
 
+def mixed():
+    content = nvidia()
+    others = content["param_groups"][0] | {"params": [1], "amsgrad": True}
+    return content | {"param_groups": [*content["param_groups"], others]}
+
+
 @pytest.mark.parametrize(
     ("kind", "content", "message"),
     [
@@ -184,6 +190,7 @@ def changed(**state):
         ("pytorch-optimizer", nvidia(adam_debias=True), "adam_debias"),
         ("timm", nvidia(maximize=True), "maximize=True"),
         ("timm", nvidia() | {"state": {}}, "no step was taken"),
+        ("timm", mixed(), "is of another variant than those before: 'nvidia' and 'nvidia-amsgrad'"),
         ("timm", nvidia() | {"state": [1]}, "not laid out as such a file"),
         ("timm", nvidia() | {"param_groups": 3}, "not laid out as such a file"),
         ("timm", nvidia(param_names=["a", "b"]), "not laid out as such a file"),

@@ -57,7 +57,8 @@ def read(
         where = f"param_groups[{number}]"
         found.add(_variant(kind, group, where, variant))
         if len(found) > 1:
-            raise CheckpointError(f"{where} is of another variant than those before: {found}")
+            both = " and ".join(sorted(repr(one.name) for one in found))
+            raise CheckpointError(f"{where} is of another variant than those before: {both}")
         names = tuple(group.get("param_names") or map(str, group["params"]))
         states = {
             name: state_dict["state"][index]
