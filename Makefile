@@ -20,7 +20,7 @@ test: test-core test-tensorflow test-torch test-jax \
 
 # The wheel of nilearn is what the shipped brain was made from; a test makes it again.
 test-core: .venv/test
-	NOVOGRAD_NILEARN_WHEEL=$$(ls .venv/wheels/nilearn-*.whl) $(PYTEST) tests/*.py tests/compare
+	NOVOGRAD_NILEARN_WHEEL=$$(ls .venv/wheels/nilearn-*.whl) $(PYTEST) tests/*.py tests/compare tests/checkpoint
 
 test-tensorflow test-torch test-jax: test-%: .venv/test
 	$(PYTEST) tests/$*
@@ -81,6 +81,7 @@ $(BIN)/python:
 
 .venv/test: .venv/build $(PROJECT)
 	$(INSTALL) '.[test]'
+	$(PIP) install --quiet --no-deps timm  # whose own dependencies its optimizer does not need
 	$(PIP) download --quiet --no-deps --dest .venv/wheels nilearn
 	@touch $@
 

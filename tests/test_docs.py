@@ -70,6 +70,8 @@ def test_docstring_examples(framework):
         "novograd.rule",
         "novograd.reference",
         "novograd.hyperparameters",
+        "novograd.checkpoint",
+        "novograd.checkpoint.neutral",
         "novograd.tensorflow",
         "novograd.keras",
         "novograd.jax.transformation",

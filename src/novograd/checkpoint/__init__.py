@@ -1,0 +1,178 @@
+"""Checkpoints that move between NovoGrads: ``read`` one of any kind, ``write`` one of ours.
+
+Each framework's files are in the module of its name; between them lies the neutral form, a
+``Checkpoint``. docs/checkpoints.md says what each kind of file is, and how to load what is written.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from novograd import variants
+from novograd.checkpoint.neutral import (
+    Checkpoint,
+    CheckpointError,
+    Entry,
+    Group,
+    Hyperparameters,
+    Names,
+    as_variant,
+    new_names,
+    renamed,
+    unknown,
+    with_lr,
+    with_weights,
+)
+from novograd.results import replace
+from novograd.variants import Variant
+
+__all__ = [
+    "SOURCES",
+    "TARGETS",
+    "Checkpoint",
+    "CheckpointError",
+    "Entry",
+    "Group",
+    "Hyperparameters",
+    "as_variant",
+    "read",
+    "unknown",
+    "write",
+]
+
+SOURCES = {
+    "torch": "torch",
+    "jax": "jax",
+    "keras": "keras",
+    "tf1": "tensorflow",
+    "safetensors": "safetensors",
+    "timm": "torch",
+    "monai": "torch",
+    "nemo": "torch",
+    "apex": "torch",
+    "torch-optimizer": "torch",
+    "pytorch-optimizer": "torch",
+    "optax": "jax",
+    "tfa": "tensorflow",
+    "openseq2seq": "tensorflow",
+}
+"""The module that reads each kind of file."""
+
+TARGETS = ("torch", "jax", "keras", "tensorflow", "safetensors")
+
+
+def read(
+    path: str | Path,
+    kind: str,
+    *,
+    names: Names = None,
+    weights: bool = False,
+    variant: str | Variant | None = None,
+    lr: float | None = None,
+) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Args:
+        path: The file; of TensorFlow, the prefix of its files or the folder.
+        kind: Whose it is, a key of ``SOURCES``.
+        names: New names of the weights: a mapping of old to new, which gives their order too if it
+            has all; a sequence in the order of the source; or a function of the old name.
+        weights: Whether to take the weights along, which the file then must hold.
+        variant: Which NovoGrad wrote it, where its files do not say: for "apex" and "jax", and
+            "keras" for ``.weights.h5``. Else with which it is to go on, as by ``as_variant``.
+        lr: The current learning rate, where the file does not say it, or another.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there is no such kind or variant.
+        CheckpointError: If the file is damaged, or not of this kind, or does not have what is
+            asked for; the message names the file and the entry.
+
+    Example:
+        >>> read("model.pt", "tim")  # doctest: +IGNORE_EXCEPTION_DETAIL
+        Traceback (most recent call last):
+            ...
+        ValueError: kind must be one of torch, jax, keras, tf1, ...
+    """
+    if kind not in SOURCES:
+        raise ValueError(f"kind must be one of {', '.join(SOURCES)}, got {kind!r}")
+    given = None if variant is None else variants.get(variant)
+    path = Path(path)
+    reader = import_module(f"novograd.checkpoint.{SOURCES[kind]}")
+    try:
+        checkpoint, found = _laid_out(lambda: reader.read(path, kind=kind, variant=given))
+        old = checkpoint.names
+        new = new_names(old, names)
+        checkpoint = with_lr(renamed(checkpoint, names), lr)
+        if given is not None and kind != "apex":  # whose variants have more than a name
+            checkpoint = as_variant(checkpoint, given)
+        return with_weights(checkpoint, found, {new[name]: name for name in old}, weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}, as {kind}: {error}") from error
+
+
+def _laid_out(read_file: Callable[[], Any]) -> Any:
+    """Reads a file, in which anything may be anywhere."""
+    try:
+        return read_file()
+    except CheckpointError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"it is not laid out as such a file: {error!r}") from error
+
+
+def write(checkpoint: Checkpoint, path: str | Path, kind: str, *, force: bool = False) -> None:
+    """Writes a checkpoint.
+
+    Hyperparameters that are not known become the defaults of the variant; ``unknown`` tells which.
+
+    Args:
+        checkpoint: What to write.
+        path: The file; of TensorFlow, the prefix of its files.
+        kind: For what, one of ``TARGETS``.
+        force: Whether a file that is there already is replaced, at once and as a whole.
+
+    Raises:
+        FileExistsError: If there is a file, and ``force`` is False.
+        ValueError: If there is no such kind.
+        CheckpointError: If the target cannot hold it; then nothing was written.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> entry = Entry(moment=np.zeros(3, np.float32), v=np.float32(4), step=10)
+        >>> checkpoint = Checkpoint({"w": entry}, variants.get("optax"), (Group(("w",)),))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(checkpoint, f"{folder}/state.safetensors", "safetensors")
+        ...     read(f"{folder}/state.safetensors", "safetensors").entries["w"].v
+        array(4., dtype=float32)
+    """
+    if kind not in TARGETS:
+        raise ValueError(f"kind must be one of {', '.join(TARGETS)}, got {kind!r}")
+    path = Path(path)
+    refuse_existing(path, kind, force)
+    writer = import_module(f"novograd.checkpoint.{kind}")
+    try:
+        if kind == "tensorflow":
+            writer.write(checkpoint, path)
+        else:
+            replace(path, writer.write(checkpoint))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}, as {kind}: {error}") from error
+
+
+def refuse_existing(path: Path, kind: str, force: bool) -> None:
+    """Checks that a target may be written.
+
+    Raises:
+        FileExistsError: If it is there, and ``force`` is False.
+
+    Example:
+        >>> refuse_existing(Path("."), "torch", force=False)
+        Traceback (most recent call last):
+            ...
+        FileExistsError: . is there already
+    """
+    file = path.with_name(f"{path.name}.index") if kind == "tensorflow" else path
+    if file.exists() and not force:
+        raise FileExistsError(f"{file} is there already")

@@ -1,0 +1,155 @@
+"""Files of ``flax.serialization.to_bytes``: states of ``optax.novograd`` and of ``novograd.jax``.
+
+The format is MessagePack, with arrays as its extension types; neither JAX nor Flax is needed.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import msgpack
+import numpy as np
+
+from novograd import variants
+from novograd.checkpoint.neutral import (
+    Checkpoint,
+    CheckpointError,
+    Entry,
+    Group,
+    all_entries,
+    single_step,
+)
+from novograd.variants import Variant
+
+# Of Flax: an array is (shape, name of the dtype, bytes); numbers of NumPy are arrays of shape ().
+_ARRAY, _COMPLEX, _NUMBER = 1, 2, 3
+_CHUNKED = "__msgpack_chunked_array__"
+_STATE = {"optax": {"count", "mu", "nu"}, "jax": {"count", "mu", "nu", "nu_max"}}
+_WEIGHTS = ("params", "model")
+
+
+def read(
+    path: Path, kind: str, variant: Variant | None = None
+) -> tuple[Checkpoint, Mapping[str, Any] | None]:
+    """Reads a file.
+
+    Args:
+        path: A file with the state of an optimizer, possibly of ``optax.chain`` and other wrappers,
+            or with a dict or ``TrainState`` that has the weights as ``params`` beside it.
+        kind: "optax" for the state of ``optax.novograd``, "jax" for that of ``novograd.jax``.
+        variant: That of the rule, which states of "jax" do not say; the documented one if None.
+
+    Returns:
+        The checkpoint, whose names are paths, and the weights if the file holds them.
+    """
+    content = _unpacked(path)
+    states = list(_states(content, _STATE[kind]))
+    if not states:
+        raise CheckpointError(
+            f"it has no state of {kind}, which is one of {', '.join(sorted(_STATE[kind]))}"
+        )
+    entries: dict[str, Entry] = {}
+    groups = []
+    for where, state in states:
+        moments, norms, maxima = (dict(_leaves(state.get(k))) for k in ("mu", "nu", "nu_max"))
+        for name, moment in moments.items():
+            v = norms.get(name)
+            if v is None or (kind == "optax" and v.ndim):
+                has = "no" if v is None else f"shape {v.shape} as"
+                raise CheckpointError(f"{where}: {name!r} has {has} nu: it is no state of {kind}")
+            if name in entries:
+                raise CheckpointError(f"it has more than one state of {name!r}")
+            entries[name] = Entry(moment, v, maxima.get(name), int(state["count"]))
+        groups.append(Group(tuple(moments)))
+    weights = next((content[key] for key in _WEIGHTS if key in content), None)
+    chosen = variants.get("optax") if kind == "optax" else variant or variants.DOCUMENTED
+    return Checkpoint(entries, chosen, tuple(groups)), weights and dict(_leaves(weights))
+
+
+def write(checkpoint: Checkpoint) -> bytes:
+    """Returns the content of a file that ``flax.serialization.from_bytes`` reads.
+
+    It is that of a ``NovogradState``; with weights, of ``{"opt_state": state, "params": weights}``.
+    """
+    entries = all_entries(checkpoint, "JAX")
+    amsgrad = checkpoint.variant.amsgrad
+    state = {
+        "count": np.asarray(single_step(checkpoint, "JAX"), np.int32),
+        "mu": _tree({name: entry.moment for name, entry in entries.items()}),
+        "nu": _tree({name: entry.v for name, entry in entries.items()}),
+        "nu_max": _tree({name: x.v_max for name, x in entries.items()}) if amsgrad else None,
+    }
+    weights = {name: x.weights for name, x in entries.items() if x.weights is not None}
+    content = {"opt_state": state, "params": _tree(weights)} if weights else state
+    return msgpack.Packer(default=_pack, strict_types=True).pack(content)
+
+
+# -- MessagePack ---------------------------------------------------------------------------------
+
+
+def _unpacked(path: Path) -> dict[str, Any]:
+    try:
+        content = msgpack.unpackb(path.read_bytes(), ext_hook=_unpack, raw=False)
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        raise CheckpointError(f"it is damaged, or no MessagePack file: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"it holds {type(content).__name__}, and no state of an optimizer")
+    return content
+
+
+def _unpack(code: int, data: bytes) -> Any:
+    if code in (_ARRAY, _NUMBER):
+        shape, name, content = msgpack.unpackb(data, raw=False)
+        dtype = ml_dtypes.bfloat16 if name == "bfloat16" else np.dtype(name)
+        return np.frombuffer(content, dtype).reshape(shape)
+    if code == _COMPLEX:
+        return complex(*msgpack.unpackb(data))
+    raise ValueError(f"extension type {code} is none of Flax")
+
+
+def _pack(value: Any) -> msgpack.ExtType:
+    data = msgpack.packb((value.shape, value.dtype.name, value.tobytes()), use_bin_type=True)
+    return msgpack.ExtType(_ARRAY, data)
+
+
+# -- trees ---------------------------------------------------------------------------------------
+
+
+def _states(node: Any, keys: set[str], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the states in a tree that have these keys, with where they are."""
+    if isinstance(node, dict):
+        if set(node) == keys:
+            yield path or "the file", node
+        else:
+            for key, child in node.items():
+                yield from _states(child, keys, f"{path}/{key}".lstrip("/"))
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the arrays of a tree by their paths."""
+    if isinstance(node, dict) and _CHUNKED in node:
+        pieces = [node["chunks"][str(i)] for i in range(len(node["chunks"]))]
+        shape = [node["shape"][str(i)] for i in range(len(node["shape"]))]
+        yield path, np.concatenate(pieces).reshape(shape)
+    elif isinstance(node, dict):
+        for key, child in node.items():
+            yield from _leaves(child, f"{path}/{key}".lstrip("/"))
+    elif isinstance(node, (np.ndarray, np.generic)):
+        yield path or "w", np.asarray(node)
+
+
+def _tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the tree of arrays whose paths are given."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise CheckpointError(f"{path!r} lies below another weight")
+        if last in node:
+            raise CheckpointError(f"another weight lies below {path!r}")
+        node[last] = leaf
+    return tree

@@ -1,0 +1,187 @@
+"""Files of ``novograd.keras.NovoGrad``: ``.keras`` archives, and HDF5 files of weights.
+
+In an HDF5 file the optimizer's variables are ``optimizer/vars/0``, ``optimizer/vars/1`` and so on:
+``iteration``, ``learning_rate`` unless it is a schedule, then ``momentum``, ``v`` and with amsgrad
+``v_max`` of each weight. It names no weight; those written here have the metadata of the neutral
+form as attributes of ``optimizer``, which Keras leaves alone, and weights as ``weights/NAME``.
+"""
+
+import io
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import ml_dtypes
+import numpy as np
+
+from novograd import variants
+from novograd.checkpoint.neutral import (
+    Checkpoint,
+    CheckpointError,
+    Entry,
+    Group,
+    Hyperparameters,
+    all_entries,
+    completed,
+    from_metadata,
+    single_step,
+    to_metadata,
+)
+from novograd.keras import NovoGrad
+from novograd.variants import Variant
+
+
+def read(
+    path: Path, variant: Variant | None = None, **_: Any
+) -> tuple[Checkpoint, Mapping[str, Any] | None]:
+    """Reads a file.
+
+    Args:
+        path: A ``.keras`` archive, which is loaded as ``keras.saving.load_model`` does in its safe
+            mode; names are then the paths of its variables. Or a ``.weights.h5`` file, in which
+            weights are numbered in the order of ``trainable_variables``.
+        variant: That of a ``.weights.h5`` file, which does not say it; the documented one if None.
+
+    Returns:
+        The checkpoint, and the weights if it is an archive.
+    """
+    if zipfile.is_zipfile(path):
+        return _read_archive(path)
+    try:
+        with h5py.File(path, "r") as file:
+            return _read_h5(file, variant or variants.DOCUMENTED)
+    except OSError as error:
+        if not path.is_file():
+            raise
+        raise CheckpointError(f"it is damaged, or no file of Keras: {error}") from error
+
+
+def write(checkpoint: Checkpoint) -> bytes:
+    """Returns the content of an HDF5 file, with the optimizer's variables in Keras's layout."""
+    entries = all_entries(checkpoint, "Keras")
+    hyperparameters = {
+        completed(group.hyperparameters, checkpoint.variant) for group in checkpoint.groups
+    }
+    if len({known.lr for known in hyperparameters}) > 1:
+        rates = sorted({known.lr or 0.0 for known in hyperparameters})
+        raise CheckpointError(f"Keras has one learning rate, and the groups have {rates}: give lr")
+    variables = [
+        np.asarray(single_step(checkpoint, "Keras"), np.int64),
+        np.asarray(hyperparameters.pop().lr, np.float32),
+    ]
+    for entry in entries.values():
+        variables += [x for x in (entry.moment, entry.v, entry.v_max) if x is not None]
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        optimizer = file.create_group("optimizer")
+        optimizer.attrs.update(to_metadata(checkpoint))
+        for index, value in enumerate(variables):
+            _store(optimizer, f"vars/{index}", value)
+        for name, entry in entries.items():
+            if entry.weights is not None:
+                _store(file, f"weights/{name}", entry.weights)
+    return buffer.getvalue()
+
+
+def _read_archive(path: Path) -> tuple[Checkpoint, Mapping[str, Any]]:
+    try:
+        with warnings.catch_warnings():
+            # Keras skips an optimizer whose variables do not fit, and says no more than this.
+            warnings.filterwarnings("error", message="Skipping variable loading")
+            model: Any = keras.saving.load_model(path)
+    except Exception as error:  # of any kind, since layers are the user's
+        raise CheckpointError(f"Keras cannot load it: {error}") from error
+    optimizer = getattr(model, "optimizer", None)
+    if not isinstance(optimizer, NovoGrad) or not optimizer.built:
+        state = "not trained yet" if isinstance(optimizer, NovoGrad) else type(optimizer).__name__
+        raise CheckpointError(f"its optimizer is no trained NovoGrad: {state}")
+    weights = {x.path: _numpy(x) for x in model.trainable_variables}
+    variables = [_numpy(x) for x in optimizer.variables]
+    # Averages and sums of gradients, where there are any, are before the states.
+    states = len(weights) * _per_weight(optimizer.variant)
+    hyperparameters = Hyperparameters(
+        lr=float(_numpy(optimizer.learning_rate)),
+        beta1=optimizer.beta_1,
+        beta2=optimizer.beta_2,
+        epsilon=optimizer.epsilon,
+        weight_decay=optimizer.weight_decay,
+        grad_averaging=optimizer.grad_averaging,
+        nesterov=optimizer.nesterov,
+    )
+    entries = _entries(list(weights), variables[-states:], int(variables[0]), optimizer.variant)
+    group = Group(tuple(weights), hyperparameters)
+    return Checkpoint(entries, optimizer.variant, (group,)), weights
+
+
+def _read_h5(file: Any, variant: Variant) -> tuple[Checkpoint, Mapping[str, Any] | None]:
+    if "optimizer/vars" not in file:
+        raise CheckpointError("it has no 'optimizer/vars': it was saved without an optimizer")
+    stored = file["optimizer/vars"]
+    try:
+        variables = [_load(stored[str(index)]) for index in range(len(stored))]
+    except KeyError as error:
+        raise CheckpointError(f"'optimizer/vars' is not whole: {error}") from error
+    metadata = dict(file["optimizer"].attrs)
+    groups = None
+    if metadata:  # written here
+        variant, groups = from_metadata(metadata)
+    count = len(variables)
+    per_weight = _per_weight(variant)
+    # The learning rate is missing if it is a schedule.
+    first = next((n for n in (2, 1) if count > n and (count - n) % per_weight == 0), None)
+    if first is None or any(x.shape for x in variables[:first]):
+        raise CheckpointError(
+            f"'optimizer/vars' has {count} variables, which are not iteration, learning_rate and "
+            f"{per_weight} for each weight, as variant {variant.name!r} has"
+        )
+    if groups is None:
+        names = tuple(str(index) for index in range((count - first) // per_weight))
+        lr = float(variables[1]) if first == 2 else None
+        groups = (Group(names, Hyperparameters(lr=lr)),)
+    names = [name for group in groups for name in group.names]
+    if len(names) * per_weight != count - first:
+        raise CheckpointError(f"'optimizer/vars' has {count} variables for {len(names)} weights")
+    entries = _entries(names, variables[first:], int(variables[0]), variant)
+    weights = None
+    if "weights" in file:
+        weights = {name: _load(file["weights"][name]) for name in names if name in file["weights"]}
+    return Checkpoint(entries, variant, groups), weights
+
+
+def _per_weight(variant: Variant) -> int:
+    return 3 if variant.amsgrad else 2
+
+
+def _entries(
+    names: Sequence[str], variables: Sequence[np.ndarray], step: int, variant: Variant
+) -> dict[str, Entry]:
+    """Returns the entries of variables that are momentum, v and v_max in turn."""
+    n = _per_weight(variant)
+    return {
+        name: Entry(*variables[i * n : (i + 1) * n], step=step)  # v_max after v, as fields are
+        for i, name in enumerate(names)
+    }
+
+
+def _numpy(variable: Any) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(variable))
+
+
+def _store(group: h5py.Group, name: str, value: np.ndarray) -> None:
+    """Writes an array; bfloat16, which HDF5 does not know, as float32 and marked as Keras does."""
+    if value.dtype == ml_dtypes.bfloat16:
+        group.create_dataset(name, data=value.astype(np.float32)).attrs["dtype"] = "bfloat16"
+    else:
+        group.create_dataset(name, data=value)
+
+
+def _load(stored: Any) -> np.ndarray:
+    if stored.attrs.get("dtype") != "bfloat16":
+        return stored[()]
+    if stored.dtype.kind == "V":  # as Keras stores it
+        return stored[()].view(ml_dtypes.bfloat16)
+    return stored[()].astype(ml_dtypes.bfloat16)

@@ -1,0 +1,171 @@
+"""``novograd convert``."""
+
+import json
+import math
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from novograd import checkpoint as checkpoints
+from novograd.cli.options import one_of
+from novograd.variants import VARIANTS
+
+# What reading or writing a kind of file needs, beside the framework of its module's name.
+NEEDS = {
+    "torch": ("torch", "ml_dtypes"),
+    "jax": ("msgpack", "ml_dtypes"),
+    "keras": ("keras", "h5py", "ml_dtypes"),
+    "tensorflow": ("tensorflow",),
+    "safetensors": ("safetensors", "ml_dtypes"),
+}
+
+
+def _rate(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value} is not a positive number.")
+    return value
+
+
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="File to read; of TensorFlow, the prefix of its files.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(help="File to write; of TensorFlow, the prefix of its files.")
+    ],
+    from_: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            callback=one_of(checkpoints.SOURCES),
+            metavar="KIND",
+            help=f"Whose file the source is: {', '.join(checkpoints.SOURCES)}. torch, jax, keras "
+            "and tf1 are NovoGrads of this package, tf1 that of Clara Train too.",
+        ),
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            callback=one_of(checkpoints.TARGETS),
+            metavar="KIND",
+            help=f"For which NovoGrad of this package: {', '.join(checkpoints.TARGETS)}.",
+        ),
+    ],
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON file of new names: an object of old to new, in the order of the target if "
+            "it has all, or a list in the order of the source.",
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            callback=_rate, help="Current learning rate, where the source does not say it."
+        ),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            callback=one_of(VARIANTS),
+            metavar="NAME",
+            help="Which NovoGrad wrote the source, where it does not say (apex, jax, .weights.h5); "
+            "else with which the target is to go on, the source's own if not given: "
+            f"{', '.join(VARIANTS)}.",
+        ),
+    ] = None,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Take the weights along, if the source has them.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the target if it is there.")
+    ] = False,
+) -> None:
+    """Carry a half-trained optimizer's state over to another NovoGrad, without a break.
+
+    Reads the state of any published NovoGrad, and writes it for PyTorch, JAX, Keras or TensorFlow,
+    which go on with the same rule, or as safetensors. Nothing in a file is executed. Arrays are
+    never transposed. The page docs/checkpoints.md says how to load what is written.
+
+    \b
+    Examples:
+      novograd convert last.pt state.pt --from timm --to torch
+      novograd convert last.ckpt state.msgpack --from nemo --to jax --names names.json
+      novograd convert state.msgpack state.pt --from optax --to torch --lr 0.02
+      novograd convert model.ckpt-900 new --from openseq2seq --to tensorflow \\
+          --variant documented --lr 0.02 --weights
+    """  # noqa: D301
+    for kind, hint in ((checkpoints.SOURCES[from_], "'--from'"), (to, "'--to'")):
+        _require(kind, hint)
+    try:
+        checkpoints.refuse_existing(target, to, force)
+    except FileExistsError as error:
+        raise typer.BadParameter(f"{error}; --force replaces it", param_hint="'target'") from None
+    if not target.absolute().parent.is_dir():
+        raise typer.BadParameter(f"there is no directory {target.parent}", param_hint="'target'")
+    _exists(source, from_)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length
+    try:
+        state = checkpoints.read(
+            source, from_, names=_names(names), weights=weights, variant=variant, lr=lr
+        )
+        checkpoints.write(state, target, to, force=force)
+    except ModuleNotFoundError as error:  # of the backend of Keras
+        raise typer.BadParameter(
+            f"{from_} to {to} needs {error.name}, which is not installed", param_hint="'--from'"
+        ) from None
+    except (checkpoints.CheckpointError, OSError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    _report(state, target, to)
+
+
+def _require(kind: str, hint: str) -> None:
+    """Checks that what a kind of file needs is installed."""
+    missing = [module for module in NEEDS[kind] if find_spec(module) is None]
+    if missing:
+        extras = ",".join(["checkpoint", *({kind} & {"torch", "keras", "tensorflow"})])
+        raise typer.BadParameter(
+            f"{kind} needs {' and '.join(missing)}: pip install novograd-optimizer[{extras}]",
+            param_hint=hint,
+        )
+
+
+def _exists(source: Path, kind: str) -> None:
+    """Checks that there is a source; one of TensorFlow is a folder or the prefix of some files."""
+    prefix = checkpoints.SOURCES[kind] == "tensorflow" and not source.is_dir()
+    file = source.with_name(f"{source.name}.index") if prefix else source
+    if not file.exists():
+        raise typer.BadParameter(f"there is no file {file}", param_hint="'source'")
+
+
+def _names(path: Path | None) -> Any:
+    """Reads a file of names: a JSON object of strings, or a list of them."""
+    if path is None:
+        return None
+    try:
+        names = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{path}: {error}", param_hint="'--names'") from None
+    given = list(names.values()) if isinstance(names, dict) else names
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise typer.BadParameter(
+            f"{path} must hold an object of strings, or a list of them", param_hint="'--names'"
+        )
+    return names
+
+
+def _report(state: checkpoints.Checkpoint, target: Path, to: str) -> None:
+    """Says what was written, and what was not known."""
+    step = "a step that is not known" if state.step is None else f"step {state.step}"
+    typer.echo(f"{target}: {len(state.entries)} weights at {step}, variant {state.variant.name}")
+    held = {"torch": set(vars(checkpoints.Hyperparameters())), "keras": {"lr"}}.get(to, set())
+    assumed = [name for name in checkpoints.unknown(state) if name in held]
+    if assumed:
+        typer.echo(
+            f"The source does not say {', '.join(assumed)}: the target has the variant's defaults."
+        )

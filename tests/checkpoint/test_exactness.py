@@ -1,0 +1,77 @@
+"""Every source goes on in every target as if nothing had happened."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import training
+
+from novograd.variants import VARIANTS
+
+FOLDER = Path(__file__).parent
+PAGE = FOLDER.parents[1] / "docs" / "checkpoints.md"
+FRAMEWORKS = ("torch", "jax", "tensorflow")
+TARGETS = ("torch", "jax", "keras", "tensorflow")
+# Weights are compared in units in the last place of the largest. Ten steps of ours follow ten of
+# the source, and twenty of it, some of them in float64: each step rounds weights, moment and norm.
+ULPS = 8
+
+
+def run(task, folder):
+    """Has each framework's process do its part of a task."""
+
+    def one(framework):
+        command = [sys.executable, FOLDER / f"worker_{framework}.py", task, folder]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(one, FRAMEWORKS))
+
+
+def table(found):
+    """The conversion matrix, as it stands in docs/checkpoints.md."""
+    lines = [f"| source | {' | '.join(TARGETS)} |", f"|---{'|---' * len(TARGETS)}|"]
+    for row, cells in found.items():
+        shown = (f"{cells[t]:.1f}" if t in cells else "-" for t in TARGETS)
+        lines.append(f"| {row} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def shape(text):
+    """A table without its figures, which differ from machine to machine."""
+    return [
+        [cell if cell.strip() == "-" or not i else "" for i, cell in enumerate(line.split("|")[1:])]
+        for line in text.splitlines()
+    ]
+
+
+def test_ten_steps_there_and_ten_here_are_twenty(tmp_path):
+    run("write", tmp_path)
+    run("go_on", tmp_path)
+    sources = training.sources(tmp_path)
+    found = {row: {} for row in sources}
+    for row, read in sources.items():
+        expected = training.recorded(tmp_path, row, "end")
+        for target in TARGETS:
+            if target != "tensorflow" or read.variant.name == "documented":
+                weights = training.saved(tmp_path, row, target)
+                found[row][target] = training.ulps(weights, expected)
+    print(table(found))
+    if os.environ.get("NOVOGRAD_WRITE_MATRIX"):
+        before, _, after = PAGE.read_text(encoding="utf-8").partition("| source |")
+        rest = after.partition("\n\n")[2]
+        PAGE.write_text(f"{before}{table(found)}\n\n{rest}", encoding="utf-8")
+    wrong = {
+        (row, target): ulps
+        for row, cells in found.items()
+        for target, ulps in cells.items()
+        if not ulps < ULPS
+    }
+    assert not wrong
+    assert {read.variant.name for read in sources.values()} >= {*VARIANTS}
+    page = PAGE.read_text(encoding="utf-8")
+    stands = page[page.index("| source |") :].partition("\n\n")[0]
+    assert shape(stands) == shape(table(found))

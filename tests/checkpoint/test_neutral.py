@@ -1,0 +1,238 @@
+"""The neutral form: its files and those of JAX, names, variants, and what is wrong with a file."""
+
+from dataclasses import replace
+
+import msgpack
+import numpy as np
+import pytest
+import safetensors.numpy
+from samples import assert_same_bits, made
+
+from novograd import results, variants
+from novograd.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Entry,
+    Group,
+    Hyperparameters,
+    as_variant,
+    read,
+    write,
+)
+
+MINE = replace(variants.get("nvidia-amsgrad"), name="mine", decay="decoupled")
+
+
+@pytest.mark.parametrize("variant", ["documented", "nvidia-amsgrad", MINE], ids=str)
+def test_the_neutral_file_holds_everything_to_the_bit(tmp_path, variant):
+    checkpoint = made(variant)
+    write(checkpoint, tmp_path / "state", "safetensors")
+    again = read(tmp_path / "state", "safetensors", weights=True)
+    assert_same_bits(again, checkpoint)
+    assert again.groups == checkpoint.groups
+    assert again.variant == checkpoint.variant
+    without = read(tmp_path / "state", "safetensors")
+    assert all(entry.weights is None for entry in without.entries.values())
+
+
+@pytest.mark.parametrize("variant", ["documented", "nvidia-amsgrad"])
+def test_a_file_of_jax_holds_the_state_to_the_bit(tmp_path, variant):
+    checkpoint = made(variant)
+    write(checkpoint, tmp_path / "state", "jax")
+    again = read(tmp_path / "state", "jax", variant=variant, weights=True)
+    assert_same_bits(again, checkpoint)
+
+
+def test_a_weight_that_was_never_trained_keeps_its_place(tmp_path):
+    checkpoint = made()
+    frozen = replace(checkpoint, groups=(*checkpoint.groups, Group(("frozen",))))
+    write(frozen, tmp_path / "state", "safetensors")
+    again = read(tmp_path / "state", "safetensors")
+    assert again.names[-1] == "frozen"
+    with pytest.raises(CheckpointError, match=r"JAX has state for every weight.*'frozen'"):
+        write(frozen, tmp_path / "other", "jax")
+
+
+def small(variant="documented", lr=0.5, **more):
+    entry = Entry(np.float32([3, 4]), np.float32(25), **more)
+    return Checkpoint({"w": entry}, variants.get(variant), (Group(("w",), Hyperparameters(lr=lr)),))
+
+
+def three(tmp_path):
+    entries = {name: Entry(np.zeros(2, np.float32), np.float32(1), step=1) for name in "abc"}
+    write(
+        Checkpoint(entries, variants.DOCUMENTED, (Group(("a", "b", "c")),)), tmp_path / "f", "jax"
+    )
+    return tmp_path / "f"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (None, ["a", "b", "c"]),
+        (["x", "y", "z"], ["x", "y", "z"]),
+        ({"b": "y"}, ["a", "y", "c"]),
+        ({"c": "z", "a": "x", "b": "b"}, ["z", "x", "b"]),  # all of them: in this order
+        (lambda name: f"model.{name}", ["model.a", "model.b", "model.c"]),
+    ],
+)
+def test_names(tmp_path, names, expected):
+    assert list(read(three(tmp_path), "jax", names=names).entries) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["x"], "one for each of 3 weights, got 1; the source has a, b, c"),
+        ({"d": "x"}, "names has 'd', which is none of the source: a, b, c"),
+        ({"a": "b"}, "more than one weight 'b'"),
+        (lambda name: "x", "more than one weight 'x'"),
+    ],
+)
+def test_names_that_do_not_fit(tmp_path, names, message):
+    with pytest.raises(CheckpointError, match=message) as error:
+        read(three(tmp_path), "jax", names=names)
+    assert str(tmp_path / "f") in str(error.value)
+
+
+def test_the_rate_goes_into_the_moment_and_out_of_it():
+    into = as_variant(small("openseq2seq"), "documented").entries["w"]
+    assert into.moment.tolist() == [1.5, 2.0]
+    assert into.moment.dtype == np.float32
+    assert as_variant(small("documented"), "nvidia").entries["w"].moment.tolist() == [6.0, 8.0]
+    assert as_variant(small("documented"), "tfa").entries["w"].moment.tolist() == [3.0, 4.0]
+    assert as_variant(small("nvidia"), "nvidia-amsgrad").entries["w"].v_max == 25
+    assert as_variant(small("nvidia-amsgrad", v_max=9.0), "nvidia").entries["w"].v_max is None
+
+
+@pytest.mark.parametrize(
+    ("source", "variant", "message"),
+    [
+        (small("optax", lr=None), "documented", "into the moment: give lr.*got None"),
+        (small("documented", lr=0.0), "optax", "out of the moment: give lr.*got 0.0"),
+        (small("apex-inf"), "nvidia", "v is of another kind"),
+        (small("apex"), "nvidia", "the moment is of another kind"),
+    ],
+)
+def test_variants_that_cannot_follow_each_other(source, variant, message):
+    with pytest.raises(CheckpointError, match=message):
+        as_variant(source, variant)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"v": np.zeros(2)}, r"v of 'w' has shape \(2,\)"),
+        ({"v": np.zeros((4, 1))}, r"v of 'w' has shape \(4, 1\)"),
+        ({"v_max": np.float32(1)}, "'w' has a maximum of v, and the variant is 'documented'"),
+        ({"weights": np.zeros((4, 3))}, r"the weights of 'w' have shape \(4, 3\)"),
+    ],
+)
+def test_shapes_that_do_not_fit(change, message):
+    entry = Entry(np.zeros((3, 4), np.float32), np.float32(1))
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoint({"w": replace(entry, **change)}, variants.DOCUMENTED, (Group(("w",)),))
+
+
+def test_steps_that_differ_fit_one_count_unless_the_rule_depends_on_them(tmp_path):
+    def of(variant):
+        checkpoint = made(variant)
+        first = checkpoint.names[0]
+        earlier = replace(checkpoint.entries[first], step=11)
+        return replace(checkpoint, entries={**checkpoint.entries, first: earlier})
+
+    write(of("nvidia"), tmp_path / "state", "jax")
+    assert read(tmp_path / "state", "jax", variant="nvidia").step == 12
+    with pytest.raises(CheckpointError, match=r"'block0/kernel' took 11 and .* 12.*'optax'"):
+        write(of("optax"), tmp_path / "other", "jax")
+
+
+# -- files that are wrong ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "jax"])
+def test_files_that_are_cut_off(tmp_path, kind):
+    path = tmp_path / "state"
+    write(made(), path, kind)
+    whole = path.read_bytes()
+    for length in (0, 1, 40, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="it is damaged") as error:
+            read(path, kind)
+        assert str(path) in str(error.value)
+
+
+def test_neutral_files_with_something_else_inside(tmp_path):
+    path = tmp_path / "state"
+
+    def wrong(tensors, metadata, message):
+        path.write_bytes(safetensors.numpy.save(tensors, metadata))
+        with pytest.raises(CheckpointError, match=message):
+            read(path, "safetensors")
+
+    write(small(), path, "safetensors")
+    with safetensors.safe_open(path, "np") as file:
+        metadata = file.metadata()
+    zeros = np.zeros(2, np.float32)
+    wrong({"model.weight": zeros}, {"format": "pt"}, "'model.weight' of dtype F32 is none")
+    wrong({"moment/w": zeros}, metadata, "there is no 'v/w'")
+    wrong({"moment/w": zeros, "v/w": zeros}, {"format": "pt"}, "not those of novograd-checkpoint 1")
+    wrong({"moment/w": zeros, "v/w": zeros}, metadata | {"version": "2"}, "novograd-checkpoint 1")
+    wrong({"moment/x": zeros, "v/x": zeros}, metadata, "no group has the weight 'x'")
+    wrong({"moment/w": zeros, "v/w": zeros}, metadata | {"groups": "[1]"}, "metadata are wrong")
+    wrong({"moment/w": zeros, "v/w": zeros}, metadata | {"variant": '"adam"'}, "got 'adam'")
+
+
+def test_files_of_jax_with_something_else_inside(tmp_path):
+    path = tmp_path / "state"
+
+    def array(shape):
+        content = (shape, "float32", np.zeros(shape, np.float32).tobytes())
+        return msgpack.ExtType(1, msgpack.packb(content))
+
+    def wrong(kind, content, message):
+        path.write_bytes(msgpack.packb(content))
+        with pytest.raises(CheckpointError, match=message):
+            read(path, kind)
+
+    adam = {"0": {"count": array(()), "mu": {"w": array((2,))}, "nu": {"w": array((2,))}}}
+    wrong("optax", adam, r"0: 'w' has shape \(2,\) as nu: it is no state of optax")
+    wrong("jax", adam, "no state of jax, which is one of count, mu, nu, nu_max")
+    wrong("optax", {"0": {"count": array(()), "mu": {"w": array((2,))}, "nu": {}}}, "'w' has no nu")
+    wrong("optax", [1], "it holds list")
+    wrong("optax", {"x": msgpack.ExtType(9, b"")}, "extension type 9 is none of Flax")
+    twice = {"count": array(()), "mu": {"w": array((2,))}, "nu": {"w": array(())}}
+    wrong("optax", {"0": twice, "1": twice}, "more than one state of 'w'")
+
+
+def test_weights_that_are_not_there(tmp_path):
+    write(made(weights=False), tmp_path / "state", "jax")
+    with pytest.raises(CheckpointError, match="there is no weight 'block0/kernel'"):
+        read(tmp_path / "state", "jax", weights=True)
+
+
+def test_kinds_that_are_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"kind must be one of torch, jax, .* got 'adam'"):
+        read(tmp_path, "adam")
+    with pytest.raises(ValueError, match=r"kind must be one of torch, jax, .* got 'timm'"):
+        write(small(), tmp_path / "state", "timm")
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "missing", "jax")
+
+
+# -- what is there already -----------------------------------------------------------------------
+
+
+def test_a_target_is_replaced_only_by_force_and_as_a_whole(tmp_path, monkeypatch):
+    path = tmp_path / "state"
+    path.write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match="state is there already"):
+        write(small(), path, "safetensors")
+    monkeypatch.setattr(results.Path, "replace", None)  # the disk is full
+    with pytest.raises(TypeError):
+        write(small(), path, "safetensors", force=True)
+    assert path.read_bytes() == b"mine"
+    monkeypatch.undo()
+    write(small(), path, "safetensors", force=True)
+    assert read(path, "safetensors").entries["w"].v == 25
+    assert list(tmp_path.iterdir()) == [path]

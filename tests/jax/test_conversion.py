@@ -1,0 +1,101 @@
+"""Files of Flax as ``novograd.checkpoint`` reads and writes them."""
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from novograd.checkpoint import CheckpointError, read, write
+from novograd.jax import novograd
+from novograd.layers import Rows
+
+
+def trained(optimizer, dtype=jnp.float32):
+    params = {"dense": {"kernel": jnp.ones((3, 2), dtype), "bias": jnp.ones(2, dtype)}}
+    state = optimizer.init(params)
+    for step in range(3):
+        gradients = jax.tree.map(lambda w, step=step: w * (step + 1), params)
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def assert_same_bits(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for x, y in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        x, y = np.asarray(x), np.asarray(y)
+        assert (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("variant", ["documented", "nvidia-amsgrad"])
+def test_a_state_comes_back_to_the_bit(tmp_path, variant, dtype):
+    optimizer = novograd(0.1, variant=variant, layers=Rows())
+    params, state = trained(optimizer, dtype)
+    (tmp_path / "source").write_bytes(flax.serialization.to_bytes(state))
+    checkpoint = read(tmp_path / "source", "jax", variant=variant)
+    assert list(checkpoint.entries) == ["dense/bias", "dense/kernel"]
+    assert checkpoint.step == 3
+    write(checkpoint, tmp_path / "target", "jax")
+    content = (tmp_path / "target").read_bytes()
+    assert_same_bits(flax.serialization.from_bytes(optimizer.init(params), content), state)
+
+
+def decaying(decay):
+    return optax.novograd(0.1, weight_decay=decay)
+
+
+LABELS = {"dense": {"kernel": "decays", "bias": "does not"}}
+WRAPPED = {
+    "chain": optax.chain(optax.clip(1.0), decaying(0.1)),
+    "injected": optax.inject_hyperparams(optax.novograd)(learning_rate=0.1),
+    "several": optax.multi_transform({"decays": decaying(0.1), "does not": decaying(0.0)}, LABELS),
+    "accumulated": optax.MultiSteps(decaying(0.1), 1),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_the_state_of_optax_is_found_inside_others(tmp_path, name):
+    params, state = trained(WRAPPED[name])
+    content = {"step": 3, "params": params, "opt_state": state}
+    (tmp_path / "source").write_bytes(flax.serialization.to_bytes(content))
+    checkpoint = read(tmp_path / "source", "optax", weights=True)
+    assert {*checkpoint.entries} == {"dense/kernel", "dense/bias"}
+    states = jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "nu"))
+    for one in (x for x in states if hasattr(x, "nu")):
+        for path, moment in jax.tree_util.tree_leaves_with_path(one.mu):
+            entry = checkpoint.entries["/".join(key.key for key in path)]
+            assert_same_bits(entry.moment, moment)
+            assert entry.step == 3
+    assert_same_bits(checkpoint.entries["dense/kernel"].weights, params["dense"]["kernel"])
+
+
+def test_arrays_in_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", 8)  # bytes, for a gigabyte
+    _, state = trained(novograd(0.1))
+    (tmp_path / "source").write_bytes(flax.serialization.to_bytes(state))
+    assert b"__msgpack_chunked_array__" in (tmp_path / "source").read_bytes()
+    checkpoint = read(tmp_path / "source", "jax")
+    assert_same_bits(checkpoint.entries["dense/kernel"].moment, state.mu["dense"]["kernel"])
+
+
+def test_other_optimizers_are_refused(tmp_path):
+    _, state = trained(optax.adam(0.1))
+    (tmp_path / "source").write_bytes(flax.serialization.to_bytes(state))
+    with pytest.raises(CheckpointError, match="it is no state of optax"):
+        read(tmp_path / "source", "optax")
+    _, state = trained(novograd(0.1))
+    (tmp_path / "source").write_bytes(flax.serialization.to_bytes(state))
+    with pytest.raises(CheckpointError, match="it has no state of optax"):
+        read(tmp_path / "source", "optax")
+
+
+def test_paths_that_do_not_make_a_tree(tmp_path):
+    _, state = trained(novograd(0.1))
+    (tmp_path / "source").write_bytes(flax.serialization.to_bytes(state))
+    for names in (["w", "w/bias"], ["w/bias", "w"]):
+        checkpoint = read(tmp_path / "source", "jax", names=names)
+        with pytest.raises(CheckpointError, match="below"):
+            write(checkpoint, tmp_path / "target", "jax")

@@ -1,0 +1,113 @@
+"""Files of Keras as ``novograd.checkpoint`` reads and writes them."""
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import resumable_training as training
+
+from novograd.checkpoint import CheckpointError, read, write
+from novograd.keras import NovoGrad
+from novograd.layers import Rows
+
+
+def new_model(optimizer):
+    layers = [keras.layers.Dense(2, name="first"), keras.layers.BatchNormalization(name="second")]
+    model = keras.Sequential([keras.Input((5,)), *layers], name="net")
+    model.compile(optimizer, loss="mse")
+    return model
+
+
+def trained(variant="documented", **options):
+    model = new_model(NovoGrad(0.1, 0.9, 0.5, 1e-7, variant=variant, layers=Rows(), **options))
+    for x in training.INPUTS[:3]:
+        model.train_on_batch(x, x[:, :2])
+    return model
+
+
+def state(optimizer):
+    return [np.array(keras.ops.convert_to_numpy(x)) for x in optimizer.variables]
+
+
+def assert_same_bits(actual, expected):
+    assert len(actual) == len(expected)
+    for x, y in zip(actual, expected, strict=True):
+        assert (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
+
+
+NAMES = ["first/kernel", "first/bias", "second/gamma", "second/beta"]
+
+
+@pytest.mark.parametrize("source", ["state.keras", "state.weights.h5"])
+@pytest.mark.parametrize(
+    ("variant", "options"), [("nvidia-amsgrad", {}), ("documented", {"weight_decay": 0.1})]
+)
+def test_an_optimizer_comes_back_to_the_bit(tmp_path, variant, options, source):
+    model = trained(variant, **options)
+    model.save(tmp_path / source) if source.endswith("s") else model.save_weights(tmp_path / source)
+    checkpoint = read(tmp_path / source, "keras", variant=variant)
+    if source.endswith("keras"):
+        assert list(checkpoint.entries) == NAMES
+        known = checkpoint.groups[0].hyperparameters
+        assert (known.beta1, known.beta2, known.epsilon) == (0.9, 0.5, 1e-7)
+        assert known.weight_decay == options.get("weight_decay", 0)
+    write(checkpoint, tmp_path / "target", "keras")
+    again = new_model(NovoGrad(0.3, variant=variant, layers=Rows())).optimizer
+    again.build(model.trainable_variables)
+    with h5py.File(tmp_path / "target") as file:
+        again.load_own_variables(file["optimizer/vars"])
+    assert_same_bits(state(again), state(model.optimizer))
+    through = read(tmp_path / "target", "keras")
+    assert through.groups == checkpoint.groups
+    assert through.variant.name == variant
+
+
+def test_averages_and_schedules(tmp_path):
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
+    model = new_model(NovoGrad(schedule, use_ema=True))
+    for x in training.INPUTS[:3]:
+        model.train_on_batch(x, x[:, :2])
+    model.save(tmp_path / "model.keras")
+    checkpoint = read(tmp_path / "model.keras", "keras", weights=True)
+    assert checkpoint.groups[0].hyperparameters.lr == pytest.approx(0.1 / 8)
+    for (moment, v), entry, weights in zip(
+        np.reshape(np.array(state(model.optimizer)[5:], object), (4, 2)),
+        checkpoint.entries.values(),
+        model.trainable_variables,
+        strict=True,
+    ):
+        assert_same_bits([entry.moment, entry.v], [moment, v])
+        assert_same_bits([entry.weights], [np.array(keras.ops.convert_to_numpy(weights))])
+    model.save_weights(tmp_path / "model.weights.h5")
+    # Of the averages of weights this file says nothing.
+    with pytest.raises(CheckpointError, match=r"v of '0' has shape \(2,\)"):
+        read(tmp_path / "model.weights.h5", "keras")
+
+
+def test_files_with_something_else_inside(tmp_path):
+    def wrong(name, message):
+        with pytest.raises(CheckpointError, match=message) as error:
+            read(tmp_path / name, "keras")
+        assert str(tmp_path / name) in str(error.value)
+
+    model = new_model("adam")
+    model.train_on_batch(training.INPUTS[0], training.INPUTS[0][:, :2])
+    model.save(tmp_path / "adam.keras")
+    wrong("adam.keras", "its optimizer is no trained NovoGrad: Adam")
+    keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]).save(tmp_path / "none.keras")
+    wrong("none.keras", "its optimizer is no trained NovoGrad: NoneType")
+    model.save_weights(tmp_path / "none.weights.h5")
+    with h5py.File(tmp_path / "none.weights.h5", "a") as file:
+        del file["optimizer"]
+    wrong("none.weights.h5", "it was saved without an optimizer")
+    model = trained()
+    model.save_weights(tmp_path / "some.weights.h5")
+    with h5py.File(tmp_path / "some.weights.h5", "a") as file:
+        del file["optimizer/vars/3"]
+    wrong("some.weights.h5", "'optimizer/vars' is not whole")
+    for name in ("whole.keras", "whole.weights.h5"):
+        model.save(tmp_path / name) if name.endswith("s") else model.save_weights(tmp_path / name)
+        whole = (tmp_path / name).read_bytes()
+        for length in (0, 10, len(whole) // 2, len(whole) - 50):
+            (tmp_path / name).write_bytes(whole[:length])
+            wrong(name, "it is damaged|cannot load")
