@@ -1,4 +1,4 @@
-"""NovoGrad in a Lightning module, with a schedule and gradient clipping; and chosen by LightningCLI.
+"""NovoGrad in a Lightning module, with a schedule and gradient clipping; and by LightningCLI.
 
     python examples/hosts/lightning_module.py
     python examples/hosts/lightning_module.py cli fit --optimizer=novograd.torch.NovoGrad \

@@ -1,0 +1,39 @@
+"""The examples of the frameworks around NovoGrad: each trains, in a process of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOSTS = Path(__file__).parents[1] / "examples" / "hosts"
+CLI = (
+    "cli",
+    "fit",
+    "--optimizer=novograd.torch.NovoGrad",
+    "--optimizer.lr=0.01",
+    "--trainer.max_epochs=2",
+)
+RUNS = {path.stem: (path,) for path in sorted(HOSTS.glob("*.py"))}
+RUNS["lightning_module, cli"] = (HOSTS / "lightning_module.py", *CLI)
+
+
+@pytest.mark.parametrize("command", RUNS.values(), ids=RUNS)
+def test_example(tmp_path, command):
+    environment = os.environ | {"KERAS_BACKEND": "jax", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the native kernels of novograd are not installed" not in done.stderr
+    before, after = map(float, re.search(r"loss (\S+) -> (\S+)", done.stdout).groups())
+    assert after < before
+    assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+def test_every_example_is_named_on_the_page():
+    page = (HOSTS.parents[1] / "docs" / "hosts.md").read_text(encoding="utf-8")
+    for path in HOSTS.glob("*.py"):
+        assert f"examples/hosts/{path.name}" in page, path.name
