@@ -301,7 +301,7 @@ def without_times(results):
 def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path):
     path = write(tmp_path)
     output = tmp_path / "out"
-    for count, stop in ((1, signal.SIGKILL), (3, signal.SIGINT), (7, signal.SIGKILL)):
+    for count, stop in ((2, signal.SIGKILL), (5, signal.SIGINT)):
         more = ("--resume",) if output.exists() else ()
         with start(tmp_path, path, *OPTIONS, *more) as job:
             wait_for(lambda count=count: ended(output) >= count)

@@ -235,3 +235,9 @@ def test_state_can_be_loaded_again():
     train(optimizer, steps=2)
     for _ in range(3):
         optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+def test_state_of_another_novograd_is_refused_with_the_way_out():
+    theirs = {"lr": 0.1, "betas": (0.9, 0.98), "grad_averaging": False, "params": [0]}
+    with pytest.raises(ValueError, match="has no 'eps'; `novograd convert` reads those of other"):
+        NovoGrad([torch.zeros(2)]).load_state_dict({"state": {}, "param_groups": [theirs]})

@@ -443,9 +443,11 @@ class NovoGrad(torch.optim.Optimizer):
         for number, group in enumerate(state_dict["param_groups"]):
             for option in _SAVED:
                 if option not in group:
+                    other = "grad_averaging" in group
                     raise ValueError(
-                        f"state_dict is not one of NovoGrad: param_groups[{number}] has no "
-                        f"{option!r}"
+                        "state_dict is not one of NovoGrad: "
+                        f"param_groups[{number}] has no {option!r}"
+                        + ("; `novograd convert` reads those of other NovoGrads" * other)
                     )
             check_options({"layers": None} | group)
         for group, index, param in _paired(state_dict, self.param_groups):
