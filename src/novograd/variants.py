@@ -84,9 +84,9 @@ class Variant:
                 raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
             if kind is bool:
                 check_flag(name, value)
-        for name in ("lr", "eps"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name))
+        if self.lr is not None:
+            check_number("lr", self.lr)
+        check_number("eps", self.eps)
         for name in ("beta1", "beta2"):
             check_number(name, getattr(self, name), below=1)
 
