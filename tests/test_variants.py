@@ -1,12 +1,14 @@
 """The records, the peers' words against numbers worked out by hand, and the sizes of steps."""
 
+import json
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from novograd import reference
+from novograd import cli, reference
 from novograd.conformance.cases import Hyperparameters
 from novograd.conformance.peers import PEERS, Gradient, State
 from novograd.step_sizes import StepSizes, rate_factors, step_sizes
@@ -163,3 +165,37 @@ def test_step_sizes_of_a_record():
 def test_rate_factors_check_their_arguments(given, error):
     with pytest.raises(error, match=f"^{next(iter(given))} must be "):
         rate_factors(**{"variant": "nvidia"} | given)
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def command(*arguments):
+    return CliRunner().invoke(cli.app, ["variants", *arguments], env={"COLUMNS": "80"})
+
+
+def test_the_command_shows_every_variant():
+    result = command()
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines if line[:1].strip()] == ["variant", *VARIANTS]
+    width = max(map(len, VARIANTS)) + 2
+    words = " ".join(" ".join(line[width:] for line in lines).split())
+    for variant in VARIANTS.values():
+        assert f"{variant.difference} {variant.source} " in words
+    assert "lr 0.001, betas 0.9, 0.999, eps 1e-08, averaging; steps 0.0316 to 1" in words
+    assert "no lr, betas 0.9, 0.25, eps 1e-06; steps 1 to 10" in words
+
+
+def test_the_command_prints_json():
+    result = command("--json")
+    assert result.exit_code == 0, result.output
+    found = {record["name"]: record for record in json.loads(result.output)}
+    sizes = {name: StepSizes(**record.pop("step_sizes")) for name, record in found.items()}
+    assert {name: Variant(**record) for name, record in found.items()} == VARIANTS
+    assert sizes == {name: step_sizes(name) for name in VARIANTS}
+
+
+def test_the_command_refuses_what_it_does_not_know():
+    assert command("--format").exit_code == 2

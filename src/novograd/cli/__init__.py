@@ -7,6 +7,7 @@ try:
 
     from novograd.cli.bench import bench
     from novograd.cli.compare import compare
+    from novograd.cli.variants import variants
     from novograd.cli.verify import verify
 except ModuleNotFoundError as missing:
     # Not in main(): without typer, the commands cannot even be declared.
@@ -25,7 +26,7 @@ def novograd() -> None:
     """NovoGrad, the optimizer with layer-wise normalised gradients."""
 
 
-for command in (compare, verify, bench):
+for command in (compare, verify, bench, variants):
     app.command(epilog=EXIT_CODES)(command)
 
 
