@@ -84,9 +84,9 @@ class Variant:
                 raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
             if kind is bool:
                 check_flag(name, value)
-        for name in ("lr", "eps"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name))
+        if self.lr is not None:
+            check_number("lr", self.lr)
+        check_number("eps", self.eps)
         for name in ("beta1", "beta2"):
             check_number(name, getattr(self, name), below=1)
 
@@ -229,7 +229,7 @@ VARIANTS: dict[str, Variant] = {
         ),
         Variant(
             name="pytorch-optimizer",
-            source="pytorch-optimizer 4.1.0, NovoGrad",
+            source="pytorch-optimizer 3.11.0 to 4.1.0, NovoGrad",
             difference="as nvidia, but the first step is a weight's first, and is not averaged",
             start="step",
             averages_first=False,
@@ -237,7 +237,7 @@ VARIANTS: dict[str, Variant] = {
         ),
         Variant(
             name="pytorch-optimizer-3",
-            source="pytorch-optimizer 2.12.0 to 3.11.0, NovoGrad",
+            source="pytorch-optimizer 2.11.0 to 3.10.1, NovoGrad",
             difference="as nvidia, but the first gradient enters the moment twice, and Adam's bias "
             "corrections multiply the learning rate",
             start="step",

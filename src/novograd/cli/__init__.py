@@ -8,6 +8,7 @@ try:
     from novograd.cli.bench import bench
     from novograd.cli.compare import compare
     from novograd.cli.convert import convert
+    from novograd.cli.variants import variants
     from novograd.cli.verify import verify
 except ModuleNotFoundError as missing:
     # Not in main(): without typer, the commands cannot even be declared.
@@ -26,7 +27,7 @@ def novograd() -> None:
     """NovoGrad, the optimizer with layer-wise normalised gradients."""
 
 
-for command in (compare, verify, bench, convert):
+for command in (compare, verify, bench, variants, convert):
     app.command(epilog=EXIT_CODES)(command)
 
 

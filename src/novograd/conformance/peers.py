@@ -123,7 +123,7 @@ def flashlight(x: State, grad: Gradient, h: Hyperparameters) -> State:
 
 
 def pytorch_optimizer(x: State, grad: Gradient, h: Hyperparameters) -> State:
-    """Version 4: a weight's first moment is its first gradient, normalised and not averaged."""
+    """From 3.11.0: the first moment is the first gradient, normalised and not averaged."""
     g, t, scale = grad
     grad_p2 = np.sum(np.power(g, 2))
     grads_ema = grad_p2 if t == 1 else x.v + (1 - h.beta2) * (grad_p2 - x.v)

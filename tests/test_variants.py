@@ -1,0 +1,201 @@
+"""The records, the peers' words against numbers worked out by hand, and the sizes of steps."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from novograd import cli, reference
+from novograd.conformance.cases import Hyperparameters
+from novograd.conformance.peers import PEERS, Gradient, State
+from novograd.step_sizes import StepSizes, rate_factors, step_sizes
+from novograd.variants import DOCUMENTED, VARIANTS, Variant, get
+
+# Of the peers that cannot be installed here: apex needs a GPU and its own build, OpenSeq2Seq
+# TensorFlow 1 and Horovod, flashlight is C++. Worked out by hand from their sources, for gradients
+# (3, 4) and then (0, 10), weights (1, 2), lr 0.5, beta1 0.5, beta2 0.75, epsilon 1, decay 0.1, and
+# their own averaging: on in apex, always in flashlight, off in OpenSeq2Seq.
+#
+# apex, L2: gn = 5, then sqrt(0.75*25 + 0.25*100) = sqrt(43.75). Corrections 1 - 0.5^t = 0.5, 0.75
+#   and sqrt(1 - 0.75^t) = 0.5, sqrt(0.4375), so that denom = 5/0.5 + 1 = 11 and 10 + 1 = 11.
+#   m_1 = (1.5, 2), w_1 = (1, 2) - 0.5*((3, 4)/11 + 0.1*(1, 2)) = (0.8136363636, 1.7181818182);
+#   m_2 = (0.75, 6), w_2 = w_1 - 0.5*((1, 8)/11 + 0.1*w_1).
+# apex, inside, L2: m_1 = 0.5*((3, 4)/11 + (0.1, 0.2)) = (0.1863636364, 0.2818181818), the same w_1;
+#   m_2 = 0.5*m_1 + 0.5*((0, 10)/11 + 0.1*w_1) = (0.1338636364, 0.6813636364),
+#   w_2 = w_1 - 0.5*m_2/0.75.
+# apex, L-inf: gn = 4, then 0.75*4 + 0.25*10 = 5.5; denom = 4/0.5 + 1 = 9, then
+#   5.5/0.6614378278 + 1 = 9.3152184062. w_1 = (1, 2) - 0.5*((3, 4)/9 + 0.1*(1, 2)) =
+#   (0.7833333333, 1.6777777778), w_2 = w_1 - 0.5*((1, 8)/9.3152184062 + 0.1*w_1).
+# apex, inside, L-inf: m_1 = (0.2166666667, 0.3222222222), the same w_1;
+#   m_2 = 0.5*m_1 + 0.5*((0, 10)/9.3152184062 + 0.1*w_1), w_2 = w_1 - 0.5*m_2/0.75.
+# OpenSeq2Seq: v = 25, then 100. m_1 = (3, 4)/sqrt(26) + (0.1, 0.2) = (0.6883484054, 0.9844645406),
+#   w_1 = (0.6558257973, 1.5077677297); m_2 = 0.5*m_1 + (0, 10)/sqrt(101) + 0.1*w_1.
+# flashlight: v = 0.25*25 = 6.25, then 0.75*6.25 + 0.25*100 = 29.6875; denom = 3.5, then
+#   5.4486236794 + 1. m_1 = 0.5*((3, 4)/3.5 + (0.1, 0.2)) = (0.4785714286, 0.6714285714),
+#   w_1 = (0.7607142857, 1.6642857143); m_2 = 0.5*m_1 + 0.5*((0, 10)/6.4486236794 + 0.1*w_1).
+BY_HAND = {
+    "apex": ((0.7275, 1.2686363636), (0.75, 6), 43.75),
+    "apex-inside": ((0.7243939394, 1.2639393939), (0.1338636364, 0.6813636364), 43.75),
+    "apex-inf": ((0.6904910599, 1.1644840349), (0.75, 6), 5.5),
+    "apex-inside-inf": ((0.685, 1.1566070661), (0.1475, 0.7817560675), 5.5),
+    "openseq2seq": ((0.4509474061, 0.6887446130), (0.4097567824, 1.6380462335), 100),
+    "flashlight": ((0.6220535714, 1.0671418051), (0.2773214286, 1.1942878184), 29.6875),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_two_steps_by_hand(name):
+    hyper = Hyperparameters(0.5, 0.5, 0.75, 1.0, 0.1, get(name).grad_averaging)
+    state = State(np.array([1.0, 2.0]), np.zeros(2), 0.0, 0.0)
+    for t, gradient in enumerate(([3.0, 4.0], [0.0, 10.0]), start=1):
+        state = PEERS[name](state, Gradient(np.array(gradient), t, 1.0), hyper)
+    for stored, expected in zip(state, BY_HAND[name], strict=False):
+        np.testing.assert_allclose(stored, expected, rtol=1e-9)
+
+
+# -- the records ----------------------------------------------------------------------------------
+
+
+def test_every_variant_has_its_words():
+    assert {name: variant.name for name, variant in VARIANTS.items()} == {x: x for x in VARIANTS}
+    assert {*VARIANTS} == {DOCUMENTED.name, *PEERS}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("start", "first", ValueError),
+        ("norm", "l1", ValueError),
+        ("epsilon", None, ValueError),
+        ("rate", "Moment", ValueError),
+        ("decay", True, ValueError),
+        ("normalises", "gradients", ValueError),
+        ("bias_correction", "adam", ValueError),
+        ("averages", 1, TypeError),
+        ("averages_first", None, TypeError),
+        ("doubles_first", "no", TypeError),
+        ("amsgrad", np.True_, TypeError),
+        ("grad_averaging", 0, TypeError),
+        ("lr", -0.1, ValueError),
+        ("lr", "0.1", TypeError),
+        ("eps", float("nan"), ValueError),
+        ("eps", None, TypeError),
+        ("beta1", 1.0, ValueError),
+        ("beta2", -1e-9, ValueError),
+        ("beta2", True, TypeError),
+    ],
+)
+def test_a_record_checks_its_fields(name, value, error):
+    with pytest.raises(error, match=f"^{name} must be "):
+        replace(DOCUMENTED, **{name: value})
+
+
+def test_a_rate_and_a_bias_correction_may_be_missing():
+    record = replace(get("apex"), lr=None, bias_correction=None)
+    assert (record.lr, record.bias_correction) == (None, None)
+
+
+def test_a_record_needs_names_and_is_frozen():
+    with pytest.raises(TypeError, match="name"):
+        Variant(source="", difference="")
+    with pytest.raises(AttributeError, match="beta1"):
+        DOCUMENTED.beta1 = 0.5
+
+
+# -- the sizes of steps ---------------------------------------------------------------------------
+
+
+def measured(name, **given):
+    """The sizes of the first step, and of one so late that nothing of the first is left."""
+    variant, lr = get(name), 0.5
+    betas = (given.get("beta1", variant.beta1), given.get("beta2", variant.beta2))
+    averaging = given.get("grad_averaging", variant.grad_averaging)
+    hyper = Hyperparameters(lr, *betas, epsilon=1e-300, grad_averaging=averaging)
+    step = documented_step if name == DOCUMENTED.name else PEERS[name]
+    # Its one element is the norm of any kind; the sign tells that it is along the gradient.
+    state, sizes = State(np.zeros(1), np.zeros(1), 0.0, 0.0), []
+    for t in range(1, int(20 / (1 - max(betas))) + 1):
+        after = step(state, Gradient(np.array([-3.0]), t, 1.0), hyper)
+        sizes.append((after.w - state.w).item() / lr)
+        state = after
+    return sizes[0], sizes[-1]
+
+
+def documented_step(state, gradient, hyper):
+    step = partial(reference.step, **vars(hyper))
+    return State(*step(state.w, state.m, state.v, gradient.g), largest=0.0)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_step_sizes_are_those_measured(name):
+    np.testing.assert_allclose(step_sizes(name), measured(name), rtol=1e-6)
+    for averaging in (False, True)[: 1 if name == "optax" else 2]:  # optax knows no averaging
+        given = {"beta1": 0.8, "beta2": 0.9, "grad_averaging": averaging}
+        np.testing.assert_allclose(step_sizes(name, **given), measured(name, **given), rtol=1e-6)
+
+
+def test_rate_factors_compare_with_the_documented_rule():
+    theirs = step_sizes("apex")
+    np.testing.assert_allclose(rate_factors("apex"), (theirs.first, theirs.last / 20))
+    np.testing.assert_allclose(rate_factors("apex", keep=True), (theirs.first / 0.1, 1.0))
+    given = {"beta1": 0.8, "grad_averaging": True}
+    np.testing.assert_allclose(rate_factors("nvidia", **given, keep=True), (1.0, 1.0))
+    np.testing.assert_allclose(rate_factors("nvidia", **given), (0.2, 1 / 20))
+
+
+def test_step_sizes_of_a_record():
+    mine = replace(get("nvidia"), name="mine", start="never", norm="inf", beta2=0.75)
+    np.testing.assert_allclose(step_sizes(mine), (4.0, 20.0))
+    assert step_sizes(replace(mine, averages=False)) == StepSizes(1.0, step_sizes(mine).last)
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"beta1": 1.0}, ValueError),
+        ({"beta2": "0.5"}, TypeError),
+        ({"grad_averaging": 1}, TypeError),
+        ({"keep": None}, TypeError),
+        ({"variant": "adam"}, ValueError),
+    ],
+)
+def test_rate_factors_check_their_arguments(given, error):
+    with pytest.raises(error, match=f"^{next(iter(given))} must be "):
+        rate_factors(**{"variant": "nvidia"} | given)
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def command(*arguments):
+    return CliRunner().invoke(cli.app, ["variants", *arguments], env={"COLUMNS": "80"})
+
+
+def test_the_command_shows_every_variant():
+    result = command()
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines if line[:1].strip()] == ["variant", *VARIANTS]
+    width = max(map(len, VARIANTS)) + 2
+    words = " ".join(" ".join(line[width:] for line in lines).split())
+    for variant in VARIANTS.values():
+        assert f"{variant.difference} {variant.source} " in words
+    assert "lr 0.001, betas 0.9, 0.999, eps 1e-08, averaging; steps 0.0316 to 1" in words
+    assert "no lr, betas 0.9, 0.25, eps 1e-06; steps 1 to 10" in words
+
+
+def test_the_command_prints_json():
+    result = command("--json")
+    assert result.exit_code == 0, result.output
+    found = {record["name"]: record for record in json.loads(result.output)}
+    sizes = {name: StepSizes(**record.pop("step_sizes")) for name, record in found.items()}
+    assert {name: Variant(**record) for name, record in found.items()} == VARIANTS
+    assert sizes == {name: step_sizes(name) for name in VARIANTS}
+
+
+def test_the_command_refuses_what_it_does_not_know():
+    assert command("--format").exit_code == 2
