@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -199,3 +200,10 @@ def test_the_command_prints_json():
 
 def test_the_command_refuses_what_it_does_not_know():
     assert command("--format").exit_code == 2
+
+
+def test_the_page_says_the_sizes_of_steps():
+    page = (Path(__file__).parents[1] / "docs" / "variants.md").read_text(encoding="utf-8")
+    for name in VARIANTS:
+        numbers = (*step_sizes(name), *rate_factors(name))
+        assert f"| `{name}` | {' | '.join(f'{x:.3g}' for x in numbers)} |" in page, name
