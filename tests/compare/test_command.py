@@ -287,7 +287,7 @@ def gone(pid):
     return False
 
 
-GRIDS = ("--learning-rates", "adam=0.01,0.03,0.1", "--learning-rates", "sgd=0.03,0.1,0.3")
+GRIDS = ("--learning-rates", "adam=0.01,0.03", "--learning-rates", "sgd=0.1,0.3")
 OPTIONS = ("--optimizers", "adam,sgd", *GRIDS, "--seeds", "2", "--output", "out")
 
 

@@ -87,7 +87,7 @@ def test_a_decay_rate_of_one_or_more(name, value):
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", ["0.1", None, True, [0.1], 1j])
+@pytest.mark.parametrize("value", ["0.1", True, [0.1], 1j])
 def test_a_number_of_the_wrong_type(name, value):
     with pytest.raises(TypeError, match=rf"^{name} must be a number, got .* of type "):
         make(**{name: value})
@@ -109,7 +109,7 @@ def test_an_array_of_the_wrong_kind(name, array):
 
 
 @pytest.mark.parametrize("name", FLAGS)
-@pytest.mark.parametrize("value", ["yes", None, 1, 0.0])
+@pytest.mark.parametrize("value", ["yes", 1, 0.0])
 def test_a_flag_of_the_wrong_type(name, value):
     with pytest.raises(TypeError, match=rf"^{name} must be True or False, got "):
         make(**{name: value})
