@@ -15,15 +15,15 @@ def wrong_rule(monkeypatch):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Shows how far the published optimizers are from ours, where their tests have run."""
-    rows = [
-        row
+    """Shows how far the published optimizers are from ours, and what conversions cost."""
+    found = [
+        found
         for reports in terminalreporter.stats.values()
         for report in reports
         if getattr(report, "when", None) == "call"
-        for key, row in report.user_properties
-        if key == "peer"
+        for found in report.user_properties
     ]
+    rows = [row for key, row in found if key == "peer"]
     if rows:
         terminalreporter.section("largest differences from published optimizers")
         heads = "peer", "variant", "ours", "dtype", "w", "m", "v", "allowed"
@@ -32,3 +32,7 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.write_line(
                 "{:30} {:20} {:20} {:8} {:>8} {:>8} {:>8} {:>8}".format(*cells)
             )
+    for key, matrix in found:
+        if key == "matrix":
+            terminalreporter.section("conversions, ulp of the largest weight")
+            terminalreporter.write_line(matrix)

@@ -48,7 +48,7 @@ def shape(text):
     ]
 
 
-def test_ten_steps_there_and_ten_here_are_twenty(tmp_path):
+def test_ten_steps_there_and_ten_here_are_twenty(tmp_path, record_property):
     run("write", tmp_path)
     run("go_on", tmp_path)
     sources = training.sources(tmp_path)
@@ -59,7 +59,7 @@ def test_ten_steps_there_and_ten_here_are_twenty(tmp_path):
             if target != "tensorflow" or read.variant.name == "documented":
                 weights = training.saved(tmp_path, row, target)
                 found[row][target] = training.ulps(weights, expected)
-    print(table(found))
+    record_property("matrix", table(found))
     if os.environ.get("NOVOGRAD_WRITE_MATRIX"):
         before, _, after = PAGE.read_text(encoding="utf-8").partition("| source |")
         rest = after.partition("\n\n")[2]
