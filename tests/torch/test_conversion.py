@@ -82,6 +82,8 @@ def test_a_variant_of_ones_own(tmp_path):
     assert checkpoint.variant == mine
     write(checkpoint, tmp_path / "target", "torch")
     assert read(tmp_path / "target", "torch").variant == mine
+    loaded = torch.load(tmp_path / "target", weights_only=True)  # after a conversion, as before
+    assert loaded["param_groups"][0]["variant"] == mine
 
 
 # -- apex, whose norms are in its groups ---------------------------------------------------------

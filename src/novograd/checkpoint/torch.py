@@ -33,6 +33,10 @@ _WANTED = ("lr", "betas", "eps", "weight_decay", "grad_averaging")
 _KEYS = {"pytorch-optimizer": ("moments", "grads_ema", "")}
 _USUAL_KEYS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
+# A variant of one's own is a record in the group: plain data, and the only class allowed. For good,
+# as novograd.torch does too: the end of a `with safe_globals` would take that away as well.
+torch.serialization.add_safe_globals([Variant])
+
 
 def read(
     path: Path, kind: str, variant: Variant | None = None
@@ -125,9 +129,7 @@ def write(checkpoint: Checkpoint) -> bytes:
 
 def _load(path: Path) -> Any:
     try:
-        # A variant of one's own is a record in the group: plain data, and the only class allowed.
-        with torch.serialization.safe_globals([Variant]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         other = re.search(r"unsupported (?:global: )?GLOBAL (\S+)", str(error), re.IGNORECASE)
         if other is None:
