@@ -14,14 +14,14 @@ DOWNLOAD = download --quiet --no-deps --only-binary :all: --dest $(WHEELS)
 
 .NOTPARALLEL:
 .PHONY: run test test-core test-tensorflow test-torch test-jax sanitize lint bench bench-tensorflow clean \
-  test-keras-tensorflow test-keras-torch test-keras-jax sanitize-address sanitize-thread
+  test-keras-tensorflow test-keras-torch test-keras-jax test-triton test-gpu sanitize-address sanitize-thread
 
 run: .venv/run
 	$(BIN)/novograd compare brain --framework tensorflow --quick --optimizers novograd,adamw,adam,sgd
 
 # One process per framework, and one per backend of Keras: they do not share one well.
 test: test-core test-tensorflow test-torch test-jax \
-  test-keras-tensorflow test-keras-torch test-keras-jax
+  test-keras-tensorflow test-keras-torch test-keras-jax test-triton
 
 test-core: .venv/test
 	$(PYTEST) tests/*.py tests/compare tests/checkpoint
@@ -31,6 +31,16 @@ test-tensorflow test-torch test-jax: test-%: .venv/test
 
 test-keras-tensorflow test-keras-torch test-keras-jax: test-keras-%: .venv/test
 	KERAS_BACKEND=$* $(PYTEST) tests/keras
+
+# The kernels for GPUs by Triton's interpreter, on the CPU. Triton is a folder of its own: torch
+# would use it elsewhere, and other tests are of a torch without it.
+test-triton: .venv/test .venv/triton
+	TRITON_INTERPRET=1 PYTHONPATH=.venv/triton $(PYTEST) tests/gpu tests/torch/test_amp.py \
+	  "tests/torch/test_sharding.py::test_fsdp[FSDP 2-fused]"
+
+# The same by a GPU, with whatever torch and Triton are there.
+test-gpu:
+	$(PYTHON) -m pytest tests/gpu
 
 # The native part under the sanitizers, without Python.
 sanitize: sanitize-address sanitize-thread
@@ -91,6 +101,10 @@ $(BIN)/python:
 	$(PIP) $(DOWNLOAD) --python-version 3.11 --platform manylinux2014_x86_64 tensorflow_addons
 	PIP_CONSTRAINT= $(BIN)/python -m pip $(DOWNLOAD) pytorch_optimizer==3.10.0
 	@touch $@
+
+.venv/triton: constraints.txt | $(BIN)/python
+	rm -rf $@
+	$(PIP) install --quiet --no-deps --target $@ triton
 
 .venv/lint: .venv/test
 	$(INSTALL) '.[lint]'

@@ -237,6 +237,16 @@ def test_state_can_be_loaded_again():
         optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
 
 
+def test_state_dict_may_be_of_before_stochastic_rounding():
+    optimizer = NovoGrad(parameters())
+    train(optimizer, steps=2)
+    saved = optimizer.state_dict()
+    del saved["param_groups"][0]["stochastic_rounding"]
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["stochastic_rounding"] is False
+    train(optimizer, steps=1)
+
+
 def test_state_of_another_novograd_is_refused_with_the_way_out():
     theirs = {"lr": 0.1, "betas": (0.9, 0.98), "grad_averaging": False, "params": [0]}
     with pytest.raises(ValueError, match="has no 'eps'; `novograd convert` reads those of other"):

@@ -105,6 +105,7 @@ def write(checkpoint: Checkpoint) -> bytes:
                 "nesterov": known.nesterov,
                 "maximize": False,
                 "skip_nonfinite": False,
+                "stochastic_rounding": False,
                 "foreach": None,
                 "fused": None,
                 "capturable": False,

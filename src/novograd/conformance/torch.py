@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from novograd import native
+from novograd import native, variants
 from novograd.conformance.adapters import Adapter, Layer, zero_second_moments
 from novograd.conformance.cases import DTYPES, Case, Hyperparameters
-from novograd.torch import NovoGrad
+from novograd.torch import NovoGrad, triton
 
 
 class SingleTensorAdapter(Adapter):
     """The rule itself, one tensor at a time (``foreach=False``)."""
 
     implementation: Mapping[str, bool | None] = {"foreach": False}
+    device = "cpu"
 
     def __init__(self, case: Case) -> None:
         """Makes parameters and optimizer."""
@@ -31,7 +32,7 @@ class SingleTensorAdapter(Adapter):
     def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
         """Sets the gradients and steps."""
         for w, g in zip(self._weights, gradients, strict=True):
-            w.grad = None if g is None else _tensor(g)
+            w.grad = None if g is None else _tensor(g).to(self.device)
         self._set(hyper)
         self._step()
 
@@ -54,7 +55,7 @@ class SingleTensorAdapter(Adapter):
         self._optimizer.load_state_dict(stored["optimizer"])
 
     def _build(self, weights: list[np.ndarray]) -> None:
-        self._weights = [torch.nn.Parameter(_tensor(w)) for w in weights]
+        self._weights = [torch.nn.Parameter(_tensor(w).to(self.device)) for w in weights]
         hyper = self._case.hyperparameters(0)
         chosen = dict(zip(self._weights, self._case.layers, strict=True))
         self._optimizer = NovoGrad(
@@ -76,9 +77,8 @@ class SingleTensorAdapter(Adapter):
         w = _array(weights.detach(), self._case.dtype)
         if not state:
             return Layer(w, np.zeros_like(w), zero)
-        return Layer(
-            w, _array(state["exp_avg"], self._case.dtype), state["exp_avg_sq"].numpy().copy()
-        )
+        m = _array(state["exp_avg"], self._case.dtype)
+        return Layer(w, m, state["exp_avg_sq"].cpu().numpy().copy())
 
 
 class ForeachAdapter(SingleTensorAdapter):
@@ -92,6 +92,18 @@ class FusedAdapter(SingleTensorAdapter):
 
     def _build(self, weights: list[np.ndarray]) -> None:
         self.implementation = {"fused": None if any(self._case.layers) else True}
+        super()._build(weights)
+
+
+class TritonAdapter(SingleTensorAdapter):
+    """Triton's kernels, on a GPU or by its interpreter; None where they cannot take all layers."""
+
+    device = "cpu" if triton.INTERPRETED else "cuda"
+
+    def _build(self, weights: list[np.ndarray]) -> None:
+        variant = variants.get(self._case.variant)
+        others = any(self._case.layers) or variant.amsgrad or variant.norm != "l2"
+        self.implementation = {"fused": None if others else True}
         super()._build(weights)
 
 
@@ -128,6 +140,8 @@ ADAPTERS = {
 }
 if native.kernels:
     ADAPTERS |= {"fused": FusedAdapter, "fused, compiled": CompiledFusedAdapter}
+if torch.cuda.is_available() and triton.installed():
+    ADAPTERS |= {"fused, GPU": TritonAdapter}
 
 
 def _options(hyper: Hyperparameters) -> dict[str, Any]:
@@ -150,6 +164,7 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
 
 def _array(tensor: torch.Tensor, dtype: str) -> np.ndarray:
     """Copies a tensor into an array."""
+    tensor = tensor.cpu()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.uint16).numpy().view(DTYPES[dtype]).copy()
     return tensor.numpy().copy()

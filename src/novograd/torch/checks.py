@@ -8,7 +8,6 @@ from torch import Tensor
 from novograd import variants
 from novograd.hyperparameters import check_flag, check_number
 from novograd.layers import check_layers
-from novograd.native import require
 
 
 def check_options(options: dict[str, Any]) -> None:
@@ -17,7 +16,7 @@ def check_options(options: dict[str, Any]) -> None:
     Raises:
         TypeError: If one has a wrong type.
         ValueError: If a number is out of range.
-        RuntimeError: If the native kernels are asked for and cannot be used.
+        RuntimeError: If they ask for two implementations.
 
     Example:
         >>> import torch
@@ -42,6 +41,7 @@ def check_options(options: dict[str, Any]) -> None:
     check_number("weight_decay", options["weight_decay"])
     for name in ("grad_averaging", "nesterov", "maximize", "skip_nonfinite", "capturable"):
         check_flag(name, options[name])
+    check_flag("stochastic_rounding", options["stochastic_rounding"])
     check_layers("layers", options["layers"])
     variants.get(options["variant"])
     for name in ("foreach", "fused"):
@@ -49,5 +49,5 @@ def check_options(options: dict[str, Any]) -> None:
             check_flag(name, options[name])
     if options["fused"] and options["foreach"]:
         raise RuntimeError("fused and foreach cannot be True together")
-    if options["fused"]:
-        require()
+    if options["stochastic_rounding"] and (options["foreach"] or options["fused"] is False):
+        raise RuntimeError("stochastic_rounding needs the kernels of fused=True")

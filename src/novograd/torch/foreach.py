@@ -41,8 +41,8 @@ def step(parts: Sequence[Part], options: Options) -> None:
         _step_alike(group, options)
 
 
-def count(steps: list[Tensor]) -> None:
-    """Adds 1 to each.
+def count(steps: list[Tensor], found_inf: Tensor | None = None) -> None:
+    """Adds 1 to each, or nothing where ``found_inf`` is not 0.
 
     Example:
         >>> x = torch.zeros(())
@@ -50,7 +50,11 @@ def count(steps: list[Tensor]) -> None:
         >>> x
         tensor(1.)
     """
-    torch._foreach_add_(steps, 1)
+    if found_inf is None:
+        torch._foreach_add_(steps, 1)
+    else:
+        for step in steps:
+            step.add_((found_inf == 0).to(step.device))
 
 
 def _step_alike(parts: Sequence[Part], options: Options) -> None:

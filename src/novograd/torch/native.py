@@ -3,7 +3,6 @@
 A second writing of the rule, in ``csrc/``; its coefficients are those of ``novograd.rule``.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -13,8 +12,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from novograd import native, variants
-from novograd.torch.parts import Part, as_real
-from novograd.torch.scalars import Options, advance, changed, layer_norms, numbers_of
+from novograd.torch.parts import Part, as_real, grid_of
+from novograd.torch.scalars import Options, advance, changed, kernel_rule, layer_norms
 
 # Complex numbers are pairs of real ones.
 _REAL = {
@@ -28,8 +27,6 @@ _KINDS = (
     else {}
 )
 _KINDS |= {(pairs,) * 3: _KINDS[(real,) * 3] for pairs, real in _REAL.items() if _KINDS}
-
-_cached_grid = functools.lru_cache(maxsize=4096)(native.grid)
 
 
 def problem(part: Part, options: Options) -> str | None:
@@ -56,7 +53,7 @@ def problem(part: Part, options: Options) -> str | None:
             return f"there is no compiled form of the kernels for variant {variant.name!r}"
         if param.is_complex():
             return "Inductor compiles no custom operation on complex tensors"  # seen in torch 2.13
-    if _grid(part) is None:
+    if grid_of(part) is None:
         if part.exp_avg_sq.ndim and param.is_contiguous():
             return "the elements of a layer are too far from each other"
         return "its elements have gaps, or another order than those of its gradient or state"
@@ -81,7 +78,7 @@ def step(parts: Sequence[Part], options: Options) -> None:
         (tensor([0.7000, 1.6000]), tensor(25.))
     """
     if torch.compiler.is_compiling():
-        numbers = [torch.as_tensor(x, dtype=torch.float64) for x in _rule(options)]
+        numbers = [torch.as_tensor(x, dtype=torch.float64) for x in kernel_rule(options)]
         columns = list(map(list, zip(*parts, strict=True)))[:5]
         params, grads, exp_avgs, exp_avg_sqs, scales = columns
         torch.ops.novograd.step_(params, grads, exp_avgs, exp_avg_sqs, scales, torch.stack(numbers))
@@ -129,7 +126,10 @@ class Prepared:
             options = changed(options, variant=replace(variant, averages=False))
         for count, alike in _by_count(parts).items():
             layers = self._layers if alike is self._parts else _layers(alike)
-            layers.step([float(x) for x in _rule(options, count)], torch.get_num_threads())
+            layers.step(
+                [float(x) for x in kernel_rule(options, count, float(count == 0))],
+                torch.get_num_threads(),
+            )
         params, _, exp_avgs, exp_avg_sqs, *_ = zip(*self._parts, strict=True)
         torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
 
@@ -210,40 +210,11 @@ def _layers(parts: Sequence[Part]) -> Any:
     """Hands parts to the kernels, as addresses; they have to live as long."""
     return native.kernels.Layers(
         kinds=[_KINDS[part.param.dtype, part.grad.dtype, part.exp_avg.dtype] for part in parts],
-        grids=[_grid(part) for part in parts],
+        grids=[grid_of(part) for part in parts],
         scales=[part.scale for part in parts],
         weights=[part.param.data_ptr() for part in parts],
         gradients=[part.grad.data_ptr() for part in parts],
         moments=[part.exp_avg.data_ptr() for part in parts],
         vs=[part.exp_avg_sq.data_ptr() for part in parts],
         squares=[0 if part.square is None else part.square.data_ptr() for part in parts],
-    )
-
-
-def _grid(part: Part) -> tuple[int, int, int, int] | None:
-    """Returns how the kernels find the layers of a part, or None if they cannot."""
-    param, grad, exp_avg, v, *_ = part
-    numbers = 1 + param.is_complex()
-    if param.is_contiguous() and grad.is_contiguous() and exp_avg.is_contiguous():
-        if not v.ndim:
-            size = numbers * param.numel()
-            return 1, 1, size, size
-    elif not param.stride() == grad.stride() == exp_avg.stride():
-        return None
-    find = native.grid if torch.compiler.is_compiling() else _cached_grid
-    found = find(param.shape, param.stride(), v.shape)
-    if found is None:
-        return None
-    runs, layers, run, stride = found
-    return runs, layers, numbers * run, numbers * stride
-
-
-def _rule(options: Options, count: float = 0) -> native.Rule:
-    """Returns the numbers of the kernels for parts that have taken ``count`` steps."""
-    lr = options["lr"]
-    if isinstance(lr, Tensor):
-        options = changed(options, lr=lr.double().squeeze())
-    numbers = numbers_of(options, count, is_first=float(count == 0))
-    return native.rule_of(
-        numbers, nesterov=options["nesterov"], skip_nonfinite=options["skip_nonfinite"]
     )

@@ -1,27 +1,38 @@
 """NovoGrad as a ``torch.optim.Optimizer``."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
-from itertools import chain
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from novograd import variants
 from novograd.native import usable
-from novograd.torch import foreach, native, sharding, single_tensor
+from novograd.torch import dispatch, sharding, triton
 from novograd.torch.checks import check_options
+from novograd.torch.dispatch import (
+    Assignment,
+    Memory,
+    Step,
+    kernels_for,
+    require_kernels,
+    wants_kernels,
+)
 from novograd.torch.layout import Layout, layout_of
-from novograd.torch.parts import Part, as_real, parts
+from novograd.torch.parts import Part, parts
 from novograd.torch.scalars import Options, compute_dtype
 from novograd.torch.sharding import Norms
-from novograd.torch.single_tensor import square_sums
+from novograd.torch.triton import Scaling
 from novograd.variants import Variant
 
-# What a group of a state dict has. (The defaults also have what torch adds to them on loading.)
-_SAVED = (*Options.__annotations__, "foreach", "fused", "capturable")
+# What a group of a state dict may lack: layers, which are not saved, and what came later.
+_IF_LACKING: dict[str, Any] = {"layers": None, "stochastic_rounding": False}
+# What it has. (The defaults also have what torch adds to them on loading.)
+_SAVED = tuple(
+    option
+    for option in (*Options.__annotations__, "foreach", "fused", "capturable")
+    if option not in _IF_LACKING
+)
 
 
 class NovoGrad(torch.optim.Optimizer):
@@ -79,9 +90,13 @@ class NovoGrad(torch.optim.Optimizer):
             its ``|g|^2`` is not finite.
         foreach: Whether to update all parameters together by torch's foreach operations, rather
             than one at a time; by default those plain tensors that the native kernels do not take.
-        fused: Whether to update all parameters by the native kernels, in one call for all of them;
-            by default, unless ``foreach`` is given, those that they can take: dense tensors on the
-            CPU, real or complex, in float64, float32 and half precision.
+        fused: Whether to update all parameters by kernels, in one call for all of them: native
+            ones on the CPU, and Triton's on GPUs; by default, unless ``foreach`` is given, those
+            that they can take: dense tensors, real or complex, in float64, float32 and half
+            precision. On GPUs not with amsgrad or another norm, which foreach takes.
+        stochastic_rounding: Whether bfloat16 weights are rounded up or down at random, the more
+            often to a neighbour the nearer it is, so that steps too small to change them add up.
+            By the kernels for GPUs only; the numbers are those of torch's generator.
         capturable: Accepted for code that sets it. A step can be captured either way.
         layers: What shares one ``v``: ``Stacked``, ``Split`` or ``Rows`` of ``novograd.layers``, or
             None for the whole parameter; or a function ``(name, parameter)`` that returns one of
@@ -93,7 +108,8 @@ class NovoGrad(torch.optim.Optimizer):
         ValueError: If a number is out of range: negative, NaN or infinite, or a beta of 1 or more;
             if ``lr`` is missing and the variant has none; or if ``layers`` do not fit a parameter.
         RuntimeError: If ``fused`` is True, and the kernels are not installed or ``foreach`` is True
-            as well; or if ``FullyShardedDataParallel`` has flattened a parameter.
+            as well; if ``stochastic_rounding`` is asked of foreach; or if
+            ``FullyShardedDataParallel`` has flattened a parameter.
 
     Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
     Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
@@ -124,6 +140,7 @@ class NovoGrad(torch.optim.Optimizer):
         skip_nonfinite: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
+        stochastic_rounding: bool = False,
         capturable: bool = False,
         layers: Any = None,
     ) -> None:
@@ -141,6 +158,7 @@ class NovoGrad(torch.optim.Optimizer):
             "nesterov": nesterov,
             "maximize": maximize,
             "skip_nonfinite": skip_nonfinite,
+            "stochastic_rounding": stochastic_rounding,
             "foreach": foreach,
             "fused": fused,
             "capturable": capturable,
@@ -148,6 +166,7 @@ class NovoGrad(torch.optim.Optimizer):
         }
         check_options(defaults)
         self._layouts: dict[Tensor, Layout] = {}
+        self._memories: dict[int, Memory] = {}
         self._sharded = False
         super().__init__(params, defaults)
         if fused is None and foreach is None and _any_on_cpu(self.param_groups):
@@ -192,9 +211,9 @@ class NovoGrad(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: If a gradient is sparse, or is a DTensor and its parameter not or the
-                other way round, if ``fused`` is True and the kernels cannot take a parameter, or if
-                they would have to write to memory that two parameters share; then nothing has
-                changed.
+                other way round, if ``fused`` is True or bfloat16 is to be rounded at random and the
+                kernels cannot take a parameter, or if those for the CPU would have to write to
+                memory that two parameters share; then nothing has changed.
 
         Example:
             >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -211,7 +230,7 @@ class NovoGrad(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if torch.compiler.is_compiling() and self._sharded:
+        if torch.compiler.is_compiling() and (self._sharded or self._needs_triton()):
             cast(Callable[[], None], torch.compiler.disable(self._take_step))()
         else:
             self._take_step()
@@ -268,6 +287,21 @@ class NovoGrad(torch.optim.Optimizer):
             for hook in hooks:
                 hook.remove()
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a step unscales gradients itself, and leaves itself out if they are infinite.
+
+        ``GradScaler`` asks for it, and if so sets ``grad_scale`` and ``found_inf`` for the step. If
+        not it waits for the device, to see whether the step is to be taken.
+        """
+        kernels = (
+            self._problem_of_kernels(triton, group, param) is None
+            for group in self.param_groups
+            for param in group["params"]
+            if param.grad is not None and wants_kernels(group)
+        )
+        return all(map(wants_kernels, self.param_groups)) and all(kernels)
+
     # -- its parts -------------------------------------------------------------------------------
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -277,17 +311,24 @@ class NovoGrad(torch.optim.Optimizer):
             new.setdefault("layers", old["layers"])
         super().__setstate__(state)
         for group in self.param_groups:
-            group.setdefault("layers", None)
-        self._layouts = {}
+            for option, value in _IF_LACKING.items():
+                group.setdefault(option, value)
+        self._layouts, self._memories = {}, {}
         for group in self.param_groups:
             self._lay_out(group)
 
     def _take_step(self) -> None:
         """Takes a step, having checked first that it can be taken."""
-        for group in self.param_groups:
-            self._check_gradients(group)
+        again = [self._recalled(number) for number in range(len(self.param_groups))]
+        for group, assigned in zip(self.param_groups, again, strict=True):
+            if assigned is None:
+                self._check_gradients(group)
         norms = self._norms() if self._sharded else None
-        work = [step for group in self.param_groups for step in self._prepared(group, norms)]
+        work = [
+            step
+            for number, assigned in enumerate(again)
+            for step in self._prepared(number, norms, assigned)
+        ]
         if norms is not None:
             for step in work:
                 step.square_sums()
@@ -349,20 +390,47 @@ class NovoGrad(torch.optim.Optimizer):
             state["step"] = torch.zeros((), dtype=torch.float32, device=sharding.local(v).device)
         return state
 
-    def _prepared(self, group: dict[str, Any], norms: Norms | None) -> list["_Step"]:
-        """Returns the step of what has a gradient."""
-        columns: tuple[list[Any], ...] = tuple([] for _ in range(len(Part._fields) + 1))
-        self._init_group(group, *columns, norms=norms)
-        return _steps(group, zip(*columns, strict=True))
+    def _recalled(self, number: int) -> Assignment | None:
+        """Returns what updates a group, if that is as in the last step."""
+        if self._sharded or torch.compiler.is_compiling() or number not in self._memories:
+            return None
+        return self._memories[number].recall(self.param_groups[number], self.state)
+
+    def _prepared(
+        self, number: int, norms: Norms | None, assigned: Assignment | None
+    ) -> list[Step]:
+        """Returns the step of what has a gradient in a group."""
+        group = self.param_groups[number]
+        if assigned is None:
+            columns: tuple[list[Any], ...] = tuple([] for _ in range(len(Part._fields) + 1))
+            self._init_group(group, *columns, norms=norms)
+            assigned = dispatch.assign(group, zip(*columns, strict=True))
+            if not self._sharded and not torch.compiler.is_compiling():
+                self._memories.setdefault(number, Memory()).keep(group, assigned)
+        return dispatch.steps(group, assigned, self._scaling())
 
     def _prepared_without_gradient(
         self, group: dict[str, Any], params: list[Tensor], norms: Norms
-    ) -> list["_Step"]:
+    ) -> list[Step]:
         """Returns the step of what has a gradient in other processes only."""
         mine = [param for param in params if any(param is one for one in group["params"])]
         zeros = (torch.zeros_like(sharding.local(param)) for param in mine)
         rows = [self._row(group, w, g, norms) for w, g in zip(mine, zeros, strict=True)]
-        return _steps(group, rows)
+        return dispatch.steps(group, dispatch.assign(group, rows), self._scaling())
+
+    def _scaling(self) -> Scaling | None:
+        """Returns what a ``GradScaler`` has set."""
+        found_inf = getattr(self, "found_inf", None)
+        return None if found_inf is None else Scaling(getattr(self, "grad_scale", None), found_inf)
+
+    def _needs_triton(self) -> bool:
+        """Whether kernels are asked for that torch.compile does not take."""
+        return any(
+            triton.takes(param.device)
+            for group in self.param_groups
+            if group["fused"] or group["stochastic_rounding"]
+            for param in group["params"]
+        )
 
     def _norms(self) -> Norms | None:
         """Makes room for the norms of layers of which other processes have pieces, if any do."""
@@ -378,6 +446,7 @@ class NovoGrad(torch.optim.Optimizer):
 
         Raises an error, naming the parameter, if one cannot be trained.
         """
+        require_kernels(group["fused"], group["params"])
         found = {}
         for index, param in enumerate(group["params"]):
             if sharding.is_flattened(param):
@@ -407,19 +476,25 @@ class NovoGrad(torch.optim.Optimizer):
                 self._sharded and not sharding.is_sharded(param.grad) and sharding.is_sharded(param)
             ):
                 problem = "it must be a DTensor where the parameter is one"
-            elif group["fused"] and not torch.compiler.is_compiling():
-                problem = self._problem_of_kernels(group, param)
+            elif torch.compiler.is_compiling():
+                pass
+            elif group["stochastic_rounding"] and param.dtype == torch.bfloat16:
+                problem = self._problem_of_kernels(triton, group, param)
+            elif group["fused"]:
+                problem = self._problem_of_kernels(kernels_for(param.device), group, param)
             if problem is None and self._sharded and variants.get(group["variant"]).norm != "l2":
                 problem = f"the norm of variant {group['variant']!r} is not known of shards"
             if problem:
-                fused = "with fused=True " if group["fused"] else ""
+                asked = "".join(
+                    f"with {x}=True " for x in ("fused", "stochastic_rounding") if group[x]
+                )
                 raise RuntimeError(
-                    f"NovoGrad cannot use {fused}the gradient of parameter "
+                    f"NovoGrad cannot use {asked}the gradient of parameter "
                     f"{self._name(group, index)}: {problem}"
                 )
 
-    def _problem_of_kernels(self, group: dict[str, Any], param: Tensor) -> str | None:
-        """Returns why the native kernels cannot take a parameter, or None if they can."""
+    def _problem_of_kernels(self, kernels: Any, group: dict[str, Any], param: Tensor) -> str | None:
+        """Returns why the kernels of a module cannot take a parameter, or None if they can."""
         layout = self._layouts[param]
         state = self.state.get(param) or {
             "exp_avg": param,
@@ -427,7 +502,7 @@ class NovoGrad(torch.optim.Optimizer):
         }
         grad, exp_avg, v = map(sharding.local, (param.grad, state["exp_avg"], state["exp_avg_sq"]))
         whole = Part(sharding.local(param), grad, exp_avg, v)
-        problems = (native.problem(x, cast(Options, group)) for x in parts(whole, layout.cuts))
+        problems = (kernels.problem(x, cast(Options, group)) for x in parts(whole, layout.cuts))
         return next(filter(None, problems), None)
 
     def _name(self, group: dict[str, Any], index: int) -> str:
@@ -449,8 +524,9 @@ class NovoGrad(torch.optim.Optimizer):
                         f"param_groups[{number}] has no {option!r}"
                         + ("; `novograd convert` reads those of other NovoGrads" * other)
                     )
-            check_options({"layers": None} | group)
+            check_options(_IF_LACKING | group)
         for group, index, param in _paired(state_dict, self.param_groups):
+            require_kernels(group["fused"], [param])
             state = state_dict["state"].get(index, {})
             if not state:
                 continue
@@ -480,76 +556,6 @@ class NovoGrad(torch.optim.Optimizer):
                     self.state[param][name] = state[name].to(
                         param.device, compute_dtype(param.dtype)
                     )
-
-
-class _Step(NamedTuple):
-    """A step that is ready to be taken.
-
-    Attributes:
-        square_sums: Computes the norms of what is here of layers that others have pieces of.
-        take: Takes it.
-    """
-
-    square_sums: Callable[[], None]
-    take: Callable[[], None]
-
-
-def _steps(group: dict[str, Any], rows: Iterable[tuple[Any, ...]]) -> list[_Step]:
-    """Prepares the step of some parameters of a group, one for each implementation they need."""
-    assigned: dict[Any, list[Part]] = {}
-    for *whole, cuts in rows:
-        for part in parts(Part(*whole), cuts):
-            chosen = _implementation(group, part)
-            if group["fused"] and chosen is not native:  # while it is compiled; else checked before
-                problem = native.problem(part, cast(Options, group))
-                raise RuntimeError(f"fused=True is not possible: {problem}")
-            assigned.setdefault(chosen, []).append(part if chosen is native else as_real(part))
-    if not assigned:
-        return []
-    compiling = torch.compiler.is_compiling()
-    options = _for_compiler(group) if compiling else cast(Options, group)
-    steps = []
-    for implementation, mine in assigned.items():
-        if implementation is native and not compiling:
-            ready = native.Prepared(mine)
-            steps.append(_Step(ready.square_sums, partial(ready.step, options)))
-        else:
-            take = partial(implementation.step, mine, options)
-            steps.append(_Step(partial(square_sums, mine), take))
-    every = chain.from_iterable(assigned.values())
-    counts = {id(part.step): part.step for part in every if part.step is not None}
-    if counts:
-        # Last, and once for all parts of a parameter.
-        steps.append(_Step(lambda: None, partial(foreach.count, list(counts.values()))))
-    return steps
-
-
-def _implementation(group: dict[str, Any], part: Part) -> Any:
-    """Returns the module that updates a part."""
-    fused = group["foreach"] is None if group["fused"] is None else group["fused"]
-    if fused and native.problem(part, cast(Options, group)) is None:
-        return native
-    if group["foreach"] is None:
-        return foreach if type(part.param) in (Tensor, Parameter) else single_tensor
-    return foreach if group["foreach"] else single_tensor
-
-
-def _for_compiler(group: dict[str, Any]) -> Options:
-    """Puts the numbers of a group that may change from step to step into 0-d tensors.
-
-    A number that has changed once becomes an input of the compiled step. But where one operation
-    takes it as an argument, as add does alpha, Inductor fixes its value everywhere, without a
-    guard (seen in torch 2.13). float64 keeps 1 - beta2 as exact as it is between numbers.
-    """
-    one = torch.ones((), dtype=torch.float64, device=group["params"][0].device)
-    beta1, beta2 = group["betas"]
-    numbers = {
-        "lr": group["lr"] if isinstance(group["lr"], Tensor) else group["lr"] * one,
-        "betas": (beta1 * one, beta2 * one),
-        # Without decay its part of the step is left out.
-        "weight_decay": group["weight_decay"] * one if group["weight_decay"] else 0.0,
-    }
-    return cast(Options, group | numbers)
 
 
 def _any_on_cpu(groups: list[dict[str, Any]]) -> bool:

@@ -1,10 +1,13 @@
 """What an implementation updates as one tensor: a parameter, or a view of a part of it."""
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from novograd.native import grid
 
 
 class Part(NamedTuple):
@@ -32,6 +35,10 @@ class Part(NamedTuple):
     maximum: Tensor | None = None
     step: Tensor | None = None
 
+
+# Runs, layers, run and stride, as of novograd.native.grid.
+Grid = tuple[int, int, int, int]
+_cached_grid = functools.lru_cache(maxsize=4096)(grid)
 
 # An axis, and where along it each part begins and how long it is.
 Cuts = tuple[int, tuple[tuple[int, int], ...]]
@@ -85,3 +92,29 @@ def as_real(part: Part) -> Part:
 def _with_pairs(of_layers: Tensor) -> Tensor:
     """Returns what there is for each layer with an axis for the real pairs."""
     return of_layers.unsqueeze(-1) if of_layers.ndim else of_layers
+
+
+def grid_of(part: Part) -> Grid | None:
+    """Returns how kernels find the layers of a part in memory, or None if they cannot.
+
+    Complex numbers are pairs of real ones.
+
+    Example:
+        >>> w = torch.zeros(4, 6)
+        >>> grid_of(Part(w, w, w, torch.zeros(4, 1))), grid_of(Part(w, w.T, w, torch.zeros(4, 1)))
+        ((1, 4, 6, 24), None)
+    """
+    param, grad, exp_avg, v, *_ = part
+    numbers = 1 + param.is_complex()
+    if param.is_contiguous() and grad.is_contiguous() and exp_avg.is_contiguous():
+        if not v.ndim:
+            size = numbers * param.numel()
+            return 1, 1, size, size
+    elif not param.stride() == grad.stride() == exp_avg.stride():
+        return None
+    find = grid if torch.compiler.is_compiling() else _cached_grid
+    found = find(param.shape, param.stride(), v.shape)
+    if found is None:
+        return None
+    runs, layers, run, stride = found
+    return runs, layers, numbers * run, numbers * stride

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from novograd import rule, variants
+from novograd.native import Rule, rule_of
 from novograd.variants import Variant
 
 
@@ -20,6 +21,7 @@ class Options(TypedDict):
     nesterov: bool
     maximize: bool
     skip_nonfinite: bool
+    stochastic_rounding: bool
     variant: str | Variant
 
 
@@ -130,6 +132,23 @@ def numbers_of(
         is_first=is_first,
         bias=(1.0, 1.0) if count is None else (1 - beta1 ** (count + 1), 1 - beta2 ** (count + 1)),
     )
+
+
+def kernel_rule(
+    options: Options, count: Any = 0, is_first: Any = 1.0, *, floor: float = 0.0
+) -> Rule:
+    """Returns the numbers that kernels take, for parts that have taken ``count`` steps.
+
+    Example:
+        >>> from novograd.torch import NovoGrad
+        >>> kernel_rule(NovoGrad([torch.zeros(1)], lr=0.5).param_groups[0]).a_by_norm
+        0.5
+    """
+    lr = options["lr"]
+    if isinstance(lr, Tensor):
+        options = changed(options, lr=lr.double().squeeze())
+    numbers = numbers_of(options, count, is_first, floor=floor)
+    return rule_of(numbers, nesterov=options["nesterov"], skip_nonfinite=options["skip_nonfinite"])
 
 
 def advance(

@@ -1,0 +1,211 @@
+"""Which implementation updates what: kernels, torch's foreach operations, or the rule itself."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from novograd.native import require
+from novograd.torch import foreach, native, single_tensor, triton
+from novograd.torch.parts import Part, as_real, parts
+from novograd.torch.scalars import Options
+from novograd.torch.single_tensor import square_sums
+from novograd.torch.triton import Scaling
+
+# An implementation, and what it is to update.
+Assignment = list[tuple[Any, Part]]
+
+
+class Step(NamedTuple):
+    """A step that is ready to be taken.
+
+    Attributes:
+        square_sums: Computes the norms of what is here of layers that others have pieces of.
+        take: Takes it.
+    """
+
+    square_sums: Callable[[], None]
+    take: Callable[[], None]
+
+
+def assign(group: dict[str, Any], rows: Iterable[tuple[Any, ...]]) -> Assignment:
+    """Finds the implementation for each part of some parameters of a group.
+
+    Args:
+        group: The parameter group.
+        rows: For each parameter the fields of a ``Part``, and where it is cut.
+
+    Raises:
+        RuntimeError: If kernels are demanded that cannot take a part.
+    """
+    assigned = []
+    for *whole, cuts in rows:
+        for part in parts(Part(*whole), cuts):
+            implementation = _implementation(group, part)
+            kernels = implementation in (native, triton)
+            if group["fused"] and not kernels:  # while compiled; else checked before
+                problem = native.problem(part, cast(Options, group))
+                raise RuntimeError(f"fused=True is not possible: {problem}")
+            assigned.append((implementation, part if kernels else as_real(part)))
+    return assigned
+
+
+def steps(group: dict[str, Any], assigned: Assignment, scaling: Scaling | None) -> list[Step]:
+    """Prepares the step of some parts of a group, one for each implementation.
+
+    Args:
+        group: The parameter group.
+        assigned: Of its parameters.
+        scaling: What a ``GradScaler`` says of this step.
+    """
+    if not assigned:
+        return []
+    columns: dict[Any, list[Part]] = {}
+    for implementation, part in assigned:
+        columns.setdefault(implementation, []).append(part)
+    compiling = torch.compiler.is_compiling()
+    options = _for_compiler(group) if compiling else cast(Options, group)
+    ready = []
+    for implementation, mine in columns.items():
+        if implementation is triton:
+            prepared = triton.Prepared(mine, scaling)
+        elif implementation is native and not compiling:
+            prepared = native.Prepared(mine)
+        else:
+            take = partial(implementation.step, mine, options)
+            ready.append(Step(partial(square_sums, mine), take))
+            continue
+        ready.append(Step(prepared.square_sums, partial(prepared.step, options)))
+    counts = {id(part.step): part.step for _, part in assigned if part.step is not None}
+    if counts:
+        # Last, and once for all parts of a parameter.
+        found_inf = scaling.found_inf if scaling else None
+        take = partial(foreach.count, list(counts.values()), found_inf)
+        ready.append(Step(lambda: None, take))
+    return ready
+
+
+class Memory:
+    """What was assigned to kernels in the last step of a group, to be used again.
+
+    Most steps are like the one before, but for the memory of the gradients. To see that takes a
+    fraction of the time that it takes to find everything out.
+
+    Example:
+        >>> from novograd.torch import NovoGrad
+        >>> w = torch.zeros(2)
+        >>> w.grad = torch.ones(2)
+        >>> optimizer = NovoGrad([w])
+        >>> optimizer.step()
+        >>> (group,), memory = optimizer.param_groups, Memory()
+        >>> row = w, w.grad, *optimizer.state[w].values()
+        >>> memory.keep(group, [(native, Part(*row))])
+        >>> w.grad = torch.ones(2)
+        >>> [(_, part)] = memory.recall(group, optimizer.state)
+        >>> part.grad is w.grad
+        True
+    """
+
+    def __init__(self) -> None:
+        """Has nothing to remember."""
+        self._options: tuple[Any, ...] = ()
+        self._kept: list[tuple[Any, Part, tuple[Any, ...]]] = []
+
+    def keep(self, group: dict[str, Any], assigned: Assignment) -> None:
+        """Remembers an assignment, if each part is a whole parameter and kernels take them all."""
+        self._kept = []
+        trained = [param for param in group["params"] if param.grad is not None]
+        whole = len(assigned) == len(trained) and all(
+            part.param is param and implementation in (native, triton)
+            for (implementation, part), param in zip(assigned, trained, strict=True)
+        )
+        if whole:
+            self._options = tuple(group[name] for name in _DECISIVE)
+            # Not the gradients: they are the user's, to be freed.
+            self._kept = [
+                (implementation, part._replace(grad=part.param), _kind(part.param, part.grad))
+                for implementation, part in assigned
+            ]
+
+    def recall(self, group: dict[str, Any], states: Mapping[Tensor, Any]) -> Assignment | None:
+        """Returns what is assigned in this step; None if it is not like the one remembered."""
+        trained = [param for param in group["params"] if param.grad is not None]
+        if len(trained) != len(self._kept) or not trained:
+            return None
+        if any(group[name] is not x for name, x in zip(_DECISIVE, self._options, strict=True)):
+            return None
+        assigned = []
+        for param, (implementation, part, kind) in zip(trained, self._kept, strict=True):
+            whole, _, exp_avg, exp_avg_sq, scale, _, maximum, step = part
+            grad, state = cast(Tensor, param.grad), states[param]
+            if (
+                param is not whole
+                or _kind(param, grad) != kind
+                or state.get("exp_avg") is not exp_avg
+                or state.get("exp_avg_sq") is not exp_avg_sq
+                or state.get("max_exp_avg_sq") is not maximum
+                or state.get("step") is not step
+            ):
+                return None
+            again = Part(param, grad, exp_avg, exp_avg_sq, scale, None, maximum, step)
+            assigned.append((implementation, again))
+        return assigned
+
+
+# The options on which it depends what updates a parameter.
+_DECISIVE = ("variant", "foreach", "fused", "stochastic_rounding")
+
+
+def _kind(param: Tensor, grad: Tensor) -> tuple[Any, ...]:
+    """Returns what matters of a parameter and its gradient beside where in memory they are."""
+    if grad.layout is not torch.strided:
+        return ()
+    about = param.dtype, param.device, param.shape, param.stride()
+    return *about, type(grad), grad.dtype, grad.device, grad.stride()
+
+
+def _implementation(group: dict[str, Any], part: Part) -> Any:
+    """Returns the module that updates a part."""
+    kernels = kernels_for(part.param.device)
+    if wants_kernels(group) and kernels.problem(part, cast(Options, group)) is None:
+        return kernels
+    if group["foreach"] is None:
+        return foreach if type(part.param) in (Tensor, Parameter) else single_tensor
+    return foreach if group["foreach"] else single_tensor
+
+
+def wants_kernels(group: dict[str, Any]) -> bool:
+    """Whether kernels are to update what they can of a group."""
+    return group["foreach"] is None if group["fused"] is None else group["fused"]
+
+
+def kernels_for(device: torch.device) -> Any:
+    """Returns the module of the kernels for a device."""
+    return triton if triton.takes(device) else native
+
+
+def require_kernels(fused: bool | None, params: Iterable[Tensor]) -> None:
+    """Raises RuntimeError if kernels are demanded of parameters that need those for the CPU."""
+    if fused and not all(triton.takes(param.device) for param in params):
+        require()
+
+
+def _for_compiler(group: dict[str, Any]) -> Options:
+    """Puts the numbers of a group that may change from step to step into 0-d tensors.
+
+    A number that has changed once becomes an input of the compiled step. But where one operation
+    takes it as an argument, as add does alpha, Inductor fixes its value everywhere, without a
+    guard (seen in torch 2.13). float64 keeps 1 - beta2 as exact as it is between numbers.
+    """
+    one = torch.ones((), dtype=torch.float64, device=group["params"][0].device)
+    beta1, beta2 = group["betas"]
+    numbers = {
+        "lr": group["lr"] if isinstance(group["lr"], Tensor) else group["lr"] * one,
+        "betas": (beta1 * one, beta2 * one),
+        # Without decay its part of the step is left out.
+        "weight_decay": group["weight_decay"] * one if group["weight_decay"] else 0.0,
+    }
+    return cast(Options, group | numbers)

@@ -1,0 +1,361 @@
+"""The Triton kernels of a step: sums of squares, the scalars of all layers, the linear pass.
+
+A second writing of the rule: ``scalars`` follows ``novograd.native.Rule``, and ``linear_pass``
+``novograd.rule.linear_pass``. ``novograd.torch.triton`` launches them and makes their tables.
+
+A *part* is what is updated as one tensor. A *piece* of it is a range of memory without gaps that
+belongs to one layer: layer ``j`` is ``runs`` pieces of ``run`` elements, piece ``i`` of them at
+``i*stride + j*run``, and it is number ``j*runs + i`` of the part. A program of ``square_sums`` and
+``linear_pass`` takes some whole pieces, or one segment of a long one. Each segment has a partial
+sum of its own, so that the order of additions is fixed.
+
+``table`` has a row of 64-bit integers for each part:
+
+    0-4   addresses of weights, gradient, moment, v, and of known squared norms (0 if unknown)
+    5-8   layers, runs, run, stride
+    9-12  its first program in the passes over memory, its first program of ``scalars``, its first
+          partial sum and its first layer
+    13    the bits of the float64 that multiplies its normalised gradient
+
+and ``part_of`` the row of each program. ``coefficients`` has ``(a, b, c, d, keep)`` of each layer,
+in the precision of the arithmetic; where ``keep`` is 0, nothing is changed.
+"""
+
+# Triton reads these functions as a language of its own.
+# pyright: basic, reportMissingImports=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false
+import triton
+import triton.language as tl
+
+COLUMNS = tl.constexpr(14)
+NUMBERS = tl.constexpr(14)  # of a Rule, up to d_by_norm
+COEFFICIENTS = tl.constexpr(5)
+# Elements of a program: enough to make up for its beginning, and few enough that 25 million keep
+# all multiprocessors of a large device busy.
+CHUNK = tl.constexpr(8192)
+# Elements, partial sums or layers at a time: 8 a thread, 16 bytes in half precision.
+BLOCK = tl.constexpr(1024)
+
+
+@triton.jit
+def square_sums(
+    table, part_of, partial_sums, grad_scale, GRAD: tl.constexpr, HAS_SCALE: tl.constexpr
+):
+    """Writes the sums of the squares of segments."""
+    program = tl.program_id(0)
+    row = table + tl.load(part_of + program).to(tl.int64) * COLUMNS
+    runs, run, stride = tl.load(row + 6), tl.load(row + 7), tl.load(row + 8)
+    first, last, segment, segments = _work(row, program)
+    begin = segment * CHUNK
+    n = tl.minimum(run - begin, CHUNK)
+    gradient = tl.load(row + 1)
+    size: tl.constexpr = GRAD.primitive_bitwidth // 8
+    sums = partial_sums + tl.load(row + 11) + segment
+    dtype: tl.constexpr = partial_sums.dtype.element_ty
+    inverse = _inverse(grad_scale, dtype, HAS_SCALE)
+    if run == 1:  # each element is a layer
+        for start in range(first, last, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            source = _pointer(gradient, GRAD) + at
+            g = tl.load(source, mask=at < last, other=0.0).to(dtype) * inverse
+            tl.store(sums + at, g * g, mask=at < last)
+    else:
+        for piece in range(first, last):
+            at = piece % runs * stride + piece // runs * run + begin
+            address = gradient + at * size
+            if (address % 16 == 0) & (n % 8 == 0):  # 16 bytes at a time
+                source = tl.multiple_of(_pointer(address, GRAD), 16)
+                total = _sum_of_squares(source, n // 8 * 8, inverse)
+            else:
+                total = _sum_of_squares(_pointer(address, GRAD), n, inverse)
+            tl.store(sums + piece * segments, total)
+
+
+@triton.jit
+def layer_sums(table, part_of, partial_sums):
+    """Writes what is here of the squared norms of layers of which other processes have pieces."""
+    program = tl.program_id(0)
+    row = table + tl.load(part_of + program).to(tl.int64) * COLUMNS
+    layers, mine = _layers(row, program)
+    s = _sums(row, layers, mine, partial_sums)
+    tl.store(_pointer(tl.load(row + 4), tl.float64) + layers, s, mask=mine)
+
+
+@triton.jit
+def scalars(
+    table,
+    part_of,
+    partial_sums,
+    rules,
+    slopes,
+    lr,
+    found_inf,
+    coefficients,
+    V: tl.constexpr,
+    HAS_LR: tl.constexpr,
+    HAS_FOUND_INF: tl.constexpr,
+    RULE_EACH: tl.constexpr,
+    SKIP_NONFINITE: tl.constexpr,
+):
+    """Advances the v of all layers and writes the coefficients of their linear passes.
+
+    The numbers of the rule are ``rules``, of each part or the same for all, and ``lr*slopes`` more.
+    """
+    program = tl.program_id(0)
+    part = tl.load(part_of + program).to(tl.int64)
+    row = table + part * COLUMNS
+    layers, mine = _layers(row, program)
+    known = tl.load(row + 4)
+    if known == 0:
+        s = _sums(row, layers, mine, partial_sums)
+    else:
+        s = tl.load(_pointer(known, tl.float64) + layers, mask=mine, other=0.0)
+    # What exceeds the range of v is an infinity, as in every other form of the rule.
+    s = s.to(V).to(tl.float64)
+
+    rule = rules + part * NUMBERS if RULE_EACH else rules
+    keep, mix, start = tl.load(rule + 1), tl.load(rule + 2), tl.load(rule + 3)
+    correction, inside, outside = tl.load(rule + 4), tl.load(rule + 5), tl.load(rule + 6)
+    rate = tl.load(lr).to(tl.float64) if HAS_LR else 0.0
+    a = tl.load(rule + 8) + rate * tl.load(slopes + 8)
+    a_by_norm = tl.load(rule + 9) + rate * tl.load(slopes + 9)
+    b = tl.load(rule + 10) + rate * tl.load(slopes + 10)
+    c = tl.load(rule + 11) + rate * tl.load(slopes + 11)
+    d = tl.load(rule + 12) + rate * tl.load(slopes + 12)
+    d_by_norm = tl.load(rule + 13) + rate * tl.load(slopes + 13)
+    scale = tl.load(row + 13).to(tl.float64, bitcast=True)
+
+    vs = _pointer(tl.load(row + 3), V) + layers
+    v = tl.load(vs, mask=mine, other=0.0).to(tl.float64)
+    v = tl.where(v == 0, start * s, keep * v + mix * s).to(V)
+    norm = tl.sqrt(correction * v.to(tl.float64) + inside) + outside
+    used = mine
+    if HAS_FOUND_INF:
+        used &= tl.full((BLOCK,), tl.load(found_inf), tl.float32) == 0
+    if SKIP_NONFINITE:
+        used &= tl.abs(s) < float("inf")
+    # An s beyond the range makes a = 0, and must not stay in v for ever.
+    tl.store(vs, v, mask=used & (tl.abs(v) < float("inf")))
+
+    out = coefficients + (tl.load(row + 12) + layers) * COEFFICIENTS
+    dtype: tl.constexpr = coefficients.dtype.element_ty
+    tl.store(out, (a + scale * a_by_norm / norm).to(dtype), mask=mine)
+    tl.store(out + 1, b.to(dtype), mask=mine)
+    tl.store(out + 2, c.to(dtype), mask=mine)
+    tl.store(out + 3, (d + scale * d_by_norm / norm).to(dtype), mask=mine)
+    tl.store(out + 4, used.to(dtype), mask=mine)
+
+
+@triton.jit
+def linear_pass(
+    table,
+    part_of,
+    coefficients,
+    rules,
+    grad_scale,
+    seed,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    MOMENT: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    NESTEROV: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+):
+    """Updates weights and moment.
+
+    It begins with what ``square_sums`` has read last, which may still be in the cache.
+    """
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    row = table + tl.load(part_of + program).to(tl.int64) * COLUMNS
+    runs, run, stride = tl.load(row + 6), tl.load(row + 7), tl.load(row + 8)
+    first, last, segment, _ = _work(row, program)
+    begin = segment * CHUNK
+    n = tl.minimum(run - begin, CHUNK)
+    param, gradient, moment = tl.load(row), tl.load(row + 1), tl.load(row + 2)
+    dtype: tl.constexpr = coefficients.dtype.element_ty
+    beta1 = tl.load(rules).to(dtype)
+    inverse = _inverse(grad_scale, dtype, HAS_SCALE)
+    mine = coefficients + tl.load(row + 12) * COEFFICIENTS
+    counter = program.to(tl.int64) * CHUNK
+    if run == 1:  # each element is a layer
+        for start in range(first, last, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            a, b, c, d, keep = _coefficients(mine + at * COEFFICIENTS, at < last)
+            ws = _pointer(param, PARAM) + at
+            gs = _pointer(gradient, GRAD) + at
+            ms = _pointer(moment, MOMENT) + at
+            a *= inverse
+            # fmt: off
+            _update(ws, gs, ms, keep != 0, a, b, c, d, beta1, seed, counter + at - first,
+                    NESTEROV, STOCHASTIC)
+            # fmt: on
+    else:
+        for piece in range(first, last):
+            layer = piece // runs
+            at = piece % runs * stride + layer * run + begin
+            a, b, c, d, keep = _coefficients(mine + layer * COEFFICIENTS, layer >= 0)
+            if keep != 0:
+                w = param + at * (PARAM.primitive_bitwidth // 8)
+                g = gradient + at * (GRAD.primitive_bitwidth // 8)
+                m = moment + at * (MOMENT.primitive_bitwidth // 8)
+                a *= inverse
+                before = counter + (piece - first) * run
+                # fmt: off
+                if ((w | g | m) % 16 == 0) & (n % 8 == 0):  # 16 bytes at a time
+                    ws = tl.multiple_of(_pointer(w, PARAM), 16)
+                    gs = tl.multiple_of(_pointer(g, GRAD), 16)
+                    ms = tl.multiple_of(_pointer(m, MOMENT), 16)
+                    _update_all(ws, gs, ms, n // 8 * 8, a, b, c, d, beta1, seed, before,
+                                NESTEROV, STOCHASTIC)
+                else:
+                    ws, gs, ms = _pointer(w, PARAM), _pointer(g, GRAD), _pointer(m, MOMENT)
+                    _update_all(ws, gs, ms, n, a, b, c, d, beta1, seed, before,
+                                NESTEROV, STOCHASTIC)
+                # fmt: on
+
+
+# -- their parts ---------------------------------------------------------------------------------
+
+
+@triton.jit
+def _work(row, program):
+    """Returns first piece of a program, the one after its last, its segment, and their number."""
+    k = program - tl.load(row + 9)
+    pieces, run = tl.load(row + 5) * tl.load(row + 6), tl.load(row + 7)
+    segments = (run + CHUNK - 1) // CHUNK
+    each = tl.where(segments == 1, CHUNK // run, 1)
+    first = k // segments * each
+    return first, tl.minimum(first + each, pieces), k % segments, segments
+
+
+@triton.jit
+def _layers(row, program):
+    """Returns the layers of a program of ``scalars``, and which of them there are.
+
+    These are as many as there are lanes if each has one partial sum, and else only one.
+    """
+    k = program - tl.load(row + 10)
+    lanes = tl.arange(0, BLOCK)
+    sums = tl.load(row + 6) * ((tl.load(row + 7) + CHUNK - 1) // CHUNK)
+    each = tl.where(sums == 1, BLOCK, 1)
+    layers = k * each + lanes
+    return layers, (lanes < each) & (layers < tl.load(row + 5))
+
+
+@triton.jit
+def _sums(row, layers, mine, partial_sums):
+    """Returns the squared norms of layers, in float64."""
+    count = tl.load(row + 6) * ((tl.load(row + 7) + CHUNK - 1) // CHUNK)
+    partial = partial_sums + tl.load(row + 11)
+    if count == 1:
+        s = tl.load(partial + layers, mask=mine, other=0.0).to(tl.float64)
+    else:
+        partial += tl.min(layers, 0) * count
+        s = tl.full((BLOCK,), 0.0, tl.float64)
+        for start in range(0, count, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            s += tl.load(partial + at, mask=at < count, other=0.0).to(tl.float64)
+        s = tl.full((BLOCK,), 0.0, tl.float64) + tl.sum(s)
+    return s
+
+
+@triton.jit
+def _inverse(grad_scale, dtype: tl.constexpr, HAS_SCALE: tl.constexpr):
+    """Returns what gradients are multiplied by."""
+    if HAS_SCALE:
+        inverse = (1.0 / tl.load(grad_scale).to(tl.float64)).to(dtype)
+    else:
+        inverse = tl.full((), 1.0, dtype)
+    return inverse
+
+
+@triton.jit
+def _sum_of_squares(gradient, n, inverse):
+    """Returns the sum of the squares of ``n`` elements, each thread's first."""
+    total = tl.full((BLOCK,), 0.0, inverse.dtype)
+    for start in range(0, n, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        g = tl.load(gradient + at, mask=at < n, other=0.0).to(inverse.dtype) * inverse
+        total += g * g
+    return tl.sum(total)
+
+
+@triton.jit
+def _coefficients(row, mine):
+    """Returns ``(a, b, c, d, keep)``."""
+    a = tl.load(row, mask=mine, other=0.0)
+    b = tl.load(row + 1, mask=mine, other=0.0)
+    c = tl.load(row + 2, mask=mine, other=0.0)
+    d = tl.load(row + 3, mask=mine, other=0.0)
+    return a, b, c, d, tl.load(row + 4, mask=mine, other=0.0)
+
+
+@triton.jit
+def _update_all(
+    ws,
+    gs,
+    ms,
+    n,
+    a,
+    b,
+    c,
+    d,
+    beta1,
+    seed,
+    counter,
+    NESTEROV: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+):
+    """Updates ``n`` elements."""
+    for start in range(0, n, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        # fmt: off
+        _update(ws + at, gs + at, ms + at, at < n, a, b, c, d, beta1, seed, counter + at,
+                NESTEROV, STOCHASTIC)
+        # fmt: on
+
+
+@triton.jit
+def _update(
+    ws,
+    gs,
+    ms,
+    mine,
+    a,
+    b,
+    c,
+    d,
+    beta1,
+    seed,
+    counter,
+    NESTEROV: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+):
+    """Takes the linear pass, in the precision of its scalars."""
+    w = tl.load(ws, mask=mine, other=0.0).to(a.dtype)
+    g = tl.load(gs, mask=mine, other=0.0).to(a.dtype)
+    m = tl.load(ms, mask=mine, other=0.0).to(a.dtype)
+    push = a * g + b * w
+    m = beta1 * m + push
+    w = c * w - d * (beta1 * m + push if NESTEROV else m)
+    if STOCHASTIC:
+        w = _rounded(w, seed, counter)
+    tl.store(ws, w.to(ws.dtype.element_ty), mask=mine)
+    tl.store(ms, m.to(ms.dtype.element_ty), mask=mine)
+
+
+@triton.jit
+def _rounded(x, seed, counter):
+    """Rounds float32 to bfloat16, up as often as the fraction that is cut off says."""
+    zero = (counter * 0).to(tl.uint32)
+    low, high = counter.to(tl.uint32), (counter >> 32).to(tl.uint32)
+    random, _, _, _ = tl.philox(tl.load(seed), low, high, zero, zero)
+    bits = x.to(tl.uint32, bitcast=True) + (random & 0xFFFF)
+    up_or_down = (bits & 0xFFFF0000).to(tl.float32, bitcast=True)
+    return tl.where(tl.abs(x) < float("inf"), up_or_down, x)
+
+
+@triton.jit
+def _pointer(address, dtype: tl.constexpr):
+    return address.to(tl.pointer_type(dtype), bitcast=True)

@@ -1,0 +1,53 @@
+"""Triton's kernels: by its interpreter, with ``TRITON_INTERPRET=1``, or on a GPU without it."""
+
+import numpy as np
+import pytest
+import torch
+
+from novograd.torch import triton
+
+DEVICE = "cpu" if triton.INTERPRETED else "cuda"
+
+if triton.INTERPRETED:
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    from novograd.torch import triton_kernels
+
+    _cast = interpreter.InterpreterBuilder.cast_impl
+    _made_ready = interpreter.InterpretedFunction.__call__
+
+    def _cast_to_nearest(self, src, dst_type):
+        """Rounds float32 to bfloat16 as GPUs do; the interpreter cuts the rest off."""
+        if src.dtype.scalar == tl.float32 and dst_type.scalar == tl.bfloat16:
+            bits = src.data.view(np.uint32)
+            nearest = bits + (0x7FFF + (bits >> 16 & 1)).astype(np.uint32)
+            data = np.where(np.isnan(src.data), bits, nearest).view(np.float32)
+            src = interpreter.TensorHandle(data, src.dtype)
+        return _cast(self, src, dst_type)
+
+    def _call(self, *args, **kwargs):
+        """Calls a part of a kernel.
+
+        The interpreter makes the language ready anew for each call, which took half of the time of
+        these tests. For ours the launch has done so.
+        """
+        ours = self.fn.__module__ == triton_kernels.__name__
+        return self.rewrite()(*args, **kwargs) if ours else _made_ready(self, *args, **kwargs)
+
+    interpreter.InterpreterBuilder.cast_impl = _cast_to_nearest
+    interpreter.InterpretedFunction.__call__ = _call
+
+
+def pytest_configure(config):
+    # NumPy, which the interpreter computes with, says so; GPUs do not.
+    config.addinivalue_line("filterwarnings", "ignore:invalid value:RuntimeWarning")
+
+
+def pytest_collection_modifyitems(items):
+    if triton.INTERPRETED:
+        return
+    for item in items:
+        item.add_marker(pytest.mark.gpu)
+        if not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))

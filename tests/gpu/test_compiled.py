@@ -1,0 +1,86 @@
+"""The kernels are compiled for GPUs, which takes none: the interpreter accepts more than Triton."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from novograd.torch import triton_kernels
+
+POINTERS = {"table": "*i64", "part_of": "*i32", "rules": "*fp64", "slopes": "*fp64"}
+
+
+def compiled(name, pointers, **constants):
+    kernel = getattr(triton_kernels, name)
+    pointers = POINTERS | {"coefficients": "*fp32", "partial_sums": "*fp32"} | pointers
+    names = kernel.arg_names
+    source = ASTSource(
+        fn=kernel,
+        signature={x: "constexpr" if x in constants else pointers[x] for x in names},
+        constexprs={(names.index(x),): value for x, value in constants.items()},
+        attrs={
+            (i,): [["tt.divisibility", 16]] for i, x in enumerate(names) if x not in constants
+        },
+    )
+    options = {"num_warps": 4, "enable_fp_fusion": False}
+    return triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=options)
+
+
+half = sys.argv[2] == "bfloat16"
+dtype = getattr(tl, sys.argv[2])
+for unscale in (False, True):
+    kernel = compiled("square_sums", {"grad_scale": "*fp32"}, GRAD=dtype, HAS_SCALE=unscale)
+    assert "ld.global.v4.b32" in kernel.asm["ptx"]
+compiled("layer_sums", {})
+for counts in (False, True):
+    compiled(
+        "scalars",
+        {"lr": "*fp32", "found_inf": "*fp32"},
+        V=tl.float32,
+        HAS_LR=not counts,
+        HAS_FOUND_INF=True,
+        RULE_EACH=counts,
+        SKIP_NONFINITE=counts,
+    )
+for nesterov in (False, True):
+    kernel = compiled(
+        "linear_pass",
+        {"grad_scale": "*fp32", "seed": "*i64"},
+        PARAM=dtype,
+        GRAD=dtype,
+        MOMENT=dtype,
+        HAS_SCALE=nesterov,
+        NESTEROV=nesterov,
+        STOCHASTIC=half,
+    )
+    ptx = kernel.asm["ptx"]
+    blocks = 1 if half else 2  # of 16 bytes a thread
+    assert ptx.count("ld.global.v4.b32") == 3 * blocks
+    assert ptx.count("st.global.v4.b32") == 2 * blocks
+    assert "fma.rn.f32" not in ptx
+"""
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [("80", "float32"), ("90", "bfloat16")])
+def test_it_compiles_and_moves_16_bytes_at_a_time(tmp_path, capability, dtype):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM, encoding="utf-8")
+    environment = {x: y for x, y in os.environ.items() if x != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, program, capability, dtype],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,341 @@
+"""What a step by Triton's kernels does beside the cases of the table."""
+
+import copy
+import doctest
+import itertools
+
+import pytest
+import torch
+from conftest import DEVICE
+
+from novograd import variants
+from novograd.layers import Rows, Split, Stacked
+from novograd.torch import NovoGrad, single_tensor, triton
+from novograd.torch.parts import Part
+from novograd.torch.scalars import kernel_rule
+
+OPTIONS = {"lr": 0.1, "weight_decay": 0.05}
+
+
+def parameters(shapes, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(shape, generator=generator) for shape in shapes]
+    return [torch.nn.Parameter(x.to(DEVICE, dtype)) for x in drawn]
+
+
+def set_gradients(params, step, scale=1.0):
+    """Gives each parameter a gradient in new memory."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    for param in params:
+        drawn = scale * torch.randn(param.shape, generator=generator)
+        param.grad = drawn.to(param.device, param.dtype)
+
+
+def train(optimizer, steps=range(3)):
+    (group,) = optimizer.param_groups
+    for step in steps:
+        set_gradients(group["params"], step)
+        optimizer.step()
+
+
+@pytest.mark.skipif(not triton.INTERPRETED, reason="the examples are of the interpreter")
+def test_examples():
+    done = doctest.testmod(triton)
+    assert done.failed == 0 < done.attempted
+
+
+def assert_close(actual, expected):
+    """Compares parameters; roundings of sums in another order are all the difference there is."""
+    for x, y in zip(actual, expected, strict=True):
+        torch.testing.assert_close(x.cpu(), y.cpu(), rtol=1e-6, atol=1e-6)
+
+
+# -- how the work is shared out ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "layers"),
+    [
+        ((8191,), None),
+        ((8192,), None),
+        ((16385,), None),
+        ((3, 9001), Rows()),  # rows of two programs each
+        ((3, 8192), Rows()),
+        ((50, 331), Rows()),  # some rows to a program, and odd
+        ((20, 1024), Rows()),
+        ((9000,), Rows()),  # each element a layer
+        ((2, 3, 5000), Stacked(1)),  # each layer in two pieces
+        ((3, 9100), Split((4000, 5100), axis=1)),
+    ],
+    ids=str,
+)
+def test_long_and_many_pieces(shape, layers):
+    params, twins = parameters([shape, (5,)]), parameters([shape, (5,)])
+    chosen = lambda _, w: layers if w.ndim == len(shape) and w.numel() > 5 else None  # noqa: E731
+    train(NovoGrad(params, layers=chosen, **OPTIONS))
+    train(NovoGrad(twins, layers=chosen, foreach=True, **OPTIONS))
+    assert_close(params, twins)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 4])
+def test_memory_that_begins_anywhere(offset):
+    """The views of the second are not at a multiple of 16 bytes."""
+    storage, twin = torch.ones(2100, device=DEVICE), torch.ones(2100, device=DEVICE)
+    params = [storage[offset : offset + 1024], storage[1100 + offset : 1100 + offset + 999]]
+    train(NovoGrad(params, fused=True, **OPTIONS))
+    twins = [twin[offset : offset + 1024], twin[1100 + offset : 1100 + offset + 999]]
+    train(NovoGrad(twins, foreach=True, **OPTIONS))
+    assert_close([storage], [twin])
+    assert torch.equal(storage[-1], twin[-1])
+
+
+def test_the_same_gradients_give_the_same_bits():
+    results = []
+    for _ in range(2):
+        params = parameters([(20000,), (60, 200), (7,)])
+        train(NovoGrad(params, layers=lambda _, w: Rows() if w.ndim == 2 else None))
+        results.append(params)
+    assert all(map(torch.equal, *results))
+
+
+def test_complex_parameters():
+    (pairs,) = parameters([(9, 2)])
+    w = torch.nn.Parameter(torch.view_as_complex(pairs.detach()))
+    twin = torch.nn.Parameter(w.detach().clone())
+    gradient = torch.randn(9, 2, device=DEVICE)
+    for param, options in ((w, {"fused": True}), (twin, {"foreach": True})):
+        param.grad = torch.view_as_complex(gradient).conj()
+        NovoGrad([param], **OPTIONS | options).step()
+    assert_close([w], [twin])
+
+
+# Weights, gradient, moment.
+DTYPES = [
+    kinds
+    for kinds in itertools.product((torch.float32, torch.bfloat16, torch.float16), repeat=3)
+    if kinds[0] == kinds[1] or kinds[0] == torch.float32
+]
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=lambda kinds: "-".join(str(x)[6:] for x in kinds))
+def test_dtypes(dtypes):
+    generator = torch.Generator().manual_seed(0)
+    w, g, m = (torch.randn(1030, generator=generator).to(DEVICE, x) for x in dtypes)
+    options = NovoGrad([w], **OPTIONS).param_groups[0]
+    part = Part(w, g, m, torch.tensor(2.0, device=DEVICE))
+    twin = Part(w.clone(), g.clone(), m.clone(), part.exp_avg_sq.clone())
+    triton.Prepared([part]).step(options)
+    single_tensor.step([twin], options)
+    # One rounding to the dtype of each; float32 differs by the order of additions.
+    for x, y in zip(part[:4], twin[:4], strict=True):
+        torch.testing.assert_close(x, y, rtol=max(1e-6, torch.finfo(x.dtype).eps), atol=1e-6)
+    assert torch.equal(part.grad, twin.grad)
+
+
+# -- numbers that stay on the device -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(variants.VARIANTS))
+def test_the_numbers_of_a_rule_depend_linearly_on_the_learning_rate(name):
+    """So that the kernels can take those for 0, and how much more they are for each unit."""
+    for maximize, decay in itertools.product((False, True), (0.0, 0.3)):
+        (group,) = NovoGrad(
+            [torch.zeros(1)], lr=0.1, variant=name, maximize=maximize, weight_decay=decay
+        ).param_groups
+        at = {lr: torch.tensor(kernel_rule(group | {"lr": lr}, 3.0, 0.0)) for lr in (0.0, 0.7, 1.0)}
+        torch.testing.assert_close(at[0.0] + 0.7 * (at[1.0] - at[0.0]), at[0.7])
+        beside = kernel_rule(group)._fields.index("a")
+        assert torch.equal(at[0.0][:beside], at[1.0][:beside])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("variant", ["documented", "nvidia-decoupled", "apex"])
+def test_a_learning_rate_in_a_tensor(variant, dtype):
+    lr = torch.zeros((), dtype=dtype, device=DEVICE)
+    params, twins = parameters([(300,), (4,)]), parameters([(300,), (4,)])
+    optimizer = NovoGrad(params, lr=lr, variant=variant, weight_decay=0.1, fused=True)
+    twin = NovoGrad(twins, lr=0.0, variant=variant, weight_decay=0.1, foreach=True)
+    for step in range(4):
+        lr.fill_(0.25 * 0.5**step)
+        twin.param_groups[0]["lr"] = 0.25 * 0.5**step
+        train(optimizer, [step])
+        train(twin, [step])
+    assert_close(params, twins)
+
+
+def test_nothing_waits_for_the_device(monkeypatch):
+    """Nothing is read back, also by a variant that counts steps, nor with a gradient missing."""
+
+    def read(*_):
+        raise AssertionError("a tensor is read back")
+
+    params = parameters([(300,), (4,)])
+    lr = torch.tensor(0.1, device=DEVICE)
+    for variant in ("documented", "apex"):
+        optimizer = NovoGrad(params, lr=lr, variant=variant, skip_nonfinite=True, fused=True)
+        train(optimizer, [0])
+        set_gradients(params, 1)
+        params[1].grad = None
+        with monkeypatch.context() as patched:
+            for name in ("item", "tolist", "__bool__", "__float__", "__int__", "__index__"):
+                patched.setattr(torch.Tensor, name, read)
+            optimizer.step()
+
+
+# -- loss scaling --------------------------------------------------------------------------------
+
+
+def scaled_training(options, infinite=(), clip=False, variant="documented"):
+    """Trains with a GradScaler; returns parameters, optimizer and scaler."""
+    params = parameters([(300,), (4,)])
+    optimizer = NovoGrad(params, variant=variant, **OPTIONS | options)
+    scaler = torch.amp.GradScaler(DEVICE, init_scale=1024.0)
+    scaler.scale(torch.ones((), device=DEVICE))  # makes its tensors
+    for step in range(5):
+        set_gradients(params, step, scale=scaler.get_scale())
+        if step in infinite:
+            params[1].grad[2] = float("inf")
+        if clip:
+            scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    return params, optimizer, scaler
+
+
+@pytest.mark.parametrize("clip", [False, True], ids=["scaled", "unscaled before"])
+@pytest.mark.parametrize("variant", ["documented", "apex"])
+def test_loss_scaling(variant, clip):
+    infinite = {0, 3}
+    params, optimizer, scaler = scaled_training({"fused": True}, infinite, clip, variant)
+    assert optimizer._step_supports_amp_scaling
+    assert not hasattr(optimizer, "found_inf")
+    twins = parameters([(300,), (4,)])
+    twin = NovoGrad(twins, variant=variant, foreach=True, **OPTIONS)
+    train(twin, [step for step in range(5) if step not in infinite])
+    assert scaler.get_scale() == 256.0
+    assert_close(params, twins)
+    for w, x in zip(params, twins, strict=True):
+        for name, value in twin.state[x].items():
+            torch.testing.assert_close(optimizer.state[w][name], value)
+
+
+def test_a_step_that_is_left_out_changes_nothing():
+    params = parameters([(300,), (4,)])
+    optimizer = NovoGrad(params, variant="apex", fused=True)
+    train(optimizer)
+    before = copy.deepcopy([optimizer.state_dict()["state"], [w.detach() for w in params]])
+    set_gradients(params, 3)
+    gradients = [w.grad.clone() for w in params]
+    optimizer.grad_scale = torch.tensor(2.0, device=DEVICE)
+    optimizer.found_inf = torch.tensor(1.0, device=DEVICE)
+    optimizer.step()
+    after = [optimizer.state_dict()["state"], [w.detach() for w in params]]
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    optimizer.found_inf.zero_()
+    optimizer.step()
+    assert not torch.equal(params[0], before[1][0])
+    assert all(torch.equal(w.grad, x) for w, x in zip(params, gradients, strict=True))
+
+
+@pytest.mark.parametrize("options", [{"variant": "nvidia-amsgrad"}, {"foreach": True}])
+def test_where_other_implementations_take_part_the_scaler_unscales(options):
+    params = parameters([(300,), (4,)])
+    optimizer = NovoGrad(params, **OPTIONS | options)
+    set_gradients(params, 0)
+    assert not optimizer._step_supports_amp_scaling
+
+
+# -- stochastic rounding -------------------------------------------------------------------------
+
+
+def one_step(seed, n=40000, **options):
+    """A step of 0.001, from 1, which is an eighth of the way to the next number below."""
+    torch.manual_seed(seed)
+    w = torch.nn.Parameter(torch.ones(n, dtype=torch.bfloat16, device=DEVICE))
+    w.grad = torch.ones_like(w)
+    lr = 0.001 * n**0.5 / 2
+    NovoGrad([w], lr=lr, stochastic_rounding=True, **options).step()
+    return w.detach().float()
+
+
+def test_rounding_at_random_is_right_on_average():
+    w = one_step(0)
+    below = 1 - 2**-8
+    assert set(w.unique().tolist()) == {below, 1.0}
+    share = (w == below).double().mean().item()
+    expected = 0.0005 / 2**-8
+    assert abs(share - expected) < 5 * (expected * (1 - expected) / len(w)) ** 0.5
+
+
+def test_rounding_at_random_follows_torchs_generator():
+    assert torch.equal(one_step(1), one_step(1))
+    assert not torch.equal(one_step(1), one_step(2))
+
+
+def test_steps_that_are_too_small_for_bfloat16_add_up():
+    ends = []
+    for stochastic in (False, True):
+        torch.manual_seed(0)
+        w = torch.nn.Parameter(torch.ones(1000, dtype=torch.bfloat16, device=DEVICE))
+        optimizer = NovoGrad([w], lr=0.01, betas=(0.0, 0.5), stochastic_rounding=stochastic)
+        for _ in range(30):
+            w.grad = torch.ones_like(w)
+            optimizer.step()
+        ends.append(w.detach().float().mean().item())
+    nearest, stochastic = ends
+    assert nearest == 1.0
+    assert stochastic == pytest.approx(1 - 30 * 0.01 / 1000**0.5, abs=1e-3)
+
+
+def test_what_is_exact_or_not_finite_stays_so():
+    w = torch.tensor([1.0, -0.375, float("inf"), -float("inf"), float("nan")])
+    w = torch.nn.Parameter(w.to(DEVICE, torch.bfloat16))
+    before = w.detach().clone()
+    w.grad = torch.zeros_like(w)
+    NovoGrad([w], stochastic_rounding=True).step()
+    torch.testing.assert_close(w.detach()[:2], before[:2], rtol=0, atol=0)
+    assert not w.isfinite()[2:].any()
+
+
+def test_other_dtypes_are_rounded_to_the_nearest():
+    for dtype in (torch.float32, torch.float16):
+        params, twins = parameters([(300,)], dtype), parameters([(300,)], dtype)
+        train(NovoGrad(params, stochastic_rounding=True, **OPTIONS))
+        train(NovoGrad(twins, **OPTIONS))
+        assert torch.equal(params[0], twins[0])
+
+
+# -- what the kernels cannot take ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "said"),
+    [
+        (lambda: torch.zeros(3, 4).T[::2], {}, "its elements have gaps, or another order"),
+        (lambda: torch.zeros(3), {"variant": "apex-inf"}, "no kernel for variant 'apex-inf'"),
+        (lambda: torch.zeros(3), {"variant": "nvidia-amsgrad"}, "no kernel for variant"),
+    ],
+)
+def test_what_they_cannot_take_is_refused_by_name(make, options, said):
+    w = torch.nn.Parameter(make().to(DEVICE))
+    if said.startswith("its"):
+        w = torch.nn.Parameter(torch.zeros(3, 4, device=DEVICE).T[::2])
+    w.grad = torch.zeros_like(w)
+    optimizer = NovoGrad([("other", w)], fused=True, **options)
+    with pytest.raises(
+        RuntimeError, match=f"fused=True the gradient of parameter 'other': .*{said}"
+    ):
+        optimizer.step()
+    assert not optimizer.state
+    NovoGrad([w], **options).step()  # foreach takes it
+
+
+def test_fused_steps_are_not_compiled():
+    torch.compiler.reset()
+    params, twins = parameters([(30,)]), parameters([(30,)])
+    optimizer = NovoGrad(params, fused=True)
+    compiled = torch.compile(optimizer.step, backend="eager")
+    set_gradients(params, 0)
+    compiled()
+    train(NovoGrad(twins, fused=True), [0])
+    assert torch.equal(params[0], twins[0])

@@ -1,0 +1,153 @@
+"""Steps that are like the last one: what is remembered is used only while it holds."""
+
+import copy
+import weakref
+
+import pytest
+import torch
+from helpers import parameters, set_gradients
+
+from novograd.torch import NovoGrad, dispatch, foreach, native
+from novograd.torch.dispatch import Memory
+
+OPTIONS = {"lr": 0.1, "weight_decay": 0.1, "variant": "apex"}
+
+
+def nothing(optimizer, params):
+    pass
+
+
+def without_a_gradient(optimizer, params):
+    params[1].grad = None
+
+
+def gradient_in_another_order(optimizer, params):
+    params[3].grad = params[3].grad.to(memory_format=torch.channels_last)
+
+
+def weights_in_another_order(optimizer, params):
+    params[3].data = params[3].data.to(memory_format=torch.channels_last)
+
+
+def gradient_of_a_subclass(optimizer, params):
+    params[0].grad = params[0].grad.as_subclass(torch.nn.Buffer)
+
+
+def another_variant(optimizer, params):
+    optimizer.param_groups[0]["variant"] = "pytorch-optimizer-3"
+
+
+def other_kernels(optimizer, params):
+    optimizer.param_groups[0]["fused"] = False
+
+
+def another_moment(optimizer, params):
+    state = optimizer.state[params[0]]
+    state["exp_avg"] = 2 * state["exp_avg"]
+
+
+def another_second_moment(optimizer, params):
+    state = optimizer.state[params[0]]
+    state["exp_avg_sq"] = 2 * state["exp_avg_sq"]
+
+
+def another_count(optimizer, params):
+    optimizer.state[params[0]]["step"] = torch.tensor(7.0)
+
+
+def no_state(optimizer, params):
+    optimizer.state[params[0]].clear()
+
+
+def loaded_state(optimizer, params):
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+def another_group(optimizer, params):
+    added = torch.nn.Parameter(torch.ones(3))
+    added.grad = torch.ones(3)
+    optimizer.add_param_group({"params": [added]})
+
+
+def groups_in_another_order(optimizer, params):
+    another_group(optimizer, params)
+    optimizer.param_groups.reverse()
+
+
+CHANGES = (
+    nothing,
+    without_a_gradient,
+    gradient_in_another_order,
+    weights_in_another_order,
+    gradient_of_a_subclass,
+    another_variant,
+    other_kernels,
+    another_moment,
+    another_second_moment,
+    another_count,
+    no_state,
+    loaded_state,
+    another_group,
+    groups_in_another_order,
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_after_a_change_the_step_is_that_of_an_optimizer_that_remembers_nothing(change):
+    ends = []
+    for remembers in (True, False):
+        params = parameters()
+        optimizer = NovoGrad(params, **OPTIONS)
+        for step in range(5):
+            set_gradients(params, step)
+            if step == 2:
+                change(optimizer, params)
+            if not remembers:
+                optimizer._memories.clear()
+            optimizer.step()
+        ends.append([w.detach() for group in optimizer.param_groups for w in group["params"]])
+    assert all(map(torch.equal, *ends))
+
+
+def recalled(params, optimizer):
+    memory = Memory()
+    (group,) = optimizer.param_groups
+    memory.keep(group, [(native, part) for part in parts_of(params, optimizer)])
+    return memory, group
+
+
+def parts_of(params, optimizer):
+    rows = [optimizer._row(optimizer.param_groups[0], w, w.grad, None) for w in params]
+    return [part for _, part in dispatch.assign(optimizer.param_groups[0], rows)]
+
+
+def test_what_is_recalled_has_the_new_gradients():
+    params = parameters()
+    optimizer = NovoGrad(params)
+    set_gradients(params, 0)
+    optimizer.step()
+    memory, group = recalled(params, optimizer)
+    set_gradients(params, 1)
+    again = memory.recall(group, optimizer.state)
+    assert [(module, part.grad) for module, part in again] == [(native, w.grad) for w in params]
+
+
+def test_gradients_are_not_kept_alive():
+    (w,) = parameters([(5,)])
+    optimizer = NovoGrad([w])
+    w.grad = torch.ones_like(w)
+    freed = []
+    weakref.finalize(w.grad, freed.append, True)
+    optimizer.step()
+    w.grad = None
+    assert freed
+
+
+def test_what_foreach_takes_is_found_out_anew():
+    params = parameters()
+    optimizer = NovoGrad(params, foreach=True)
+    set_gradients(params, 0)
+    optimizer.step()
+    memory, group = Memory(), optimizer.param_groups[0]
+    memory.keep(group, [(foreach, part) for part in parts_of(params, optimizer)])
+    assert memory.recall(group, optimizer.state) is None
