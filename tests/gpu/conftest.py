@@ -1,12 +1,12 @@
 """Triton's kernels: by its interpreter, with ``TRITON_INTERPRET=1``, or on a GPU without it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from novograd.torch import triton
-
-DEVICE = "cpu" if triton.INTERPRETED else "cuda"
 
 if triton.INTERPRETED:
     import triton.language as tl
@@ -48,6 +48,8 @@ def pytest_collection_modifyitems(items):
     if triton.INTERPRETED:
         return
     for item in items:
+        if item.path.parent != Path(__file__).parent:
+            continue
         item.add_marker(pytest.mark.gpu)
         if not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))

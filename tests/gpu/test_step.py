@@ -6,14 +6,15 @@ import itertools
 
 import pytest
 import torch
-from conftest import DEVICE
 
 from novograd import variants
+from novograd.conformance.torch import TritonAdapter
 from novograd.layers import Rows, Split, Stacked
 from novograd.torch import NovoGrad, single_tensor, triton
 from novograd.torch.parts import Part
 from novograd.torch.scalars import kernel_rule
 
+DEVICE = TritonAdapter.device
 OPTIONS = {"lr": 0.1, "weight_decay": 0.05}
 
 

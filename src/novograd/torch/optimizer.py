@@ -294,13 +294,7 @@ class NovoGrad(torch.optim.Optimizer):
         ``GradScaler`` asks for it, and if so sets ``grad_scale`` and ``found_inf`` for the step. If
         not it waits for the device, to see whether the step is to be taken.
         """
-        kernels = (
-            self._problem_of_kernels(triton, group, param) is None
-            for group in self.param_groups
-            for param in group["params"]
-            if param.grad is not None and wants_kernels(group)
-        )
-        return all(map(wants_kernels, self.param_groups)) and all(kernels)
+        return all(map(self._is_for_triton, range(len(self.param_groups))))
 
     # -- its parts -------------------------------------------------------------------------------
 
@@ -422,6 +416,16 @@ class NovoGrad(torch.optim.Optimizer):
         """Returns what a ``GradScaler`` has set."""
         found_inf = getattr(self, "found_inf", None)
         return None if found_inf is None else Scaling(getattr(self, "grad_scale", None), found_inf)
+
+    def _is_for_triton(self, number: int) -> bool:
+        """Whether Triton's kernels will update all of a group."""
+        group, assigned = self.param_groups[number], self._recalled(number)
+        if assigned is not None:
+            return all(implementation is triton for implementation, _ in assigned)
+        trained = (param for param in group["params"] if param.grad is not None)
+        return wants_kernels(group) and all(
+            self._problem_of_kernels(triton, group, param) is None for param in trained
+        )
 
     def _needs_triton(self) -> bool:
         """Whether kernels are asked for that torch.compile does not take."""
