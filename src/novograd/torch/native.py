@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from novograd import native, variants
-from novograd.torch.parts import Part, as_real, grid_of
+from novograd.torch.parts import Part, as_real, grid_of, in_memory
 from novograd.torch.scalars import Options, advance, changed, kernel_rule, layer_norms
 
 # Complex numbers are pairs of real ones.
@@ -105,8 +105,7 @@ class Prepared:
 
     def __init__(self, parts: Sequence[Part]) -> None:
         """Hands the parts to the kernels, as addresses."""
-        # Of a lazily conjugated or negated view, what is in memory is not what it means.
-        self._parts = [part._replace(grad=part.grad.resolve_conj().resolve_neg()) for part in parts]
+        self._parts = list(map(in_memory, parts))
         self._layers = _apart(self._parts)
 
     def square_sums(self) -> None:

@@ -89,6 +89,20 @@ def as_real(part: Part) -> Part:
     )
 
 
+def in_memory(part: Part) -> Part:
+    """Returns a part whose gradient is in memory as it is, not to be conjugated or negated yet.
+
+    Example:
+        >>> w, g, v = torch.zeros(1), torch.tensor([1 + 2j]).conj().imag, torch.tensor(0.0)
+        >>> g.is_neg(), in_memory(Part(w, g, w, v)).grad
+        (True, tensor([-2.]))
+    """
+    grad = part.grad
+    if grad.is_conj() or grad.is_neg():
+        return part._replace(grad=grad.resolve_conj().resolve_neg())
+    return part
+
+
 def _with_pairs(of_layers: Tensor) -> Tensor:
     """Returns what there is for each layer with an axis for the real pairs."""
     return of_layers.unsqueeze(-1) if of_layers.ndim else of_layers

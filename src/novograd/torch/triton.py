@@ -25,7 +25,7 @@ from torch.nn import Parameter
 
 from novograd import variants
 from novograd.native import Rule
-from novograd.torch.parts import Grid, Part, grid_of
+from novograd.torch.parts import Grid, Part, grid_of, in_memory
 from novograd.torch.scalars import Options, changed, kernel_rule
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -106,10 +106,8 @@ class Prepared:
         """Sorts the parts by device and dtypes."""
         self._groups: dict[Any, list[Part]] = defaultdict(list)
         self._scaling = scaling
-        for part in parts:
+        for part in map(in_memory, parts):
             w, g, m, *_ = part
-            if g.is_conj() or g.is_neg():  # what is in memory is not what it means
-                part = part._replace(grad=g.resolve_conj().resolve_neg())
             self._groups[w.device, w.dtype, g.dtype, m.dtype].append(part)
 
     def square_sums(self) -> None:
