@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from helpers import every_implementation, expected
+from torch_helpers import every_implementation, expected
 
 from novograd.torch import NovoGrad
 

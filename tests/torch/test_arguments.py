@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import parameters, set_gradients, train
+from torch_helpers import parameters, set_gradients, train
 
 from novograd.torch import NovoGrad
 from novograd.variants import get

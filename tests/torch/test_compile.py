@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from helpers import every_implementation, parameters, set_gradients
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim import lr_scheduler
+from torch_helpers import every_implementation, parameters, set_gradients
 
 from novograd.torch import NovoGrad
 

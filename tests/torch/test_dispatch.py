@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from helpers import parameters, set_gradients
+from torch_helpers import parameters, set_gradients
 
 from novograd.torch import NovoGrad, dispatch, foreach, native
 from novograd.torch.dispatch import Memory

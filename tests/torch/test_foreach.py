@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers import set_gradients
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch_helpers import set_gradients
 
 from novograd.torch import NovoGrad
 

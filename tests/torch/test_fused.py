@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import torch
-from helpers import parameters, set_gradients, train
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch_helpers import parameters, set_gradients, train
 
 import novograd.native
 from novograd.torch import NovoGrad, native

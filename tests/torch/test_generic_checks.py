@@ -12,7 +12,6 @@ import warnings
 
 import pytest
 import torch
-from helpers import IMPLEMENTATIONS, every_implementation
 from torch.testing._internal.common_optimizers import (
     ErrorOptimizerInput,
     OptimizerErrorEnum,
@@ -22,6 +21,7 @@ from torch.testing._internal.common_optimizers import (
     _get_optim_inputs_including_global_cliquey_kwargs,
     get_error_inputs_for_all_optims,
 )
+from torch_helpers import IMPLEMENTATIONS, every_implementation
 
 from novograd.torch import NovoGrad
 

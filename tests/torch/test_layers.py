@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 import torch
-from helpers import every_implementation, parameters, set_gradients
 from torch import nn
+from torch_helpers import every_implementation, parameters, set_gradients
 
 from novograd.layers import Rows, Split, Stacked
 from novograd.torch import NovoGrad

@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from helpers import SHAPES, every_implementation, expected, parameters, set_gradients, train
 from torch.optim import lr_scheduler
+from torch_helpers import SHAPES, every_implementation, expected, parameters, set_gradients, train
 
 from novograd.torch import NovoGrad, foreach, native, single_tensor
 

@@ -10,8 +10,8 @@ import numpy as np
 import published
 import pytest
 import torch
-from helpers import IMPLEMENTATIONS
 from published import Draw, Stored
+from torch_helpers import IMPLEMENTATIONS
 
 from novograd import variants
 from novograd.torch import NovoGrad

@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import IMPLEMENTATIONS
 from ranks import full, run
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
+from torch_helpers import IMPLEMENTATIONS
 
 from novograd.layers import Rows, Split, Stacked
 from novograd.torch import NovoGrad

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import IMPLEMENTATIONS
 from ranks import full, run
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -15,6 +14,7 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     parallelize_module,
 )
+from torch_helpers import IMPLEMENTATIONS
 
 from novograd.layers import Rows
 from novograd.torch import NovoGrad

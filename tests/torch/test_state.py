@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from helpers import every_implementation, parameters, set_gradients, train
 from torch.distributed.checkpoint import state_dict as dcp
+from torch_helpers import every_implementation, parameters, set_gradients, train
 
 from novograd.torch import NovoGrad
 

@@ -17,13 +17,11 @@ every_implementation = pytest.mark.parametrize(
 SHAPES = ((3, 5), (7,), (), (2, 3, 3, 5))
 
 
-def parameters(shapes=SHAPES, dtype=torch.float32, seed=0):
+def parameters(shapes=SHAPES, dtype=torch.float32, seed=0, device="cpu"):
     """Parameters with random values."""
     generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype))
-        for shape in shapes
-    ]
+    drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    return [torch.nn.Parameter(x.to(device, dtype)) for x in drawn]
 
 
 def set_gradients(params, step, scale=1.0):
