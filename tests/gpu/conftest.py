@@ -47,9 +47,8 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     if triton.INTERPRETED:
         return
-    for item in items:
-        if item.path.parent != Path(__file__).parent:
-            continue
+    here = Path(__file__).parent
+    for item in (item for item in items if item.path.parent == here):
         item.add_marker(pytest.mark.gpu)
         if not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))

@@ -91,20 +91,21 @@ class FusedAdapter(SingleTensorAdapter):
     """The native kernels: ``fused=True``, or None where they cannot take all layers."""
 
     def _build(self, weights: list[np.ndarray]) -> None:
-        self.implementation = {"fused": None if any(self._case.layers) else True}
+        self.implementation = {"fused": True if self._takes_all() else None}
         super()._build(weights)
 
+    def _takes_all(self) -> bool:
+        return not any(self._case.layers)
 
-class TritonAdapter(SingleTensorAdapter):
+
+class TritonAdapter(FusedAdapter):
     """Triton's kernels, on a GPU or by its interpreter; None where they cannot take all layers."""
 
     device = "cpu" if triton.INTERPRETED else "cuda"
 
-    def _build(self, weights: list[np.ndarray]) -> None:
+    def _takes_all(self) -> bool:
         variant = variants.get(self._case.variant)
-        others = any(self._case.layers) or variant.amsgrad or variant.norm != "l2"
-        self.implementation = {"fused": None if others else True}
-        super()._build(weights)
+        return super()._takes_all() and not variant.amsgrad and variant.norm == "l2"
 
 
 class CompiledAdapter(SingleTensorAdapter):

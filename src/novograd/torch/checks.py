@@ -39,9 +39,9 @@ def check_options(options: dict[str, Any]) -> None:
         check_number(f"betas[{number}]", beta, below=1)
     check_number("eps", options["eps"])
     check_number("weight_decay", options["weight_decay"])
-    for name in ("grad_averaging", "nesterov", "maximize", "skip_nonfinite", "capturable"):
+    flags = "grad_averaging", "nesterov", "maximize", "skip_nonfinite", "capturable"
+    for name in (*flags, "stochastic_rounding"):
         check_flag(name, options[name])
-    check_flag("stochastic_rounding", options["stochastic_rounding"])
     check_layers("layers", options["layers"])
     variants.get(options["variant"])
     for name in ("foreach", "fused"):

@@ -15,6 +15,7 @@ from novograd.torch.scalars import Options
 from novograd.torch.single_tensor import square_sums
 from novograd.torch.triton import Scaling
 
+_KERNELS = (native, triton)
 # An implementation, and what it is to update.
 Assignment = list[tuple[Any, Part]]
 
@@ -45,7 +46,7 @@ def assign(group: dict[str, Any], rows: Iterable[tuple[Any, ...]]) -> Assignment
     for *whole, cuts in rows:
         for part in parts(Part(*whole), cuts):
             implementation = _implementation(group, part)
-            kernels = implementation in (native, triton)
+            kernels = implementation in _KERNELS
             if group["fused"] and not kernels:  # while compiled; else checked before
                 problem = native.problem(part, cast(Options, group))
                 raise RuntimeError(f"fused=True is not possible: {problem}")
@@ -119,7 +120,7 @@ class Memory:
         self._kept = []
         trained = [param for param in group["params"] if param.grad is not None]
         whole = len(assigned) == len(trained) and all(
-            part.param is param and implementation in (native, triton)
+            part.param is param and implementation in _KERNELS
             for (implementation, part), param in zip(assigned, trained, strict=True)
         )
         if whole:

@@ -53,8 +53,8 @@ def count(steps: list[Tensor], found_inf: Tensor | None = None) -> None:
     if found_inf is None:
         torch._foreach_add_(steps, 1)
     else:
-        for step in steps:
-            step.add_((found_inf == 0).to(step.device))
+        taken = (found_inf == 0).float()
+        torch._foreach_add_(steps, [taken.to(step.device) for step in steps])
 
 
 def _step_alike(parts: Sequence[Part], options: Options) -> None:

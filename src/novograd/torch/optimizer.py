@@ -89,7 +89,7 @@ class NovoGrad(torch.optim.Optimizer):
         skip_nonfinite: Whether a parameter is left untouched, with its state, in a step in which
             its ``|g|^2`` is not finite.
         foreach: Whether to update all parameters together by torch's foreach operations, rather
-            than one at a time; by default those plain tensors that the native kernels do not take.
+            than one at a time; by default those plain tensors that the kernels do not take.
         fused: Whether to update all parameters by kernels, in one call for all of them: native
             ones on the CPU, and Triton's on GPUs; by default, unless ``foreach`` is given, those
             that they can take: dense tensors, real or complex, in float64, float32 and half

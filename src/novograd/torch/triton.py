@@ -135,18 +135,11 @@ def _take_step(parts: list[Part], options: Options, scaling: Scaling | None) -> 
     plan = _plan(parts)
     tables = _tables(parts, plan, numbers)
     dtype = first.exp_avg_sq.dtype
-    partial_sums = torch.empty(plan.partial_sums, dtype=dtype, device=device)
-    coefficients = torch.empty(plan.layers * 5, dtype=dtype, device=device)
-    rules = tables.rules if numbers.each is None else numbers.each
     scale, found_inf = _on_device(scaling, device)
     unknown = sum(part.square is None for part in parts)
-    _launch(
-        "square_sums",
-        plan.first_programs[unknown],
-        *(tables.parts, tables.part_of_programs, partial_sums, rules if scale is None else scale),
-        GRAD=_type(first.grad),
-        HAS_SCALE=scale is not None,
-    )
+    partial_sums = _partial_sums(plan, tables, scale, first, unknown)
+    coefficients = torch.empty(plan.layers * 5, dtype=dtype, device=device)
+    rules = tables.rules if numbers.each is None else numbers.each
     _launch(
         "scalars",
         plan.scalar_programs,
@@ -179,20 +172,28 @@ def _take_step(parts: list[Part], options: Options, scaling: Scaling | None) -> 
 
 def _write_square_sums(parts: list[Part], scaling: Scaling | None) -> None:
     """Launches the kernels that write into each ``square``."""
-    first, device = parts[0], parts[0].param.device
     plan = _plan(parts)
     tables = _tables(parts, plan, _Numbers())
-    partial_sums = torch.empty(plan.partial_sums, dtype=first.exp_avg_sq.dtype, device=device)
-    scale, _ = _on_device(scaling, device)
+    scale, _ = _on_device(scaling, parts[0].param.device)
+    partial_sums = _partial_sums(plan, tables, scale, parts[0], len(parts))
+    _launch("layer_sums", plan.scalar_programs, tables.parts, tables.part_of_scalars, partial_sums)
+
+
+def _partial_sums(
+    plan: "_Plan", tables: "_Tables", scale: Tensor | None, like: Part, count: int
+) -> Tensor:
+    """Launches the sums of squares of the first parts; returns where they will be."""
+    v = like.exp_avg_sq
+    partial_sums = torch.empty(plan.partial_sums, dtype=v.dtype, device=v.device)
     _launch(
         "square_sums",
-        plan.first_programs[-1],
+        plan.first_programs[count],
         *(tables.parts, tables.part_of_programs, partial_sums),
         tables.rules if scale is None else scale,
-        GRAD=_type(first.grad),
+        GRAD=_type(like.grad),
         HAS_SCALE=scale is not None,
     )
-    _launch("layer_sums", plan.scalar_programs, tables.parts, tables.part_of_scalars, partial_sums)
+    return partial_sums
 
 
 # -- what the kernels are given ------------------------------------------------------------------
@@ -365,8 +366,7 @@ def _type(x: Tensor) -> Any:
     """Returns Triton's type of the elements of a tensor, or of their parts if these are complex."""
     import triton.language as tl  # pyright: ignore[reportMissingImports]
 
-    names = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16"}
-    return getattr(tl, names.get(x.dtype.to_real(), "float16"))
+    return getattr(tl, str(x.dtype.to_real()).removeprefix("torch."))
 
 
 @functools.cache
