@@ -75,13 +75,22 @@ def corrupt(t1: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.fl
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     terms = np.stack([x, y, x * y, x**2, y**2]).astype(np.float32)
     coefficients = random.uniform(-BIAS, BIAS, (count, len(terms))).astype(np.float32)
-    bias = np.exp(np.tensordot(coefficients, terms, axes=1))
     gamma = np.exp(random.uniform(-GAMMA, GAMMA, (count, 1, 1))).astype(np.float32)
-    signal = bias * (t1.astype(np.float32) / 255) ** gamma
-    noise = NOISE * random.standard_normal((2, *t1.shape), dtype=np.float32)
-    seen = np.hypot(signal + noise[0], noise[1])
+    seen = scanned(t1, np.tensordot(coefficients, terms, axes=1), gamma, random)
     mean = seen.mean(axis=(1, 2), keepdims=True)
     return (seen - mean) / seen.std(axis=(1, 2), keepdims=True)
+
+
+def scanned(
+    t1: NDArray[np.uint8],
+    log_bias: NDArray[np.float32],
+    gamma: NDArray[np.float32] | np.float64,
+    random: np.random.Generator,
+) -> NDArray[Any]:
+    """Returns what a scanner makes of clean intensities: biased, of another contrast, noisy."""
+    signal = np.exp(log_bias) * (t1.astype(np.float32) / 255) ** gamma
+    noise = NOISE * random.standard_normal((2, *t1.shape), dtype=np.float32)
+    return np.hypot(signal + noise[0], noise[1])
 
 
 def template() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from novograd.compare.task import Segmentation, Task
-from novograd.compare.tasks.brain import BIAS, CLASSES, GAMMA, NOISE, TEST_SEED, dice, template
+from novograd.compare.tasks.brain import BIAS, CLASSES, GAMMA, TEST_SEED, dice, scanned, template
 
 DEPTH, SIDE, BATCH = 8, 64, 2
 # Along z: where the test part begins, its number of slabs, and voxels beside it that are not used.
@@ -33,11 +33,8 @@ def corrupt(t1: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.fl
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, side) for side in t1.shape), indexing="ij")
     terms = np.stack([x, y, z, x * y, y * z, z * x, x**2, y**2, z**2]).astype(np.float32)
     coefficients = random.uniform(-BIAS, BIAS, len(terms)).astype(np.float32)
-    bias = np.exp(np.tensordot(coefficients, terms, axes=1))
     gamma = np.exp(random.uniform(-GAMMA, GAMMA))
-    signal = bias * (t1.astype(np.float32) / 255) ** gamma
-    noise = NOISE * random.standard_normal((2, *t1.shape), dtype=np.float32)
-    seen = np.hypot(signal + noise[0], noise[1])
+    seen = scanned(t1, np.tensordot(coefficients, terms, axes=1), gamma, random)
     return ((seen - seen.mean()) / seen.std()).astype(np.float32)
 
 
