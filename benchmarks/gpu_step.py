@@ -29,19 +29,17 @@ import numpy as np
 import torch
 from tables import show
 
-from novograd.bench import peers
+from novograd.bench import torch as bench
 from novograd.bench.shapes import Shapes, gpt2, resnet50, tiny
 from novograd.bench.timing import Figures, summary
+from novograd.bench.torch import OURS, REFERENCE, Make
 from novograd.results import machine
-from novograd.torch import NovoGrad
 
 RESULT = Path(__file__).parent / "results" / "gpu_step.json"
 ROUNDS, WARM_UP = 30, 5
-LR, BETAS = 1e-3, (0.95, 0.98)
-BYTES = 24  # that NovoGrad moves for a float32 weight
-REFERENCE, COPY = "AdamW, fused", "copy"
-ADAMW = partial(torch.optim.AdamW, lr=LR, betas=BETAS, weight_decay=0.0, capturable=True)
-OURS = partial(NovoGrad, lr=LR, betas=BETAS)
+BYTES = bench.BYTES["NovoGrad"]  # for a float32 weight
+COPY = "copy"
+ADAMW = partial(bench.ADAMW, capturable=True)
 
 
 class Candidate(NamedTuple):
@@ -53,7 +51,7 @@ class Candidate(NamedTuple):
         captured: Whether it can be captured in a graph.
     """
 
-    make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
+    make: Make
     compiled: bool = False
     captured: bool = True
 
@@ -61,32 +59,18 @@ class Candidate(NamedTuple):
 CANDIDATES = {
     REFERENCE: Candidate(partial(ADAMW, fused=True)),
     "AdamW, foreach": Candidate(partial(ADAMW, foreach=True)),
-    "SGD with momentum, fused": Candidate(
-        partial(torch.optim.SGD, lr=LR, momentum=BETAS[0], fused=True)
-    ),
+    "SGD with momentum, fused": Candidate(bench.CANDIDATES["SGD with momentum, fused"]),
     "NovoGrad": Candidate(partial(OURS, fused=True)),
     "NovoGrad, foreach": Candidate(partial(OURS, foreach=True)),
     "NovoGrad, foreach, compiled": Candidate(partial(OURS, foreach=True), compiled=True),
-} | {
-    name: Candidate(partial(make, lr=LR, betas=BETAS), captured=False)
-    for name, make in peers.find().classes.items()
+    **{name: Candidate(bench.CANDIDATES[name], captured=False) for name in bench.PEERS.classes},
 }
-
-
-def transformer(width: int = 2048, layers: int = 24, words: int = 50257) -> Shapes:
-    """Returns the shapes of a transformer, by default of 1.3 billion weights."""
-    shapes: Shapes = [(words, width), (2048, width)]
-    for _ in range(layers):
-        for out, into in ((3, 1), (1, 1), (4, 1), (1, 4)):
-            shapes += [(out * width, into * width), (out * width,)]
-        shapes += [(width,)] * 4
-    return shapes + [(width,)] * 2
 
 
 MODELS: dict[str, Callable[[], Shapes]] = {
     "ResNet-50": resnet50,
     "GPT-2 small": gpt2,
-    "transformer, 1.3 B": transformer,
+    "transformer, 1.3 B": partial(gpt2, 2048, 24, 2048),
     "1,000 x 64": tiny,
 }
 
@@ -259,10 +243,9 @@ def main() -> None:
     about = {
         "device": properties.name,
         "l2_bytes": properties.L2_cache_size,
-        "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "triton": triton.__version__,
-        **peers.find().versions,
+        **bench.VERSIONS,
     }
     results = {}
     for name, shapes in MODELS.items():

@@ -16,9 +16,9 @@ def resnet50() -> Shapes:
     return list(_resnet50())
 
 
-def gpt2() -> Shapes:
-    """Returns GPT-2 small's 148 parameters, 124 million weights."""
-    return list(_gpt2())
+def gpt2(width: int = 768, layers: int = 12, positions: int = 1024) -> Shapes:
+    """Returns the parameters of a GPT-2, by default the small one's 148, 124 million weights."""
+    return list(_gpt2(width, layers, positions))
 
 
 def unet(widths: tuple[int, ...] = (8, 16, 32)) -> Shapes:
@@ -46,10 +46,9 @@ def _resnet50() -> Iterator[tuple[int, ...]]:
     yield from ((inputs, 1000), (1000,))
 
 
-def _gpt2() -> Iterator[tuple[int, ...]]:
-    width = 768
-    yield from ((50257, width), (1024, width))
-    for _ in range(12):
+def _gpt2(width: int, layers: int, positions: int) -> Iterator[tuple[int, ...]]:
+    yield from ((50257, width), (positions, width))
+    for _ in range(layers):
         for out, into in ((3 * width, width), (width, width), (4 * width, width)):
             yield from ((out, into), (out,))
         yield from ((width, 4 * width), (width,))
