@@ -4,7 +4,10 @@ Each framework's files are in the module of its name; between them lies the neut
 ``Checkpoint``. docs/checkpoints.md says what each kind of file is, and how to load what is written.
 """
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,24 +21,27 @@ from novograd.checkpoint.neutral import (
     Hyperparameters,
     Names,
     as_variant,
+    lost,
     new_names,
     renamed,
     unknown,
     with_lr,
     with_weights,
 )
-from novograd.results import replace
 from novograd.variants import Variant
 
 __all__ = [
     "SOURCES",
     "TARGETS",
+    "WITH_KEYS",
     "Checkpoint",
     "CheckpointError",
     "Entry",
     "Group",
     "Hyperparameters",
     "as_variant",
+    "how_to_load",
+    "lost",
     "read",
     "unknown",
     "write",
@@ -62,6 +68,10 @@ SOURCES = {
 TARGETS = ("torch", "jax", "keras", "tensorflow", "safetensors")
 
 
+WITH_KEYS = ("torch", "jax")
+"""The modules whose files hold the optimizer's state under a key."""
+
+
 def read(
     path: str | Path,
     kind: str,
@@ -70,6 +80,7 @@ def read(
     weights: bool = False,
     variant: str | Variant | None = None,
     lr: float | None = None,
+    key: str | None = None,
 ) -> Checkpoint:
     """Reads a checkpoint.
 
@@ -82,10 +93,14 @@ def read(
         variant: Which NovoGrad wrote it, where its files do not say: for "apex" and "jax", and
             "keras" for ``.weights.h5``. Else with which it is to go on, as by ``as_variant``.
         lr: The current learning rate, where the file does not say it, or another.
+        key: Where the optimizer's state is in a file of PyTorch or Flax, if not where it is looked
+            for: a key, or several with dots between them, as "trainer.optim" or
+            "optimizer_states.1".
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If there is no such kind or variant.
+        OSError: If it cannot be read.
+        ValueError: If there is no such kind or variant, or files of the kind have no keys.
         CheckpointError: If the file is damaged, or not of this kind, or does not have what is
             asked for; the message names the file and the entry.
 
@@ -97,17 +112,26 @@ def read(
     """
     if kind not in SOURCES:
         raise ValueError(f"kind must be one of {', '.join(SOURCES)}, got {kind!r}")
+    if key is not None and SOURCES[kind] not in WITH_KEYS:
+        raise ValueError(f"key is for files of PyTorch and Flax, and kind is {kind!r}; got {key!r}")
     given = None if variant is None else variants.get(variant)
     path = Path(path)
     reader = import_module(f"novograd.checkpoint.{SOURCES[kind]}")
+    keys = {"key": key} if SOURCES[kind] in WITH_KEYS else {}
     try:
-        checkpoint, found = _laid_out(lambda: reader.read(path, kind=kind, variant=given))
-        old = checkpoint.names
-        new = new_names(old, names)
-        checkpoint = with_lr(renamed(checkpoint, names), lr)
-        if given is not None and kind != "apex":  # whose variants have more than a name
-            checkpoint = as_variant(checkpoint, given)
-        return with_weights(checkpoint, found, {new[name]: name for name in old}, weights)
+        with _of(path):
+            if SOURCES[kind] != "tensorflow":
+                path.open("rb").close()  # or this says why not, other than the libraries
+            checkpoint, found = _laid_out(
+                lambda: reader.read(path, kind=kind, variant=given, weights=weights, **keys)
+            )
+            old = checkpoint.names
+            new = new_names(old, names)
+            checkpoint = with_lr(renamed(checkpoint, names), lr)
+            if given is not None and kind != "apex":  # whose variants have more than a name
+                checkpoint = as_variant(checkpoint, given)
+            back = {new[name]: name for name in old}
+            return _laid_out(lambda: with_weights(checkpoint, found, back, weights))
     except CheckpointError as error:
         raise CheckpointError(f"{path}, as {kind}: {error}") from error
 
@@ -116,10 +140,21 @@ def _laid_out(read_file: Callable[[], Any]) -> Any:
     """Reads a file, in which anything may be anywhere."""
     try:
         return read_file()
-    except CheckpointError:
+    except (CheckpointError, ImportError, OSError):
         raise
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except Exception as error:
         raise CheckpointError(f"it is not laid out as such a file: {error!r}") from error
+
+
+@contextmanager
+def _of(path: Path) -> Iterator[None]:
+    """Has errors of the operating system name this path, and not that of a draft, or none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def write(checkpoint: Checkpoint, path: str | Path, kind: str, *, force: bool = False) -> None:
@@ -153,12 +188,38 @@ def write(checkpoint: Checkpoint, path: str | Path, kind: str, *, force: bool = 
     refuse_existing(path, kind, force)
     writer = import_module(f"novograd.checkpoint.{kind}")
     try:
-        if kind == "tensorflow":
-            writer.write(checkpoint, path)
-        else:
-            replace(path, writer.write(checkpoint))
+        with _of(path), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            writer.write(checkpoint, Path(folder, path.name))
+            # Of TensorFlow's files the index last, without which there is no checkpoint.
+            for file in sorted(Path(folder).iterdir()):
+                file.replace(path.with_name(file.name))
     except CheckpointError as error:
         raise CheckpointError(f"{path}, as {kind}: {error}") from error
+
+
+def how_to_load(checkpoint: Checkpoint, path: str | Path, kind: str) -> str:
+    """Returns the lines of Python that load what ``write`` wrote, with what they need.
+
+    Args:
+        checkpoint: What was written.
+        path: The file; of TensorFlow, the prefix of its files.
+        kind: For what it was written, one of ``TARGETS``.
+
+    Raises:
+        ValueError: If there is no such kind.
+
+    Example:
+        >>> import numpy as np
+        >>> entry = Entry(moment=np.zeros(3, np.float32), v=np.float32(4), step=10)
+        >>> checkpoint = Checkpoint({"w": entry}, variants.get("optax"), (Group(("w",)),))
+        >>> print(how_to_load(checkpoint, "state.msgpack", "jax"))
+        optimizer = novograd.jax.novograd(learning_rate=lr, variant='optax')
+        state = flax.serialization.from_bytes(optimizer.init(params), \
+open('state.msgpack', 'rb').read())
+    """
+    if kind not in TARGETS:
+        raise ValueError(f"kind must be one of {', '.join(TARGETS)}, got {kind!r}")
+    return import_module(f"novograd.checkpoint.{kind}").how_to_load(checkpoint, str(path))
 
 
 def refuse_existing(path: Path, kind: str, force: bool) -> None:

@@ -12,12 +12,15 @@ import msgpack
 import numpy as np
 
 from novograd import variants
+from novograd.checkpoint.loading import arguments, has_weights, remarks
 from novograd.checkpoint.neutral import (
     Checkpoint,
     CheckpointError,
     Entry,
     Group,
     all_entries,
+    at,
+    keys_of,
     single_step,
 )
 from novograd.variants import Variant
@@ -26,11 +29,12 @@ from novograd.variants import Variant
 _ARRAY, _COMPLEX, _NUMBER = 1, 2, 3
 _CHUNKED = "__msgpack_chunked_array__"
 _STATE = {"optax": {"count", "mu", "nu"}, "jax": {"count", "mu", "nu", "nu_max"}}
+_MOST = np.iinfo(np.int32).max
 _WEIGHTS = ("params", "model")
 
 
 def read(
-    path: Path, kind: str, variant: Variant | None = None
+    path: Path, kind: str, variant: Variant | None = None, *, key: str | None = None, **_: Any
 ) -> tuple[Checkpoint, Mapping[str, Any] | None]:
     """Reads a file.
 
@@ -39,15 +43,18 @@ def read(
             or with a dict or ``TrainState`` that has the weights as ``params`` beside it.
         kind: "optax" for the state of ``optax.novograd``, "jax" for that of ``novograd.jax``.
         variant: That of the rule, which states of "jax" do not say; the documented one if None.
+        key: Below which the state is, if there are others.
 
     Returns:
         The checkpoint, whose names are paths, and the weights if the file holds them.
     """
     content = _unpacked(path)
-    states = list(_states(content, _STATE[kind]))
+    tree = content if key is None else at(content, key)
+    states = list(_states(tree, _STATE[kind]))
     if not states:
         raise CheckpointError(
-            f"it has no state of {kind}, which is one of {', '.join(sorted(_STATE[kind]))}"
+            f"{'it' if key is None else repr(key)} has no state of {kind}, which is one of "
+            f"{', '.join(sorted(_STATE[kind]))}{keys_of(tree)}"
         )
     entries: dict[str, Entry] = {}
     groups = []
@@ -67,22 +74,39 @@ def read(
     return Checkpoint(entries, chosen, tuple(groups)), weights and dict(_leaves(weights))
 
 
-def write(checkpoint: Checkpoint) -> bytes:
-    """Returns the content of a file that ``flax.serialization.from_bytes`` reads.
+def write(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes a file that ``flax.serialization.from_bytes`` reads.
 
     It is that of a ``NovogradState``; with weights, of ``{"opt_state": state, "params": weights}``.
     """
     entries = all_entries(checkpoint, "JAX")
     amsgrad = checkpoint.variant.amsgrad
+    step = single_step(checkpoint, "JAX")
+    if step > _MOST:
+        raise CheckpointError(f"JAX counts up to {_MOST} steps, and there were {step}")
     state = {
-        "count": np.asarray(single_step(checkpoint, "JAX"), np.int32),
+        "count": np.asarray(step, np.int32),
         "mu": _tree({name: entry.moment for name, entry in entries.items()}),
         "nu": _tree({name: entry.v for name, entry in entries.items()}),
         "nu_max": _tree({name: x.v_max for name, x in entries.items()}) if amsgrad else None,
     }
     weights = {name: x.weights for name, x in entries.items() if x.weights is not None}
     content = {"opt_state": state, "params": _tree(weights)} if weights else state
-    return msgpack.Packer(default=_pack, strict_types=True).pack(content)
+    path.write_bytes(msgpack.Packer(default=_pack, strict_types=True).pack(content))
+
+
+def how_to_load(checkpoint: Checkpoint, path: str) -> str:
+    """Returns the lines of Python that load a file."""
+    template = "optimizer.init(params)"
+    if has_weights(checkpoint):
+        template = f"{{'opt_state': {template}, 'params': params}}"
+    given = arguments(
+        checkpoint, {"lr": "learning_rate", "beta1": "b1", "beta2": "b2", "epsilon": "eps"}
+    )
+    return (
+        f"optimizer = novograd.jax.novograd({given}){remarks(checkpoint)}\n"
+        f"state = flax.serialization.from_bytes({template}, open({path!r}, 'rb').read())"
+    )
 
 
 # -- MessagePack ---------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ form as attributes of ``optimizer``, which Keras leaves alone, and weights as ``
 """
 
 import io
+import json
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from novograd import variants
+from novograd.checkpoint.loading import arguments, has_weights, remarks
 from novograd.checkpoint.neutral import (
     Checkpoint,
     CheckpointError,
@@ -43,7 +46,8 @@ def read(
     Args:
         path: A ``.keras`` archive, which is loaded as ``keras.saving.load_model`` does in its safe
             mode; names are then the paths of its variables. Or a ``.weights.h5`` file, in which
-            weights are numbered in the order of ``trainable_variables``.
+            weights are numbered in the order of ``trainable_variables``; so is an archive read
+            that has layers whose classes Keras does not find.
         variant: That of a ``.weights.h5`` file, which does not say it; the documented one if None.
 
     Returns:
@@ -60,8 +64,8 @@ def read(
         raise CheckpointError(f"it is damaged, or no file of Keras: {error}") from error
 
 
-def write(checkpoint: Checkpoint) -> bytes:
-    """Returns the content of an HDF5 file, with the optimizer's variables in Keras's layout."""
+def write(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes an HDF5 file, with the optimizer's variables in Keras's layout."""
     entries = all_entries(checkpoint, "Keras")
     hyperparameters = {
         completed(group.hyperparameters, checkpoint.variant) for group in checkpoint.groups
@@ -83,18 +87,41 @@ def write(checkpoint: Checkpoint) -> bytes:
             _store(optimizer, f"vars/{index}", value)
         for name, entry in entries.items():
             if entry.weights is not None:
-                _store(file, f"weights/{name}", entry.weights)
-    return buffer.getvalue()
+                try:
+                    _store(file, f"weights/{name}", entry.weights)
+                except (TypeError, ValueError) as error:  # of names such as "a" and "a/b"
+                    raise CheckpointError(f"HDF5 has no place for {name!r}: {error}") from error
+    path.write_bytes(buffer.getbuffer())
 
 
-def _read_archive(path: Path) -> tuple[Checkpoint, Mapping[str, Any]]:
+def how_to_load(checkpoint: Checkpoint, path: str) -> str:
+    """Returns the lines of Python that load a file."""
+    given = arguments(checkpoint, {"lr": "learning_rate", "beta1": "beta_1", "beta2": "beta_2"})
+    lines = [
+        f"model.compile(novograd.keras.NovoGrad({given})){remarks(checkpoint)}",
+        "model.optimizer.build(model.trainable_variables)",
+        f"model.optimizer.load_own_variables(h5py.File({path!r})['optimizer/vars'])",
+    ]
+    if has_weights(checkpoint):
+        lines.append(
+            f"for x in model.trainable_variables: x.assign(h5py.File({path!r})['weights'][x.path])"
+        )
+    return "\n".join(lines)
+
+
+def _read_archive(path: Path) -> tuple[Checkpoint, Mapping[str, Any] | None]:
     try:
         with warnings.catch_warnings():
             # Keras skips an optimizer whose variables do not fit, and says no more than this.
             warnings.filterwarnings("error", message="Skipping variable loading")
             model: Any = keras.saving.load_model(path)
     except Exception as error:  # of any kind, since layers are the user's
-        raise CheckpointError(f"Keras cannot load it: {error}") from error
+        try:
+            return _read_parts(path)
+        except CheckpointError as why:
+            raise CheckpointError(f"{why}; Keras cannot load it: {error}") from error
+        except Exception:  # it is no whole archive
+            raise CheckpointError(f"Keras cannot load it: {error}") from error
     optimizer = getattr(model, "optimizer", None)
     if not isinstance(optimizer, NovoGrad) or not optimizer.built:
         state = "not trained yet" if isinstance(optimizer, NovoGrad) else type(optimizer).__name__
@@ -115,6 +142,34 @@ def _read_archive(path: Path) -> tuple[Checkpoint, Mapping[str, Any]]:
     entries = _entries(list(weights), variables[-states:], int(variables[0]), optimizer.variant)
     group = Group(tuple(weights), hyperparameters)
     return Checkpoint(entries, optimizer.variant, (group,)), weights
+
+
+def _read_parts(path: Path) -> tuple[Checkpoint, Mapping[str, Any] | None]:
+    """Reads an archive as if it were a ``.weights.h5`` file, which needs no class of its layers."""
+    with zipfile.ZipFile(path) as archive:
+        optimizer = json.loads(archive.read("config.json"))["compile_config"]["optimizer"]
+        content = archive.read("model.weights.h5")
+    config = optimizer["config"]
+    if optimizer["class_name"] != "NovoGrad":
+        raise CheckpointError(f"its optimizer is no NovoGrad: {optimizer['class_name']}")
+    for option in ("use_ema", "gradient_accumulation_steps"):
+        if config.get(option):
+            raise CheckpointError(f"its optimizer has {option}, which adds variables to its own")
+    hyperparameters = Hyperparameters(
+        beta1=config["beta_1"],
+        beta2=config["beta_2"],
+        epsilon=config["epsilon"],
+        weight_decay=config["weight_decay"],
+        grad_averaging=config["grad_averaging"],
+        nesterov=config["nesterov"],
+    )
+    with h5py.File(io.BytesIO(content)) as file:
+        checkpoint, _ = _read_h5(file, variants.get(variants.from_config(config["variant"])))
+    groups = tuple(
+        replace(group, hyperparameters=replace(hyperparameters, lr=group.hyperparameters.lr))
+        for group in checkpoint.groups
+    )
+    return replace(checkpoint, groups=groups), None
 
 
 def _read_h5(file: Any, variant: Variant) -> tuple[Checkpoint, Mapping[str, Any] | None]:

@@ -7,7 +7,7 @@ subtracts it, and with the learning rate inside it exactly if the variant's ``ra
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,15 @@ from novograd import variants
 from novograd.variants import Variant
 
 FORMAT, VERSION = "novograd-checkpoint", "1"
+
+# Why a weight is not found, and how the names of all are.
+_NUMBERED = """; the optimizer was made of parameters without names, so that its state has numbers \
+for them: give their names (--names), of which a line makes the file where the model is:
+json.dump([n for g in optimizer.param_groups for p in g["params"] for n, q in \
+model.named_parameters() if q is p], open("names.json", "w"))"""
+
+_NORMS = ("float16", "bfloat16", "float32", "float64", "int32", "int64")
+_WEIGHTS = (*_NORMS[:4], "complex64", "complex128")
 
 Names = Mapping[str, str] | Sequence[str] | Callable[[str], str] | None
 
@@ -26,7 +35,17 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """Of a group of weights; None for what the source does not say."""
+    """Of a group of weights; None for what the source does not say.
+
+    Raises:
+        CheckpointError: If one is no number.
+
+    Example:
+        >>> Hyperparameters(lr="fast")
+        Traceback (most recent call last):
+            ...
+        novograd.checkpoint.neutral.CheckpointError: lr must be a number, got 'fast'
+    """
 
     lr: float | None = None
     beta1: float | None = None
@@ -35,6 +54,12 @@ class Hyperparameters:
     weight_decay: float | None = None
     grad_averaging: bool | None = None
     nesterov: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Checks them, since a file may hold anything."""
+        for name, value in vars(self).items():
+            if not isinstance(value, (bool, int, float, type(None))):
+                raise CheckpointError(f"{name} must be a number, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -59,10 +84,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class Group:
-    """Weights that share hyperparameters, in order; those that were never trained have no entry."""
+    """Weights that share hyperparameters, in order; those that were never trained have no entry.
+
+    Attributes:
+        names: Their names.
+        hyperparameters: Of the rule.
+        others: What else a group of PyTorch holds, such as ``initial_lr`` of its schedulers: plain
+            data, which JSON knows.
+        lost: The names of what else it holds that is no plain data, and is not kept.
+    """
 
     names: tuple[str, ...]
     hyperparameters: Hyperparameters = Hyperparameters()
+    others: Mapping[str, Any] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +110,8 @@ class Checkpoint:
         groups: The weights in the order of the source.
 
     Raises:
-        CheckpointError: If a name occurs twice, or an entry has shapes that do not fit each other.
+        CheckpointError: If a name is no text or occurs twice, or an entry has shapes that do not
+            fit each other, or a dtype that no weight has.
 
     Example:
         >>> entry = Entry(moment=np.zeros((2, 3), np.float32), v=np.float32(4), step=10)
@@ -96,6 +132,9 @@ weight of shape (2, 3)
     def __post_init__(self) -> None:
         """Checks the entries, brings them in order, and takes ``v`` to float32 at least."""
         names = self.names
+        for name in (*names, self.variant.name):
+            if not isinstance(name, str) or not _is_text(name):
+                raise CheckpointError(f"{name!r} is no name")
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
             raise CheckpointError(f"there is more than one weight {repeated[0]!r}")
@@ -120,9 +159,23 @@ weight of shape (2, 3)
         return max((x.step for x in self.entries.values() if x.step is not None), default=None)
 
 
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def _checked(name: str, entry: Entry, variant: Variant) -> Entry:
     """Returns an entry with ``v`` in float32 at least, or raises CheckpointError."""
     moment = np.asarray(entry.moment)
+    for part in ("moment", "v", "v_max", "weights"):
+        value = getattr(entry, part)
+        allowed = _WEIGHTS if part in ("moment", "weights") else _NORMS
+        if value is not None and np.asarray(value).dtype.name not in allowed:
+            raise CheckpointError(
+                f"{part} of {name!r} has dtype {np.asarray(value).dtype.name}, which is none of "
+                f"{', '.join(allowed)}"
+            )
+    if entry.step is not None and not 0 <= entry.step < 2**63:
+        raise CheckpointError(f"{name!r} took {entry.step} steps")
     v, v_max = (None if x is None else _wide(x) for x in (entry.v, entry.v_max))
     assert v is not None
     fits = v.ndim in (0, moment.ndim) and all(
@@ -242,8 +295,9 @@ def with_weights(
                 (found[n] for n in (old[name], name) if found and n in found), entry.weights
             )
             if weights is None:
-                has = f"among {', '.join(found)}" if found else "and no other"
-                raise CheckpointError(f"there is no weight {name!r}, {has}")
+                has = f"among {listed(list(found))}" if found else "and no other"
+                hint = _NUMBERED if found and name == old[name] and name.isdecimal() else ""
+                raise CheckpointError(f"there is no weight {name!r}, {has}{hint}")
         entries[name] = replace(entry, weights=weights)
     return replace(checkpoint, entries=entries)
 
@@ -354,7 +408,18 @@ def completed(hyperparameters: Hyperparameters, variant: Variant) -> Hyperparame
     """
     if hyperparameters.lr is None:
         raise CheckpointError("the source does not say the learning rate: give lr, the current one")
-    defaults = {
+    missing = {n: x for n, x in defaults(variant).items() if getattr(hyperparameters, n) is None}
+    return replace(hyperparameters, **missing)
+
+
+def defaults(variant: Variant) -> dict[str, Any]:
+    """Returns the hyperparameters of a variant that are not given, but for the learning rate.
+
+    Example:
+        >>> defaults(variants.get("optax"))["beta2"]
+        0.25
+    """
+    return {
         "beta1": variant.beta1,
         "beta2": variant.beta2,
         "epsilon": variant.eps,
@@ -362,8 +427,6 @@ def completed(hyperparameters: Hyperparameters, variant: Variant) -> Hyperparame
         "grad_averaging": variant.grad_averaging,
         "nesterov": False,
     }
-    missing = {n: x for n, x in defaults.items() if getattr(hyperparameters, n) is None}
-    return replace(hyperparameters, **missing)
 
 
 def single_step(checkpoint: Checkpoint, framework: str) -> int:
@@ -412,6 +475,111 @@ is none of 'x', which was never trained
     return dict(checkpoint.entries)
 
 
+# -- what files hold -----------------------------------------------------------------------------
+
+
+def at(content: Any, key: str) -> Any:
+    """Returns what is under a key of a file, or under several with dots between them.
+
+    Raises:
+        CheckpointError: If there is none; the message has the keys that there are.
+
+    Example:
+        >>> at({"state": {"optimizers": ["first", "second"]}}, "state.optimizers.1")
+        'second'
+        >>> at({"model": 1, "optim": 2}, "optimizer")
+        Traceback (most recent call last):
+            ...
+        novograd.checkpoint.neutral.CheckpointError: there is no key 'optimizer'; it has model, \
+optim
+    """
+    if isinstance(content, Mapping) and key in content:  # whose name has dots itself
+        return content[key]
+    found = content
+    for part in key.split("."):
+        if isinstance(found, Mapping) and part in found:
+            found = found[part]
+        elif isinstance(found, (list, tuple)) and part.isdecimal() and int(part) < len(found):
+            found = found[int(part)]
+        else:
+            where = "" if part == key else f": no {part!r}"
+            raise CheckpointError(f"there is no key {key!r}{where}{keys_of(found)}")
+    return found
+
+
+def keys_of(content: Any) -> str:
+    """Returns the end of a message that there is no such key: which there are.
+
+    Example:
+        >>> keys_of({"model": 1, "optim": 2}), keys_of(["first", "second"]), keys_of(3)
+        ('; it has model, optim', '; it has 0, 1', '')
+    """
+    if isinstance(content, Mapping):
+        keys = list(content)
+    else:
+        keys = list(range(len(content))) if isinstance(content, (list, tuple)) else []
+    return f"; it has {listed(keys)}" if keys else ""
+
+
+def listed(keys: Sequence[Any], most: int = 20) -> str:
+    """Returns the first of some keys, and how many more there are.
+
+    Example:
+        >>> listed("abc", most=2)
+        'a, b and 1 more'
+    """
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(printable(str(key)) for key in keys[:most]) + more
+
+
+def printable(text: str) -> str:
+    """Returns a text of a file as a terminal may get it.
+
+    Example:
+        >>> printable("model"), printable("two" + chr(10) + "lines").count(chr(10))
+        ('model', 0)
+    """
+    return text if text.isprintable() else repr(text)
+
+
+def plain(value: Any) -> Any:
+    """Returns a value that JSON can hold, as it is; an array of one number as that number.
+
+    Raises:
+        CheckpointError: If JSON cannot hold it.
+
+    Example:
+        >>> plain({"initial_lr": np.float32(0.5), "name": "decayed"})
+        {'initial_lr': 0.5, 'name': 'decayed'}
+    """
+    if value is None or type(value) in (bool, int, float, str):  # and not float64 of NumPy
+        return value
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain, value))
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: plain(value[key]) for key in value}
+    number: Any = value
+    if getattr(number, "shape", None) == ():
+        return plain(number.item())
+    raise CheckpointError(f"{type(value).__name__} is no plain data")
+
+
+def lost(checkpoint: Checkpoint, kind: str) -> list[str]:
+    """Returns what else groups of the source hold that a target does not.
+
+    Example:
+        >>> entry = Entry(moment=np.zeros(3, np.float32), v=np.float32(4))
+        >>> group = Group(("w",), others={"initial_lr": 0.5})
+        >>> checkpoint = Checkpoint({"w": entry}, variants.DOCUMENTED, (group,))
+        >>> lost(checkpoint, "jax"), lost(checkpoint, "torch")
+        (['initial_lr'], [])
+    """
+    names = [name for group in checkpoint.groups for name in group.lost]
+    if kind in ("jax", "tensorflow"):  # which have no place for it
+        names += [name for group in checkpoint.groups for name in group.others]
+    return list(dict.fromkeys(names))
+
+
 def to_metadata(checkpoint: Checkpoint) -> dict[str, str]:
     """Returns what is no tensor, as text that files can hold beside tensors.
 
@@ -425,8 +593,13 @@ def to_metadata(checkpoint: Checkpoint) -> dict[str, str]:
         "format": FORMAT,
         "version": VERSION,
         "variant": json.dumps(variants.as_config(checkpoint.variant)),
-        "groups": json.dumps([asdict(group) for group in checkpoint.groups]),
+        "groups": json.dumps([_as_json(group) for group in checkpoint.groups]),
     }
+
+
+def _as_json(group: Group) -> dict[str, Any]:
+    known = {"names": group.names, "hyperparameters": asdict(group.hyperparameters)}
+    return known | ({"others": group.others} if group.others else {})
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> tuple[Variant, tuple[Group, ...]]:
@@ -447,7 +620,11 @@ novograd-checkpoint 1: {'format': 'pt'}
     try:
         variant = variants.get(variants.from_config(json.loads(metadata["variant"])))
         groups = tuple(
-            Group(tuple(group["names"]), Hyperparameters(**group["hyperparameters"]))
+            Group(
+                tuple(group["names"]),
+                Hyperparameters(**group["hyperparameters"]),
+                dict(group.get("others", {})),
+            )
             for group in json.loads(metadata["groups"])
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -12,6 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from novograd.checkpoint.loading import has_weights
 from novograd.checkpoint.neutral import (
     Checkpoint,
     CheckpointError,
@@ -56,8 +57,8 @@ def read(path: Path, **_: Any) -> tuple[Checkpoint, None]:
     return Checkpoint(entries, variant, groups), None
 
 
-def write(checkpoint: Checkpoint) -> bytes:
-    """Returns the content of a file."""
+def write(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes a file."""
     tensors = {}
     for name, entry in checkpoint.entries.items():
         for part in PARTS:
@@ -66,6 +67,16 @@ def write(checkpoint: Checkpoint) -> bytes:
                 dtype = np.int64 if part == "step" else value.dtype
                 tensors[f"{part}/{name}"] = np.asarray(value, dtype, order="C")
     try:
-        return safetensors.numpy.save(tensors, to_metadata(checkpoint))
+        content = safetensors.numpy.save(tensors, to_metadata(checkpoint))
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"safetensors cannot hold it: {error}") from error
+    path.write_bytes(content)
+
+
+def how_to_load(checkpoint: Checkpoint, path: str) -> str:
+    """Returns the lines of Python that load a file."""
+    weights = ", weights=True" if has_weights(checkpoint) else ""
+    return (
+        "from novograd import checkpoint\n"
+        f"state = checkpoint.read({path!r}, 'safetensors'{weights})"
+    )

@@ -6,7 +6,6 @@ moment) and ``NAME/OPTIMIZER_v``. Those of ``tf.train.Checkpoint`` have paths of
 """
 
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from novograd import variants
+from novograd.checkpoint.loading import arguments, has_weights, remarks
 from novograd.checkpoint.neutral import (
     Checkpoint,
     CheckpointError,
@@ -46,6 +46,8 @@ def read(path: Path, kind: str, **_: Any) -> tuple[Checkpoint, Mapping[str, Any]
     prefix = tf.train.latest_checkpoint(str(path)) if path.is_dir() else str(path)
     if prefix is None or not Path(f"{prefix}.index").is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
+    with open(f"{prefix}.index", "rb"):  # or this says why not, other than TensorFlow
+        pass
     try:
         stored = tf.train.load_checkpoint(prefix)
         shapes = stored.get_variable_to_shape_map()
@@ -73,18 +75,31 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
         tensors[f"{name}/{_NAME}"], tensors[f"{name}/{_NAME}_v"] = entry.moment, entry.v
         if entry.weights is not None:
             tensors[name] = entry.weights
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        draft = Path(folder, "draft")
+    try:
         with tf.device("CPU"):
             tf.raw_ops.SaveV2(
-                prefix=str(draft),
+                prefix=str(path),
                 tensor_names=list(tensors),
                 shape_and_slices=[""] * len(tensors),
                 tensors=list(tensors.values()),
             )
-        # The index last, without which there is no checkpoint.
-        for file in sorted(Path(folder).iterdir()):
-            file.replace(path.with_name(path.name + file.name.removeprefix(draft.name)))
+    except tf.errors.OpError as error:
+        raise CheckpointError(f"TensorFlow cannot write it: {error.message}") from error
+
+
+def how_to_load(checkpoint: Checkpoint, path: str) -> str:
+    """Returns the lines of Python that load a checkpoint."""
+    given = arguments(checkpoint, {"lr": "learning_rate", "nesterov": "use_nesterov"})
+    # Without a list a Saver restores all variables, also the weights.
+    saved = "" if has_weights(checkpoint) else "[*optimizer.variables(), step]"
+    return "\n".join(
+        (
+            f"optimizer = novograd.tensorflow.NovoGrad({given}){remarks(checkpoint)}",
+            "step = tf.compat.v1.train.get_or_create_global_step()",
+            "train = optimizer.minimize(loss, step)",
+            f"tf.compat.v1.train.Saver({saved}).restore(session, {path!r})",
+        )
+    )
 
 
 # -- reading -------------------------------------------------------------------------------------

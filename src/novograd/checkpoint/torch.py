@@ -1,45 +1,84 @@
 """Files of ``torch.save``: those of ``novograd.torch`` and of published NovoGrads for PyTorch.
 
-They are read with ``weights_only=True``, so that nothing in them is executed.
+Nothing in them is executed. What is needed is plain data and tensors, which are made here; beside
+these there may be objects of any class, as the hyperparameters and callbacks of Lightning.
 """
 
 import io
-import pickle
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 import torch
 
 from novograd import variants
+from novograd.checkpoint import pickles
+from novograd.checkpoint.loading import arguments, has_weights, remarks
 from novograd.checkpoint.neutral import (
     Checkpoint,
     CheckpointError,
     Entry,
     Group,
     Hyperparameters,
+    at,
     completed,
+    keys_of,
+    plain,
+    printable,
 )
+from novograd.checkpoint.pickles import Recorded
 from novograd.variants import Variant
 
 _OPTIMIZER = ("optimizer", "optimizer_state_dict", "optimizer_states")
 _WEIGHTS = ("model", "model_state_dict", "state_dict")
 _WANTED = ("lr", "betas", "eps", "weight_decay", "grad_averaging")
+# Options that NovoGrad has in PyTorch alone, with their defaults.
+_FLAGS = {
+    "maximize": False,
+    "skip_nonfinite": False,
+    "stochastic_rounding": False,
+    "foreach": None,
+    "fused": None,
+    "capturable": False,
+}
+# What else a group of any of these optimizers has. The rest belongs to schedulers and others.
+_OPTIONS = {
+    *(*_WANTED, *_FLAGS, "params", "param_names", "step", "nesterov", "variant", "layers"),
+    *("amsgrad", "decoupled_decay", "corrected_weight_decay", "max_lr_snapshot"),
+    *("weight_decouple", "fixed_decay", "adam_debias", "differentiable"),
+    *("bias_correction", "norm_type", "init_zero", "exp_avg_sq"),
+}
+# How a file begins: an archive, or before PyTorch 1.6 several pickles, of which this is the first.
+_ARCHIVE, _MAGIC = b"PK\x03\x04", 0x1950A86A20F9469CFC6C
+_DTYPES = {
+    f"torch.{name}Storage": dtype
+    for name, dtype in (
+        *(("Double", torch.float64), ("Float", torch.float32), ("Half", torch.float16)),
+        *(("BFloat16", torch.bfloat16), ("Long", torch.int64), ("Int", torch.int32)),
+        *(("Short", torch.int16), ("Char", torch.int8), ("Byte", torch.uint8)),
+        *(("Bool", torch.bool), ("ComplexDouble", torch.complex128)),
+        ("ComplexFloat", torch.complex64),
+    )
+}
+_PLAIN_TENSORS = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter")
 # Names of moment, v and the maximum of v in the state of a parameter.
 _KEYS = {"pytorch-optimizer": ("moments", "grads_ema", "")}
 _USUAL_KEYS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-
-# A variant of one's own is a record in the group: plain data, and the only class allowed. For good,
-# as novograd.torch does too: the end of a `with safe_globals` would take that away as well.
-torch.serialization.add_safe_globals([Variant])
+Storage = Callable[[Any], bytearray]
+"""Returns the bytes of the tensors that have this key."""
 
 
 def read(
-    path: Path, kind: str, variant: Variant | None = None
+    path: Path,
+    kind: str,
+    variant: Variant | None = None,
+    *,
+    key: str | None = None,
+    weights: bool = False,
 ) -> tuple[Checkpoint, Mapping[str, Any] | None]:
     """Reads a file.
 
@@ -48,12 +87,14 @@ def read(
         kind: Whose state it is: "torch" for that of ``novograd.torch``, or "timm", "monai", "nemo",
             "torch-optimizer", "pytorch-optimizer", "apex".
         variant: The variant where the file does not say it, which is for apex.
+        key: Where the state is in the file, if it is not looked for there.
+        weights: Whether the weights are wanted.
 
     Returns:
-        The checkpoint, and the weights by name if the file holds them.
+        The checkpoint, and the weights by name if they are wanted.
     """
     content = _load(path)
-    state_dict = _state_dict(content)
+    state_dict = _state_dict(content, key)
     found: set[Variant] = set()
     entries: dict[str, Entry] = {}
     groups = []
@@ -71,13 +112,13 @@ def read(
         }
         read_entries = _entries_of_apex if kind == "apex" else _entries
         entries |= read_entries(kind, group, where, states)
-        groups.append(Group(names, _hyperparameters(group)))
+        groups.append(Group(names, _hyperparameters(group), *_others(kind, group)))
     (only,) = found
-    return Checkpoint(entries, only, tuple(groups)), _weights(content)
+    return Checkpoint(entries, only, tuple(groups)), _weights(content) if weights else None
 
 
-def write(checkpoint: Checkpoint) -> bytes:
-    """Returns the content of a file that ``torch.load`` reads, of the state dict that loads it.
+def write(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes a file that ``torch.load`` reads, of the state dict that loads it.
 
     With weights it holds ``{"optimizer": state_dict, "model": weights}``.
     """
@@ -96,6 +137,8 @@ def write(checkpoint: Checkpoint) -> bytes:
         known = completed(group.hyperparameters, variant)
         groups.append(
             {
+                **_FLAGS,
+                **group.others,
                 "lr": known.lr,
                 "betas": (known.beta1, known.beta2),
                 "eps": known.epsilon,
@@ -103,12 +146,6 @@ def write(checkpoint: Checkpoint) -> bytes:
                 "grad_averaging": known.grad_averaging,
                 "variant": config if isinstance(config, str) else variant,
                 "nesterov": known.nesterov,
-                "maximize": False,
-                "skip_nonfinite": False,
-                "stochastic_rounding": False,
-                "foreach": None,
-                "fused": None,
-                "capturable": False,
                 "params": [indices[name] for name in group.names],
             }
         )
@@ -122,61 +159,184 @@ def write(checkpoint: Checkpoint) -> bytes:
         content = {"optimizer": content, "model": weights}
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    return buffer.getvalue()
+    path.write_bytes(buffer.getbuffer())
+
+
+def how_to_load(checkpoint: Checkpoint, path: str) -> str:
+    """Returns the lines of Python that load a file."""
+    # The file has all options, but without a default there is no optimizer without lr.
+    needed = ("variant",) if checkpoint.variant.lr else ("lr", "variant")
+    params = "model.parameters()" if checkpoint.names[0] == "0" else "model.named_parameters()"
+    params = "groups" if len(checkpoint.groups) > 1 else params
+    given = ", ".join(filter(None, (params, arguments(checkpoint, {}, needed))))
+    saved = f"torch.load({path!r}, weights_only=True)"
+    weights = has_weights(checkpoint)
+    lines = [
+        f"optimizer = novograd.torch.NovoGrad({given}){remarks(checkpoint, grouped=True)}",
+        f"optimizer.load_state_dict({saved}{'[' + repr('optimizer') + ']' if weights else ''})",
+    ]
+    return "\n".join([*lines, *([f"model.load_state_dict({saved}['model'])"] if weights else [])])
 
 
 # -- reading -------------------------------------------------------------------------------------
 
 
 def _load(path: Path) -> Any:
+    """Returns what a file holds, with tensors that are read when they are asked for."""
+    with path.open("rb") as file:
+        if file.read(len(_ARCHIVE)) == _ARCHIVE:
+            content, storage = _load_archive(path)
+        else:
+            file.seek(0)
+            content, storage = _load_stream(file, path.stat().st_size)
+    storage = cache(storage)  # tensors may share one
+    return pickles.made(content, "", lambda record, where: _made(record, where, storage))
+
+
+def _load_archive(path: Path) -> tuple[Any, Storage]:
+    """Returns the data of an archive, and what reads its tensors."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        other = re.search(r"unsupported (?:global: )?GLOBAL (\S+)", str(error), re.IGNORECASE)
-        if other is None:
-            raise _damaged(error) from error
-        raise CheckpointError(
-            f"beside tensors and plain data it holds {other[1]}, which was not executed; save the "
-            "state dicts by themselves"
-        ) from error
-    except OSError:
-        raise
-    except Exception as error:  # of any kind, since the file may hold anything
-        raise _damaged(error) from error
+        archive = torch._C.PyTorchFileReader(str(path))
+        data = archive.get_record("data.pkl")
+    except RuntimeError as error:
+        line = str(error).partition("\n")[0]  # without where in C++
+        raise CheckpointError(f"it is damaged, or no file of torch.save: {line}") from error
+    records = archive.get_all_records()
+    if "byteorder" in records and archive.get_record("byteorder") != b"little":
+        raise CheckpointError("its tensors are of a machine with another order of bytes")
+    return pickles.load(io.BytesIO(data)), lambda key: bytearray(archive.get_record(f"data/{key}"))
 
 
-def _damaged(error: Exception) -> CheckpointError:
-    # Without torch's advice to load it with weights_only=False.
-    said = str(error).partition("WeightsUnpickler error:")[2] or str(error)
-    line = next(filter(None, map(str.strip, said.splitlines())), type(error).__name__)
-    return CheckpointError(f"it is damaged, or no file of torch.save: {line}")
+def _load_stream(file: BinaryIO, size: int) -> tuple[Any, Storage]:
+    """Returns the data of a file as before PyTorch 1.6, and what knows its tensors."""
+    if pickles.load(file) != _MAGIC:
+        raise CheckpointError("it is damaged, or no file of torch.save")
+    _version, _system = pickles.load(file), pickles.load(file)
+    stored: list[Recorded] = []
+    content = pickles.load(file, stored)
+    types = {record.args[0][2]: record.args[0][1] for record in stored}
+    found = {}
+    for key in pickles.load(file):
+        length = int.from_bytes(file.read(8), "little") * _dtype(types[key]).itemsize
+        if length > size - file.tell():
+            raise CheckpointError("it is damaged: it ends within a tensor")
+        found[key] = bytearray(file.read(length))
+    return content, found.__getitem__
 
 
-def _state_dict(content: Any) -> dict[str, Any]:
+def _made(record: Recorded, where: str, storage: Storage) -> Any:
+    """Makes a tensor, or another value that a state dict may hold; else raises LookupError."""
+    args = record.args
+    match record.path:
+        case "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor":
+            try:
+                return _stored(*args[:4], *args[6:], storage=storage)
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise CheckpointError(f"{where} is damaged: {error}") from error
+        case (
+            "torch._utils._rebuild_parameter"
+            | "torch._utils._rebuild_parameter_with_state"
+            | "torch._utils._rebuild_device_tensor_from_cpu_tensor"
+        ):
+            return _made(args[0], where, storage)
+        case "torch._tensor._rebuild_from_type_v2" if args[1].path in _PLAIN_TENSORS:
+            return _made(args[0](*args[2]), where, storage)
+        case "torch.Size":
+            return tuple(*args)
+        case "novograd.variants.Variant":
+            return Variant(**plain(record.state))
+        case "numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar":
+            return _number(*args)
+    raise LookupError(record.path)
+
+
+def _stored(
+    record: Recorded,
+    offset: int,
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    metadata: Mapping[str, bool] | None = None,
+    *,
+    storage: Storage,
+) -> torch.Tensor:
+    """Returns a tensor that is stored beside the pickle."""
+    _, kind, key, _device, _count, *views = record.args[0]
+    if any(views):
+        raise ValueError("it is a part of another tensor, as before PyTorch 0.4")
+    dtype, content = _dtype(kind), storage(key)
+    whole = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+    tensor = torch.as_strided(whole, size, stride, offset)
+    tensor = tensor.conj() if metadata and metadata.get("conj") else tensor
+    tensor = -tensor if metadata and metadata.get("neg") else tensor
+    return tensor.resolve_conj()
+
+
+def _dtype(kind: type[Recorded]) -> torch.dtype:
+    """Returns the dtype of a class of storages."""
+    return _DTYPES[kind.path]
+
+
+def _number(kind: Recorded, content: Recorded) -> Any:
+    """Returns a number of NumPy, whose bytes are text in a pickle of protocol 2."""
+    data = content if isinstance(content, bytes) else content.args[0].encode("latin1")
+    return np.frombuffer(data, np.dtype(kind.args[0]))[0].item()
+
+
+def _state_dict(content: Any, key: str | None) -> Mapping[str, Any]:
     """Returns the state dict of the optimizer in a file."""
     found = content
-    if isinstance(content, dict) and "param_groups" not in content:
+    if key is not None:
+        found = at(content, key)
+    elif isinstance(content, Mapping) and "param_groups" not in content:
         found = next((content[key] for key in _OPTIMIZER if key in content), None)
-        if isinstance(found, (list, tuple)):  # of Lightning
-            if len(found) != 1:
-                raise CheckpointError(f"it holds the states of {len(found)} optimizers, not of one")
-            found = found[0]
-    if not isinstance(found, dict) or not {"state", "param_groups"} <= set(found):
-        has = f"; it has {', '.join(map(str, content))}" if isinstance(content, dict) else ""
+    if isinstance(found, (list, tuple)):  # of Lightning
+        if len(found) != 1:
+            raise CheckpointError(
+                f"it holds the states of {len(found)} optimizers, not of one: give the key of one "
+                f"(--key), as {key or 'optimizer_states'}.0"
+            )
+        found = found[0]
+    if not isinstance(found, Mapping) or not {"state", "param_groups"} <= set(found):
+        if key is not None:
+            raise CheckpointError(f"{key!r} is no state dict of an optimizer{keys_of(found)}")
         raise CheckpointError(
-            f"it is no state dict of an optimizer, and has none under {', '.join(_OPTIMIZER)}{has}"
+            f"it is no state dict of an optimizer, and has none under {', '.join(_OPTIMIZER)}"
+            f"{keys_of(content)}; give the key of it (--key) if it is elsewhere"
         )
     return found
 
 
-def _weights(content: Any) -> Mapping[str, Any] | None:
-    found = next((content[key] for key in _WEIGHTS if key in content), None)
-    if not isinstance(found, Mapping):
-        return None
-    return {name: _array(x) for name, x in found.items() if isinstance(x, torch.Tensor)}
+def _weights(content: Any) -> Mapping[str, Any]:
+    """Returns the weights in a file, which are read when they are asked for."""
+    key = next((key for key in _WEIGHTS if key in content), None)
+    if key is None:
+        raise CheckpointError(f"it has no weights under {', '.join(_WEIGHTS)}{keys_of(content)}")
+    if not isinstance(content[key], Mapping):
+        raise CheckpointError(f"{key!r} holds no weights by name")
+    return content[key]
 
 
-def _hyperparameters(group: dict[str, Any]) -> Hyperparameters:
+def _others(kind: str, group: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Returns what a group holds beside options of NovoGrad, and the names of what cannot be kept.
+
+    Of our own options it has those that no other framework knows, unless they have their defaults.
+    """
+    others, lost = {}, []
+    for name in group:
+        ours = kind == "torch" and name in _FLAGS
+        if name in _OPTIONS and not ours:
+            continue
+        try:
+            value = plain(group[name])
+        except CheckpointError:
+            lost.append(printable(str(name)))
+        else:
+            if not ours or value != _FLAGS[name]:
+                others[name] = value
+    return others, tuple(lost)
+
+
+def _hyperparameters(group: Mapping[str, Any]) -> Hyperparameters:
     beta1, beta2 = map(float, group["betas"])
     return Hyperparameters(
         lr=float(group["lr"]),
@@ -189,7 +349,7 @@ def _hyperparameters(group: dict[str, Any]) -> Hyperparameters:
     )
 
 
-def _variant(kind: str, group: dict[str, Any], where: str, given: Variant | None) -> Variant:
+def _variant(kind: str, group: Mapping[str, Any], where: str, given: Variant | None) -> Variant:
     """Returns the variant of a group, having checked that its options are of the kind."""
     for option in (*_WANTED, *(("norm_type",) if kind == "apex" else ())):
         if option not in group:
@@ -215,7 +375,7 @@ def _variant(kind: str, group: dict[str, Any], where: str, given: Variant | None
     return decoupled
 
 
-def _variant_of_pytorch_optimizer(group: dict[str, Any], where: str) -> Variant:
+def _variant_of_pytorch_optimizer(group: Mapping[str, Any], where: str) -> Variant:
     # The option came with the release that changed the rule.
     name = "pytorch-optimizer" if "foreach" in group else "pytorch-optimizer-3"
     _refuse(group, where, "adam_debias")
@@ -225,7 +385,7 @@ def _variant_of_pytorch_optimizer(group: dict[str, Any], where: str) -> Variant:
     return replace(variants.get(name), name=f"{name}-decoupled", decay="decoupled")
 
 
-def _variant_of_apex(group: dict[str, Any], where: str, given: Variant | None) -> Variant:
+def _variant_of_apex(group: Mapping[str, Any], where: str, given: Variant | None) -> Variant:
     inf = group["norm_type"] == 0
     allowed = ("apex-inf", "apex-inside-inf") if inf else ("apex", "apex-inside")
     if given is None or given.name not in allowed:
@@ -240,13 +400,13 @@ def _variant_of_apex(group: dict[str, Any], where: str, given: Variant | None) -
     return replace(given, name=f"{given.name}-uncorrected", bias_correction=None)
 
 
-def _refuse(group: dict[str, Any], where: str, option: str, matters: bool = True) -> None:
+def _refuse(group: Mapping[str, Any], where: str, option: str, matters: bool = True) -> None:
     if group.get(option) and matters:
         raise CheckpointError(f"{where} has {option}=True, which is no variant of NovoGrad here")
 
 
 def _entries(
-    kind: str, group: dict[str, Any], where: str, states: Mapping[str, dict[str, Any]]
+    kind: str, group: Mapping[str, Any], where: str, states: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Entry]:
     """Returns the entries of a group."""
     moment, v, v_max = _KEYS.get(kind, _USUAL_KEYS)
@@ -272,7 +432,7 @@ def _entries(
 
 
 def _entries_of_apex(
-    kind: str, group: dict[str, Any], where: str, states: Mapping[str, dict[str, Any]]
+    kind: str, group: Mapping[str, Any], where: str, states: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Entry]:
     """Returns the entries of a group whose norms are one array for each dtype.
 

@@ -78,6 +78,14 @@ def convert(
             f"{', '.join(VARIANTS)}.",
         ),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Where the optimizer's state is in a file of PyTorch or Flax, if not under a "
+            "usual key: optim, or with dots trainer.optim and optimizer_states.1.",
+        ),
+    ] = None,
     weights: Annotated[
         bool, typer.Option("--weights", help="Take the weights along, if the source has them.")
     ] = False,
@@ -93,7 +101,7 @@ def convert(
 
     \b
     Examples:
-      novograd convert last.pt state.pt --from timm --to torch
+      novograd convert last.pt state.pt --from timm --to torch --key optim
       novograd convert last.ckpt state.msgpack --from nemo --to jax --names names.json
       novograd convert state.msgpack state.pt --from optax --to torch --lr 0.02
       novograd convert model.ckpt-900 new --from openseq2seq --to tensorflow \\
@@ -101,17 +109,16 @@ def convert(
     """  # noqa: D301
     for kind, hint in ((checkpoints.SOURCES[from_], "'--from'"), (to, "'--to'")):
         _require(kind, hint)
-    try:
-        checkpoints.refuse_existing(target, to, force)
-    except FileExistsError as error:
-        raise typer.BadParameter(f"{error}; --force replaces it", param_hint="'target'") from None
-    if not target.absolute().parent.is_dir():
-        raise typer.BadParameter(f"there is no directory {target.parent}", param_hint="'target'")
-    _exists(source, from_)
+    if key is not None and checkpoints.SOURCES[from_] not in checkpoints.WITH_KEYS:
+        raise typer.BadParameter(
+            f"files of {from_} have no keys; those of PyTorch and Flax have", param_hint="'--key'"
+        )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length
     try:
+        _writable(target, to, force)
+        _exists(source, from_)
         state = checkpoints.read(
-            source, from_, names=_names(names), weights=weights, variant=variant, lr=lr
+            source, from_, names=_names(names), weights=weights, variant=variant, lr=lr, key=key
         )
         checkpoints.write(state, target, to, force=force)
     except ModuleNotFoundError as error:  # of the backend of Keras
@@ -135,6 +142,16 @@ def _require(kind: str, hint: str) -> None:
         )
 
 
+def _writable(target: Path, kind: str, force: bool) -> None:
+    """Checks that the target may be written, and that there is a directory for it."""
+    try:
+        checkpoints.refuse_existing(target, kind, force)
+    except FileExistsError as error:
+        raise typer.BadParameter(f"{error}; --force replaces it", param_hint="'target'") from None
+    if not target.absolute().parent.is_dir():
+        raise typer.BadParameter(f"there is no directory {target.parent}", param_hint="'target'")
+
+
 def _exists(source: Path, kind: str) -> None:
     """Checks that there is a source; one of TensorFlow is a folder or the prefix of some files."""
     prefix = checkpoints.SOURCES[kind] == "tensorflow" and not source.is_dir()
@@ -149,7 +166,7 @@ def _names(path: Path | None) -> Any:
         return None
     try:
         names = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise typer.BadParameter(f"{path}: {error}", param_hint="'--names'") from None
     given = list(names.values()) if isinstance(names, dict) else names
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
@@ -160,7 +177,7 @@ def _names(path: Path | None) -> Any:
 
 
 def _report(state: checkpoints.Checkpoint, target: Path, to: str) -> None:
-    """Says what was written, and what was not known."""
+    """Says what was written, what was not known or kept, and how it is loaded."""
     step = "a step that is not known" if state.step is None else f"step {state.step}"
     typer.echo(f"{target}: {len(state.entries)} weights at {step}, variant {state.variant.name}")
     held = {"torch": set(vars(checkpoints.Hyperparameters())), "keras": {"lr"}}.get(to, set())
@@ -169,3 +186,7 @@ def _report(state: checkpoints.Checkpoint, target: Path, to: str) -> None:
         typer.echo(
             f"The source does not say {', '.join(assumed)}: the target has the variant's defaults."
         )
+    lost = checkpoints.lost(state, to)
+    if lost:
+        typer.echo(f"The source's groups also hold {', '.join(lost)}, which the target does not.")
+    typer.echo(f"To load it:\n{checkpoints.how_to_load(state, target, to)}")

@@ -1,0 +1,81 @@
+"""How what was written is loaded: parts of the lines of Python that each target's module tells."""
+
+from collections.abc import Collection, Mapping
+
+from novograd import variants
+from novograd.checkpoint.neutral import Checkpoint, Hyperparameters, defaults
+
+_ARGUMENTS = (*vars(Hyperparameters()), "variant")
+
+
+def arguments(
+    checkpoint: Checkpoint,
+    theirs: Mapping[str, str],
+    needed: Collection[str] = _ARGUMENTS,
+) -> str:
+    """Returns the arguments of an optimizer that goes on, as Python writes them.
+
+    Args:
+        checkpoint: What it goes on with.
+        theirs: The names of those arguments that are called otherwise here.
+        needed: Those that the optimizer needs.
+
+    Example:
+        >>> import numpy as np
+        >>> from novograd.checkpoint import Entry, Group
+        >>> entry = Entry(moment=np.zeros(3, np.float32), v=np.float32(4))
+        >>> group = Group(("w",), Hyperparameters(lr=0.5, beta1=0.9, weight_decay=0.0))
+        >>> checkpoint = Checkpoint({"w": entry}, variants.get("nvidia"), (group,))
+        >>> arguments(checkpoint, {"beta1": "b1"})
+        "lr=0.5, b1=0.9, variant='nvidia'"
+    """
+    variant = checkpoint.variant
+    named = isinstance(variants.as_config(variant), str)
+    given = {"lr": "lr"}
+    known = defaults(variant)
+    for name in vars(Hyperparameters()):
+        values = {getattr(group.hyperparameters, name) for group in checkpoint.groups}
+        if len(values) == 1 and not values <= {None, known.get(name)}:
+            given[name] = repr(values.pop())
+    if variant != variants.DOCUMENTED:
+        given["variant"] = repr(variant.name if named else variant)
+    return ", ".join(
+        f"{theirs.get(name, name)}={value}" for name, value in given.items() if name in needed
+    )
+
+
+def remarks(checkpoint: Checkpoint, grouped: bool = False) -> str:
+    """Returns, as a comment, what arguments an optimizer that goes on needs beside ``arguments``.
+
+    Args:
+        checkpoint: What it goes on with.
+        grouped: Whether the target has groups, so that these must be as many.
+
+    Example:
+        >>> import numpy as np
+        >>> from novograd.checkpoint import Checkpoint, Entry, Group, Hyperparameters
+        >>> entry = Entry(moment=np.zeros((3, 2), np.float32), v=np.ones((3, 1), np.float32))
+        >>> remarks(Checkpoint({"w": entry}, variants.DOCUMENTED, (Group(("w",)),)))
+        '  # with the layers of the source'
+    """
+    found = []
+    if grouped and len(checkpoint.groups) > 1:
+        found.append(f"the {len(checkpoint.groups)} groups")
+    elif len({group.hyperparameters for group in checkpoint.groups}) > 1:
+        found.append("the options of all groups, which differ,")
+    if any(entry.v.ndim for entry in checkpoint.entries.values()):
+        found.append("the layers")
+    return f"  # with {' and '.join(found)} of the source" if found else ""
+
+
+def has_weights(checkpoint: Checkpoint) -> bool:
+    """Returns whether weights were taken along.
+
+    Example:
+        >>> import numpy as np
+        >>> from novograd.checkpoint import Checkpoint, Entry, Group, Hyperparameters
+        >>> entry = Entry(moment=np.zeros(3, np.float32), v=np.float32(4))
+        >>> has_weights(Checkpoint({"w": entry}, variants.DOCUMENTED, (Group(("w",)),)))
+        False
+    """
+    return any(entry.weights is not None for entry in checkpoint.entries.values())
