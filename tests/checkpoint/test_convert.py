@@ -1,8 +1,15 @@
 """``novograd convert`` as a user meets it."""
 
 import json
+import os
+import resource
+import shutil
+import signal
 import sys
+import tempfile
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from samples import assert_same_bits, made
@@ -10,7 +17,7 @@ from test_neutral import small
 from typer.testing import CliRunner
 
 from novograd import cli
-from novograd.checkpoint import Group, read, write
+from novograd.checkpoint import Group, how_to_load, read, write
 
 
 @pytest.fixture
@@ -115,6 +122,120 @@ def test_what_is_not_installed_is_named(command, monkeypatch):
     result = command("source", "x", "--from", "timm", "--to", "jax")
     assert result.exit_code == 2
     assert "torch needs torch: pip install novograd-optimizer[checkpoint,torch]" in said(result)
+
+
+def test_how_to_load_it_is_shown(command):
+    result = command("source", "target", "--from", "safetensors", "--to", "jax")
+    last = how_to_load(read("source", "safetensors"), "target", "jax")
+    assert result.output.endswith(f"To load it:\n{last}\n")
+
+
+# -- errors of the operating system --------------------------------------------------------------
+
+SAME = "--from", "safetensors", "--to", "safetensors"
+
+
+def fails(result, *parts):
+    """Checks that an error is told in a line, by a command that goes on to nothing."""
+    assert result.exit_code == 1, said(result)
+    assert isinstance(result.exception, SystemExit)
+    assert all(part in said(result) for part in parts), said(result)
+    assert len(result.stderr.splitlines()) == 1
+
+
+LONG = 300 * "x"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("folder", "x", *SAME), "Is a directory: 'folder'"),
+        (("source", "folder", *SAME, "--force"), "Is a directory: 'folder'"),
+        (("folder", "x", "--from", "keras", "--to", "jax"), "Is a directory: 'folder'"),
+        ((LONG, "x", *SAME), f"File name too long: '{LONG}'"),
+        (("source", LONG, *SAME), f"File name too long: '{LONG}'"),
+        (("source", f"{LONG}/x", *SAME), f"File name too long: '{LONG}/x'"),
+        (("source/x", "x", *SAME), "there is no file source/x"),
+        (("/proc/self/mem", "x", *SAME), "Input/output error: '/proc/self/mem'"),
+    ],
+    ids=range(8),
+)
+def test_paths_that_cannot_be_read_or_written(command, tmp_path, arguments, message):
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.iterdir())
+    result = command(*arguments)
+    assert result.exit_code in (1, 2)
+    assert message in said(result)
+    assert isinstance(result.exception, SystemExit)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.fixture
+def unprivileged(monkeypatch):
+    """A folder from which rights are taken away."""
+    folder = Path(tempfile.mkdtemp())  # not below one that nobody else may enter
+    monkeypatch.chdir(folder)
+    yield folder
+    folder.chmod(0o700)
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def nobody():
+    """Takes the rights of root away for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "jax"])
+def test_no_permission(command, unprivileged, kind):
+    way = "--from", kind, "--to", kind
+    write(made(weights=False), "source", kind)
+    assert command("source", "target", *way).exit_code == 0  # and all is imported
+    Path("source").chmod(0)
+    unprivileged.chmod(0o755 if os.geteuid() == 0 else 0o555)
+    with nobody():
+        unreadable = command("source", "new", *way)
+        unwritable = command("target", "new", *way)
+        replaced = command("target", "target", *way, "--force")
+    fails(unreadable, "Permission denied: 'source'")
+    fails(unwritable, "Permission denied: 'new'")
+    fails(replaced, "Permission denied: 'target'")
+    assert sorted(path.name for path in unprivileged.iterdir()) == ["source", "target"]
+    unprivileged.chmod(0o600 if os.geteuid() else 0)
+    with nobody():
+        fails(command("source", "new", *way), "Permission denied: 'new'")
+
+
+def test_a_failure_takes_nothing_away(command, tmp_path, monkeypatch):
+    (tmp_path / "target").write_bytes(b"mine")
+    (tmp_path / "target.part").write_bytes(b"mine too")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        result = command("source", "target", *SAME, "--force")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    fails(result, "File too large: 'target'")
+    assert (tmp_path / "target").read_bytes() == b"mine"
+    assert command("source", "target", *SAME, "--force").exit_code == 0
+    assert (tmp_path / "target.part").read_bytes() == b"mine too"
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"source", "target", "target.part"}
+
+
+def test_names_that_are_nested_too_deep(command, tmp_path):
+    (tmp_path / "names").write_text("[" * 100_000)
+    result = command("source", "target", *SAME, "--names", "names")
+    assert result.exit_code == 2
+    assert "names" in said(result)
 
 
 def test_a_folder_is_no_file(command, tmp_path):

@@ -1,5 +1,6 @@
 """The neutral form: its files and those of JAX, names, variants, and what is wrong with a file."""
 
+import json
 from dataclasses import replace
 
 import msgpack
@@ -16,6 +17,7 @@ from novograd.checkpoint import (
     Group,
     Hyperparameters,
     as_variant,
+    lost,
     read,
     write,
 )
@@ -203,6 +205,95 @@ def test_files_of_jax_with_something_else_inside(tmp_path):
     wrong("optax", {"x": msgpack.ExtType(9, b"")}, "extension type 9 is none of Flax")
     twice = {"count": array(()), "mu": {"w": array((2,))}, "nu": {"w": array(())}}
     wrong("optax", {"0": twice, "1": twice}, "more than one state of 'w'")
+
+
+def test_values_that_no_target_can_hold(tmp_path):
+    path = tmp_path / "state"
+    write(small(step=3), path, "safetensors")
+    with safetensors.safe_open(path, "np") as file:
+        metadata = file.metadata()
+    tensors = {"moment/w": np.zeros(2, np.float32), "v/w": np.float32(1)}
+
+    def wrong(message, tensors=tensors, **more):
+        arrays = {name: np.asarray(x) for name, x in tensors.items()}
+        path.write_bytes(safetensors.numpy.save(arrays, metadata | more))
+        with pytest.raises(CheckpointError, match=message) as error:
+            read(path, "safetensors")
+        assert str(path) in str(error.value)
+
+    names, variant = '"names": ["w"]', variants.as_config(MINE)
+    lr = f'[{{{names}, "hyperparameters": {{"lr": "fast"}}}}]'
+    wrong("lr must be a number, got 'fast'", groups=lr)
+    wrong("1 is no name", groups='[{"names": [1], "hyperparameters": {}}]')
+    wrong(r"'\\ud800' is no name", groups='[{"names": ["\\ud800"], "hyperparameters": {}}]')
+    wrong(r"\[1\] is no name", variant=json.dumps(variant | {"name": [1]}))
+    wrong("metadata are wrong", groups=f'[{{{names}, "hyperparameters": {{}}, "others": 3}}]')
+    wrong("not laid out as such a file: RecursionError", groups="[" * 100_000)
+    wrong("'w' took -1 steps", tensors | {"step/w": np.int64(-1)})
+    wrong("moment of 'w' has dtype int64", tensors | {"moment/w": np.zeros(2, np.int64)})
+    wrong("v of 'w' has dtype complex64", tensors | {"v/w": np.complex64(1)})
+
+
+def test_steps_beyond_what_jax_counts(tmp_path):
+    write(small(step=2**40), tmp_path / "state", "safetensors")
+    assert read(tmp_path / "state", "safetensors").step == 2**40
+    with pytest.raises(CheckpointError, match="JAX counts up to 2147483647 steps"):
+        write(small(step=2**40), tmp_path / "other", "jax")
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_what_else_groups_hold(tmp_path):
+    others = {"initial_lr": 0.5, "name": "first", "milestones": [1, None, {"a": True}]}
+    checkpoint = replace(small(), groups=(Group(("w",), Hyperparameters(lr=0.5), others),))
+    write(checkpoint, tmp_path / "state", "safetensors")
+    assert read(tmp_path / "state", "safetensors").groups == checkpoint.groups
+    assert lost(checkpoint, "safetensors") == []
+    assert lost(checkpoint, "tensorflow") == [*others]
+
+
+def test_a_state_of_jax_under_a_key(tmp_path):
+    path = tmp_path / "state"
+    write(small(), path, "jax")
+    state = msgpack.unpackb(path.read_bytes(), raw=False)
+    path.write_bytes(msgpack.packb({"first": {"opt": state}, "second": {"opt": state}}))
+    with pytest.raises(CheckpointError, match="more than one state of 'w'"):
+        read(path, "jax")
+    assert read(path, "jax", key="second").entries["w"].v == 25
+    assert read(path, "jax", key="first.opt").entries["w"].v == 25
+    with pytest.raises(CheckpointError, match=r"no key 'first\.x': no 'x'; it has opt"):
+        read(path, "jax", key="first.x")
+    with pytest.raises(CheckpointError, match=r"'first\.opt\.mu' has no state of jax.*; it has w"):
+        read(path, "jax", key="first.opt.mu")
+
+
+def test_files_of_jax_that_are_nested_too_deep_or_hold_other_types(tmp_path):
+    path = tmp_path / "state"
+
+    def array(value):
+        value = np.asarray(value)
+        return msgpack.ExtType(1, msgpack.packb((value.shape, value.dtype.name, value.tobytes())))
+
+    def wrong(content):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"laid out|damaged|has dtype|steps|has no state"):
+            read(path, "jax")
+
+    wrong(b"\x81\xa1a" * 900 + b"\x80")
+    wrong(b"\x81\xa1a" * 100_000 + b"\x80")
+    for count, mu, nu in (
+        (np.float64("inf"), [1.0], 1.0),
+        (-1, [1.0], 1.0),
+        ([1, 2], [1.0], 1.0),
+        (1, ["text"], 1.0),
+        (1, [1j], 1j),
+        (1, [1], 1.0),
+    ):
+        state = {"count": count, "mu": {"w": mu}, "nu": {"w": nu}, "nu_max": {}}
+        state = {
+            key: {"w": array(x["w"])} if x and key != "count" else x for key, x in state.items()
+        }
+        wrong(msgpack.packb(state | {"count": array(count)}))
+    wrong(msgpack.packb({"w": msgpack.ExtType(1, msgpack.packb(((1,), "object", b"12345678")))}))
 
 
 def test_weights_that_are_not_there(tmp_path):

@@ -215,7 +215,7 @@ def how_to_load(checkpoint: Checkpoint, path: str | Path, kind: str) -> str:
         >>> print(how_to_load(checkpoint, "state.msgpack", "jax"))
         optimizer = novograd.jax.novograd(learning_rate=lr, variant='optax')
         state = flax.serialization.from_bytes(optimizer.init(params), \
-open('state.msgpack', 'rb').read())
+pathlib.Path('state.msgpack').read_bytes())
     """
     if kind not in TARGETS:
         raise ValueError(f"kind must be one of {', '.join(TARGETS)}, got {kind!r}")

@@ -105,7 +105,7 @@ def how_to_load(checkpoint: Checkpoint, path: str) -> str:
     )
     return (
         f"optimizer = novograd.jax.novograd({given}){remarks(checkpoint)}\n"
-        f"state = flax.serialization.from_bytes({template}, open({path!r}, 'rb').read())"
+        f"state = flax.serialization.from_bytes({template}, pathlib.Path({path!r}).read_bytes())"
     )
 
 

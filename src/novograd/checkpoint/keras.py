@@ -100,12 +100,14 @@ def how_to_load(checkpoint: Checkpoint, path: str) -> str:
     lines = [
         f"model.compile(novograd.keras.NovoGrad({given})){remarks(checkpoint)}",
         "model.optimizer.build(model.trainable_variables)",
-        f"model.optimizer.load_own_variables(h5py.File({path!r})['optimizer/vars'])",
+        f"with h5py.File({path!r}) as file:",
+        "    model.optimizer.load_own_variables(file['optimizer/vars'])",
     ]
     if has_weights(checkpoint):
-        lines.append(
-            f"for x in model.trainable_variables: x.assign(h5py.File({path!r})['weights'][x.path])"
-        )
+        lines += [
+            f"saved = novograd.checkpoint.read({path!r}, 'keras', weights=True).entries.values()",
+            "for x, entry in zip(model.trainable_variables, saved): x.assign(entry.weights)",
+        ]
     return "\n".join(lines)
 
 

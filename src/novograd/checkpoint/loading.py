@@ -38,7 +38,7 @@ def arguments(
         if len(values) == 1 and not values <= {None, known.get(name)}:
             given[name] = repr(values.pop())
     if variant != variants.DOCUMENTED:
-        given["variant"] = repr(variant.name if named else variant)
+        given["variant"] = repr(variant.name) if named else f"novograd.variants.{variant!r}"
     return ", ".join(
         f"{theirs.get(name, name)}={value}" for name, value in given.items() if name in needed
     )

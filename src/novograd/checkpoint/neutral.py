@@ -20,8 +20,8 @@ FORMAT, VERSION = "novograd-checkpoint", "1"
 # Why a weight is not found, and how the names of all are.
 _NUMBERED = """; the optimizer was made of parameters without names, so that its state has numbers \
 for them: give their names (--names), of which a line makes the file where the model is:
-json.dump([n for g in optimizer.param_groups for p in g["params"] for n, q in \
-model.named_parameters() if q is p], open("names.json", "w"))"""
+import json, pathlib; pathlib.Path("names.json").write_text(json.dumps([n for g in \
+optimizer.param_groups for p in g["params"] for n, q in model.named_parameters() if q is p]))"""
 
 _NORMS = ("float16", "bfloat16", "float32", "float64", "int32", "int64")
 _WEIGHTS = (*_NORMS[:4], "complex64", "complex128")

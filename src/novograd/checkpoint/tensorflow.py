@@ -27,6 +27,9 @@ from novograd.checkpoint.neutral import (
 )
 from novograd.variants import DOCUMENTED
 
+tf1 = tf.compat.v1
+
+_ON_CPU = tf1.ConfigProto(device_count={"GPU": 0})
 _NAME = "NovoGrad"  # of the optimizer, by default
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SLOT = re.compile(rf"(.+)/\.OPTIMIZER_SLOT/(.+)/([^/]+){re.escape(_VALUE)}")
@@ -75,14 +78,18 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
         tensors[f"{name}/{_NAME}"], tensors[f"{name}/{_NAME}_v"] = entry.moment, entry.v
         if entry.weights is not None:
             tensors[name] = entry.weights
+    values = {name: np.asarray(value) for name, value in tensors.items()}
     try:
-        with tf.device("CPU"):
-            tf.raw_ops.SaveV2(
+        # In a graph of its own, whatever the caller is in; fed, since constants must be small.
+        with tf.Graph().as_default(), tf1.Session(config=_ON_CPU) as session:
+            inputs = [tf1.placeholder(value.dtype, value.shape) for value in values.values()]
+            save = tf.raw_ops.SaveV2(
                 prefix=str(path),
-                tensor_names=list(tensors),
-                shape_and_slices=[""] * len(tensors),
-                tensors=list(tensors.values()),
+                tensor_names=list(values),
+                shape_and_slices=[""] * len(values),
+                tensors=inputs,
             )
+            session.run(save, dict(zip(inputs, values.values(), strict=True)))
     except tf.errors.OpError as error:
         raise CheckpointError(f"TensorFlow cannot write it: {error.message}") from error
 

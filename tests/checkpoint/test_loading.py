@@ -1,0 +1,54 @@
+"""The lines that are printed load what was written, in each target; and no disk is too full."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import made
+
+from novograd.checkpoint import TARGETS, Group, how_to_load
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_lines_load_it_and_a_full_disk_takes_nothing_away(tmp_path, target):
+    worker = Path(__file__).with_name("worker_loading.py")
+    command = [sys.executable, worker, target, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_else_the_optimizer_must_be_given():
+    checkpoint = made("optax")  # two groups, and rows as layers
+    first, *rest = how_to_load(checkpoint, "state.pt", "torch").splitlines()
+    assert first == (
+        "optimizer = novograd.torch.NovoGrad(groups, lr=0.1, variant='optax')  "
+        "# with the 2 groups and the layers of the source"
+    )
+    assert rest == [
+        "optimizer.load_state_dict(torch.load('state.pt', weights_only=True)['optimizer'])",
+        "model.load_state_dict(torch.load('state.pt', weights_only=True)['model'])",
+    ]
+    entries = {name: replace(x, v=np.float32(1)) for name, x in checkpoint.entries.items()}
+    plain = replace(checkpoint, entries=entries)
+    first, _ = how_to_load(plain, "state", "jax").splitlines()
+    assert first.endswith(
+        "grad_averaging=True, variant='optax')  # with the options of all groups, which differ, "
+        "of the source"
+    )
+    assert "weight_decay" not in first
+    numbered = replace(
+        plain,
+        entries={"0": plain.entries["block0/kernel"]},
+        groups=(Group(("0",)),),
+    )
+    assert "NovoGrad(model.parameters(), lr=lr, variant='optax')" in how_to_load(
+        numbered, "state", "torch"
+    )
+
+
+def test_kinds_that_are_not_there():
+    with pytest.raises(ValueError, match=r"kind must be one of torch, .* got 'timm'"):
+        how_to_load(made(), "state", "timm")
