@@ -1,5 +1,6 @@
 """The signatures, and what bad input says."""
 
+import functools
 import inspect
 
 import jax
@@ -168,6 +169,132 @@ def test_a_tree_that_does_not_match():
     state = make().init({"a": jnp.ones(2)})
     with pytest.raises(ValueError, match="key"):
         make().update({"b": jnp.ones(2)}, state)
+
+
+# -- dtypes of leaves -----------------------------------------------------------------------------
+
+WAYS = {
+    "update": lambda tx, w, state, g: tx.update(g, state, w),
+    "step": lambda tx, w, state, g: tx.step(w, state, g),
+}
+
+
+def ways(test):
+    """Runs a test of both halves of a step, eager and compiled."""
+    test = pytest.mark.parametrize("way", WAYS)(test)
+    return pytest.mark.parametrize("jit", [False, True])(test)
+
+
+def run(way, jit, optimizer, *arguments):
+    function = functools.partial(WAYS[way], optimizer)
+    return (jax.jit(function) if jit else function)(*arguments)
+
+
+@ways
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("given", ["weights", "gradients", "both"])
+@pytest.mark.parametrize(("w", "g"), [(1.0, 2.0), (1.0 + 2j, 2j), (0.5, -2.0)])
+def test_numbers_of_python_are_arrays_of_shape_none(w, g, given, decay, way, jit):
+    def array(x, is_number):
+        return {"a": [x if is_number else jnp.asarray(x)], "b": jnp.ones(2)}
+
+    optimizer = make(weight_decay=decay)
+    results = [
+        run(way, jit, optimizer, weights, optimizer.init(weights), gradients)
+        for weights, gradients in (
+            (array(w, False), array(g, False)),
+            (array(w, given != "gradients"), array(g, given != "weights")),
+        )
+    ]
+    kinds = [jax.tree.map(lambda x: (x.shape, x.dtype), result) for result in results]
+    assert kinds[0] == kinds[1]
+    jax.tree.map(assert_close, *(jax.tree.map(_pair, result) for result in results))
+
+
+def _pair(x):
+    return np.stack([np.real(x), np.imag(x)])
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("number", [2.0, 2j])
+def test_updates_for_numbers_of_python_are_those_of_optax(number, jit):
+    """In kind; adam itself takes no complex ones but under jit."""
+    weights = {"a": number, "b": [number, jnp.ones(2)]}
+    kinds = []
+    for optimizer in (make(), optax.adam(0.1)):
+        update = jax.jit(optimizer.update) if jit or number == 2j else optimizer.update
+        updates, _ = update(weights, optimizer.init(weights), weights)
+        kinds.append(jax.tree.map(lambda x: (x.shape, x.dtype), updates))
+    assert kinds[0] == kinds[1]
+
+
+INTEGERS = {
+    "int32": jnp.array([3, 4]),
+    "uint8": np.array([3, 4], np.uint8),
+    "bool": jnp.array([True, False]),
+    "int": 3,
+}
+
+
+@ways
+@pytest.mark.parametrize("kind", INTEGERS)
+@pytest.mark.parametrize("mu_dtype", [None, jnp.float32])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("where", ["weights", "gradients"])
+def test_integers_are_refused_by_name(where, decay, mu_dtype, kind, way, jit):
+    integers = INTEGERS[kind]
+    fractions = jnp.asarray(integers, jnp.float32)
+    w, g = (integers, fractions) if where == "weights" else (fractions, integers)
+    optimizer = make(weight_decay=decay, mu_dtype=mu_dtype)
+    weights = {"x": jnp.ones(2), "y": [w]}
+    name = {"update": "updates", "step": "gradients"}[way]
+    if where == "weights":
+        name = "params" if decay or way == "step" else "state.mu"
+    dtype = "int32" if kind == "int" else kind
+    with pytest.raises(
+        TypeError,
+        match=rf"^{name}\['y'\]\[0\] must be of a floating or complex dtype, got {dtype}; a leaf "
+        "that is not trained needs None as its gradient",
+    ):
+        run(way, jit, optimizer, weights, optimizer.init(weights), {"x": jnp.ones(2), "y": [g]})
+
+
+@ways
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64", "float8_e4m3fn"])
+def test_every_kind_of_fractions_is_taken(dtype, way, jit):
+    w = {"a": jnp.ones(2, dtype)}
+    result, state = run(way, jit, make(), w, make().init(w), w)
+    assert result["a"].dtype == state.mu["a"].dtype == dtype
+
+
+@ways
+@pytest.mark.parametrize("missing", ["None", "float0"])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_integers_without_a_gradient_are_left_alone(decay, missing, way, jit):
+    """Such as the counters and tables of a module; float32 does not hold the largest."""
+    weights = {"w": jnp.ones(2), "n": jnp.array([3, 2**24 + 1]), "m": optax.MaskedNode(), "o": None}
+    gradients = jax.grad(lambda tree: jnp.sum(tree["w"] ** 2), allow_int=True)(weights)
+    assert gradients["n"].dtype == jax.dtypes.float0
+    if missing == "None":
+        gradients["n"] = None
+    optimizer = make(weight_decay=decay, mask={"w": True, "n": True})
+    state = optimizer.init(weights)
+    result, after = run(way, jit, optimizer, weights, state, gradients)
+    assert result["m"] == optax.MaskedNode()
+    assert result["o"] is None
+    if way == "step":
+        np.testing.assert_array_equal(result["n"], weights["n"])
+        assert result["n"].dtype == weights["n"].dtype
+    elif missing == "None":
+        assert result["n"] is None
+    else:
+        assert result["n"].dtype == jax.dtypes.float0
+    np.testing.assert_array_equal(after.mu["n"], state.mu["n"])
+    np.testing.assert_array_equal(after.nu["n"], state.nu["n"])
+    assert np.all(np.asarray(after.mu["w"]) != np.asarray(state.mu["w"]))
+
+
+# -- variants -------------------------------------------------------------------------------------
 
 
 def test_defaults_are_those_of_the_variant():

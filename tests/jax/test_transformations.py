@@ -1,5 +1,7 @@
 """Inside the transformations of JAX and the wrappers of optax: the same numbers as on its own."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import optax
 import pytest
 from training import assert_close, made_up, oracle, train
 
-from novograd.jax import novograd, scale_by_novograd
+from novograd.jax import Novograd, novograd, scale_by_novograd
+from novograd.layers import Rows, Stacked
 
 SHAPES = {"a": (3,), "b": (2, 4)}
 
@@ -196,6 +199,152 @@ def test_apply_if_finite(dtype, tolerance):
         jax.tree.map(lambda x: np.asarray(x, np.float64), tree) for tree in (weights, *gradients)
     ]
     assert_trees_close(w, per_leaf(as_float64[0], as_float64[1:], weight_decay=0.1), tolerance)
+
+
+LAYERS = {"a": Stacked(), "b": {"x": Rows(), "y": None}}
+
+
+def nested(steps=3):
+    """As ``made_up``, but trees of two levels."""
+    flat, gradients = made_up({"a": (3, 4), "x": (4, 3), "y": (2,)}, steps)
+    weights, *gradients = (
+        {"a": tree["a"], "b": {"x": tree["x"], "y": tree["y"]}} for tree in (flat, *gradients)
+    )
+    return weights, gradients
+
+
+def wrappers(**arguments):
+    """Every wrapper of optax that passes on weights with placeholders in them, or numbers."""
+    made = functools.partial(novograd, 0.1, **arguments)
+    labels = {"a": "ours", "b": "plain"}
+    return {
+        "itself": made(),
+        "scale_by_novograd": scale_by_novograd(**arguments),
+        "chain": optax.chain(optax.clip(1.0), made()),
+        "masked": optax.masked(made(), {"a": True, "b": False}),
+        "inject_hyperparams": optax.inject_hyperparams(
+            novograd, static_args=("layers", "mask", "axis_name")
+        )(0.1, **arguments),
+        "multi_transform": optax.multi_transform({"ours": made(), "plain": optax.sgd(0.1)}, labels),
+        "partition": optax.partition({"ours": made(), "plain": made()}, labels),
+        "MultiSteps": optax.MultiSteps(made(), every_k_schedule=2),
+        "apply_if_finite": optax.apply_if_finite(made(), max_consecutive_errors=2),
+    }
+
+
+ARGUMENTS = {
+    "one": {"layers": Stacked()},
+    "tree": {
+        "layers": LAYERS,
+        "weight_decay": 0.1,
+        "mask": {"a": True, "b": {"x": True, "y": False}},
+    },
+    "prefix": {
+        "layers": {"a": Stacked(), "b": None},
+        "weight_decay": 0.1,
+        "mask": {"a": True, "b": False},
+    },
+    "tree of functions": {"layers": {"a": lambda path, leaf: Stacked(), "b": None}},
+    "functions": {
+        "layers": lambda path, leaf: Rows() if leaf.ndim > 1 else None,
+        "weight_decay": 0.1,
+        "mask": lambda weights: jax.tree.map(lambda w: w.ndim > 1, weights),
+    },
+    "amsgrad": {"layers": LAYERS, "variant": "nvidia-amsgrad"},
+}
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+@pytest.mark.parametrize("wrapper", wrappers())
+def test_tree_map_params_finds_what_is_like_the_weights(wrapper, arguments):
+    weights, _ = nested()
+    optimizer = wrappers(**ARGUMENTS[arguments])[wrapper]
+    state = optimizer.init(weights)
+    specs = {"a": "spec a", "b": {"x": "spec x", "y": "spec y"}}
+    mapped = optax.tree_map_params(
+        optimizer,
+        lambda x, spec: spec if isinstance(x, jax.Array) else x,
+        state,
+        specs,
+        transform_non_params=lambda x: "other",
+        is_leaf=lambda x: isinstance(x, optax.MaskedNode),
+    )
+    found = jax.tree_util.tree_flatten_with_path(mapped)[0]
+    assert jax.tree.structure(mapped) == jax.tree.structure(state)
+    for path, leaf in found:
+        path = jax.tree_util.keystr(path)
+        of = next((key for key in "axy" if path.endswith(f"['{key}']")), None)
+        assert leaf == (f"spec {of}" if of else "other"), path
+    assert any("nu" in jax.tree_util.keystr(path) for path, _ in found)
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_trees_for_all_weights_are_given_where_some_are_masked(arguments):
+    weights, gradients = nested()
+    expected, _ = train(novograd(0.1, **ARGUMENTS[arguments]), weights, gradients)
+    for mask in ({"a": True, "b": False}, {"a": False, "b": True}, {"a": False, "b": False}):
+        optimizer = optax.masked(novograd(0.1, **ARGUMENTS[arguments]), mask)
+        w, _ = train(optimizer, weights, gradients)
+        for key, trained in mask.items():
+            if trained:
+                assert_trees_close(w[key], expected[key])
+
+
+@pytest.mark.parametrize("name", ["layers", "mask"])
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ({"a": None}, r"it has nothing for params\['b'\]\['x'\]$"),
+        ({"a": None, "b": {"x": None}}, r"it has nothing for params\['b'\]\['y'\]$"),
+        ({"a": None, "b": None, "c": None}, r"there is no params\['c'\]$"),
+        ([None], r"it has nothing for params\['a'\]$"),
+    ],
+)
+def test_a_tree_that_is_no_prefix(name, prefix, message):
+    value = {"layers": Stacked(), "mask": True}[name]
+    prefix = jax.tree.map(lambda _: value, prefix, is_leaf=lambda x: x is None)
+    weights, _ = nested()
+    optimizer = novograd(0.1, weight_decay=0.1, **{name: prefix})
+    with pytest.raises(
+        ValueError, match=rf"^{name} must be a prefix of the tree of weights: {message}"
+    ):
+        optimizer.update(weights, optimizer.init(weights), weights)
+
+
+# -- the tuple that it is -------------------------------------------------------------------------
+
+
+def test_step_goes_with_update():
+    w, g = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
+    ours, other = novograd(0.1), novograd(0.5)
+    assert Novograd._fields == ("init", "update")
+    assert ours.step is ours.step  # or jax.jit would compile it again each time
+    for kept in (ours._replace(), ours._replace(init=lambda w: None), Novograd(*ours)):
+        assert kept.step == ours.step
+    replaced = ours._replace(update=other.update)
+    assert_close(replaced.step(w, ours.init(w), g)[0], [0.7, 1.6])
+
+
+def test_there_is_no_step_without_its_update():
+    ours = novograd(0.1)
+
+    @functools.wraps(ours.update)
+    def clipped(updates, state, params=None):
+        return ours.update(jax.tree.map(lambda g: g.clip(-1, 1), updates), state, params)
+
+    for update in (
+        clipped,
+        optax.sgd(0.1).update,
+        jax.jit(ours.update),
+        scale_by_novograd().update,
+    ):
+        replaced = ours._replace(update=update)
+        assert tuple(replaced) == (ours.init, update)
+        with pytest.raises(
+            AttributeError, match=r"^step belongs to the update of novograd\(\.\.\.\), but"
+        ):
+            replaced.step  # noqa: B018
+        assert not hasattr(replaced, "step")
 
 
 # -- which leaves ---------------------------------------------------------------------------------

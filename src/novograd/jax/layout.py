@@ -1,7 +1,7 @@
 """Where the layers of the leaves are, which is known while a step is traced."""
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from novograd.layers import (
 )
 
 Names = tuple[Hashable, ...]
+Path = tuple[Any, ...]  # as of jax.tree_util.tree_map_with_path
+
+_VALUE = jax.tree_util.GetAttrKey("value")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def layouts_of(layers: Any, axis_name: Any, weights: Any) -> Any:
 
     Args:
         layers: A prefix of the tree; each leaf of it is layers, None, or a function of the path and
-            the leaf that returns these.
+            the leaf that returns these. The path has no boxes of Flax in it.
         axis_name: The names of the mesh axes over which the pieces of a layer lie, None, or a
             function of the path and the leaf that returns these or a ``PartitionSpec``.
         weights: The tree, of weights or of arrays of their shapes.
@@ -74,17 +77,61 @@ def layouts_of(layers: Any, axis_name: Any, weights: Any) -> Any:
                      split_names=()),
          'b': Layout(layers=None, v_shape=(), scale=1.0, names=(), split_names=())}
     """
-    try:
-        chosen = jax.tree.map(
-            lambda one, part: jax.tree.map(lambda _: one, part),
-            layers,
-            weights,
-            is_leaf=lambda one: one is None,
-        )
-    except ValueError as error:
-        raise ValueError(f"layers must be a prefix of the tree of weights: {error}") from error
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf, one: _layout(one, axis_name, path, leaf), weights, chosen
+    return map_with_prefix(
+        lambda one, path, leaf: _layout(one, axis_name, path, leaf),
+        "layers",
+        layers,
+        weights,
+        is_leaf=lambda one: one is None,
+    )
+
+
+def map_with_prefix(
+    function: Callable[[Any, Path, Any], Any],
+    name: str,
+    prefix: Any,
+    weights: Any,
+    is_leaf: Callable[[Any], bool] | None = None,
+) -> Any:
+    """Calls a function for each leaf of a tree, with what a prefix of the tree holds for it.
+
+    The two are compared by paths, so that it does not matter which kinds of nodes they are made of,
+    nor whether their leaves are in the boxes of Flax. Where the tree has no leaves, as in
+    ``optax.MaskedNode`` and in the placeholders of ``optax.tree_map_params``, it stays as it is,
+    whatever the prefix holds there.
+
+    Args:
+        function: ``(held, path, leaf) -> result``; the path is without boxes.
+        name: What the prefix is called in an error.
+        prefix: The prefix.
+        weights: The tree.
+        is_leaf: What else is a leaf of the prefix.
+
+    Returns:
+        The tree of the results.
+
+    Raises:
+        ValueError: If it is no prefix of the tree.
+
+    Example:
+        >>> weights = {"a": [1.0, 2.0], "b": None}
+        >>> map_with_prefix(lambda held, path, leaf: held * leaf, "x", {"a": 3, "b": 5}, weights)
+        {'a': [3.0, 6.0], 'b': None}
+    """
+    held_paths, values, _ = _flatten(prefix, is_leaf)
+    held = dict(zip(held_paths, values, strict=True))
+    paths, parts, structure = _flatten(weights, _is_empty)
+    starts = [_start(path, held) for path in paths]
+    for path, part, start in zip(paths, parts, starts, strict=True):
+        if start is None and not _is_empty(part):
+            raise _no_prefix(name, f"it has nothing for params{jax.tree_util.keystr(path)}")
+    used, known = {*starts}, {*paths}
+    for path in held:
+        if path not in used and _start(path, known) is None:
+            raise _no_prefix(name, f"there is no params{jax.tree_util.keystr(path)}")
+    return structure.unflatten(
+        part if _is_empty(part) else function(held[start], path, part)
+        for path, part, start in zip(paths, parts, starts, strict=True)
     )
 
 
@@ -99,6 +146,38 @@ def devices(names: Names) -> int | None:
         return jax.lax.psum(1, names)
     except NameError:
         return None
+
+
+def _no_prefix(name: str, why: str) -> ValueError:
+    return ValueError(f"{name} must be a prefix of the tree of weights: {why}")
+
+
+def _flatten(tree: Any, is_leaf: Any) -> tuple[list[Path], list[Any], Any]:
+    """Returns the paths of the leaves, without boxes, the leaves and the structure of a tree."""
+    found, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+    return _without_boxes([path for path, _ in found]), [leaf for _, leaf in found], structure
+
+
+def _without_boxes(paths: Sequence[Path]) -> list[Path]:
+    """Leaves out the boxes of Flax: the nodes that hold nothing but ``.value``.
+
+    NNX gives ``init`` the weights in them, and ``update`` all arrays without.
+    """
+    nodes = {path[:i] for path in paths for i, key in enumerate(path) if key != _VALUE}
+    return [
+        tuple(key for i, key in enumerate(path) if key != _VALUE or path[:i] in nodes)
+        for path in paths
+    ]
+
+
+def _is_empty(part: Any) -> bool:
+    """Whether a part of a tree has no leaves."""
+    return not jax.tree.leaves(part)
+
+
+def _start(path: Path, paths: Collection[Path]) -> Any:
+    """Returns the start of a path, or all of it, that is among other paths; None if none is."""
+    return next((path[:n] for n in range(len(path) + 1) if path[:n] in paths), None)
 
 
 def _layout(layers: Any, axis_name: Any, path: Any, leaf: Any) -> Layout:

@@ -1,6 +1,8 @@
 """The transformations, their arguments and their state."""
 
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -12,7 +14,7 @@ import optax
 from novograd import native, variants
 from novograd.hyperparameters import check_flag, check_number
 from novograd.jax import ffi
-from novograd.jax.layout import check_tree, layouts_of
+from novograd.jax.layout import check_tree, layouts_of, map_with_prefix
 from novograd.jax.leaves import (
     Hyperparameters,
     Leaf,
@@ -46,13 +48,11 @@ class NovogradState(NamedTuple):
 class Novograd(optax.GradientTransformationExtraArgs):
     """What ``novograd`` returns: a gradient transformation that can also take the whole step.
 
+    It is the tuple of ``init`` and ``update``, as every gradient transformation is.
+
     Attributes:
         init: Makes a ``NovogradState`` from the weights.
         update: ``update(gradients, state, params) -> (updates, state)``.
-        step: ``step(params, state, gradients) -> (params, state)``: what ``optax.apply_updates``
-            makes of the updates, rounded once. The native kernels compute the new weights where the
-            old ones are, if ``params`` and ``state`` are donated to the jitted function around it
-            (and returned in that order), and so save a pass over memory.
 
     Example:
         >>> w = jnp.array([1.0, 2.0])
@@ -62,13 +62,31 @@ class Novograd(optax.GradientTransformationExtraArgs):
         [0.7 1.6]
     """
 
-    step: Any
+    # Kept, since JAX knows by the identity of a function whether it has compiled it.
+    @functools.cached_property
+    def step(self) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+        """``step(params, state, gradients) -> (params, state)``: both halves of a step at once.
 
-    def __new__(cls, init: Any, update: Any, step: Any) -> "Novograd":
-        """Unpacks as every gradient transformation does, into ``init`` and ``update``."""
-        self = super().__new__(cls, init, update)
-        self.step = step
-        return self
+        It is what ``optax.apply_updates`` makes of the updates, rounded once. The native kernels
+        compute the new weights where the old ones are, if ``params`` and ``state`` are donated to
+        the jitted function around it (and returned in that order), and so save a pass over memory.
+
+        It belongs to ``update``: where that was replaced by another function, there is none.
+
+        Raises:
+            AttributeError: If ``update`` is not that of ``novograd``.
+
+        Example:
+            >>> optimizer = novograd(0.5)
+            >>> hasattr(optimizer._replace(update=optax.identity().update), "step")
+            False
+        """
+        optimizer = getattr(self.update, "__self__", None)
+        if not isinstance(optimizer, _Optimizer):
+            raise AttributeError(
+                f"step belongs to the update of novograd(...), but update is {self.update!r}"
+            )
+        return optimizer.step
 
 
 def novograd(
@@ -113,7 +131,8 @@ def novograd(
     NaN, as with every optimizer of optax, unless ``skip_nonfinite`` is set.
 
     Leaves that are None, in the gradients or everywhere, are left alone, together with their
-    state. Complex leaves behave as their pairs of real numbers.
+    state; so are those whose gradient has dtype float0, which is that of an integer. All others
+    must be of a floating or complex dtype. Complex leaves behave as their pairs of real numbers.
 
     With ``optax.inject_hyperparams`` all numbers that are given may change from step to step. Its
     ``static_args`` must name ``mask``, ``mu_dtype``, ``layers`` and ``axis_name`` where these are
@@ -142,8 +161,9 @@ def novograd(
         layers: What shares one ``v``: ``Stacked``, ``Split``, ``Rows`` of ``novograd.layers``, or
             None, the whole leaf. One for all leaves, or a prefix of their tree; in the place of
             each may be a function ``(path, leaf) -> layers`` of the leaf's path, as of
-            ``jax.tree_util.tree_map_with_path``, and an array of its shape. The rows of ``Rows()``
-            are along the last axis, but of a leaf named ``embedding`` along the first.
+            ``jax.tree_util.tree_map_with_path`` but without the boxes of Flax, and an array of its
+            shape. The rows of ``Rows()`` are along the last axis, but of a leaf named ``embedding``
+            along the first.
         axis_name: Inside ``jax.shard_map`` or ``jax.pmap``, where a leaf is what one device has of
             it: the name or names of the mesh axes over which the pieces *of a layer* lie. The
             square sums are added up over them. It is not for axes along which devices have copies,
@@ -168,11 +188,13 @@ def novograd(
         does both at once.
 
     Raises:
-        TypeError: If an argument has a type not named above.
+        TypeError: If an argument has a type not named above. By ``update`` and ``step``: if a leaf
+            that has a gradient is not of a floating or complex dtype.
         ValueError: If a Python number is out of range: negative, NaN or infinite, or a decay rate
             of 1 or more; or if an array is not of shape (). By ``init`` and ``update``: if the
-            layers do not fit the leaves. By ``update``: if it needs ``params``, or if the shapes
-            of the second moments in the state are not those of the layers.
+            layers do not fit the leaves, or ``layers`` or ``mask`` is no prefix of their tree. By
+            ``update``: if it needs ``params``, or if the shapes of the second moments in the state
+            are not those of the layers.
         RuntimeError: With ``fused=True``, if the kernels are not installed or ``axis_name`` is
             given. By ``update``, or when it is traced or lowered: if they cannot be used.
 
@@ -209,59 +231,20 @@ def novograd(
     mu_dtype = _check_mu_dtype(mu_dtype)
     layers = check_tree(layers)
     step_of_leaves = _way(fused, axis_name)
-    decays = not isinstance(weight_decay, float) or weight_decay != 0
-
-    def init(params: Any) -> NovogradState:
-        layouts = layouts_of(layers, axis_name, params)
-        return NovogradState(
-            count=jnp.zeros((), jnp.int32),
-            mu=jax.tree.map(lambda w: jnp.zeros_like(w, dtype=_mu_dtype(w, mu_dtype)), params),
-            nu=jax.tree.map(zero_second_moment, params, layouts),
-            nu_max=jax.tree.map(zero_second_moment, params, layouts) if chosen.amsgrad else None,
-        )
-
-    def take(gradients: Any, state: Any, params: Any, *, applies: bool) -> tuple[Any, Any]:
-        given, tree = jax.tree.flatten(gradients, is_leaf=lambda g: g is None)
-        # Of the moments, since gradients may be missing.
-        layouts = _check_nu(state.nu, layouts_of(layers, axis_name, state.mu))
-        moments, norms, layouts = map(tree.flatten_up_to, (state.mu, state.nu, layouts))
-        maxima = tree.flatten_up_to(state.nu_max) if chosen.amsgrad else [None] * len(given)
-        none = [0.0] * len(given)
-        decaying = tree.flatten_up_to(_decaying(params, mask)) if decays else none
-        weights = tree.flatten_up_to(params) if applies else decaying
-        every = [
-            Leaf(g, m, v, w, layout, not (isinstance(decayed, float) and decayed == 0), maximum)
-            for g, m, v, w, layout, decayed, maximum in zip(
-                given, moments, norms, weights, layouts, decaying, maxima, strict=True
-            )
-        ]
-        lr, decay = (_resolve(value, state.count) for value in (learning_rate, weight_decay))
-        stepped = iter(
-            step_of_leaves(
-                [leaf for leaf in every if leaf.gradient is not None],
-                Hyperparameters(lr, b1, b2, eps, decay, state.count if chosen.counts else 0.0),
-                switches._replace(applies=applies),
-            )
-        )
-        after = [
-            Stepped(leaf.weights if applies else None, leaf.moment, leaf.v, leaf.maximum)
-            if leaf.gradient is None
-            else next(stepped)
-            for leaf in every
-        ]
-        result, mu, nu, nu_max = (tree.unflatten([leaf[i] for leaf in after]) for i in range(4))
-        count = optax.safe_increment(state.count)
-        return result, NovogradState(count, mu, nu, nu_max if chosen.amsgrad else None)
-
-    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
-        if decays and params is None:
-            raise ValueError("update needs params=, the current weights, for weight_decay")
-        return take(updates, state, params, applies=False)
-
-    def step(params: Any, state: Any, gradients: Any) -> tuple[Any, Any]:
-        return take(gradients, state, params, applies=True)
-
-    return Novograd(init, update, step)
+    optimizer = _Optimizer(
+        learning_rate=learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        weight_decay=weight_decay,
+        switches=switches,
+        mask=mask,
+        mu_dtype=mu_dtype,
+        layers=layers,
+        axis_name=axis_name,
+        step_of_leaves=step_of_leaves,
+    )
+    return Novograd(optimizer.init, optimizer.update)
 
 
 def scale_by_novograd(
@@ -318,17 +301,133 @@ def scale_by_novograd(
         skip_nonfinite=skip_nonfinite,
         fused=fused,
     )
+    update = functools.partial(_direction, descent.update)
+    return optax.GradientTransformationExtraArgs(descent.init, update)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        added, state = descent.update(updates, state, params)
-        return jax.tree.map(jnp.negative, added), state
 
-    return optax.with_extra_args_support(optax.GradientTransformation(descent.init, update))
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class _Optimizer:
+    """The arguments of ``novograd`` after their checks, and what is done with them.
+
+    Its methods can be copied and pickled wherever the arguments can, which closures cannot.
+    """
+
+    learning_rate: Any
+    b1: Any
+    b2: Any
+    eps: Any
+    weight_decay: Any
+    switches: Switches
+    mask: Any
+    mu_dtype: Any
+    layers: Any
+    axis_name: Any
+    step_of_leaves: Any
+
+    def init(self, params: Any) -> NovogradState:
+        """Returns the state before the first step."""
+        layouts = layouts_of(self.layers, self.axis_name, params)
+        amsgrad = self.switches.variant.amsgrad
+        return NovogradState(
+            count=jnp.zeros((), jnp.int32),
+            mu=jax.tree.map(lambda w: jnp.zeros_like(w, dtype=_mu_dtype(w, self.mu_dtype)), params),
+            nu=jax.tree.map(zero_second_moment, params, layouts),
+            nu_max=jax.tree.map(zero_second_moment, params, layouts) if amsgrad else None,
+        )
+
+    def update(self, updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
+        """Returns what is to be added to the weights, and the new state."""
+        if self._decays and params is None:
+            raise ValueError("update needs params=, the current weights, for weight_decay")
+        return self._take("updates", updates, state, params, applies=False)
+
+    def step(self, params: Any, state: Any, gradients: Any) -> tuple[Any, Any]:
+        """Returns the new weights and the new state."""
+        return self._take("gradients", gradients, state, params, applies=True)
+
+    @property
+    def _decays(self) -> bool:
+        return not isinstance(self.weight_decay, float) or self.weight_decay != 0
+
+    def _take(
+        self, name: str, gradients: Any, state: Any, params: Any, *, applies: bool
+    ) -> tuple[Any, Any]:
+        variant = self.switches.variant
+        found, tree = jax.tree_util.tree_flatten_with_path(gradients, is_leaf=lambda g: g is None)
+        paths, given = [path for path, _ in found], [gradient for _, gradient in found]
+        # Of the moments, since gradients may be missing.
+        layouts = _check_nu(state.nu, layouts_of(self.layers, self.axis_name, state.mu))
+        moments, norms, layouts = map(tree.flatten_up_to, (state.mu, state.nu, layouts))
+        maxima = tree.flatten_up_to(state.nu_max) if variant.amsgrad else [None] * len(given)
+        weights = tree.flatten_up_to(params) if applies or self._decays else [0.0] * len(given)
+        decaying = [False] * len(given)
+        if self._decays:
+            decaying = tree.flatten_up_to(_decaying(params, self.mask))
+        columns = (given, moments, norms, weights, layouts, decaying, maxima)
+        every = [Leaf(*one) for one in zip(*columns, strict=True)]
+        lr, decay = (_resolve(x, state.count) for x in (self.learning_rate, self.weight_decay))
+        count = state.count if variant.counts else 0.0
+        stepped = iter(
+            self.step_of_leaves(
+                [
+                    _check_leaf(name, path, leaf, needs_weights=applies or leaf.decays)
+                    for path, leaf in zip(paths, every, strict=True)
+                    if not _is_missing(leaf.gradient)
+                ],
+                Hyperparameters(lr, self.b1, self.b2, self.eps, decay, count),
+                self.switches._replace(applies=applies),
+            )
+        )
+        after = [
+            Stepped(leaf.weights if applies else leaf.gradient, leaf.moment, leaf.v, leaf.maximum)
+            if _is_missing(leaf.gradient)
+            else next(stepped)
+            for leaf in every
+        ]
+        result, mu, nu, nu_max = (tree.unflatten([leaf[i] for leaf in after]) for i in range(4))
+        count = optax.safe_increment(state.count)
+        return result, NovogradState(count, mu, nu, nu_max if variant.amsgrad else None)
+
+
+def _direction(
+    update: Any, updates: Any, state: Any, params: Any = None, **_: Any
+) -> tuple[Any, Any]:
+    """The ``update`` of ``scale_by_novograd``, by that of ``novograd``."""
+    added, state = update(updates, state, params)
+    return jax.tree.map(jnp.negative, added), state
+
+
+def _is_missing(gradient: Any) -> bool:
+    """Whether a leaf has no gradient: None, or what ``jax.grad`` returns for integers."""
+    return gradient is None or getattr(gradient, "dtype", None) == jax.dtypes.float0
+
+
+def _check_leaf(name: str, path: Any, leaf: Leaf, *, needs_weights: bool) -> Leaf:
+    """Returns a leaf as arrays, after checking that they hold fractions.
+
+    Integers would round each step to nothing.
+    """
+
+    def check(name: str, x: Any) -> Any:
+        x = x if hasattr(x, "dtype") else jnp.asarray(x)  # Python's numbers
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            raise TypeError(
+                f"{name}{jax.tree_util.keystr(path)} must be of a floating or complex dtype, got "
+                f"{x.dtype}; a leaf that is not trained needs None as its gradient"
+            )
+        return x
+
+    return leaf._replace(
+        gradient=check(name, leaf.gradient),
+        weights=check("params", leaf.weights) if needs_weights else 0.0,
+        moment=check("state.mu", leaf.moment),
+    )
 
 
 def _mu_dtype(w: Any, mu_dtype: Any) -> Any:
     """The dtype of the moment of a leaf."""
-    return jnp.result_type(w) if mu_dtype is None or jnp.iscomplexobj(w) else mu_dtype
+    dtype = jnp.result_type(w)
+    return mu_dtype if mu_dtype is not None and jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
 def _way(fused: bool | None, axis_name: Any) -> Any:
@@ -358,14 +457,11 @@ def _check_nu(nu: Any, layouts: Any) -> Any:
 
 
 def _decaying(params: Any, mask: Any) -> Any:
-    """Returns the weights with 0 in the place of those that do not decay."""
+    """Returns which weights decay: a tree of bools."""
     if mask is None:
-        return params
-    return jax.tree.map(
-        lambda decays, part: part if decays else jax.tree.map(lambda _: 0.0, part),
-        mask(params) if _is_function(mask) else mask,
-        params,
-    )
+        return jax.tree.map(lambda _: True, params)
+    mask = mask(params) if _is_function(mask) else mask
+    return map_with_prefix(lambda decays, *_: bool(decays), "mask", mask, params)
 
 
 def _is_function(mask: Any) -> bool:
