@@ -22,6 +22,7 @@ struct Rule {
   double a, a_by_norm;  // a + scale*a_by_norm/norm, where
   double b, c;          //   norm = sqrt(correction*v + inside) + outside
   double d, d_by_norm;
+  double wake;            // 0: a layer without history or gradient takes no b
   double nesterov;        // these are 0 or 1
   double skip_nonfinite;  // leave a layer untouched whose s is not finite
   double increment;       // the target is what is to be added to the weights
@@ -54,7 +55,7 @@ Scalars scalars(double s, V old, double scale, const Rule& rule) {
       .v = std::isfinite(v) ? v : old,
       .beta1 = rule.beta1,
       .a = rule.a + scale * rule.a_by_norm / norm,
-      .b = rule.b,
+      .b = rule.wake == 0 && old == 0 && v == 0 ? 0 : rule.b,
       .c = rule.c - rule.increment,
       // Nesterov's w = c*w - d*(beta1*m + push).
       .d = rule.nesterov != 0 ? d * rule.beta1 : d,

@@ -53,6 +53,7 @@ class Rule(NamedTuple):
         c: Factor of the weights.
         d: Factor of the moment in the weights.
         d_by_norm: The same, to be divided by the norm.
+        wake: If 0, a layer without history takes no ``b`` in a step whose gradient is 0.
         nesterov: Whether the weights take Nesterov's look-ahead step.
         skip_nonfinite: Whether a layer is left untouched if its ``s`` is not finite.
         increment: Whether to compute what is to be added to the weights instead of these.
@@ -72,6 +73,7 @@ class Rule(NamedTuple):
     c: Any = 1.0
     d: Any = 1.0
     d_by_norm: Any = 0.0
+    wake: Any = 1.0
     nesterov: Any = 0.0
     skip_nonfinite: Any = 0.0
     increment: Any = 0.0
@@ -112,6 +114,7 @@ def rule_of(
         c=numbers.c,
         d=numbers.d if by_gradient else 0.0,
         d_by_norm=0.0 if by_gradient else numbers.d,
+        wake=numbers.wake,
         nesterov=float(nesterov),
         skip_nonfinite=float(skip_nonfinite),
         increment=float(increment),

@@ -3,7 +3,7 @@
 Every NovoGrad ever published is the same three steps for each layer, in this order::
 
     s = sum of g^2                                 the caller's: the only reduction of the algorithm
-    v = keep*v + mix*s                             second_moment: one number per layer
+    v, (a, b, c, d) = advance(s, v, ...)           a few numbers per layer; v = keep*v + mix*s
     m = beta1*m + a*g + b*w ;  w = c*w - d*m       linear_pass: one pass over memory
 
 and what differs between them is a handful of ``numbers``. With those of the documented rule (NVIDIA
@@ -12,12 +12,12 @@ Clara Train 3.1, ``ai4med.libs.optimizers.NovoGrad``), ``keep = beta2``, ``mix =
     m = beta1*m + lr*k*(g/sqrt(v + epsilon) + weight_decay*w) ;  w = w - m
     k = 1 - beta1 with grad_averaging, else 1
 
-While the ``v`` of a layer is exactly 0, it becomes ``first*s`` (``first`` is 1).
-
-Only plain operators are used: weights, gradients and scalars may be arrays or tensors of any
-framework, or Python numbers. Nothing is modified in place and nothing is converted.
+While a layer's ``v`` is exactly 0, it becomes ``first*s`` (``first`` is 1). All values may be
+arrays or tensors of any framework, or Python numbers: only plain operators are used, and two
+functions that the caller names. Nothing is modified in place and nothing is converted.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from novograd.variants import Variant
@@ -27,7 +27,8 @@ class Numbers(NamedTuple):
     """What a step needs of a variant and its hyperparameters.
 
     With ``norm = (correction*v + inside)^power + outside``, the ``a`` or the ``d`` that it divides
-    is the one in the linear pass.
+    is the one in the linear pass. Where ``wake`` is 0, no decay enters the moment of a layer that
+    has no history: programs make a fresh optimizer's state by a step with zero gradients and lr 0.
     """
 
     beta1: Any
@@ -43,15 +44,24 @@ class Numbers(NamedTuple):
     c: Any
     d: Any
     normalises: str  # "gradient": the norm divides a; "moment": it divides d
+    wake: Any = 1.0
 
 
 class Coefficients(NamedTuple):
-    """The scalars of ``linear_pass`` for one layer, or arrays of them for many layers."""
+    """The scalars of ``linear_pass`` for one layer, or arrays for many."""
 
     a: Any
     b: Any
     c: Any
     d: Any
+
+
+class Advanced(NamedTuple):
+    """What ``advance`` returns: second moments to be stored, and the scalars of the linear pass."""
+
+    v: Any
+    largest: Any
+    scalars: Coefficients
 
 
 def numbers(
@@ -107,6 +117,7 @@ def numbers(
             correction = 1 / (bias[1] ** 0.5 if variant.norm == "inf" else bias[1])
     entering, leaving = (rate * factor, 1.0) if variant.rate == "moment" else (factor, rate)
     decoupled = variant.decay == "decoupled"
+    decays = not (decoupled or (isinstance(weight_decay, float | int) and weight_decay == 0))
     return Numbers(
         beta1=beta1,
         keep=keep,
@@ -121,41 +132,53 @@ def numbers(
         c=1 - lr * weight_decay if decoupled else 1.0,
         d=leaving,
         normalises=variant.normalises,
+        wake=lr if decays and variant.rate == "update" else 1.0,
     )
 
 
-def second_moment(s: Any, v: Any, numbers: Numbers) -> Any:
-    """Returns the new ``v`` of layers with history, ``keep*v + mix*s``.
+def advance(
+    s: Any,
+    v: Any,
+    numbers: Numbers,
+    scale: Any = 1.0,
+    largest: Any = None,
+    *,
+    where: Callable[..., Any],
+    isfinite: Callable[..., Any],
+) -> Advanced:
+    """Returns the second moments of layers after a step, and the scalars of their linear pass.
+
+    Args:
+        s: What the gradients add to ``v``: squared norms, in the dtype of ``v``.
+        v: Second moments before the step; 0 while a layer has no history.
+        numbers: Those of the variant.
+        scale: What the normalised gradients are multiplied by.
+        largest: The largest second moments so far, for amsgrad.
+        where: ``where(condition, x, y)`` of the array library.
+        isfinite: ``isfinite(x)`` of the array library.
 
     Example:
+        >>> from math import isfinite
         >>> from novograd.variants import DOCUMENTED
-        >>> n = numbers(DOCUMENTED, lr=1.0, beta1=0.0, beta2=0.5, epsilon=0.0, weight_decay=0.0,
+        >>> n = numbers(DOCUMENTED, lr=0.5, beta1=0.5, beta2=0.5, epsilon=0.0, weight_decay=0.0,
         ...             grad_averaging=False)
-        >>> second_moment(4.0, 2.0, n)
-        3.0
+        >>> where = lambda condition, x, y: x if condition else y
+        >>> advance(16.0, 2.0, n, where=where, isfinite=isfinite)[::2]
+        (9.0, Coefficients(a=0.16666666666666666, b=0.0, c=1.0, d=1.0))
     """
-    return numbers.keep * v + numbers.mix * s
-
-
-def coefficients(v: Any, numbers: Numbers, scale: Any = 1.0) -> Coefficients:
-    """Returns the scalars of the linear pass, given the new ``v``.
-
-    ``scale`` multiplies what is normalised, where a weight's rows are its layers.
-
-    Example:
-        >>> from novograd.variants import DOCUMENTED
-        >>> n = numbers(DOCUMENTED, lr=0.5, beta1=0.5, beta2=0.5, epsilon=1.0, weight_decay=0.5,
-        ...             grad_averaging=True)
-        >>> coefficients(3.0, n)
-        Coefficients(a=0.125, b=0.125, c=1.0, d=1.0)
-    """
-    a, b, c, d = numbers.a, numbers.b, numbers.c, numbers.d
-    norm = (numbers.correction * v + numbers.inside) ** numbers.power + numbers.outside
-    if numbers.normalises == "gradient":
-        a = scale * a / norm
-    else:
-        d = scale * d / norm
-    return Coefficients(a, b, c, d)
+    # TensorFlow 1 compares tensors by identity with ==, and by value with >.
+    new = where(v > 0, numbers.keep * v + numbers.mix * s, numbers.first * s)
+    used = new if largest is None else where(new < largest, largest, new)
+    a, b, d = numbers.a, numbers.b, numbers.d
+    norm = (numbers.correction * used + numbers.inside) ** numbers.power + numbers.outside
+    divides_a = numbers.normalises == "gradient"
+    a, d = (scale * a / norm, d) if divides_a else (a, scale * d / norm)
+    if not isinstance(numbers.wake, float | int) or numbers.wake == 0:
+        b = where((v <= 0) & (new <= 0) & (numbers.wake == 0), 0.0 * b, b)
+    # Where v leaves the range of its dtype, a is 0: the gradient counts for nothing.
+    finite = isfinite(new)
+    kept = None if largest is None else where(finite, used, largest)
+    return Advanced(where(finite, new, v), kept, Coefficients(a, b, numbers.c, d))
 
 
 def linear_pass(
@@ -163,8 +186,7 @@ def linear_pass(
 ) -> tuple[Any, Any]:
     """Returns the new weights and moment, ``(w, m)``.
 
-    Nesterov's form takes ``w`` one step further along the new moment (Sutskever et al., 2013):
-    ``w = c*w - d*(beta1*m + a*g + b*w)``.
+    Nesterov's form (Sutskever et al., 2013) is ``w = c*w - d*(beta1*m + a*g + b*w)``.
 
     Example:
         >>> linear_pass(1.0, 2.0, 4.0, Coefficients(a=0.25, b=0.5, c=1.0, d=1.0), beta1=0.5)

@@ -282,12 +282,11 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         )
         # The where of version 1 does not broadcast, for which that of version 2 takes five times as
         # long on scalars.
-        new = tf.compat.v1.where(tf.equal(old, 0), s, rule.second_moment(s, old, numbers))
-        scalars = rule.coefficients(new, numbers, layout.scale)
-        # An s beyond the dtype's range makes a = 0 and must not stay in v for ever.
-        kept = tf.compat.v1.where(tf.math.is_finite(new), new, old)
+        new, _, scalars = rule.advance(
+            s, old, numbers, layout.scale, where=tf.compat.v1.where, isfinite=tf.math.is_finite
+        )
         scalars = scalars._replace(a=_repeated(scalars.a, layout.layers))
-        return scalars, self._store(slot, kept, indices)
+        return scalars, self._store(slot, new, indices)
 
     def _linear_pass(
         self, grad: Any, var: Any, scalars: rule.Coefficients, indices: Any = None

@@ -57,8 +57,7 @@ class PlainNovoGrad(tf1.train.MomentumOptimizer):
             weight_decay=self._weight_decay,
             grad_averaging=False,
         )
-        new = tf.where(tf.equal(v, 0.0), s, rule.second_moment(s, v, numbers))
-        scalars = rule.coefficients(new, numbers)
+        new, _, scalars = rule.advance(s, v, numbers, where=tf.where, isfinite=tf.math.is_finite)
         step = scalars.a * grad
         if self._weight_decay:
             step += scalars.b * var

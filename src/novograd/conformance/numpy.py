@@ -64,16 +64,20 @@ class RuleAdapter(Adapter):
         w, m, v, g = (x.astype(self._compute) for x in (*layer, gradient))
         s = _layer_norms(g, v.shape, layers, self._variant.norm)
         numbers = self._numbers(hyper, floor=float(np.finfo(self._compute).tiny))
-        v = np.where(v == 0, numbers.first * s, rule.second_moment(s, v, numbers))
-        self._largest[index] = np.maximum(self._largest[index], v)
-        used = self._largest[index] if self._variant.amsgrad else v
-        scalars = rule.coefficients(used, numbers, step_scale(layers, g.shape))
+        largest = self._largest[index] if self._variant.amsgrad else None
+        scale = step_scale(layers, g.shape)
+        v, largest, scalars = rule.advance(
+            s, v, numbers, scale, largest, where=np.where, isfinite=np.isfinite
+        )
+        if largest is not None:
+            self._largest[index] = largest
         if isinstance(layers, Split):
-            a, d = (
-                x if np.ndim(x) == 0 else np.repeat(x, layers.sizes, layers.axis)
-                for x in (scalars.a, scalars.d)
+            scalars = rule.Coefficients(
+                *(
+                    x if np.ndim(x) == 0 else np.repeat(x, layers.sizes, layers.axis)
+                    for x in scalars
+                )
             )
-            scalars = scalars._replace(a=a, d=d)
         w, m = rule.linear_pass(w, m, g, scalars, beta1=hyper.beta1, nesterov=hyper.nesterov)
         stored = layer.weights.dtype
         return Layer(np.asarray(w, stored), np.asarray(m, stored), np.asarray(v, self._compute))

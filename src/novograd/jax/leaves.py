@@ -197,12 +197,10 @@ def _step(leaf: Leaf, s: Any, hyper: Hyperparameters, switches: Switches) -> Ste
     if not decays:
         hyper = hyper._replace(weight_decay=0.0)
     numbers = numbers_of(hyper, switches, v.dtype)
-    new = jnp.where(v == 0, numbers.first * s, rule.second_moment(s, v, numbers))
-    used = new if maximum is None else jnp.maximum(maximum, new)
-    scalars = rule.coefficients(used, numbers, layout.scale)
-    scalars = scalars._replace(
-        a=_spread(scalars.a, layout, g.shape), d=_spread(scalars.d, layout, g.shape)
+    v, maximum, scalars = rule.advance(
+        s, v, numbers, layout.scale, maximum, where=jnp.where, isfinite=jnp.isfinite
     )
+    scalars = rule.Coefficients(*(_spread(x, layout, g.shape) for x in scalars))
     if not switches.applies:  # what is added to the weights
         scalars = scalars._replace(c=scalars.c - 1.0)
     weights, moment = rule.linear_pass(
@@ -218,14 +216,7 @@ def _step(leaf: Leaf, s: Any, hyper: Hyperparameters, switches: Switches) -> Ste
         finite = _spread(jnp.isfinite(s), layout, g.shape)
         weights = jnp.where(finite, weights, w if switches.applies else 0)
         moment = jnp.where(finite, moment, m)
-    # An s beyond the dtype's range makes a = 0 and must not stay in v for ever.
-    finite = jnp.isfinite(new)
-    return Stepped(
-        weights,
-        moment,
-        jnp.where(finite, new, v),
-        None if maximum is None else jnp.where(finite, used, maximum),
-    )
+    return Stepped(weights, moment, v, maximum)
 
 
 def _as_real(x: Any, dtype: Any) -> jax.Array:

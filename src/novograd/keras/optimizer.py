@@ -199,19 +199,19 @@ class NovoGrad(keras.optimizers.Optimizer):
         w, m = ops.cast(variable, dtype), ops.cast(momentum, dtype)
         s, old = layer_norms(g, layers, self.variant.norm), ops.convert_to_tensor(v)
         numbers = self._numbers(ops.convert_to_tensor(learning_rate, dtype), decay, dtype)
-        new = ops.where(ops.equal(old, 0), numbers.first * s, rule.second_moment(s, old, numbers))
-        # (ops.maximum makes float32 of float64 on PyTorch.)
-        used = new if maximum is None else ops.where(ops.less(new, maximum), maximum, new)
-        scalars = rule.coefficients(used, numbers, step_scale(layers, variable.shape))
-        scalars = scalars._replace(a=spread(scalars.a, layers), d=spread(scalars.d, layers))
+        scale, largest = step_scale(layers, variable.shape), None
+        if maximum is not None:
+            largest = ops.convert_to_tensor(maximum)
+        new, largest, scalars = rule.advance(
+            s, old, numbers, scale, largest, where=ops.where, isfinite=ops.isfinite
+        )
+        scalars = rule.Coefficients(*(spread(x, layers) for x in scalars))
         w, m = rule.linear_pass(w, m, g, scalars, beta1=self.beta_1, nesterov=self.nesterov)
         self.assign(variable, ops.cast(w, variable.dtype))
         self.assign(momentum, ops.cast(m, momentum.dtype))
-        # An s beyond the dtype's range makes a = 0 and must not stay in v for ever.
-        finite = ops.isfinite(new)
-        self.assign(v, ops.where(finite, new, old))
+        self.assign(v, new)
         if maximum is not None:
-            self.assign(maximum, ops.where(finite, used, maximum))
+            self.assign(maximum, largest)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal optimizer, without its state."""

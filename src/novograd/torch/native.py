@@ -155,7 +155,7 @@ def _with_maxima(parts: Sequence[Part], options: Options) -> list[Part]:
     for part in known + unknown:
         v, s = part.exp_avg_sq, cast(Tensor, part.square).to(part.exp_avg_sq.dtype)
         after = advance(s, v, options, maximum=part.maximum, step=part.step)
-        largest = cast(Tensor, after.maximum)
+        largest = after.largest
         v.copy_(after.v)
         cast(Tensor, part.maximum).copy_(largest)
         square = torch.where(s.isfinite(), largest, s).double()

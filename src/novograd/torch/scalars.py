@@ -1,6 +1,6 @@
 """What each layer's step needs besides its tensors: the norm and the scalars of the rule."""
 
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -34,20 +34,6 @@ def changed(options: Options, **changes: Any) -> Options:
         0.5
     """
     return cast(Options, options | changes)
-
-
-class Advanced(NamedTuple):
-    """What ``advance`` returns.
-
-    Attributes:
-        v: The second moments to be stored.
-        maximum: The largest of them so far, where they are given.
-        scalars: Of the linear pass.
-    """
-
-    v: Tensor
-    maximum: Tensor | None
-    scalars: rule.Coefficients
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -158,7 +144,7 @@ def advance(
     scale: float | Tensor = 1.0,
     maximum: Tensor | None = None,
     step: Tensor | None = None,
-) -> Advanced:
+) -> rule.Advanced:
     """Returns the v to be stored and the scalars of the linear pass, on the device of ``v``.
 
     Args:
@@ -193,12 +179,4 @@ def advance(
     )
     each: list[Any] = [x.to(v.dtype) if isinstance(x, Tensor) and x.ndim else x for x in numbers]
     numbers = rule.Numbers(*each)
-    new = torch.where(v == 0, numbers.first * s, rule.second_moment(s, v, numbers))
-    # An s beyond the dtype's range makes a = 0 and must not stay in v for ever.
-    finite = new.isfinite()
-    used = new
-    if maximum is not None:
-        used = torch.maximum(maximum, new)
-        maximum = torch.where(finite, used, maximum)
-    scalars = rule.coefficients(used, numbers, scale)
-    return Advanced(torch.where(finite, new, v), maximum, scalars)
+    return rule.advance(s, v, numbers, scale, maximum, where=torch.where, isfinite=torch.isfinite)

@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 
 COLUMNS = tl.constexpr(14)
-NUMBERS = tl.constexpr(14)  # of a Rule, up to d_by_norm
+NUMBERS = tl.constexpr(15)  # of a Rule, up to wake
 COEFFICIENTS = tl.constexpr(5)
 # Elements of a program: enough to make up for its beginning, and few enough that 25 million keep
 # all multiprocessors of a large device busy.
@@ -124,11 +124,14 @@ def scalars(
     c = tl.load(rule + 11) + rate * tl.load(slopes + 11)
     d = tl.load(rule + 12) + rate * tl.load(slopes + 12)
     d_by_norm = tl.load(rule + 13) + rate * tl.load(slopes + 13)
+    wake = tl.load(rule + 14) + rate * tl.load(slopes + 14)
     scale = tl.load(row + 13).to(tl.float64, bitcast=True)
 
     vs = _pointer(tl.load(row + 3), V) + layers
     v = tl.load(vs, mask=mine, other=0.0).to(tl.float64)
-    v = tl.where(v == 0, start * s, keep * v + mix * s).to(V)
+    new = tl.where(v == 0, start * s, keep * v + mix * s).to(V)
+    idle = v + new.to(tl.float64) + wake == 0  # none of them is negative
+    v = new
     norm = tl.sqrt(correction * v.to(tl.float64) + inside) + outside
     used = mine
     if HAS_FOUND_INF:
@@ -141,7 +144,7 @@ def scalars(
     out = coefficients + (tl.load(row + 12) + layers) * COEFFICIENTS
     dtype: tl.constexpr = coefficients.dtype.element_ty
     tl.store(out, (a + scale * a_by_norm / norm).to(dtype), mask=mine)
-    tl.store(out + 1, b.to(dtype), mask=mine)
+    tl.store(out + 1, tl.where(idle, 0.0, b).to(dtype), mask=mine)
     tl.store(out + 2, c.to(dtype), mask=mine)
     tl.store(out + 3, (d + scale * d_by_norm / norm).to(dtype), mask=mine)
     tl.store(out + 4, used.to(dtype), mask=mine)
