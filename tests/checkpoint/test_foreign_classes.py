@@ -286,7 +286,11 @@ def test_tensors_of_every_kind(tmp_path):
         "attributes": torch.ones(3),
     }
     moments["attributes"].tag = Unknown()
-    numbers = {"lr": np.float64(0.5), "eps": np.float32(0.25), "weight_decay": torch.tensor(2.0)}
+    numbers = {
+        "lr": np.float64(0.5),
+        "eps": np.float32(0.25),
+        "weight_decay": torch.tensor(2.0),
+    }
     for number, moment in enumerate(moments.values()):
         optimizer = content(numbers, exp_avg=moment, step=np.int64(number))
         optimizer["state"] = OrderedDict(optimizer["state"])

@@ -150,19 +150,19 @@ class Schedule:
 
 def test_what_cannot_be_kept_is_told(folder):
     state = trained([torch.nn.Parameter(torch.ones(3))], scheduled=False).state_dict()
-    others = {"initial_lr": torch.tensor(0.5), "schedule": Schedule(), "curve": torch.ones(2)}
+    others = {"initial_lr": torch.tensor(0.5), "schedule": Schedule(), "curve": torch.ones(2), 3: 4}
     state["param_groups"][0].update(others)
     torch.save(state, "source")
     result = convert("source", "target", *WAY)
     assert result.exit_code == 0, said(result)
-    assert "The source's groups also hold schedule, curve, which the target does not." in said(
+    assert "The source's groups also hold schedule, curve, 3, which the target does not." in said(
         result
     )
     (group,) = torch.load("target", weights_only=True)["param_groups"]
     assert group["initial_lr"] == 0.5
     assert not {"schedule", "curve"} & set(group)
     result = convert("source", "other", "--from", "torch", "--to", "jax")
-    assert "also hold schedule, curve, initial_lr, which the target does not" in said(result)
+    assert "also hold schedule, curve, 3, initial_lr, which the target does not" in said(result)
 
 
 def test_options_of_a_published_optimizer_are_no_others(folder):

@@ -68,6 +68,7 @@ _PLAIN_TENSORS = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Pa
 # Names of moment, v and the maximum of v in the state of a parameter.
 _KEYS = {"pytorch-optimizer": ("moments", "grads_ema", "")}
 _USUAL_KEYS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
 Storage = Callable[[Any], bytearray]
 """Returns the bytes of the tensors that have this key."""
 
@@ -170,12 +171,13 @@ def how_to_load(checkpoint: Checkpoint, path: str) -> str:
     params = "groups" if len(checkpoint.groups) > 1 else params
     given = ", ".join(filter(None, (params, arguments(checkpoint, {}, needed))))
     saved = f"torch.load({path!r}, weights_only=True)"
-    weights = has_weights(checkpoint)
-    lines = [
-        f"optimizer = novograd.torch.NovoGrad({given}){remarks(checkpoint, grouped=True)}",
-        f"optimizer.load_state_dict({saved}{'[' + repr('optimizer') + ']' if weights else ''})",
-    ]
-    return "\n".join([*lines, *([f"model.load_state_dict({saved}['model'])"] if weights else [])])
+    lines = [f"optimizer = novograd.torch.NovoGrad({given}){remarks(checkpoint, grouped=True)}"]
+    if has_weights(checkpoint):
+        lines.append(f"optimizer.load_state_dict({saved}['optimizer'])")
+        lines.append(f"model.load_state_dict({saved}['model'])")
+    else:
+        lines.append(f"optimizer.load_state_dict({saved})")
+    return "\n".join(lines)
 
 
 # -- reading -------------------------------------------------------------------------------------
@@ -231,8 +233,8 @@ def _made(record: Recorded, where: str, storage: Storage) -> Any:
         case "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor":
             try:
                 return _stored(*args[:4], *args[6:], storage=storage)
-            except (RuntimeError, TypeError, ValueError) as error:
-                raise CheckpointError(f"{where} is damaged: {error}") from error
+            except (LookupError, RuntimeError, TypeError, ValueError) as error:
+                raise CheckpointError(f"{where} is damaged: {error!r}") from error
         case (
             "torch._utils._rebuild_parameter"
             | "torch._utils._rebuild_parameter_with_state"
@@ -279,7 +281,8 @@ def _dtype(kind: type[Recorded]) -> torch.dtype:
 def _number(kind: Recorded, content: Recorded) -> Any:
     """Returns a number of NumPy, whose bytes are text in a pickle of protocol 2."""
     data = content if isinstance(content, bytes) else content.args[0].encode("latin1")
-    return np.frombuffer(data, np.dtype(kind.args[0]))[0].item()
+    dtype = np.dtype(kind.args[0]).newbyteorder(kind.state[1])
+    return np.frombuffer(data, dtype)[0].item()
 
 
 def _state_dict(content: Any, key: str | None) -> Mapping[str, Any]:
@@ -327,12 +330,12 @@ def _others(kind: str, group: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[
         if name in _OPTIONS and not ours:
             continue
         try:
-            value = plain(group[name])
+            value = plain({name: group[name]})
         except CheckpointError:
             lost.append(printable(str(name)))
         else:
-            if not ours or value != _FLAGS[name]:
-                others[name] = value
+            if not ours or group[name] != _FLAGS[name]:
+                others |= value
     return others, tuple(lost)
 
 
