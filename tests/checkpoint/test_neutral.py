@@ -1,6 +1,7 @@
 """The neutral form: its files and those of JAX, names, variants, and what is wrong with a file."""
 
 import json
+import random
 from dataclasses import replace
 
 import msgpack
@@ -327,3 +328,20 @@ def test_a_target_is_replaced_only_by_force_and_as_a_whole(tmp_path, monkeypatch
     write(small(), path, "safetensors", force=True)
     assert read(path, "safetensors").entries["w"].v == 25
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "jax"])
+def test_damaged_bytes_are_an_error_of_ours(tmp_path, kind):
+    path, chance = tmp_path / "state", random.Random(0)
+    write(made(dtypes=(np.float32,)), path, kind)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(500):
+        data = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        path.write_bytes(data)
+        try:
+            read(path, kind, weights=True)
+        except CheckpointError:
+            refused += 1
+    assert 100 < refused < 500
