@@ -233,7 +233,16 @@ def fit_words(one_hot, **arguments):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"global_clipnorm": 100.0}, {"gradient_accumulation_steps": 2}, {"layers": Rows(0)}],
+    [
+        {},
+        {"clipnorm": 0.25},
+        {"global_clipnorm": 0.25},
+        {"clipvalue": 0.05},
+        {"loss_scale_factor": 1024.0},
+        {"gradient_accumulation_steps": 2},
+        {"layers": Rows(0)},
+    ],
+    ids=str,
 )
 def test_an_embedding_is_a_matrix_product(arguments):
     close(fit_words(one_hot=False, **arguments), fit_words(one_hot=True, **arguments))

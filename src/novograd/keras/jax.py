@@ -1,13 +1,18 @@
-"""The step of Keras variables on the JAX backend, by the native kernels where these can be used."""
+"""What the optimizer needs of Keras's JAX backend, which has native kernels and layouts."""
 
 from collections.abc import Sequence
+from typing import Any
 
+from jax.sharding import NamedSharding, PartitionSpec
 from keras import ops
 
 from novograd.jax import ffi, leaves
 from novograd.jax.layout import Layout
 from novograd.keras.layers import Hyperparameters, Layer
+from novograd.keras.plain import dense, fits
 from novograd.layers import step_scale
+
+__all__ = ["dense", "fits", "step", "v_layout"]
 
 
 def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
@@ -45,3 +50,22 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
         if maximum is not None:
             maximum.assign(after.maximum)
     return []
+
+
+def v_layout(momentum: Any, shape: tuple[int, ...]) -> NamedSharding | None:
+    """Returns the layout of ``v``: that of its moment on the axes that it has in full.
+
+    Given none, Keras takes that of a pattern which matches the name. The name holds that of the
+    weight, so this may be the layout of the weight, which has other axes.
+
+    Example:
+        >>> import keras
+        >>> v_layout(keras.Variable([1.0]), ()) is None  # on one device
+        True
+    """
+    sharding = getattr(momentum.value, "sharding", None)  # what is traced has none
+    if not isinstance(sharding, NamedSharding):
+        return None
+    lengths = zip(sharding.spec, momentum.shape, shape, strict=False)
+    names = [name if whole == length else None for name, whole, length in lengths]
+    return NamedSharding(sharding.mesh, PartitionSpec(*names))

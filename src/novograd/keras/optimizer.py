@@ -1,5 +1,6 @@
 """NovoGrad as a ``keras.optimizers.Optimizer``."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,12 +22,14 @@ from novograd.keras.layers import (
 from novograd.layers import check_layers, layers_of, row_axis, second_moment_shape, step_scale
 from novograd.variants import Variant
 
-if keras.backend.backend() == "torch":
-    from novograd.keras import torch as kernels
+if keras.backend.backend() == "tensorflow":
+    from novograd.keras import tensorflow as backend
 elif keras.backend.backend() == "jax":
-    from novograd.keras import jax as kernels
-else:
-    kernels = None
+    from novograd.keras import jax as backend
+elif keras.backend.backend() == "torch":
+    from novograd.keras import torch as backend
+else:  # such as OpenVINO's, on which models are loaded but not trained
+    from novograd.keras import plain as backend
 
 
 @keras.saving.register_keras_serializable(package="novograd")
@@ -60,9 +63,10 @@ class NovoGrad(keras.optimizers.Optimizer):
     the weights NaN, as with every Keras optimizer. Keras keeps ``learning_rate`` in
     ``keras.config.floatx()``: for all digits in float64 set that to ``"float64"``.
 
-    Gradients are dense: an embedding's ``tf.IndexedSlices`` are summed over duplicate indices, and
-    rows that a batch does not touch still move by their moment. Under a distribution strategy the
-    norm is of the gradient summed over the replicas.
+    Gradients are dense: sparse ones, such as an embedding's ``tf.IndexedSlices``, are summed over
+    duplicate indices before they are clipped, and rows that a batch does not touch still move by
+    their moment. Under a distribution strategy the norm is of the gradient summed over the
+    replicas.
 
     Args:
         learning_rate: ``lr``; a float, a ``keras.optimizers.schedules.LearningRateSchedule``, or
@@ -190,11 +194,36 @@ class NovoGrad(keras.optimizers.Optimizer):
             for variable, layers in zip(variables, chosen, strict=True)
         ]
 
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Takes one step of the variables.
+
+        Sparse gradients are made dense first. So Keras clips, accumulates and unscales the sums
+        over duplicate indices.
+
+        Args:
+            grads: The gradients, each of its variable's shape, or None.
+            trainable_variables: The variables, by default those of ``build``.
+
+        Raises:
+            ValueError: If a gradient has another shape, or Keras refuses the variables.
+        """
+        dense = [None if gradient is None else backend.dense(gradient) for gradient in grads]
+        variables = self._trainable_variables
+        if trainable_variables is not None:
+            variables = trainable_variables = list(trainable_variables)
+        for gradient, variable in zip(dense, variables, strict=False):
+            if gradient is not None and not backend.fits(gradient, variable):
+                raise ValueError(
+                    f"the gradient of {variable.name} must have its shape {tuple(variable.shape)}, "
+                    f"got {tuple(gradient.shape)}"
+                )
+        super().apply(dense, trainable_variables)
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Takes one step of one variable."""
         _, _, momentum, v, decay, layers, maximum = self._layer(gradient, variable)
         dtype = _compute_dtype(variable)
-        # Of tf.IndexedSlices the reshape makes a tensor, summing duplicates; else it does nothing.
+        # TensorFlow may not know the shape of the gradient. Elsewhere the reshape does nothing.
         g = ops.cast(ops.reshape(gradient, variable.shape), dtype)
         w, m = ops.cast(variable, dtype), ops.cast(momentum, dtype)
         s, old = layer_norms(g, layers, self.variant.norm), ops.convert_to_tensor(v)
@@ -236,21 +265,19 @@ class NovoGrad(keras.optimizers.Optimizer):
         self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> None:
         """Takes the step of all variables at once where the backend can, and of the others."""
-        if kernels is not None:
-            hyper = Hyperparameters(
-                learning_rate,
-                self.beta_1,
-                self.beta_2,
-                self.epsilon,
-                self.grad_averaging,
-                self.nesterov,
-                self.variant,
-                self.iterations,
-            )
-            layers = map(self._layer, grads, trainable_variables)
-            rest = kernels.step(list(layers), hyper)
-            grads = [layer.gradient for layer in rest]
-            trainable_variables = [layer.variable for layer in rest]
+        hyper = Hyperparameters(
+            learning_rate,
+            self.beta_1,
+            self.beta_2,
+            self.epsilon,
+            self.grad_averaging,
+            self.nesterov,
+            self.variant,
+            self.iterations,
+        )
+        rest = backend.step(list(map(self._layer, grads, trainable_variables)), hyper)
+        grads = [layer.gradient for layer in rest]
+        trainable_variables = [layer.variable for layer in rest]
         super()._backend_update_step(grads, trainable_variables, learning_rate)
 
     def _layer(self, gradient: Any, variable: Any) -> Layer:
@@ -285,11 +312,13 @@ class NovoGrad(keras.optimizers.Optimizer):
         """Creates momentum, v and its maximum of a variable, in the order of saved files."""
         momentum = self.add_variable_from_reference(variable, name="momentum")
         name = momentum.name.removesuffix("momentum") + "v"
-        dtype = _compute_dtype(variable)
-        v = self.add_variable(shape=shape, dtype=dtype, name=name)
-        if not self.variant.amsgrad:
-            return momentum, v, None
-        return momentum, v, self.add_variable(shape=shape, dtype=dtype, name=f"{name}_max")
+        new = functools.partial(
+            self.add_variable,
+            shape=shape,
+            dtype=_compute_dtype(variable),
+        )
+        v = new(name=name)
+        return momentum, v, new(name=f"{name}_max") if self.variant.amsgrad else None
 
     def _apply_weight_decay(self, variables: Any) -> None:
         """Does nothing: the decay is in the moment, and the base class would apply it again."""

@@ -1,4 +1,4 @@
-"""The step of Keras variables on the PyTorch backend, by the native kernels."""
+"""What the optimizer needs of Keras's PyTorch backend, which has native kernels."""
 
 import functools
 from collections.abc import Sequence
@@ -9,10 +9,13 @@ from keras import ops
 from keras.src.backend import in_stateless_scope
 
 from novograd.keras.layers import Hyperparameters, Layer
+from novograd.keras.plain import fits, v_layout
 from novograd.layers import Layers
 from novograd.torch import native
 from novograd.torch.layout import Layout, layout_of
 from novograd.torch.parts import Part, parts
+
+__all__ = ["dense", "fits", "step", "v_layout"]
 
 
 def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
@@ -53,6 +56,19 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
     for weight_decay, group in groups.items():
         native.step(group, options | {"weight_decay": weight_decay})
     return rest
+
+
+def dense(gradient: Any) -> Any:
+    """Returns a gradient as a dense tensor, with the sum of what it holds for one index.
+
+    Example:
+        >>> dense(torch.sparse_coo_tensor([[1, 1]], [1.0, 1.0], (2,))).tolist()
+        [0.0, 2.0]
+    """
+    tensor: Any = gradient
+    if not isinstance(gradient, torch.Tensor):
+        tensor = ops.convert_to_tensor(gradient)
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 @functools.lru_cache(maxsize=4096)
