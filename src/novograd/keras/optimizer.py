@@ -66,7 +66,8 @@ class NovoGrad(keras.optimizers.Optimizer):
     Gradients are dense: sparse ones, such as an embedding's ``tf.IndexedSlices``, are summed over
     duplicate indices before they are clipped, and rows that a batch does not touch still move by
     their moment. Under a distribution strategy the norm is of the gradient summed over the
-    replicas.
+    replicas. Under ``keras.distribution`` the moment has the layout of its weight, and so has ``v``
+    on the axes that it has in full.
 
     Args:
         learning_rate: ``lr``; a float, a ``keras.optimizers.schedules.LearningRateSchedule``, or
@@ -316,6 +317,7 @@ class NovoGrad(keras.optimizers.Optimizer):
             self.add_variable,
             shape=shape,
             dtype=_compute_dtype(variable),
+            layout=backend.v_layout(momentum, shape),
         )
         v = new(name=name)
         return momentum, v, new(name=f"{name}_max") if self.variant.amsgrad else None

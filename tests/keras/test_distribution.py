@@ -1,0 +1,48 @@
+"""Training under ``keras.distribution``, which cuts variables over several devices: JAX only."""
+
+import pickle
+import subprocess
+import sys
+
+import distributed_training as training
+import keras
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="Keras cuts variables on JAX only"
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    path = tmp_path_factory.mktemp("training") / "results"
+    done = subprocess.run(
+        [sys.executable, training.__file__, path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return pickle.loads(path.read_bytes())
+
+
+LAYOUTS = pytest.mark.parametrize("layout", training.LAYOUTS)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("name", training.OPTIMIZERS)
+def test_numbers_are_those_of_one_device(results, name, layout):
+    both = results[name, layout], results[name, "one device"]
+    for (path, *_, cut), (*_, whole) in zip(*both, strict=True):
+        np.testing.assert_allclose(cut, whole, rtol=2e-5, atol=1e-6, err_msg=path)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("name", [name for name in training.OPTIMIZERS if name != "adam"])
+def test_state_is_cut_as_its_weight(results, name, layout):
+    """On the axes that it has in full; on the others, and where it is a number, it is not cut."""
+    weights, state = results[name, layout][:4], results[name, layout][4:]
+    of_each = len(state) // len(weights)
+    for i, (path, shape, axes, _) in enumerate(state):
+        _, whole, names, _ = weights[i // of_each]
+        pairs = zip(names, shape, whole, strict=False)
+        assert axes == [name if n == length else None for name, n, length in pairs], path
+    assert weights[0][2] == list(training.LAYOUTS[layout])
