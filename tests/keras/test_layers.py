@@ -88,7 +88,12 @@ def test_a_config_holds_layers(layers):
 
 @pytest.mark.parametrize(
     ("layers", "shape"),
-    [(registered, (1, 2)), (Stacked((0, -1)), (3, 2)), (Split((1, 1), axis=-1), (1, 2))],
+    [
+        (Rows(), (1, 2)),
+        (registered, (1, 2)),
+        (Stacked((0, -1)), (3, 2)),
+        (Split((1, 1), axis=-1), (1, 2)),
+    ],
 )
 def test_a_saved_model_keeps_them(tmp_path, layers, shape):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
@@ -103,6 +108,76 @@ def test_a_saved_model_keeps_them(tmp_path, layers, shape):
         one.fit(x, y, verbose=0, shuffle=False)
     for a, b in zip(model.variables, twin.variables, strict=True):
         np.testing.assert_allclose(numpy(a), numpy(b), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+@pytest.mark.parametrize(
+    ("shape", "layers", "v_shape"),
+    [
+        ((), None, ()),
+        ((), Rows(), ()),
+        ((), Rows(scale="rms"), ()),
+        ((1,), Rows(), (1,)),
+        ((1,), Stacked(), (1,)),
+        ((3,), Rows(), (3,)),
+        ((3,), Split((1, 2)), (2,)),
+        ((0,), None, ()),
+        ((0,), Rows(), (0,)),
+        ((0,), Split((0, 0)), (2,)),
+        ((0, 3), Rows(), (1, 3)),
+        ((0, 3), Rows(scale="rms"), (1, 3)),
+        ((0, 3), Stacked(), (0, 1)),
+        ((3, 0), Stacked(), (3, 1)),
+        ((3, 0), Split((1, 2)), (2, 1)),
+        ((1, 1), Rows(), (1, 1)),
+        ((2, 3), Rows(), (1, 3)),
+        ((2, 0, 3), Stacked((0, -1)), (2, 1, 3)),
+    ],
+    ids=str,
+)
+def test_scalars_and_empty_weights(tmp_path, shape, layers, v_shape, dtype):
+    """They take steps, and go on from a file, as does the weight beside them."""
+
+    def new():
+        model = Holder(shape, dtype)
+        model.compile(NovoGrad(**OPTIONS, layers=lambda w: layers if w.name == "first" else None))
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    def step(model, seed):
+        found = [drawn(seed, w.shape) for w in model.trainable_variables]
+        model.optimizer.apply([keras.ops.convert_to_tensor(g, dtype) for g in found])
+        return [numpy(x) for x in model.variables + model.optimizer.variables]
+
+    model, twin = new(), new()
+    assert tuple(model.optimizer.variables[3].shape) == v_shape
+    before = numpy(model.trainable_variables[0])
+    step(model, 0)
+    after = numpy(model.trainable_variables[0])
+    assert np.all(np.isfinite(after.astype("float32")))
+    assert not after.size or np.any(after != before)
+    model.save_weights(tmp_path / "model.weights.h5")
+    twin.load_weights(tmp_path / "model.weights.h5")
+    for x, y in zip(step(model, 1), step(twin, 1), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+class Holder(keras.Model):
+    """A model of two weights that computes nothing."""
+
+    def __init__(self, shape, dtype):
+        super().__init__()
+        for name, size in (("first", shape), ("second", (2,))):
+            self.add_weight(name=name, shape=size, dtype=dtype, initializer="ones")
+        self.built = True
+
+
+@pytest.mark.parametrize("scale", ["norm", "rms"])
+def test_rows_of_a_scalar_are_the_scalar(scale):
+    values, gradients = np.float32(1), [drawn(i, ()) for i in range(STEPS)]
+    whole = train(values, gradients)
+    for x, y in zip(train(values, gradients, layers=Rows(scale=scale)), whole, strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def test_a_function_that_is_not_registered_is_not_found():

@@ -181,9 +181,10 @@ class NovoGrad(keras.optimizers.Optimizer):
         """Creates the state of the given weights, unless it exists."""
         if self.built:
             return
+        shapes = [tuple(variable.shape) for variable in variables]  # TensorFlow has its own kind
         chosen = [
-            layers_of(self.layers, (variable,), variable.shape, row_axis(variable.name))
-            for variable in variables
+            layers_of(self.layers, (variable,), shape, row_axis(variable.name))
+            for variable, shape in zip(variables, shapes, strict=True)
         ]
         super().build(variables)
         self._chosen_layers = chosen
@@ -191,8 +192,8 @@ class NovoGrad(keras.optimizers.Optimizer):
             # Keras writes the gradient of such a variable (a scale of float8) into it.
             None
             if self._overwrite_variable_with_gradient(variable)
-            else self._new_state(variable, second_moment_shape(layers, variable.shape))
-            for variable, layers in zip(variables, chosen, strict=True)
+            else self._new_state(variable, second_moment_shape(layers, shape))
+            for variable, layers, shape in zip(variables, chosen, shapes, strict=True)
         ]
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
