@@ -110,6 +110,21 @@ def test_a_learning_rate_that_keras_refuses(value):
         NovoGrad(value)
 
 
+def test_no_weight_decay_is_none_for_keras():
+    """Its own optimizers have that default, and programs set the attribute."""
+    weights = []
+    for given in (0.0, None, "set"):
+        optimizer = NovoGrad(0.5, weight_decay=0.5 if given == "set" else given)
+        if given == "set":
+            optimizer.weight_decay = None
+        again = NovoGrad.from_config(optimizer.get_config())
+        assert again.weight_decay == (None if given == "set" else given)
+        w = keras.Variable([1.0, 2.0])
+        again.apply([keras.ops.convert_to_tensor([3.0, 4.0])], [w])
+        weights.append(keras.ops.convert_to_numpy(w))
+    np.testing.assert_allclose(weights, [[0.7, 1.6]] * 3, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["grad_averaging", "nesterov"])
 @pytest.mark.parametrize("value", ["yes", 1, 0.0])
 def test_a_flag_of_the_wrong_type(name, value):

@@ -1,8 +1,10 @@
 """The order of the optimizer's variables, which files rely on, and training that goes on."""
 
+import copy
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ import pytest
 import resumable_training as training
 
 from novograd.keras import NovoGrad
+from novograd.layers import Rows
 
 BACKENDS = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
 
@@ -37,6 +40,24 @@ def test_the_order_of_the_variables():
         optimizer.build(weights)  # a second time, as Keras does
         assert len(optimizer.variables) == len(names)
     assert [tuple(x.shape) for x in every_kind.variables[6:]] == [(3,), (), (2, 1), ()]
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
+    ids=["deepcopy", "pickle"],
+)
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_copy_goes_on_alike(copied, scaled):
+    model = training.new_model()
+    if scaled:
+        inner = NovoGrad(0.1, layers=Rows(), variant="nvidia-amsgrad")
+        model.compile(keras.optimizers.LossScaleOptimizer(inner, initial_scale=64.0), loss="mse")
+    training.train(model, 0, training.SAVED)
+    twin = copied(model)
+    for one in (model, twin):
+        training.train(one, training.SAVED, training.STEPS)
+    assert training.state(twin) == training.state(model)
 
 
 @pytest.fixture

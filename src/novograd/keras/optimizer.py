@@ -78,7 +78,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         beta_2: Decay rate of ``v``, in [0, 1). 0 normalises each gradient by its own norm.
         epsilon: Added to ``v`` inside the root, to avoid a division by zero.
         weight_decay: Factor of the weights in the moment, and nowhere else. Weights named to
-            ``exclude_from_weight_decay`` take 0.
+            ``exclude_from_weight_decay`` take 0. None is 0, as in every Keras optimizer.
         grad_averaging: Whether what enters the moment is multiplied by ``1 - beta_1``.
         nesterov: Whether to use Nesterov momentum.
         variant: Which NovoGrad: a name, or a ``novograd.variants.Variant``.
@@ -127,7 +127,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         beta_1: float | None = None,
         beta_2: float | None = None,
         epsilon: float | None = None,
-        weight_decay: float = 0.0,
+        weight_decay: float | None = 0.0,
         grad_averaging: bool | None = None,
         nesterov: bool = False,
         variant: str | Variant = "documented",
@@ -155,7 +155,9 @@ class NovoGrad(keras.optimizers.Optimizer):
             learning_rate = check_number("learning_rate", learning_rate)
         super().__init__(
             learning_rate=learning_rate,
-            weight_decay=check_number("weight_decay", weight_decay),
+            weight_decay=(
+                None if weight_decay is None else check_number("weight_decay", weight_decay)
+            ),
             clipnorm=clipnorm,
             clipvalue=clipvalue,
             global_clipnorm=global_clipnorm,
@@ -308,7 +310,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         )
 
     def _decay(self, variable: Any) -> float:
-        return self.weight_decay if self._use_weight_decay(variable) else 0.0
+        return (self.weight_decay or 0.0) if self._use_weight_decay(variable) else 0.0
 
     def _new_state(self, variable: Any, shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
         """Creates momentum, v and its maximum of a variable, in the order of saved files."""
