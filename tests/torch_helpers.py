@@ -55,3 +55,8 @@ def expected(weights, gradients, rates, **changes):
     for gradient, rate in zip(gradients, rates, strict=True):
         w, m, v = reference.step(w, m, v, gradient, learning_rate=rate, **hyper)
     return w
+
+
+def states_of(optimizer):
+    """The state of each parameter, in order."""
+    return [optimizer.state[p] for group in optimizer.param_groups for p in group["params"]]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch_helpers import parameters, set_gradients
 
-from novograd.torch import NovoGrad, dispatch, foreach, native
-from novograd.torch.dispatch import Memory
+from novograd.torch import NovoGrad, foreach, native
+from novograd.torch.dispatch import Plan, whole_part
 
 OPTIONS = {"lr": 0.1, "weight_decay": 0.1, "variant": "apex"}
 
@@ -92,6 +92,13 @@ CHANGES = (
 )
 
 
+def forgetful(optimizer):
+    """Returns an optimizer of the same parameters and state that remembers no step."""
+    again = NovoGrad([torch.zeros(1)])
+    again.__setstate__(optimizer.__getstate__())
+    return again
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_after_a_change_the_step_is_that_of_an_optimizer_that_remembers_nothing(change):
     ends = []
@@ -103,22 +110,17 @@ def test_after_a_change_the_step_is_that_of_an_optimizer_that_remembers_nothing(
             if step == 2:
                 change(optimizer, params)
             if not remembers:
-                optimizer._memories.clear()
+                optimizer = forgetful(optimizer)
             optimizer.step()
         ends.append([w.detach() for group in optimizer.param_groups for w in group["params"]])
     assert all(map(torch.equal, *ends))
 
 
-def recalled(params, optimizer):
-    memory = Memory()
+def plan_of(optimizer, implementation):
     (group,) = optimizer.param_groups
-    memory.keep(group, [(native, part) for part in parts_of(params, optimizer)])
-    return memory, group
-
-
-def parts_of(params, optimizer):
-    rows = [optimizer._row(optimizer.param_groups[0], w, w.grad, None) for w in params]
-    return [part for _, part in dispatch.assign(optimizer.param_groups[0], rows)]
+    states = optimizer.state
+    parts = [whole_part(w, w.grad, 1.0, states[w]) for w in group["params"]]
+    return Plan(group, None, [(implementation, part) for part in parts], states), group
 
 
 def test_what_is_recalled_has_the_new_gradients():
@@ -126,9 +128,9 @@ def test_what_is_recalled_has_the_new_gradients():
     optimizer = NovoGrad(params)
     set_gradients(params, 0)
     optimizer.step()
-    memory, group = recalled(params, optimizer)
+    plan, group = plan_of(optimizer, native)
     set_gradients(params, 1)
-    again = memory.recall(group, optimizer.state)
+    again = plan.recall(group, None, optimizer.state)
     assert [(module, part.grad) for module, part in again] == [(native, w.grad) for w in params]
 
 
@@ -148,6 +150,5 @@ def test_what_foreach_takes_is_found_out_anew():
     optimizer = NovoGrad(params, foreach=True)
     set_gradients(params, 0)
     optimizer.step()
-    memory, group = Memory(), optimizer.param_groups[0]
-    memory.keep(group, [(foreach, part) for part in parts_of(params, optimizer)])
-    assert memory.recall(group, optimizer.state) is None
+    plan, group = plan_of(optimizer, foreach)
+    assert plan.recall(group, None, optimizer.state) is None

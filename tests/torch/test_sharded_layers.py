@@ -228,6 +228,39 @@ def test_a_compiled_step_of_dtensors_has_the_whole_norm(tmp_path):
     assert run(2, compiled, tmp_path) == [12, 12]
 
 
+# -- a step that changes nothing ------------------------------------------------------------------
+
+
+def warmed_up_from_zero(prepared, place):
+    """Rows that only one process has gradients of, in a first step with a learning rate of 0."""
+    w = nn.Parameter(place("rows", torch.ones(8, 4)))
+    options = OPTIONS | {"variant": "apex", "lr": 0.0}
+    optimizer = NovoGrad([w], layers=Rows(), **options)
+    if prepared:  # as torch.distributed.checkpoint does
+        w.grad = place("rows", torch.zeros(8, 4))
+        optimizer.step()
+        assert not any(full(x).any() for x in optimizer.state[w].values())
+    for step in range(3):
+        gradient = torch.ones(8, 4)
+        gradient[4:] *= step
+        w.grad = place("rows", gradient)
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] = 0.1
+    return full(w), full(optimizer.state[w]["step"])
+
+
+def warmed_up_in_pieces(prepared):
+    return warmed_up_from_zero(prepared, placed_over((2,), (Shard(0),)))
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_all_processes_count_a_first_step_alike(tmp_path, prepared):
+    expected = warmed_up_from_zero(False, lambda _, x: x)
+    for w, step in run(2, warmed_up_in_pieces, tmp_path, prepared):
+        assert step == expected[1] == 3
+        torch.testing.assert_close(w, expected[0], rtol=1e-6, atol=0)
+
+
 # -- several meshes -------------------------------------------------------------------------------
 
 

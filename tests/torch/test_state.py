@@ -5,20 +5,17 @@ import copy
 import pytest
 import torch
 from torch.distributed.checkpoint import state_dict as dcp
-from torch_helpers import every_implementation, parameters, set_gradients, train
+from torch_helpers import every_implementation, parameters, set_gradients, states_of, train
 
+from novograd.layers import Rows, Split
 from novograd.torch import NovoGrad
+from novograd.variants import VARIANTS
 
 DTYPES = pytest.mark.parametrize(
     "dtype",
     [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64],
     ids=str,
 )
-
-
-def states(optimizer):
-    """The state of each parameter, in order."""
-    return [optimizer.state[p] for group in optimizer.param_groups for p in group["params"]]
 
 
 def unchanged(optimizer, before):
@@ -43,7 +40,7 @@ def test_training_goes_on_from_a_file(tmp_path, dtype, implementation):
     again.load_state_dict(stored["optimizer"])
     train(again, 4, start=4)
     torch.testing.assert_close(stored["weights"], params, rtol=0, atol=0)
-    torch.testing.assert_close(states(again), states(optimizer), rtol=0, atol=0)
+    torch.testing.assert_close(states_of(again), states_of(optimizer), rtol=0, atol=0)
 
 
 @DTYPES
@@ -55,7 +52,7 @@ def test_second_moment_keeps_its_digits(dtype):
     copy_ = NovoGrad(parameters(dtype=dtype, seed=1))
     copy_.load_state_dict(optimizer.state_dict())
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    for mine, loaded in zip(states(optimizer), states(copy_), strict=True):
+    for mine, loaded in zip(states_of(optimizer), states_of(copy_), strict=True):
         assert loaded["exp_avg_sq"].dtype == wide
         assert loaded["exp_avg_sq"].shape == ()
         assert torch.equal(loaded["exp_avg_sq"], mine["exp_avg_sq"])
@@ -77,7 +74,7 @@ def test_loads_into_parameters_of_another_dtype(saved, loaded):
     other = NovoGrad(parameters(dtype=loaded))
     other.load_state_dict(optimizer.state_dict())
     wide = torch.float64 if loaded == torch.float64 else torch.float32
-    for mine, theirs in zip(states(optimizer), states(other), strict=True):
+    for mine, theirs in zip(states_of(optimizer), states_of(other), strict=True):
         assert theirs["exp_avg"].dtype == loaded
         assert theirs["exp_avg_sq"].dtype == wide
         assert torch.equal(theirs["exp_avg_sq"], mine["exp_avg_sq"].to(wide))
@@ -90,7 +87,7 @@ def test_loads_to_another_device():
     elsewhere = [torch.nn.Parameter(p.detach().to("meta")) for p in parameters()]
     other = NovoGrad(elsewhere)
     other.load_state_dict(optimizer.state_dict())
-    for state in states(other):
+    for state in states_of(other):
         assert {name: x.device.type for name, x in state.items()} == {
             "exp_avg": "meta",
             "exp_avg_sq": "meta",
@@ -121,10 +118,10 @@ def test_hooks_of_the_user_see_and_may_change_what_is_loaded():
 
     other.register_load_state_dict_pre_hook(double)
     other.register_load_state_dict_post_hook(
-        lambda loaded: seen.extend(state["exp_avg_sq"].item() for state in states(loaded))
+        lambda loaded: seen.extend(state["exp_avg_sq"].item() for state in states_of(loaded))
     )
     other.load_state_dict(optimizer.state_dict())
-    assert seen == [2 * state["exp_avg_sq"].item() for state in states(optimizer)]
+    assert seen == [2 * state["exp_avg_sq"].item() for state in states_of(optimizer)]
     assert len(other._optimizer_load_state_dict_pre_hooks) == 1
     assert len(other._optimizer_load_state_dict_post_hooks) == 1
 
@@ -197,21 +194,68 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(make, said):
     assert not optimizer._optimizer_load_state_dict_pre_hooks
 
 
+def zero_step(model, optimizer):
+    """Makes the state of a fresh optimizer as torch.distributed.checkpoint does."""
+    made = dcp.get_optimizer_state_dict(model, optimizer)
+    assert len(made["state"]) == 2
+
+
+def schedule_from_zero(model, optimizer):
+    """The same by hand, where a schedule begins with 0."""
+    (group,) = optimizer.param_groups
+    lr = group["lr"]
+    group["lr"] = 0 * lr
+    for param in model.parameters():
+        param.grad = torch.zeros_like(param)
+    optimizer.step()
+    group["lr"] = lr
+
+
 @every_implementation
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("layers", [None, Rows(), Split((1, 2))], ids=str)
 @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])
-def test_state_made_by_distributed_checkpointing_changes_nothing(implementation, lr):
-    """It makes the state of a fresh optimizer by a step with zero gradients and lr 0."""
+@pytest.mark.parametrize("prepare", [zero_step, schedule_from_zero])
+def test_a_step_without_learning_rate_and_gradients_leaves_a_fresh_optimizer_fresh(
+    implementation, variant, layers, lr, prepare
+):
+    """pytorch/pytorch 164929; the decay would enter the moment, and the step would count."""
     results = []
     for prepared in (True, False):
         torch.manual_seed(0)
         model = torch.nn.Linear(5, 3)
-        optimizer = NovoGrad(model.parameters(), lr=lr, weight_decay=0.1, **implementation)
+        optimizer = NovoGrad(
+            model.parameters(),
+            lr=lr,
+            weight_decay=0.1,
+            variant=variant,
+            layers=layers,
+            **implementation,
+        )
         if prepared:
-            made = dcp.get_optimizer_state_dict(model, optimizer)
-            assert len(made["state"]) == 2
+            prepare(model, optimizer)
+            assert all(not x.any() for state in states_of(optimizer) for x in state.values())
         train(optimizer, 5)
-        results.append(list(model.parameters()))
+        results.append((list(model.parameters()), states_of(optimizer)))
     torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@every_implementation
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("what", ["gradient", "lr"])
+def test_a_first_step_with_a_learning_rate_or_a_gradient_counts(implementation, variant, what):
+    """Only a step that has neither is as if it had not been taken."""
+    (w,) = parameters([(3, 5)])
+    optimizer = NovoGrad(
+        [w], lr=0.0 if what == "gradient" else 0.1, variant=variant, **implementation
+    )
+    w.grad = torch.zeros_like(w)
+    if what == "gradient":
+        w.grad[0, 0] = 1.0
+    optimizer.step()
+    state = optimizer.state[w]
+    assert state.get("step", 1) == 1
+    assert state["exp_avg_sq"].any() == (what == "gradient")
 
 
 def test_distributed_checkpointing_round_trip(tmp_path):
@@ -227,7 +271,7 @@ def test_distributed_checkpointing_round_trip(tmp_path):
     dcp.set_state_dict(again, resumed, model_state_dict=saved[0], optim_state_dict=saved[1])
     train(resumed, 3, start=3)
     torch.testing.assert_close(list(again.parameters()), list(model.parameters()), rtol=0, atol=0)
-    torch.testing.assert_close(states(resumed), states(optimizer), rtol=0, atol=0)
+    torch.testing.assert_close(states_of(resumed), states_of(optimizer), rtol=0, atol=0)
 
 
 def test_state_can_be_loaded_again():

@@ -42,7 +42,7 @@ def check_options(options: dict[str, Any]) -> None:
     flags = "grad_averaging", "nesterov", "maximize", "skip_nonfinite", "capturable"
     for name in (*flags, "stochastic_rounding"):
         check_flag(name, options[name])
-    check_layers("layers", options["layers"])
+    check_layers("layers", options.get("layers"))
     variants.get(options["variant"])
     for name in ("foreach", "fused"):
         if options[name] is not None:

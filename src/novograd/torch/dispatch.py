@@ -1,5 +1,6 @@
 """Which implementation updates what: kernels, torch's foreach operations, or the rule itself."""
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -12,10 +13,13 @@ from novograd.native import require
 from novograd.torch import foreach, native, single_tensor, triton
 from novograd.torch.parts import Part, as_real, parts
 from novograd.torch.scalars import Options
+from novograd.torch.sharding import local
 from novograd.torch.single_tensor import square_sums
 from novograd.torch.triton import Scaling
 
 _KERNELS = (native, triton)
+# The tensors of a state: those that all have, and those of some variants.
+STATE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")
 # An implementation, and what it is to update.
 Assignment = list[tuple[Any, Part]]
 
@@ -80,20 +84,41 @@ def steps(group: dict[str, Any], assigned: Assignment, scaling: Scaling | None) 
             ready.append(Step(partial(square_sums, mine), take))
             continue
         ready.append(Step(prepared.square_sums, partial(prepared.step, options)))
-    counts = {id(part.step): part.step for _, part in assigned if part.step is not None}
+    counts = {id(part.step): part for _, part in assigned if part.step is not None}
     if counts:
         # Last, and once for all parts of a parameter.
         found_inf = scaling.found_inf if scaling else None
-        take = partial(foreach.count, list(counts.values()), found_inf)
+        take = partial(foreach.count, list(counts.values()), options["lr"], found_inf)
         ready.append(Step(lambda: None, take))
     return ready
 
 
-class Memory:
-    """What was assigned to kernels in the last step of a group, to be used again.
+class Kept(NamedTuple):
+    """What a plan keeps of a parameter and its part.
+
+    Its state is referred to weakly, so that it is freed when the optimizer drops it. Of the
+    parameter there is not even a weak reference, since torch exchanges the contents of tensors, as
+    ``Module.to`` does with DTensors, only where there is none.
+    """
+
+    param: int
+    kind: tuple[Any, ...]
+    implementation: Any
+    scale: float
+    state: tuple[tuple[str, Any], ...]
+
+
+class Plan:
+    """What kernels take in a step of a group, to be used again in the next.
 
     Most steps are like the one before, but for the memory of the gradients. To see that takes a
     fraction of the time that it takes to find everything out.
+
+    Args:
+        group: The parameter group.
+        layers: Its layers.
+        assigned: What was assigned in it.
+        states: The state of the optimizer.
 
     Example:
         >>> from novograd.torch import NovoGrad
@@ -101,59 +126,100 @@ class Memory:
         >>> w.grad = torch.ones(2)
         >>> optimizer = NovoGrad([w])
         >>> optimizer.step()
-        >>> (group,), memory = optimizer.param_groups, Memory()
+        >>> (group,) = optimizer.param_groups
         >>> row = w, w.grad, *optimizer.state[w].values()
-        >>> memory.keep(group, [(native, Part(*row))])
+        >>> plan = Plan(group, None, [(native, Part(*row))], optimizer.state)
         >>> w.grad = torch.ones(2)
-        >>> [(_, part)] = memory.recall(group, optimizer.state)
+        >>> [(_, part)] = plan.recall(group, None, optimizer.state)
         >>> part.grad is w.grad
         True
     """
 
-    def __init__(self) -> None:
-        """Has nothing to remember."""
-        self._options: tuple[Any, ...] = ()
-        self._kept: list[tuple[Any, Part, tuple[Any, ...]]] = []
-
-    def keep(self, group: dict[str, Any], assigned: Assignment) -> None:
-        """Remembers an assignment, if each part is a whole parameter and kernels take them all."""
-        self._kept = []
+    def __init__(
+        self,
+        group: dict[str, Any],
+        layers: Any,
+        assigned: Assignment,
+        states: Mapping[Tensor, Any],
+    ) -> None:
+        """Keeps an assignment, if each part is a whole parameter and kernels take them all."""
+        self._kept: list[Kept] = []
         trained = [param for param in group["params"] if param.grad is not None]
         whole = len(assigned) == len(trained) and all(
             part.param is param and implementation in _KERNELS
             for (implementation, part), param in zip(assigned, trained, strict=True)
         )
         if whole:
-            self._options = tuple(group[name] for name in _DECISIVE)
-            # Not the gradients: they are the user's, to be freed.
+            self._layers = layers
+            self._options = [group[name] for name in _DECISIVE]
+            self._params = list(map(id, group["params"]))
             self._kept = [
-                (implementation, part._replace(grad=part.param), _kind(part.param, part.grad))
+                Kept(
+                    id(part.param),
+                    _kind(part.param, part.grad),
+                    implementation,
+                    part.scale,
+                    _references(states[part.param]),
+                )
                 for implementation, part in assigned
             ]
 
-    def recall(self, group: dict[str, Any], states: Mapping[Tensor, Any]) -> Assignment | None:
-        """Returns what is assigned in this step; None if it is not like the one remembered."""
+    def recall(
+        self, group: dict[str, Any], layers: Any, states: Mapping[Tensor, Any]
+    ) -> Assignment | None:
+        """Returns what is assigned in this step; None if it is not like the one that was kept."""
         trained = [param for param in group["params"] if param.grad is not None]
-        if len(trained) != len(self._kept) or not trained:
-            return None
-        if any(group[name] is not x for name, x in zip(_DECISIVE, self._options, strict=True)):
+        if (
+            not trained
+            or len(trained) != len(self._kept)
+            or list(map(id, group["params"])) != self._params
+            or layers is not self._layers
+            or any(group[name] is not x for name, x in zip(_DECISIVE, self._options, strict=True))
+        ):
             return None
         assigned = []
-        for param, (implementation, part, kind) in zip(trained, self._kept, strict=True):
-            whole, _, exp_avg, exp_avg_sq, scale, _, maximum, step = part
-            grad, state = cast(Tensor, param.grad), states[param]
+        for param, (key, kind, implementation, scale, kept) in zip(
+            trained, self._kept, strict=True
+        ):
+            grad, state = cast(Tensor, param.grad), states.get(param)
             if (
-                param is not whole
+                key != id(param)
                 or _kind(param, grad) != kind
-                or state.get("exp_avg") is not exp_avg
-                or state.get("exp_avg_sq") is not exp_avg_sq
-                or state.get("max_exp_avg_sq") is not maximum
-                or state.get("step") is not step
+                or not state
+                or any(name not in state or state[name] is not x() for name, x in kept)
             ):
                 return None
-            again = Part(param, grad, exp_avg, exp_avg_sq, scale, None, maximum, step)
-            assigned.append((implementation, again))
+            assigned.append((implementation, whole_part(param, grad, scale, state)))
         return assigned
+
+
+def _references(state: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Returns weak references to the tensors of a state."""
+    return tuple((name, weakref.ref(state[name])) for name in STATE if name in state)
+
+
+def whole_part(
+    param: Tensor, grad: Tensor, scale: float, state: dict[str, Any], square: Tensor | None = None
+) -> Part:
+    """Returns a parameter as a part, with what is here of it and of its state.
+
+    Example:
+        >>> w, v = torch.zeros(2), torch.tensor(0.0)
+        >>> whole_part(w, torch.ones(2), 1.0, {"exp_avg": torch.zeros(2), "exp_avg_sq": v}).grad
+        tensor([1., 1.])
+    """
+    maximum, step = state.get("max_exp_avg_sq"), state.get("step")
+    return Part(
+        local(param),
+        grad,
+        local(state["exp_avg"]),
+        local(state["exp_avg_sq"]),
+        scale,
+        square,
+        None if maximum is None else local(maximum),
+        step,
+        None if step is None else state["exp_avg_sq"],
+    )
 
 
 # The options on which it depends what updates a parameter.

@@ -7,7 +7,7 @@ The scalars of all layers are computed together by the rule. The linear pass is 
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 # torch keeps its foreach operations private and stable: its own optimizers are made of them.
 # pyright: reportPrivateImportUsage=false
@@ -18,6 +18,7 @@ from novograd import variants
 from novograd.rule import Coefficients
 from novograd.torch.parts import Part
 from novograd.torch.scalars import Options, advance, layer_norms
+from novograd.torch.sharding import is_sharded
 
 
 def step(parts: Sequence[Part], options: Options) -> None:
@@ -41,20 +42,40 @@ def step(parts: Sequence[Part], options: Options) -> None:
         _step_alike(group, options)
 
 
-def count(steps: list[Tensor], found_inf: Tensor | None = None) -> None:
-    """Adds 1 to each, or nothing where ``found_inf`` is not 0.
+def count(parts: Sequence[Part], lr: float | Tensor, found_inf: Tensor | None = None) -> None:
+    """Adds 1 to the ``step`` of each part, or nothing where ``found_inf`` is not 0.
+
+    A first step with a learning rate of 0 and zero gradients does not count either: programs take
+    it to make the state that they load or save.
 
     Example:
-        >>> x = torch.zeros(())
-        >>> count([x])
-        >>> x
-        tensor(1.)
+        >>> w, v, step = torch.zeros(2), torch.tensor(0.0), torch.tensor(0.0)
+        >>> part = Part(w, w, w, v, step=step, history=v)
+        >>> count([part], 0.0), step
+        (None, tensor(0.))
+        >>> count([part], 0.1), step
+        (None, tensor(1.))
     """
-    if found_inf is None:
+    steps: list[Any] = [part.step for part in parts]
+    taken: list[Any] = [1.0] * len(parts)
+    if isinstance(lr, Tensor) or lr == 0:
+        taken = [~_is_fresh(part, lr) for part in parts]
+    if found_inf is not None:
+        taken = [(found_inf == 0).to(step.device) * x for step, x in zip(steps, taken, strict=True)]
+    if all(isinstance(x, float) for x in taken):
         torch._foreach_add_(steps, 1)
     else:
-        taken = (found_inf == 0).float()
-        torch._foreach_add_(steps, [taken.to(step.device) for step in steps])
+        torch._foreach_add_(steps, [x.to(s.dtype) for s, x in zip(steps, taken, strict=True)])
+
+
+def _is_fresh(part: Part, lr: float | Tensor) -> Tensor:
+    """Whether a parameter is, after a step, as it was before its first: 0-d, on its device."""
+    history, step = cast(Any, part.history), cast(Tensor, part.step)
+    largest = history.amax() if history.numel() else history.sum()
+    if is_sharded(largest):
+        largest = largest.full_tensor()
+    lr = lr.squeeze().to(step.device) if isinstance(lr, Tensor) else lr
+    return (step == 0) & (largest.to(step.device) == 0) & (lr == 0)
 
 
 def _step_alike(parts: Sequence[Part], options: Options) -> None:

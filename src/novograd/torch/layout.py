@@ -1,12 +1,14 @@
-"""Where the layers of a parameter are, which is found out once."""
+"""Where the layers of a parameter are."""
 
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from novograd.layers import Rows, Split, Stacked, layers_of, second_moment_shape, step_scale
+from novograd.layers import Layers, Rows, Split, Stacked, layers_of, second_moment_shape, step_scale
 from novograd.torch import sharding
 from novograd.torch.parts import Cuts
 from novograd.torch.scalars import compute_dtype
@@ -50,14 +52,16 @@ def layout_of(layers: Any, name: str | None, param: Tensor) -> Layout:
         param: The parameter.
 
     Raises:
-        TypeError: If the function returns something else than layers.
+        TypeError: If the function returns something else than layers, or needs a name and there is
+            none.
         ValueError: If these do not fit the shape of the parameter.
 
     Example:
         >>> layout_of(Split((2, 3)), None, torch.zeros(5, 7))[:3]
         (torch.Size([2, 1]), 1.0, (0, ((0, 2), (2, 3))))
     """
-    chosen = layers_of(layers, (name, param), param.shape, rows=0)
+    given = layers if isinstance(layers, Layers) else partial(_call, layers)
+    chosen = layers_of(given, (name, param), param.shape, rows=0)
     v_shape = torch.Size(second_moment_shape(chosen, param.shape))
     sharded = None
     if sharding.is_sharded(param):
@@ -71,6 +75,51 @@ def layout_of(layers: Any, name: str | None, param: Tensor) -> Layout:
             here = sharded.offset[axis], sharded.shape[axis]
         cuts = axis, _cuts(chosen.sizes, *here)
     return Layout(v_shape, step_scale(chosen, param.shape), cuts, sharded)
+
+
+class Layouts:
+    """The layouts of the parameters of an optimizer, each found anew when it may have changed.
+
+    A layout follows from the layers, the name, the shape and the sharding of a parameter. No
+    parameter is kept alive.
+
+    Example:
+        >>> layouts, w = Layouts(), torch.zeros(2, 3)
+        >>> layouts.of(Rows(), None, w) is layouts.of(Rows(), None, w)
+        True
+        >>> w.resize_(4, 3).shape, layouts.of(Rows(), None, w).v_shape
+        (torch.Size([4, 3]), torch.Size([4, 1]))
+    """
+
+    def __init__(self) -> None:
+        """Knows none yet."""
+        self._found: dict[int, tuple[tuple[Any, ...], Layout]] = {}
+
+    def of(self, layers: Any, name: str | None, param: Tensor) -> Layout:
+        """Returns the layout of a parameter; arguments and errors are those of ``layout_of``."""
+        about = (layers, name, param.shape, *sharding.placed(param))
+        known = self._found.get(id(param))
+        if known is None or known[0] != about:
+            known = self._found[id(param)] = about, layout_of(layers, name, param)
+        return known[1]
+
+    def forget_others(self, params: Iterable[Tensor]) -> None:
+        """Forgets all parameters but these."""
+        ids = set(map(id, params))
+        self._found = {key: known for key, known in self._found.items() if key in ids}
+
+
+def _call(layers: Callable[..., Any], name: str | None, param: Tensor) -> Any:
+    """Calls a function that returns layers; if it needs a name and there is none, says why."""
+    try:
+        return layers(name, param)
+    except (TypeError, AttributeError) as error:
+        if name is not None:
+            raise
+        raise TypeError(
+            f"layers= was called with name=None, and failed: {error}. Parameters have names if the "
+            "optimizer is given model.named_parameters()."
+        ) from error
 
 
 def _cuts(sizes: tuple[int, ...], start: int, length: int) -> tuple[tuple[int, int], ...]:

@@ -1,38 +1,49 @@
 """NovoGrad as a ``torch.optim.Optimizer``."""
 
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from novograd import variants
+from novograd.layers import check_layers
 from novograd.native import usable
 from novograd.torch import dispatch, sharding, triton
 from novograd.torch.checks import check_options
 from novograd.torch.dispatch import (
     Assignment,
-    Memory,
+    Plan,
     Step,
     kernels_for,
     require_kernels,
     wants_kernels,
+    whole_part,
 )
-from novograd.torch.layout import Layout, layout_of
+from novograd.torch.groups import name_of, refuse_pieces, shapes_of
+from novograd.torch.layout import Layout, Layouts
 from novograd.torch.parts import Part, parts
-from novograd.torch.scalars import Options, compute_dtype
+from novograd.torch.scalars import Options
 from novograd.torch.sharding import Norms
+from novograd.torch.state import check_loaded, follow, new_state, restore
+from novograd.torch.state import problem as problem_of_state
 from novograd.torch.triton import Scaling
 from novograd.variants import Variant
 
-# What a group of a state dict may lack: layers, which are not saved, and what came later.
-_IF_LACKING: dict[str, Any] = {"layers": None, "stochastic_rounding": False}
+# What a group of a state dict may lack, since it came later.
+_IF_LACKING: dict[str, Any] = {"stochastic_rounding": False}
 # What it has. (The defaults also have what torch adds to them on loading.)
 _SAVED = tuple(
     option
     for option in (*Options.__annotations__, "foreach", "fused", "capturable")
     if option not in _IF_LACKING
 )
+
+# All that live, for groups that go from one to another.
+_OPTIMIZERS: weakref.WeakSet["NovoGrad"] = weakref.WeakSet()
 
 
 class NovoGrad(torch.optim.Optimizer):
@@ -100,8 +111,8 @@ class NovoGrad(torch.optim.Optimizer):
         capturable: Accepted for code that sets it. A step can be captured either way.
         layers: What shares one ``v``: ``Stacked``, ``Split`` or ``Rows`` of ``novograd.layers``, or
             None for the whole parameter; or a function ``(name, parameter)`` that returns one of
-            these, whose ``name`` is None unless named parameters are given. State dicts do not
-            hold it.
+            these, whose ``name`` is None unless named parameters are given. A group may have its
+            own. Neither ``param_groups`` nor state dicts hold it.
 
     Raises:
         TypeError: If an argument has a type not named above.
@@ -165,10 +176,9 @@ class NovoGrad(torch.optim.Optimizer):
             "layers": layers,
         }
         check_options(defaults)
-        self._layouts: dict[Tensor, Layout] = {}
-        self._memories: dict[int, Memory] = {}
-        self._sharded = False
+        self._forget()
         super().__init__(params, defaults)
+        _OPTIMIZERS.add(self)
         if fused is None and foreach is None and _any_on_cpu(self.param_groups):
             usable()  # says so, if there are no kernels
 
@@ -190,14 +200,17 @@ class NovoGrad(torch.optim.Optimizer):
             >>> [group["weight_decay"] for group in optimizer.param_groups]
             [0.0, 0.001]
         """
+        self._follow_groups()
         if isinstance(param_group, dict):
+            param_group = _with_layers(param_group)
             check_options(self.defaults | param_group)
         super().add_param_group(param_group)
         try:
-            self._lay_out(self.param_groups[-1])
+            self._check_group(self.param_groups[-1])
         except BaseException:
             self.param_groups.pop()
             raise
+        self._note_groups()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -210,10 +223,11 @@ class NovoGrad(torch.optim.Optimizer):
             What the closure returned; None without one.
 
         Raises:
-            RuntimeError: If a gradient is sparse, or is a DTensor and its parameter not or the
-                other way round, if ``fused`` is True or bfloat16 is to be rounded at random and the
-                kernels cannot take a parameter, or if those for the CPU would have to write to
-                memory that two parameters share; then nothing has changed.
+            RuntimeError: If flat pieces have taken the place of parameters; if the state of a
+                parameter does not fit it; if a gradient is sparse, or is a DTensor and its
+                parameter not or the other way round; if ``fused`` is True or bfloat16 is to be
+                rounded at random and the kernels cannot take a parameter; or if those for the CPU
+                would have to write to memory that two parameters share. Then nothing has changed.
 
         Example:
             >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -245,10 +259,8 @@ class NovoGrad(torch.optim.Optimizer):
             >>> "layers" in optimizer.state_dict()["param_groups"][0]
             False
         """
-        state_dict = super().state_dict()
-        for group in state_dict["param_groups"]:
-            del group["layers"]
-        return state_dict
+        self._note_groups()
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what ``state_dict`` returned, also of parameters in another dtype or device.
@@ -267,6 +279,7 @@ class NovoGrad(torch.optim.Optimizer):
                 ...
             ValueError: state_dict is not one of NovoGrad: param_groups[0] has no 'betas'
         """
+        self._follow_groups()
         loading: list[dict[str, Any]] = []
 
         def check(_: torch.optim.Optimizer, given: dict[str, Any]) -> None:
@@ -278,7 +291,7 @@ class NovoGrad(torch.optim.Optimizer):
         hooks = [
             self.register_load_state_dict_pre_hook(check),
             self.register_load_state_dict_post_hook(
-                lambda _: self._restore_second_moments(loading[0]), prepend=True
+                lambda _: restore(self.state, loading[0], self.param_groups), prepend=True
             ),
         ]
         try:
@@ -298,22 +311,94 @@ class NovoGrad(torch.optim.Optimizer):
 
     # -- its parts -------------------------------------------------------------------------------
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy is made of."""
+        self._note_groups()
+        return super().__getstate__() | {"_layers": self._layers}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes the state of another, with the layers that are set here where it has none."""
-        groups = self.__dict__.get("param_groups", [])
-        for new, old in zip(state["param_groups"], groups, strict=False):
-            new.setdefault("layers", old["layers"])
         super().__setstate__(state)
+        chosen = self.__dict__.get("_layers", {})
+        self._forget()
+        self._layers = chosen
         for group in self.param_groups:
             for option, value in _IF_LACKING.items():
                 group.setdefault(option, value)
-        self._layouts, self._memories = {}, {}
-        for group in self.param_groups:
-            self._lay_out(group)
+            self._check_group(group)
+        self._note_groups()
+
+    def _forget(self) -> None:
+        """Makes anew what is known of groups and parameters beside what they hold themselves."""
+        self._layers: dict[int, Any] = {}  # of the groups in order, by the identity of each
+        self._shapes: Counter[torch.Size] = Counter()
+        self._layouts = Layouts()
+        self._plans: dict[int, Plan] = {}
+        self._sharded = False
+
+    def _follow_groups(self) -> None:
+        """Takes notice of what has been changed in the groups since they were last used.
+
+        Raises:
+            RuntimeError: If flat pieces have taken the place of parameters.
+        """
+        refuse_pieces(self._shapes, self._plain_shapes())
+        self._note_groups()
+
+    def _note_groups(self) -> None:
+        """Notes the layers and the parameters of all groups, as they are now."""
+        groups = self.param_groups
+        self._layers = {id(group): self._layers_of(group) for group in groups}
+        for group in groups:
+            # Programs flatten, compare and save the entries of groups. Layers may be a function,
+            # which no file can hold.
+            group.pop("layers", None)
+        params = [param for group in groups for param in group["params"]]
+        self._shapes = self._plain_shapes()
+        self._sharded = any(map(sharding.is_sharded, params))
+        self._layouts.forget_others(params)
+
+    def _layers_of(self, group: dict[str, Any]) -> Any:
+        """Returns the layers of a group, also of one that a program has put in another's place."""
+        if "layers" in group:
+            return check_layers("layers", group["layers"])
+        if id(group) in self._layers:
+            return self._layers[id(group)]
+        number = next(i for i, known in enumerate(self.param_groups) if known is group)
+        known = list(self._layers.values())
+        return known[number] if number < len(known) else self.defaults.get("layers")
+
+    def _plain_shapes(self) -> Counter[torch.Size]:
+        """Returns the shapes of the parameters of groups without layers."""
+        plain = (group for group in self.param_groups if self._layers_of(group) is None)
+        return shapes_of([param for group in plain for param in group["params"]])
+
+    def _layout(self, group: dict[str, Any], index: int) -> Layout:
+        """Returns where the layers of a parameter of a group are; its errors name it."""
+        param = group["params"][index]
+        if sharding.is_flattened(param):
+            raise RuntimeError(
+                f"NovoGrad cannot train parameter {self._name(group, index)}, which "
+                "FullyShardedDataParallel has flattened: its shards do not say to which layers "
+                "they belong. Shard the model by torch.distributed.fsdp.fully_shard instead."
+            )
+        try:
+            return self._layouts.of(self._layers_of(group), name_of(group, index), param)
+        except ValueError as error:
+            raise ValueError(f"parameter {self._name(group, index)}: {error}") from error
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raises an error, naming the parameter, if one of a group cannot be trained."""
+        require_kernels(group["fused"], group["params"])
+        for index, param in enumerate(group["params"]):
+            if not is_lazy(param):
+                self._layout(group, index)
 
     def _take_step(self) -> None:
         """Takes a step, having checked first that it can be taken."""
         again = [self._recalled(number) for number in range(len(self.param_groups))]
+        if None in again and not torch.compiler.is_compiling():
+            self._follow_groups()
         for group, assigned in zip(self.param_groups, again, strict=True):
             if assigned is None:
                 self._check_gradients(group)
@@ -343,52 +428,30 @@ class NovoGrad(torch.optim.Optimizer):
 
         torch.compile knows a method of this name, and calls it before it traces the rest.
         """
-        for param in group["params"]:
+        for index, param in enumerate(group["params"]):
             if param.grad is not None:
-                row = self._row(group, param, sharding.local_gradient(param), norms)
+                row = self._row(group, index, sharding.local_gradient(param), norms)
                 for column, x in zip(columns, row, strict=True):
                     column.append(x)
 
     def _row(
-        self, group: dict[str, Any], param: Tensor, grad: Tensor, norms: Norms | None
+        self, group: dict[str, Any], index: int, grad: Tensor, norms: Norms | None
     ) -> tuple[Any, ...]:
         """Returns the fields of a ``Part``, and where it is cut; makes its state if need be."""
-        layout = self._layouts[param]
+        param, layout = group["params"][index], self._layout(group, index)
         state = self.state[param]
         if not state:
-            state.update(self._new_state(group, param))
-        maximum = state.get("max_exp_avg_sq")
-        return (
-            sharding.local(param),
-            grad,
-            sharding.local(state["exp_avg"]),
-            sharding.local(state["exp_avg_sq"]),
-            layout.scale,
-            norms.squares.get(param) if norms else None,
-            None if maximum is None else sharding.local(maximum),
-            state.get("step"),
-            layout.cuts,
-        )
-
-    def _new_state(self, group: dict[str, Any], param: Tensor) -> dict[str, Tensor]:
-        """Returns the state of a parameter before its first step."""
-        variant, layout = variants.get(group["variant"]), self._layouts[param]
-        v = layout.new_second_moment(param)
-        state = {
-            "exp_avg": torch.zeros_like(param, memory_format=torch.preserve_format),
-            "exp_avg_sq": v,
-        }
-        if variant.amsgrad:
-            state["max_exp_avg_sq"] = layout.new_second_moment(param)
-        if variant.counts:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=sharding.local(v).device)
-        return state
+            state.update(new_state(group, param, layout))
+        self._check_state(group, index)
+        square = norms.squares.get(param) if norms else None
+        return *whole_part(param, grad, layout.scale, state, square), layout.cuts
 
     def _recalled(self, number: int) -> Assignment | None:
         """Returns what updates a group, if that is as in the last step."""
-        if self._sharded or torch.compiler.is_compiling() or number not in self._memories:
+        if self._sharded or torch.compiler.is_compiling() or number not in self._plans:
             return None
-        return self._memories[number].recall(self.param_groups[number], self.state)
+        group = self.param_groups[number]
+        return self._plans[number].recall(group, self._layers_of(group), self.state)
 
     def _prepared(
         self, number: int, norms: Norms | None, assigned: Assignment | None
@@ -400,16 +463,19 @@ class NovoGrad(torch.optim.Optimizer):
             self._init_group(group, *columns, norms=norms)
             assigned = dispatch.assign(group, zip(*columns, strict=True))
             if not self._sharded and not torch.compiler.is_compiling():
-                self._memories.setdefault(number, Memory()).keep(group, assigned)
+                layers = self._layers_of(group)
+                self._plans[number] = Plan(group, layers, assigned, self.state)
         return dispatch.steps(group, assigned, self._scaling())
 
     def _prepared_without_gradient(
         self, group: dict[str, Any], params: list[Tensor], norms: Norms
     ) -> list[Step]:
         """Returns the step of what has a gradient in other processes only."""
-        mine = [param for param in params if any(param is one for one in group["params"])]
-        zeros = (torch.zeros_like(sharding.local(param)) for param in mine)
-        rows = [self._row(group, w, g, norms) for w, g in zip(mine, zeros, strict=True)]
+        rows = [
+            self._row(group, index, torch.zeros_like(sharding.local(param)), norms)
+            for index, param in enumerate(group["params"])
+            if any(param is one for one in params)
+        ]
         return dispatch.steps(group, dispatch.assign(group, rows), self._scaling())
 
     def _scaling(self) -> Scaling | None:
@@ -422,9 +488,9 @@ class NovoGrad(torch.optim.Optimizer):
         group, assigned = self.param_groups[number], self._recalled(number)
         if assigned is not None:
             return all(implementation is triton for implementation, _ in assigned)
-        trained = (param for param in group["params"] if param.grad is not None)
+        trained = (i for i, param in enumerate(group["params"]) if param.grad is not None)
         return wants_kernels(group) and all(
-            self._problem_of_kernels(triton, group, param) is None for param in trained
+            self._problem_of_kernels(triton, group, index) is None for index in trained
         )
 
     def _needs_triton(self) -> bool:
@@ -438,41 +504,22 @@ class NovoGrad(torch.optim.Optimizer):
 
     def _norms(self) -> Norms | None:
         """Makes room for the norms of layers of which other processes have pieces, if any do."""
-        shardings = {
-            param: layout.sharding
-            for param, layout in self._layouts.items()
-            if layout.sharding is not None and layout.sharding.groups and param.requires_grad
-        }
+        shardings = {}
+        for group in self.param_groups:
+            for index, param in enumerate(group["params"]):
+                if param.requires_grad and sharding.is_sharded(param):
+                    found = self._layout(group, index).sharding
+                    if found is not None and found.groups:
+                        shardings[param] = found
         return Norms(shardings) if shardings else None
-
-    def _lay_out(self, group: dict[str, Any]) -> None:
-        """Finds out where the layers of the parameters of a group are.
-
-        Raises an error, naming the parameter, if one cannot be trained.
-        """
-        require_kernels(group["fused"], group["params"])
-        found = {}
-        for index, param in enumerate(group["params"]):
-            if sharding.is_flattened(param):
-                raise RuntimeError(
-                    f"NovoGrad cannot train parameter {self._name(group, index)}, which "
-                    "FullyShardedDataParallel has flattened: its shards do not say to which layers "
-                    "they belong. Shard the model by torch.distributed.fsdp.fully_shard instead."
-                )
-            names = group.get("param_names")
-            name = names[index] if names else None
-            try:
-                found[param] = layout_of(group["layers"], name, param)
-            except ValueError as error:
-                raise ValueError(f"parameter {self._name(group, index)}: {error}") from error
-        self._layouts |= found
-        self._sharded = any(layout.sharding is not None for layout in self._layouts.values())
 
     def _check_gradients(self, group: dict[str, Any]) -> None:
         """Raises RuntimeError, naming the parameter, if a gradient of a group cannot be used."""
         for index, param in enumerate(group["params"]):
             if param.grad is None:
                 continue
+            if not torch.compiler.is_compiling():
+                self._check_state(group, index)
             problem = None
             if param.grad.layout is not torch.strided:
                 problem = f"it is {param.grad.layout}, and must be dense"
@@ -483,9 +530,9 @@ class NovoGrad(torch.optim.Optimizer):
             elif torch.compiler.is_compiling():
                 pass
             elif group["stochastic_rounding"] and param.dtype == torch.bfloat16:
-                problem = self._problem_of_kernels(triton, group, param)
+                problem = self._problem_of_kernels(triton, group, index)
             elif group["fused"]:
-                problem = self._problem_of_kernels(kernels_for(param.device), group, param)
+                problem = self._problem_of_kernels(kernels_for(param.device), group, index)
             if problem is None and self._sharded and variants.get(group["variant"]).norm != "l2":
                 problem = f"the norm of variant {group['variant']!r} is not known of shards"
             if problem:
@@ -497,23 +544,35 @@ class NovoGrad(torch.optim.Optimizer):
                     f"{self._name(group, index)}: {problem}"
                 )
 
-    def _problem_of_kernels(self, kernels: Any, group: dict[str, Any], param: Tensor) -> str | None:
+    def _check_state(self, group: dict[str, Any], index: int) -> None:
+        """Has the state of a parameter follow it; raises RuntimeError if that cannot be used."""
+        param = group["params"][index]
+        state = self.state.get(param)
+        if not state:
+            return
+        follow(state, param)
+        problem = problem_of_state(state, group, param, self._layout(group, index))
+        if problem:
+            raise RuntimeError(
+                f"NovoGrad cannot use the state of parameter {self._name(group, index)}: {problem}"
+            )
+
+    def _problem_of_kernels(self, kernels: Any, group: dict[str, Any], index: int) -> str | None:
         """Returns why the kernels of a module cannot take a parameter, or None if they can."""
-        layout = self._layouts[param]
+        param, layout = group["params"][index], self._layout(group, index)
         state = self.state.get(param) or {
             "exp_avg": param,
             "exp_avg_sq": layout.new_second_moment(param),
         }
-        grad, exp_avg, v = map(sharding.local, (param.grad, state["exp_avg"], state["exp_avg_sq"]))
-        whole = Part(sharding.local(param), grad, exp_avg, v)
+        whole = whole_part(param, sharding.local(param.grad), layout.scale, state)
         problems = (kernels.problem(x, cast(Options, group)) for x in parts(whole, layout.cuts))
         return next(filter(None, problems), None)
 
     def _name(self, group: dict[str, Any], index: int) -> str:
         """Returns the name of a parameter, or where it is."""
-        names = group.get("param_names")
-        if names:
-            return repr(names[index])
+        name = name_of(group, index)
+        if name is not None:
+            return repr(name)
         number = next(i for i, known in enumerate(self.param_groups) if known is group)
         return f"{index} of param_groups[{number}]"
 
@@ -529,50 +588,20 @@ class NovoGrad(torch.optim.Optimizer):
                         + ("; `novograd convert` reads those of other NovoGrads" * other)
                     )
             check_options(_IF_LACKING | group)
-        for group, index, param in _paired(state_dict, self.param_groups):
-            require_kernels(group["fused"], [param])
-            state = state_dict["state"].get(index, {})
-            if not state:
-                continue
-            expected = self._new_state(group, param)
-            for name, like in expected.items():
-                if name not in state:
-                    raise ValueError(
-                        f"state_dict is not one of NovoGrad: no {name!r} for parameter {index!r}"
-                    )
-                if state[name].shape != like.shape:
-                    raise ValueError(
-                        f"state_dict does not fit: {name!r} of parameter {index!r} must have "
-                        f"shape {tuple(like.shape)}, got {tuple(state[name].shape)}"
-                    )
-                if not sharding.is_alike(state[name], like):
-                    raise ValueError(
-                        f"state_dict does not fit: {name!r} of parameter {index!r} is not sharded "
-                        "as it is here; torch.distributed.checkpoint loads it"
-                    )
-
-    def _restore_second_moments(self, state_dict: dict[str, Any]) -> None:
-        """Loads v anew: the base class has cast it to the dtype of the weights."""
-        for _, index, param in _paired(state_dict, self.param_groups):
-            state = state_dict["state"].get(index, {})
-            for name in ("exp_avg_sq", "max_exp_avg_sq"):
-                if name in state:
-                    self.state[param][name] = state[name].to(
-                        param.device, compute_dtype(param.dtype)
-                    )
+        for theirs, ours in zip(state_dict["param_groups"], self.param_groups, strict=False):
+            require_kernels(theirs["fused"], ours["params"])
+        check_loaded(state_dict, self.param_groups, self._layout)
 
 
 def _any_on_cpu(groups: list[dict[str, Any]]) -> bool:
     return any(param.device.type == "cpu" for group in groups for param in group["params"])
 
 
-def _paired(
-    state_dict: dict[str, Any], param_groups: list[dict[str, Any]]
-) -> Iterable[tuple[dict[str, Any], Any, Tensor]]:
-    """Pairs the indices of a state dict with parameters, by position as the base class does.
-
-    Yields groups of the state dict, indices in it, and parameters.
-    """
-    for theirs, ours in zip(state_dict["param_groups"], param_groups, strict=False):
-        for index, param in zip(theirs["params"], ours["params"], strict=False):
-            yield theirs, index, param  # the base class refuses other numbers of parameters
+def _with_layers(group: dict[str, Any]) -> dict[str, Any]:
+    """Returns a group with its layers as an entry, also if another optimizer has taken them out."""
+    if "layers" in group:
+        return group.copy()  # what the caller has keeps the entry
+    for optimizer in _OPTIMIZERS:
+        if any(known is group for known in optimizer.param_groups):
+            return group | {"layers": optimizer._layers_of(group)}
+    return group

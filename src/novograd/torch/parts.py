@@ -24,6 +24,7 @@ class Part(NamedTuple):
             of which other processes have pieces. In float64.
         maximum: The largest second moments so far, in the same shape, for amsgrad.
         step: How many steps were taken before, 0-d, for variants that count them.
+        history: The second moments of the whole parameter as they are stored, for these variants.
     """
 
     param: Tensor
@@ -34,6 +35,7 @@ class Part(NamedTuple):
     square: Tensor | None = None
     maximum: Tensor | None = None
     step: Tensor | None = None
+    history: Tensor | None = None
 
 
 # Runs, layers, run and stride, as of novograd.native.grid.
@@ -66,6 +68,7 @@ def parts(whole: Part, cuts: Cuts | None) -> Iterator[Part]:
             None if whole.square is None else whole.square.narrow(axis, i, 1),
             None if whole.maximum is None else whole.maximum.narrow(axis, i, 1),
             whole.step,
+            whole.history,
         )
 
 

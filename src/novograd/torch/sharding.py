@@ -94,6 +94,11 @@ def is_sharded(x: Tensor) -> bool:
     return hasattr(x, "device_mesh")
 
 
+def placed(x: Any) -> tuple[Any, ...]:
+    """Returns the mesh of a DTensor and how it is spread over it; nothing of another tensor."""
+    return (x.device_mesh, x.placements) if is_sharded(x) else ()
+
+
 def is_alike(x: Any, y: Any) -> bool:
     """Whether two tensors are sharded alike, or neither is."""
     if is_sharded(x) and is_sharded(y):

@@ -24,7 +24,7 @@ def step(parts: Sequence[Part], options: Options) -> None:
         >>> w, v
         (tensor([0.7000, 1.6000]), tensor(25.))
     """
-    for param, grad, exp_avg, exp_avg_sq, scale, square, maximum, count in parts:
+    for param, grad, exp_avg, exp_avg_sq, scale, square, maximum, count, _ in parts:
         w, g, m = (x.to(exp_avg_sq.dtype) for x in (param, grad, exp_avg))
         s = (
             layer_norms(g, exp_avg_sq.shape, g.dtype, options)
