@@ -174,7 +174,8 @@ def advance(
     divides_a = numbers.normalises == "gradient"
     a, d = (scale * a / norm, d) if divides_a else (a, scale * d / norm)
     if not isinstance(numbers.wake, float | int) or numbers.wake == 0:
-        b = where((v <= 0) & (new <= 0) & (numbers.wake == 0), 0.0 * b, b)
+        # 0*v has the dtype in which numbers become arrays.
+        b = where((v <= 0) & (new <= 0) & (numbers.wake == 0), 0.0 * v, 0.0 * v + b)
     # Where v leaves the range of its dtype, a is 0: the gradient counts for nothing.
     finite = isfinite(new)
     kept = None if largest is None else where(finite, used, largest)

@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler
 from torch_helpers import SHAPES, every_implementation, expected, parameters, set_gradients, train
 
 from novograd.torch import NovoGrad, foreach, native, single_tensor
+from novograd.variants import VARIANTS
 
 IMPLEMENTATIONS = pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
 
@@ -431,3 +432,16 @@ def test_the_implementation_follows_options_and_tensors(monkeypatch):
     used.clear()
     NovoGrad(plain, fused=True).step()
     assert used == [(native, n)]
+
+
+@every_implementation
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_learning_rate_in_a_tensor_keeps_the_digits_of_float64(implementation, variant):
+    """Numbers become arrays beside it, which must not be of torch's default dtype."""
+    ends = []
+    for lr in (0.1, torch.tensor(0.1, dtype=torch.float64)):
+        params = parameters(dtype=torch.float64)
+        options = {"weight_decay": 0.1, "variant": variant, **implementation}
+        train(NovoGrad(params, lr=lr, **options), 4)
+        ends.append(params)
+    torch.testing.assert_close(*ends, rtol=1e-13, atol=1e-15)

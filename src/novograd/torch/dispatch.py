@@ -18,8 +18,8 @@ from novograd.torch.single_tensor import square_sums
 from novograd.torch.triton import Scaling
 
 _KERNELS = (native, triton)
-# The tensors of a state: those that all have, and those of some variants.
-STATE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")
+# The tensors of a state that not all variants have.
+_OF_SOME_VARIANTS = ("max_exp_avg_sq", "step")
 # An implementation, and what it is to update.
 Assignment = list[tuple[Any, Part]]
 
@@ -93,7 +93,7 @@ def steps(group: dict[str, Any], assigned: Assignment, scaling: Scaling | None) 
     return ready
 
 
-class Kept(NamedTuple):
+class _Kept(NamedTuple):
     """What a plan keeps of a parameter and its part.
 
     Its state is referred to weakly, so that it is freed when the optimizer drops it. Of the
@@ -101,11 +101,12 @@ class Kept(NamedTuple):
     ``Module.to`` does with DTensors, only where there is none.
     """
 
-    param: int
     kind: tuple[Any, ...]
     implementation: Any
     scale: float
-    state: tuple[tuple[str, Any], ...]
+    exp_avg: Any
+    exp_avg_sq: Any
+    others: tuple[tuple[str, Any], ...]
 
 
 class Plan:
@@ -143,7 +144,7 @@ class Plan:
         states: Mapping[Tensor, Any],
     ) -> None:
         """Keeps an assignment, if each part is a whole parameter and kernels take them all."""
-        self._kept: list[Kept] = []
+        self._kept: list[_Kept] = []
         trained = [param for param in group["params"] if param.grad is not None]
         whole = len(assigned) == len(trained) and all(
             part.param is param and implementation in _KERNELS
@@ -154,12 +155,17 @@ class Plan:
             self._options = [group[name] for name in _DECISIVE]
             self._params = list(map(id, group["params"]))
             self._kept = [
-                Kept(
-                    id(part.param),
+                _Kept(
                     _kind(part.param, part.grad),
                     implementation,
                     part.scale,
-                    _references(states[part.param]),
+                    weakref.ref(part.exp_avg),
+                    weakref.ref(part.exp_avg_sq),
+                    tuple(
+                        (name, weakref.ref(states[part.param][name]))
+                        for name in _OF_SOME_VARIANTS
+                        if name in states[part.param]
+                    ),
                 )
                 for implementation, part in assigned
             ]
@@ -168,34 +174,36 @@ class Plan:
         self, group: dict[str, Any], layers: Any, states: Mapping[Tensor, Any]
     ) -> Assignment | None:
         """Returns what is assigned in this step; None if it is not like the one that was kept."""
-        trained = [param for param in group["params"] if param.grad is not None]
+        params = group["params"]
+        trained = [param for param in params if param.grad is not None]
         if (
             not trained
             or len(trained) != len(self._kept)
-            or list(map(id, group["params"])) != self._params
+            or list(map(id, params)) != self._params
             or layers is not self._layers
             or any(group[name] is not x for name, x in zip(_DECISIVE, self._options, strict=True))
         ):
             return None
         assigned = []
-        for param, (key, kind, implementation, scale, kept) in zip(
-            trained, self._kept, strict=True
-        ):
-            grad, state = cast(Tensor, param.grad), states.get(param)
+        for param, kept in zip(trained, self._kept, strict=True):
+            grad, state = cast(Tensor, param.grad), states[param]
+            exp_avg, exp_avg_sq = state.get("exp_avg"), state.get("exp_avg_sq")
             if (
-                key != id(param)
-                or _kind(param, grad) != kind
-                or not state
-                or any(name not in state or state[name] is not x() for name, x in kept)
+                exp_avg is None
+                or exp_avg is not kept.exp_avg()
+                or exp_avg_sq is not kept.exp_avg_sq()
+                or _kind(param, grad) != kept.kind
             ):
                 return None
-            assigned.append((implementation, whole_part(param, grad, scale, state)))
+            part = Part(param, grad, exp_avg, exp_avg_sq, kept.scale)
+            if kept.others:
+                if any(name not in state or state[name] is not x() for name, x in kept.others):
+                    return None
+                maximum, step = map(state.get, _OF_SOME_VARIANTS)
+                history = None if step is None else exp_avg_sq
+                part = part._replace(maximum=maximum, step=step, history=history)
+            assigned.append((kept.implementation, part))
         return assigned
-
-
-def _references(state: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Returns weak references to the tensors of a state."""
-    return tuple((name, weakref.ref(state[name])) for name in STATE if name in state)
 
 
 def whole_part(

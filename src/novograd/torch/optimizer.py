@@ -3,6 +3,7 @@
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -334,6 +335,7 @@ class NovoGrad(torch.optim.Optimizer):
         self._shapes: Counter[torch.Size] = Counter()
         self._layouts = Layouts()
         self._plans: dict[int, Plan] = {}
+        self._noted: list[Any] = []
         self._sharded = False
 
     def _follow_groups(self) -> None:
@@ -342,8 +344,11 @@ class NovoGrad(torch.optim.Optimizer):
         Raises:
             RuntimeError: If flat pieces have taken the place of parameters.
         """
-        refuse_pieces(self._shapes, self._plain_shapes())
-        self._note_groups()
+        if self._noted != self._identities():
+            refuse_pieces(self._shapes, self._plain_shapes())
+            self._note_groups()
+        else:
+            self._sharded = self._any_sharded()  # the contents of tensors can be exchanged
 
     def _note_groups(self) -> None:
         """Notes the layers and the parameters of all groups, as they are now."""
@@ -353,10 +358,20 @@ class NovoGrad(torch.optim.Optimizer):
             # Programs flatten, compare and save the entries of groups. Layers may be a function,
             # which no file can hold.
             group.pop("layers", None)
-        params = [param for group in groups for param in group["params"]]
         self._shapes = self._plain_shapes()
-        self._sharded = any(map(sharding.is_sharded, params))
-        self._layouts.forget_others(params)
+        self._sharded = self._any_sharded()
+        self._layouts.forget_others(chain(*(group["params"] for group in groups)))
+        self._noted = self._identities()
+
+    def _any_sharded(self) -> bool:
+        """Whether a parameter is a DTensor."""
+        params = chain(*(group["params"] for group in self.param_groups))
+        return any(map(sharding.is_sharded, params))
+
+    def _identities(self) -> list[Any]:
+        """Returns by what changes of groups and parameters can be seen."""
+        groups = self.param_groups
+        return [("layers" in group, id(group), *map(id, group["params"])) for group in groups]
 
     def _layers_of(self, group: dict[str, Any]) -> Any:
         """Returns the layers of a group, also of one that a program has put in another's place."""
@@ -439,10 +454,10 @@ class NovoGrad(torch.optim.Optimizer):
     ) -> tuple[Any, ...]:
         """Returns the fields of a ``Part``, and where it is cut; makes its state if need be."""
         param, layout = group["params"][index], self._layout(group, index)
-        state = self.state[param]
+        state = self._state_of(group, index, layout)
         if not state:
+            state = self.state[param]
             state.update(new_state(group, param, layout))
-        self._check_state(group, index)
         square = norms.squares.get(param) if norms else None
         return *whole_part(param, grad, layout.scale, state, square), layout.cuts
 
@@ -518,8 +533,6 @@ class NovoGrad(torch.optim.Optimizer):
         for index, param in enumerate(group["params"]):
             if param.grad is None:
                 continue
-            if not torch.compiler.is_compiling():
-                self._check_state(group, index)
             problem = None
             if param.grad.layout is not torch.strided:
                 problem = f"it is {param.grad.layout}, and must be dense"
@@ -544,23 +557,25 @@ class NovoGrad(torch.optim.Optimizer):
                     f"{self._name(group, index)}: {problem}"
                 )
 
-    def _check_state(self, group: dict[str, Any], index: int) -> None:
-        """Has the state of a parameter follow it; raises RuntimeError if that cannot be used."""
+    def _state_of(self, group: dict[str, Any], index: int, layout: Layout) -> dict[str, Any]:
+        """Returns the state of a parameter in its dtypes; it is empty before the first step.
+
+        Raises RuntimeError, naming the parameter, if the state cannot be used.
+        """
         param = group["params"][index]
-        state = self.state.get(param)
-        if not state:
-            return
-        follow(state, param)
-        problem = problem_of_state(state, group, param, self._layout(group, index))
-        if problem:
-            raise RuntimeError(
-                f"NovoGrad cannot use the state of parameter {self._name(group, index)}: {problem}"
-            )
+        state = self.state.get(param, {})
+        if state:
+            follow(state, param)
+            problem = problem_of_state(state, group, param, layout)
+            if problem:
+                name = self._name(group, index)
+                raise RuntimeError(f"NovoGrad cannot use the state of parameter {name}: {problem}")
+        return state
 
     def _problem_of_kernels(self, kernels: Any, group: dict[str, Any], index: int) -> str | None:
         """Returns why the kernels of a module cannot take a parameter, or None if they can."""
         param, layout = group["params"][index], self._layout(group, index)
-        state = self.state.get(param) or {
+        state = self._state_of(group, index, layout) or {
             "exp_avg": param,
             "exp_avg_sq": layout.new_second_moment(param),
         }
