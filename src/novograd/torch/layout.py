@@ -55,11 +55,18 @@ def layout_of(layers: Any, name: str | None, param: Tensor) -> Layout:
         TypeError: If the function returns something else than layers, or needs a name and there is
             none.
         ValueError: If these do not fit the shape of the parameter.
+        RuntimeError: If ``FullyShardedDataParallel`` has flattened the parameter.
 
     Example:
         >>> layout_of(Split((2, 3)), None, torch.zeros(5, 7))[:3]
         (torch.Size([2, 1]), 1.0, (0, ((0, 2), (2, 3))))
     """
+    if sharding.is_flattened(param):
+        raise RuntimeError(
+            "NovoGrad cannot train what FullyShardedDataParallel has flattened: its shards do not "
+            "say to which layers they belong. Shard the model by "
+            "torch.distributed.fsdp.fully_shard instead."
+        )
     given = layers if isinstance(layers, Layers) else partial(_call, layers)
     chosen = layers_of(given, (name, param), param.shape, rows=0)
     v_shape = torch.Size(second_moment_shape(chosen, param.shape))

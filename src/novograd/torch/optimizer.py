@@ -390,17 +390,11 @@ class NovoGrad(torch.optim.Optimizer):
 
     def _layout(self, group: dict[str, Any], index: int) -> Layout:
         """Returns where the layers of a parameter of a group are; its errors name it."""
-        param = group["params"][index]
-        if sharding.is_flattened(param):
-            raise RuntimeError(
-                f"NovoGrad cannot train parameter {self._name(group, index)}, which "
-                "FullyShardedDataParallel has flattened: its shards do not say to which layers "
-                "they belong. Shard the model by torch.distributed.fsdp.fully_shard instead."
-            )
+        param, name = group["params"][index], name_of(group, index)
         try:
-            return self._layouts.of(self._layers_of(group), name_of(group, index), param)
-        except ValueError as error:
-            raise ValueError(f"parameter {self._name(group, index)}: {error}") from error
+            return self._layouts.of(self._layers_of(group), name, param)
+        except (ValueError, RuntimeError) as error:
+            raise type(error)(f"parameter {self._name(group, index)}: {error}") from error
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raises an error, naming the parameter, if one of a group cannot be trained."""

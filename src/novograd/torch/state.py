@@ -56,7 +56,7 @@ def follow(state: dict[str, Any], param: Tensor) -> None:
         for name in _SECOND_MOMENTS:
             if name in state:
                 state[name] = state[name].to(wide)
-    if isinstance(state.get("step"), Real):
+    if not isinstance(state.get("step"), Tensor | None):
         device = sharding.local(param).device
         state["step"] = torch.tensor(float(state["step"]), dtype=torch.float32, device=device)
 
@@ -73,19 +73,19 @@ def problem(
         "it has no 'exp_avg_sq'"
     """
     variant = variants.get(group["variant"])
-    shapes = {"exp_avg": param.shape, "exp_avg_sq": layout.v_shape}
+    shapes = [("exp_avg", param.shape), ("exp_avg_sq", layout.v_shape)]
     if variant.amsgrad:
-        shapes["max_exp_avg_sq"] = layout.v_shape
+        shapes.append(("max_exp_avg_sq", layout.v_shape))
     if variant.counts:
-        shapes["step"] = torch.Size()
-    for name, shape in shapes.items():
-        if name not in state:
+        shapes.append(("step", torch.Size()))
+    for name, shape in shapes:
+        value = state.get(name)
+        if value is None:
             return f"it has no {name!r}"
-        if state[name].shape != shape:
-            return f"{name!r} must have shape {tuple(shape)}, got {tuple(state[name].shape)}"
-        here, there = sharding.local(param).device, sharding.local(state[name]).device
-        if name != "step" and here != there:
-            return f"{name!r} must be on {here}, as the parameter, got {there}"
+        if value.shape != shape:
+            return f"{name!r} must have shape {tuple(shape)}, got {tuple(value.shape)}"
+        if name != "step" and value.device != param.device:
+            return f"{name!r} must be on {param.device}, as the parameter, got {value.device}"
     return None
 
 
