@@ -260,7 +260,7 @@ class NovoGrad(torch.optim.Optimizer):
             >>> "layers" in optimizer.state_dict()["param_groups"][0]
             False
         """
-        self._note_groups()
+        self._take_layers()
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -314,7 +314,7 @@ class NovoGrad(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy is made of."""
-        self._note_groups()
+        self._take_layers()
         return super().__getstate__() | {"_layers": self._layers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -352,16 +352,21 @@ class NovoGrad(torch.optim.Optimizer):
 
     def _note_groups(self) -> None:
         """Notes the layers and the parameters of all groups, as they are now."""
-        groups = self.param_groups
-        self._layers = {id(group): self._layers_of(group) for group in groups}
-        for group in groups:
-            # Programs flatten, compare and save the entries of groups. Layers may be a function,
-            # which no file can hold.
-            group.pop("layers", None)
+        self._take_layers()
         self._shapes = self._plain_shapes()
         self._sharded = self._any_sharded()
-        self._layouts.forget_others(chain(*(group["params"] for group in groups)))
+        self._layouts.forget_others(chain(*(group["params"] for group in self.param_groups)))
         self._noted = self._identities()
+
+    def _take_layers(self) -> None:
+        """Takes the layers out of the groups.
+
+        Programs flatten, compare and save the entries of groups, and layers may be a function,
+        which no file can hold.
+        """
+        self._layers = {id(group): self._layers_of(group) for group in self.param_groups}
+        for group in self.param_groups:
+            group.pop("layers", None)
 
     def _any_sharded(self) -> bool:
         """Whether a parameter is a DTensor."""
