@@ -9,13 +9,13 @@ comparisons, whose commands they name.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from novograd.compare.display import robust, spread
+from novograd.compare.analysis import Analysis, analyse, standing
 from novograd.compare.optimizers import OPTIMIZERS
-from novograd.compare.statistics import metric_name, standing, summaries
+from novograd.compare.sentences import at_default, robust, spread, steps_to_target
 
 RESULTS = Path(__file__).parent / "results" / "compare"
 PAGES = Path(__file__).parents[1] / "docs" / "tasks"
@@ -30,31 +30,29 @@ def load() -> dict[str, dict[str, Any]]:
     }
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """Returns a Markdown table with a row for each optimizer, and what it says of NovoGrad."""
-    metric, margin = metric_name(results), results["task"]["margin"]
+def table(analysis: Analysis) -> str:
+    """Returns a Markdown table with a row for each optimizer."""
+    margin = analysis.results["task"]["margin"]
     head = [
-        "optimizer", "best rate", f"{metric}, median (range)", "at default rate",
+        "optimizer", "best rate", f"{analysis.metric}, median (range)", "at default rate",
         f"rates within {margin:g} of its best", "steps to target", "state bytes", "its ms (share)",
     ]  # fmt: skip
     rows = [head, ["---", *["--:"] * (len(head) - 1)]]
-    for one in summaries(results):
-        default = f"{one.default.median:.3f} ({one.default.rate:g})" if one.default else "-"
-        steps = "-" if one.steps_to_target is None else f"{one.steps_to_target:g}"
+    for one in analysis.summaries:
         rows.append([
-            OPTIMIZERS[one.name].title, f"{one.best.rate:g}", spread(one.best), default,
-            robust(one), steps, f"{one.state_bytes:,}", f"{one.update_ms:.2g} ({one.share:.0%})",
+            one.title, f"{one.best.rate:g}", spread(one.best), at_default(one), robust(one),
+            steps_to_target(one), f"{one.state_bytes:,}", f"{one.update_ms:.2g} ({one.share:.0%})",
         ])  # fmt: skip
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def standings(results: Mapping[str, Any]) -> Iterator[str]:
+def standings(analysis: Analysis) -> Iterator[str]:
     """Says of each NovoGrad where it stands, as lines of Markdown."""
-    for name in results["optimizers"]:
+    for name in analysis.results["optimizers"]:
         if OPTIMIZERS[name].kind == "novograd":
             parts = [
                 f"{verb} {', '.join(OPTIMIZERS[other].title for other in others)}"
-                for verb, others in standing(results, name).items()
+                for verb, others in standing(analysis, name).items()
                 if others
             ]
             yield f"- {OPTIMIZERS[name].title} {'; '.join(parts)}."
@@ -65,9 +63,10 @@ def found(task: str) -> str:
     parts = []
     for results in load().values():
         if results["settings"]["task"] == task:
+            analysis = analyse(results)
             steps, framework = results["settings"]["steps"], results["settings"]["framework"]
             about = f"`{results['command']}`: {steps} steps a run, {framework}"
-            parts += [f"{about}.", "", table(results), "", *standings(results), ""]
+            parts += [f"{about}.", "", table(analysis), "", *standings(analysis), ""]
     return "\n".join(parts)
 
 

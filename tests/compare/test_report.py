@@ -7,11 +7,13 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from novograd.compare import report, runner, statistics
+from novograd.compare import report, runner
+from novograd.compare.analysis import analyse
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.plan import Settings, search
 from novograd.compare.report.figures import learning_rates, png, segmentations, svg, time
 from novograd.compare.report.page import render
+from novograd.compare.sentences import protocol
 
 STEPS, SEEDS = 20, 3
 RATES = {"novograd": [0.003, 0.01, 0.03], "adamw": [0.001, 0.003, 0.01], "sgd": [0.03, 0.1, 0.3]}
@@ -82,7 +84,7 @@ def draw_pictures(output):
 
 
 def written(results, output):
-    report.write(results, output)
+    report.write(analyse(results), output)
     return (output / report.PAGE).read_text(encoding="utf-8")
 
 
@@ -96,7 +98,7 @@ def full(tmp_path_factory):
     results["runs"][6] = failed(broken, f"ValueError: {HOSTILE}", "a line of it " * 30)
     results["command"] = f"novograd compare {HOSTILE}"
     draw_pictures(output)
-    report.write(results, output)
+    report.write(analyse(results), output)
     return output
 
 
@@ -104,7 +106,7 @@ def full(tmp_path_factory):
 
 
 def test_the_page_has_the_numbers():
-    page = render(made(), {})
+    page = render(analyse(made()), {})
     for text in (
         "<title>Label shapes",
         "AdamW has the best median: score 0.840 (0.830-0.850).",
@@ -117,13 +119,13 @@ def test_the_page_has_the_numbers():
         "novograd compare shapes.py --quick",
         "first 10 steps",
         "Made up; it tells nothing.",
-        statistics.protocol(made()),
+        protocol(analyse(made())),
     ):
         assert text in page, text
 
 
 def test_what_novograd_loses_is_tagged_so():
-    page = render(made(), {})
+    page = render(analyse(made()), {})
     assert '<span class="tag behind">behind</span> AdamW is ahead of NovoGrad' in page
     assert page.count('class="tag ahead"') == 1  # AdamW against SGD
 
@@ -132,7 +134,9 @@ def test_a_leader_that_ties_is_said_to():
     results = made()
     for one in results["runs"]:
         one["metrics"]["score"] -= 0.11 * (one["optimizer"] == "adamw")
-    assert "(0.720-0.740), but ties with SGD, Nesterov and with NovoGrad." in render(results, {})
+    assert "(0.720-0.740), but ties with SGD, Nesterov and with NovoGrad." in render(
+        analyse(results), {}
+    )
 
 
 def test_every_figure_is_a_file_in_two_formats(full):
@@ -160,7 +164,7 @@ def test_classes_are_named(full):
 @pytest.mark.parametrize("kind", [".svg", ".png"])
 def test_the_same_results_give_the_same_bytes(kind, full):
     draw = {".svg": lambda one, name: svg(one, name).encode(), ".png": lambda one, _: png(one)}
-    drawn = {**segmentations(made(), full), "time": time(made())}
+    drawn = {**segmentations(analyse(made()), full), "time": time(analyse(made()))}
     assert sorted(drawn) == [*sorted(PICTURES), "time"]
     for name, one in drawn.items():
         assert draw[kind](one, name) == (full / report.FIGURES / (name + kind)).read_bytes()
@@ -216,17 +220,17 @@ def test_an_interrupted_comparison_shows_what_there_is(tmp_path):
 def test_missing_pictures_are_left_out(full, tmp_path):
     shutil.copytree(full / runner.PICTURES, tmp_path / runner.PICTURES)
     next((tmp_path / runner.PICTURES).glob("sgd*")).unlink()
-    assert list(segmentations(made(), tmp_path)) == PICTURES[:2]
+    assert list(segmentations(analyse(made()), tmp_path)) == PICTURES[:2]
 
 
 def test_a_rate_at_which_runs_diverged_is_marked():
     results = made()
-    assert ">diverged<" not in svg(learning_rates(results), "x")
+    assert ">diverged<" not in svg(learning_rates(analyse(results)), "x")
     diverged = results["runs"][3]
     diverged.update(status="diverged", diverged_at=17)
-    assert ">diverged<" in svg(learning_rates(results), "x")
+    assert ">diverged<" in svg(learning_rates(analyse(results)), "x")
     where = f"learning rate {diverged['learning_rate']:g}, seed 0: at step 17"
-    assert where in render(results, {})
+    assert where in render(analyse(results), {})
 
 
 def test_all_optimizers_fit(tmp_path):
@@ -243,7 +247,9 @@ def test_all_optimizers_fit(tmp_path):
 def test_one_optimizer_has_nobody_to_tie_with():
     results = made()
     results["runs"] = [one for one in results["runs"] if one["optimizer"] == "sgd"]
-    assert "SGD, Nesterov has the best median: score 0.730 (0.720-0.740)." in render(results, {})
+    assert "SGD, Nesterov has the best median: score 0.730 (0.720-0.740)." in render(
+        analyse(results), {}
+    )
 
 
 # In a browser

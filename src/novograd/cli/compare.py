@@ -14,11 +14,13 @@ import typer
 from rich.console import Console
 
 from novograd.cli.options import known, one_of, positive, some_of
-from novograd.compare import display, report, runner
+from novograd.compare import report, runner, tables
+from novograd.compare.analysis import analyse
+from novograd.compare.display import Display
 from novograd.compare.load import is_file, load, parts
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.plan import Settings, learning_rates
-from novograd.compare.statistics import remarks
+from novograd.compare.sentences import remarks
 from novograd.compare.tasks import BUILT_IN
 from novograd.compare.training import SCHEDULES
 from novograd.compare.worker import about
@@ -150,15 +152,16 @@ def _run(results: dict[str, Any], settings: Settings, output: Path, console: Con
         f"{settings.task} with {settings.framework}: {settings.steps} steps a run, "
         f"{results['jobs']} runs at a time"
     )
-    with display.Display(console) as watch:
+    with Display(console) as watch:
         results = runner.compare(results, settings, output, watch)
-    for table in (display.quality_table(results), display.cost_table(results)):
+    analysis = analyse(results)
+    for table in (tables.quality(analysis), tables.cost(analysis)):
         console.print()
-        console.print(table)
+        console.print(tables.terminal(table))
     console.print()
-    for remark in remarks(results):
+    for remark in remarks(analysis):
         console.print(remark)
-    report.write(results, output)
+    report.write(analysis, output)
     console.print(f"Report: {output / report.PAGE}")
     if results["status"] == "interrupted":
         raise typer.Exit(130)

@@ -5,7 +5,8 @@
 * ``tensorflow``, ``torch``, ``jax``: a training step in that framework; ``keras``: the networks.
 * ``training``: one training run, whatever the framework; ``worker``: one run as a process.
 * ``runner``: all runs, in parallel, kept in ``results.json``.
-* ``statistics``: what the results say; ``display``: shows it in a terminal; ``report``: the page.
+* ``analysis``: what the results say, in numbers; ``sentences``: in words; ``tables``: in tables.
+* ``display``: shows in a terminal how it goes; ``report``: the page.
 """
 
 from novograd.compare.task import Segmentation, Task

@@ -1,18 +1,13 @@
-"""How a comparison is shown: progress while it runs, then tables and remarks."""
+"""How a comparison is shown while it runs."""
 
 from collections.abc import Mapping
 from typing import Any, Self
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.plan import Run, first_metric
-from novograd.compare.statistics import Point, Summary, metric_name, summaries
-
-Row = Mapping[str, Any]
 
 
 class Display:
@@ -93,7 +88,7 @@ class Display:
         return self._progress.add_task(name, total=steps, loss="", score="")
 
 
-def outcome(row: Row) -> str:
+def outcome(row: Mapping[str, Any]) -> str:
     """Says in a few words how a run ended.
 
     Args:
@@ -109,72 +104,6 @@ def outcome(row: Row) -> str:
             return f"diverged at step {row['diverged_at']}"
         case _:
             return f"failed: {row['error']}"
-
-
-def quality_table(results: Row) -> Table:
-    """Tabulates what each optimizer reaches: medians over the runs at its best learning rate."""
-    found = summaries(results)
-    metric = metric_name(results)
-    parts = list(found[0].metrics)[1:] if found else []
-    table = _table()
-    table.add_column("optimizer")
-    table.add_column("best\nrate", justify="right")
-    table.add_column(f"{metric}\nmedian (range)", no_wrap=True)
-    for name in parts:
-        table.add_column(f"\n{name}", justify="right")
-    table.add_column("at default\nrate", no_wrap=True)
-    for one in found:
-        table.add_row(
-            OPTIMIZERS[one.name].title,
-            f"{one.best.rate:g}",
-            spread(one.best),
-            *(f"{one.metrics[name]:.3g}" for name in parts),
-            f"{one.default.median:.3f} ({one.default.rate:g})" if one.default else "-",
-        )
-    return table
-
-
-def cost_table(results: Row) -> Table:
-    """Tabulates how robust, how fast and how dear each optimizer is."""
-    table = _table()
-    table.add_column("optimizer")
-    margin = results["task"]["margin"]
-    table.add_column(f"within {margin:g}\nof its best", no_wrap=True)
-    table.add_column("steps to\ntarget", justify="right")
-    table.add_column("state\nbytes", justify="right")
-    table.add_column("step\nms", justify="right")
-    table.add_column("its\nms", justify="right")
-    table.add_column("share of\nthe step", justify="right")
-    for one in summaries(results):
-        table.add_row(
-            OPTIMIZERS[one.name].title,
-            robust(one),
-            "-" if one.steps_to_target is None else f"{one.steps_to_target:g}",
-            f"{one.state_bytes:,}",
-            f"{one.step_ms:.3g}",
-            f"{one.update_ms:.2g}",
-            f"{one.share:.0%}",
-        )
-    return table
-
-
-def spread(point: Point) -> str:
-    """Writes a median with its range over the seeds."""
-    low, high = point.worst_to_best
-    return f"{point.median:.3f} ({low:.3f}-{high:.3f})"
-
-
-def robust(one: Summary) -> str:
-    """Writes the range of learning rates that are as good as the best.
-
-    With a plus if it may go on beyond the search.
-    """
-    low, high = one.as_good
-    return f"{low:g}-{high:g}, x{high / low:.3g}{'+' if one.open_ended else ''}"
-
-
-def _table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def _name(run: Run) -> str:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from novograd.compare.analysis import Analysis
 from novograd.compare.report.figures import all_figures, png, svg
 from novograd.compare.report.page import render
-from novograd.compare.statistics import Row
 from novograd.results import replace
 
 PAGE, FIGURES = "report.html", "figures"
@@ -12,19 +12,19 @@ PAGE, FIGURES = "report.html", "figures"
 __all__ = ["FIGURES", "PAGE", "write"]
 
 
-def write(results: Row, output: Path) -> None:
+def write(analysis: Analysis, output: Path) -> None:
     """Writes the page, and each figure as PNG and SVG.
 
     Args:
-        results: What ``novograd.compare.runner.compare`` returned.
+        analysis: Of the results of the comparison.
         output: The directory that has the pictures of segmentations; gets ``PAGE``, and the figures
             in ``FIGURES``.
     """
     folder = output / FIGURES
     folder.mkdir(exist_ok=True)
     drawings = {}
-    for name, figure in all_figures(results, output).items():
+    for name, figure in all_figures(analysis, output).items():
         drawings[name] = svg(figure, name)
         replace(folder / f"{name}.svg", drawings[name])
         replace(folder / f"{name}.png", png(figure))
-    replace(output / PAGE, render(results, drawings))
+    replace(output / PAGE, render(analysis, drawings))

@@ -1,4 +1,4 @@
-"""The figures of the report: pure functions from results to matplotlib figures.
+"""The figures of the report: pure functions from an analysis to matplotlib figures.
 
 Each is a single panel, narrow enough to be read on a phone.
 """
@@ -21,17 +21,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from novograd.compare.analysis import Analysis, Summary
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.plan import first_metric
 from novograd.compare.runner import PICTURES, picture_of
-from novograd.compare.statistics import (
-    Row,
-    Summary,
-    best_runs,
-    diverged_rates,
-    metric_name,
-    summaries,
-)
 
 # The page replaces these two by its own colours, so that figures follow its light or dark.
 INK, PAPER = "#24292f", "#ffffff"
@@ -73,34 +66,34 @@ APART = 1.08  # factor between the marks of two optimizers with the same learnin
 MOST_PICTURES = 4
 
 
-def all_figures(results: Row, output: Path) -> dict[str, Figure]:
+def all_figures(analysis: Analysis, output: Path) -> dict[str, Figure]:
     """Draws what there is to draw.
 
     Args:
-        results: What ``novograd.compare.runner.compare`` returned.
+        analysis: Of the results of the comparison.
         output: The directory that has the pictures of segmentations.
 
     Returns:
         The figures by the names of their files; none if no run finished.
     """
-    if not summaries(results):
+    if not analysis.summaries:
         return {}
-    makers: dict[str, Callable[[Row], Figure]] = {
+    makers: dict[str, Callable[[Analysis], Figure]] = {
         "learning-curves": learning_curves,
         "training-loss": training_loss,
         "learning-rates": learning_rates,
         "state": state,
         "time": time,
     }
-    charts = {name: make(results) for name, make in makers.items()}
-    return {**charts, **segmentations(results, output)}
+    charts = {name: make(analysis) for name, make in makers.items()}
+    return {**charts, **segmentations(analysis, output)}
 
 
-def learning_curves(results: Row) -> Figure:
+def learning_curves(analysis: Analysis) -> Figure:
     """Draws the first metric on the test data against the step, at each best learning rate."""
-    with _panel(f"{_metric(results)} on the test data", "step") as (figure, axes):
-        for one in summaries(results):
-            runs = best_runs(one.name, results)
+    with _panel(f"{_metric(analysis)} on the test data", "step") as (figure, axes):
+        for one in analysis.summaries:
+            runs = one.best.finished
             steps = [evaluation["step"] for evaluation in runs[0]["evaluations"]]
             scores = [[first_metric(found) for found in row["evaluations"]] for row in runs]
             _band(axes, one.name, np.array(steps), np.array(scores))
@@ -109,14 +102,14 @@ def learning_curves(results: Row) -> Figure:
     return figure
 
 
-def training_loss(results: Row) -> Figure:
+def training_loss(analysis: Analysis) -> Figure:
     """Draws the training loss against the step, at each best learning rate."""
-    steps = results["settings"]["steps"]
+    steps = analysis.results["settings"]["steps"]
     width = min(SMOOTHING, steps)
     with _panel(f"training loss, mean of {width} steps", "step") as (figure, axes):
-        for one in summaries(results):
+        for one in analysis.summaries:
             kernel = np.full(width, 1 / width)
-            runs = best_runs(one.name, results)
+            runs = one.best.finished
             losses = np.array([np.convolve(row["loss"], kernel, "valid") for row in runs])
             _band(axes, one.name, np.arange(width, steps + 1), losses)
         _scale(axes)
@@ -124,13 +117,13 @@ def training_loss(results: Row) -> Figure:
     return figure
 
 
-def learning_rates(results: Row) -> Figure:
+def learning_rates(analysis: Analysis) -> Figure:
     """Draws the first metric against the learning rate, and where runs diverged."""
-    names = list(results["optimizers"])
-    worst = 0.03 if results["task"]["higher_is_better"] else 0.97  # of the height
-    with _panel(f"{_metric(results)} on the test data", "learning rate") as (figure, axes):
+    names = list(analysis.results["optimizers"])
+    worst = 0.03 if analysis.results["task"]["higher_is_better"] else 0.97  # of the height
+    with _panel(f"{_metric(analysis)} on the test data", "learning rate") as (figure, axes):
         axes.set_xscale("log")
-        for one in summaries(results):
+        for one in analysis.summaries:
             points = [point for point in one.points if point.scores]
             aside = _aside(one.name, names)
             rates = [point.rate * aside for point in points]
@@ -140,15 +133,17 @@ def learning_rates(results: Row) -> Figure:
             axes.errorbar(rates, medians, reach, capsize=2, elinewidth=1, **_line(one.name))
             if one.default:
                 axes.plot(one.default.rate * aside, one.default.median, **RING)
-        diverged = sorted(diverged_rates(results))
+        diverged = sorted(
+            {(row["optimizer"], row["learning_rate"]) for row in analysis.ended("diverged")}
+        )
         for name, rate in diverged:
             style: dict[str, Any] = CROSS | {"color": OPTIMIZERS[name].colour}
             place = axes.get_xaxis_transform()
             axes.plot(rate * _aside(name, names), worst, transform=place, clip_on=False, **style)
-        _rate_axis(axes, results)
+        _rate_axis(axes, analysis)
         _scale(axes)
         marks: list[dict[str, Any]] = []
-        if any(one.default for one in summaries(results)):
+        if any(one.default for one in analysis.summaries):
             marks.append(RING | {"label": "default rate"})
         if diverged:
             marks.append(CROSS | {"label": "diverged"})
@@ -156,43 +151,43 @@ def learning_rates(results: Row) -> Figure:
     return figure
 
 
-def state(results: Row) -> Figure:
+def state(analysis: Analysis) -> Figure:
     """Draws how much each optimizer stores, next to the weights."""
 
     def written(one: Summary) -> str:
-        weights = best_runs(one.name, results)[0]["weight_bytes"]
+        weights = one.best.finished[0]["weight_bytes"]
         return f"{one.state_bytes:,} ({one.state_bytes / weights:.2f} x weights)"
 
-    return _bars("state of the optimizer, bytes", results, lambda one: one.state_bytes, written)
+    return _bars("state of the optimizer, bytes", analysis, lambda one: one.state_bytes, written)
 
 
-def time(results: Row) -> Figure:
+def time(analysis: Analysis) -> Figure:
     """Draws how long each optimizer's own part of a training step takes."""
 
     def written(one: Summary) -> str:
         return f"{one.update_ms:.2g} ({one.share:.0%} of the step)"
 
-    return _bars("optimizer's part of a step, ms", results, lambda one: one.update_ms, written)
+    return _bars("optimizer's part of a step, ms", analysis, lambda one: one.update_ms, written)
 
 
-def segmentations(results: Row, output: Path) -> dict[str, Figure]:
+def segmentations(analysis: Analysis, output: Path) -> dict[str, Figure]:
     """Draws what the first seed of each optimizer labelled, at its best learning rate.
 
     Args:
-        results: What ``novograd.compare.runner.compare`` returned.
+        analysis: Of the results of the comparison.
         output: The directory that has the pictures.
 
     Returns:
         A figure for each optimizer that has pictures, by the names of their files.
     """
     figures = {}
-    for one in summaries(results):
-        run = best_runs(one.name, results)[0]
+    for one in analysis.summaries:
+        run = one.best.finished[0]
         path = output / PICTURES / picture_of(run)
         if run["seed"] == 0 and path.exists():
             with np.load(path) as arrays:
                 name = f"segmentation-{one.name.replace(':', '-')}"
-                figures[name] = _segmentation(arrays, OPTIMIZERS[one.name].title)
+                figures[name] = _segmentation(arrays, one.title)
     return figures
 
 
@@ -263,9 +258,9 @@ def _scale(axes: Axes) -> None:
         axes.set_yscale("log")
 
 
-def _rate_axis(axes: Axes, results: Row) -> None:
+def _rate_axis(axes: Axes, analysis: Analysis) -> None:
     """Labels the learning rates that were tried, or one in two if there are many."""
-    rates = sorted({row["learning_rate"] for row in results["runs"]})
+    rates = sorted({row["learning_rate"] for row in analysis.results["runs"]})
     shown = rates[:: math.ceil(len(rates) / 8)]
     axes.set_xticks(shown, [f"{rate:g}" for rate in shown])
     axes.minorticks_off()
@@ -290,15 +285,15 @@ def _legend(figure: Figure, axes: Axes, marks: Sequence[Line2D] = ()) -> None:
 
 def _bars(
     title: str,
-    results: Row,
+    analysis: Analysis,
     value: Callable[[Summary], float],
     written: Callable[[Summary], str],
 ) -> Figure:
-    found = summaries(results)
+    found = analysis.summaries
     with _panel(title, "", height=0.9 + 0.42 * len(found)) as (figure, axes):
         values = [value(one) for one in found]
         drawn = axes.barh(
-            [OPTIMIZERS[one.name].title for one in found],
+            [one.title for one in found],
             values,
             color=[OPTIMIZERS[one.name].colour for one in found],
             height=0.62,
@@ -362,5 +357,5 @@ def _class_name(label: int, names: Sequence[str]) -> str:
     return names[label - 1] if label <= len(names) else f"label {label}"
 
 
-def _metric(results: Row) -> str:
-    return shorten(metric_name(results), 40, placeholder="...")
+def _metric(analysis: Analysis) -> str:
+    return shorten(analysis.metric, 40, placeholder="...")

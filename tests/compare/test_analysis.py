@@ -4,7 +4,9 @@ import pytest
 from made import results, row
 from rich.console import Console
 
-from novograd.compare import display, statistics
+from novograd.compare import tables
+from novograd.compare.analysis import analyse, standing
+from novograd.compare.sentences import ranking, remarks
 
 
 def novograd(*scores, rate=0.01, **more):
@@ -17,7 +19,7 @@ def adam(*scores, rate=0.001):
 
 def test_the_best_rate_is_that_of_the_best_median_with_all_seeds():
     runs = [*novograd(0.9, rate=0.1), *novograd(0.7, 0.8, 0.6, rate=0.03), *novograd(0.5, 0.6, 0.6)]
-    (found,) = statistics.summaries(results(runs))
+    (found,) = analyse(results(runs)).summaries
     assert (found.best.rate, found.best.median) == (0.03, 0.7)
     assert found.best.worst_to_best == (0.6, 0.8)
     assert found.metrics == {"accuracy": 0.7, "other": 3.0}
@@ -28,9 +30,9 @@ def test_the_best_rate_is_that_of_the_best_median_with_all_seeds():
 def test_lower_is_better_where_the_task_says_so():
     runs = [*novograd(0.9, 0.8, rate=0.1), *novograd(0.5, 0.6), *adam(0.7, 0.8)]
     task = results(runs)["task"] | {"higher_is_better": False}
-    found, other = statistics.summaries(results(runs, task=task))
+    found, other = analyse(results(runs, task=task)).summaries
     assert found.best.rate == 0.01
-    assert statistics.ranking(results(runs, task=task)) == [
+    assert ranking(analyse(results(runs, task=task))) == [
         "NovoGrad is ahead of Adam by 0.2 accuracy."
     ]
     assert (found.steps_to_target, other.steps_to_target) == (2, 2)  # of 0.75; half their scores
@@ -39,10 +41,10 @@ def test_lower_is_better_where_the_task_says_so():
 def test_the_range_as_good_as_the_best():
     scores = {0.001: 0.7, 0.003: 0.88, 0.01: 0.9, 0.03: 0.86, 0.1: 0.8, 0.3: 0.89}
     runs = [run for rate, score in scores.items() for run in novograd(score, rate=rate)]
-    (found,) = statistics.summaries(results(runs))
+    (found,) = analyse(results(runs)).summaries
     assert found.as_good == (0.003, 0.03)  # .3 is as good, but .1 between is not
     assert not found.open_ended
-    (found,) = statistics.summaries(results(runs[1:3]))
+    (found,) = analyse(results(runs[1:3])).summaries
     assert found.as_good == (0.003, 0.01)
     assert found.open_ended
 
@@ -50,34 +52,34 @@ def test_the_range_as_good_as_the_best():
 def test_a_rate_at_which_a_seed_diverged_is_not_as_good():
     ended = row("novograd", 0.03, 1, 0.9) | {"status": "diverged", "diverged_at": 3}
     runs = [*novograd(0.9, 0.9), row("novograd", 0.03, 0, 0.9), ended]
-    (found,) = statistics.summaries(results(runs))
+    (found,) = analyse(results(runs)).summaries
     assert found.as_good == (0.01, 0.01)
-    assert "Diverged: NovoGrad, learning rate 0.03, seed 1." in statistics.remarks(results(runs))
+    assert "Diverged: NovoGrad, learning rate 0.03, seed 1." in remarks(analyse(results(runs)))
 
 
 def test_the_default_rate_is_that_of_the_framework():
     runs = [*novograd(0.5, 0.6), *novograd(0.8, 0.9, rate=0.1)]
-    (found,) = statistics.summaries(results(runs))
+    (found,) = analyse(results(runs)).summaries
     assert (found.default.rate, found.default.median) == (0.01, 0.55)
     settings = results(runs)["settings"] | {"framework": "jax"}
-    (found,) = statistics.summaries(results(runs, settings=settings))
+    (found,) = analyse(results(runs, settings=settings)).summaries
     assert found.default is None  # optax has none
 
 
 def test_the_target_is_what_the_last_ends_with():
     runs = [*novograd(0.5, 0.5, 0.5), *adam(0.8, 0.99, 1.0)]
-    assert statistics.target(results(runs)) == 0.5
-    last, first = statistics.summaries(results(runs))
+    assert analyse(results(runs)).target == 0.5
+    last, first = analyse(results(runs)).summaries
     assert last.steps_to_target == 4
     assert first.steps_to_target == 4  # at step 2 with .4, .495 and .5: the median is 4
-    (alone,) = statistics.summaries(results(novograd(0.5, 0.4, 0.6)))
+    (alone,) = analyse(results(novograd(0.5, 0.4, 0.6))).summaries
     assert alone.steps_to_target is None  # one seed never reached its median
 
 
 def test_overlapping_ranges_tie_and_losses_are_said():
     runs = [*novograd(0.70, 0.74, 0.78), *adam(0.77, 0.79, 0.80), row("sgd", 0.1, 0, 0.9)]
     runs.append(row("sgd", 0.1, 1, 0.92))
-    assert statistics.ranking(results(runs)) == [
+    assert ranking(analyse(results(runs))) == [
         "SGD, Nesterov is ahead of Adam by 0.12 accuracy.",
         "SGD, Nesterov is ahead of NovoGrad by 0.17 accuracy.",
         "Adam and NovoGrad tie: their ranges over seeds overlap.",
@@ -89,7 +91,7 @@ def test_where_an_optimizer_stands():
     runs += [run | {"optimizer": "sgd", "learning_rate": 0.1} for run in adam(0.9, 0.9, 0.95)]
     runs += [run | {"optimizer": "adamw"} for run in adam(0.5, 0.6, 0.65)]
     runs += [run | {"optimizer": "novograd:rows"} for run in adam(0.0, 0.0, 0.0)]  # of its kind
-    assert statistics.standing(results(runs), "novograd") == {
+    assert standing(analyse(results(runs)), "novograd") == {
         "wins against": ["adamw"],
         "ties with": ["adam"],
         "loses to": ["sgd"],
@@ -97,39 +99,39 @@ def test_where_an_optimizer_stands():
 
 
 def test_one_seed_is_not_ranked():
-    assert statistics.ranking(results([*novograd(0.7), *adam(0.9)])) == [
+    assert ranking(analyse(results([*novograd(0.7), *adam(0.9)]))) == [
         "Adam and NovoGrad are not ranked: one seed has no spread."
     ]
 
 
 def test_a_best_rate_at_the_end_of_the_search_is_said():
     runs = [*novograd(0.5), *novograd(0.9, rate=0.1)]
-    said = statistics.remarks(results(runs))
+    said = remarks(analyse(results(runs)))
     assert any("NovoGrad: the best learning rate is at the end of the search" in x for x in said)
 
 
 def test_failures_and_interruptions_are_said():
     failed = {**row("adam", 0.1, 2, 0.5), "status": "failed", "error": "KeyError: [red]"}
-    said = statistics.remarks(results([failed], status="interrupted", planned=9))
+    said = remarks(analyse(results([failed], status="interrupted", planned=9)))
     assert "Interrupted: 1 of 9 runs ended." in said
     assert "Adam, learning rate 0.1, seed 2: failed: KeyError: [red]." in said
 
 
 def test_results_without_a_finished_run_have_no_summary():
     diverged = [{**run, "status": "diverged", "diverged_at": 1} for run in novograd(0.5)]
-    assert statistics.summaries(results(diverged)) == []
-    assert statistics.target(results(diverged)) is None
-    assert statistics.ranking(results(diverged)) == []
+    assert analyse(results(diverged)).summaries == ()
+    assert analyse(results(diverged)).target is None
+    assert ranking(analyse(results(diverged))) == []
 
 
-@pytest.mark.parametrize("table", [display.quality_table, display.cost_table])
+@pytest.mark.parametrize("table", [tables.quality, tables.cost])
 def test_tables_fit_eighty_columns(table, capsys):
     runs = [
         run | {"optimizer": name, "state_bytes": 123_456_789}
         for name in ("novograd", "novograd:rows-rms", "adamw")
         for run in [*novograd(0.712345, 0.74, 0.78), *novograd(0.61, 0.65, 0.66, rate=0.1)]
     ]
-    Console(width=80, markup=False).print(table(results(runs)))
+    Console(width=80, markup=False).print(tables.terminal(table(analyse(results(runs)))))
     lines = capsys.readouterr().out.splitlines()
     assert all("…" not in line for line in lines)
     assert any("NovoGrad, rows" in line for line in lines)
@@ -137,8 +139,8 @@ def test_tables_fit_eighty_columns(table, capsys):
 
 def test_the_tables_hold_the_numbers(capsys):
     runs = [*novograd(0.70, 0.74, 0.78), *novograd(0.6, 0.7, 0.71, rate=0.1)]
-    for table in (display.quality_table, display.cost_table):
-        Console(width=80, markup=False).print(table(results(runs)))
+    for table in (tables.quality, tables.cost):
+        Console(width=80, markup=False).print(tables.terminal(table(analyse(results(runs)))))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "NovoGrad 0.01 0.740 (0.700-0.780) 3 0.740 (0.01)" in lines
     assert "NovoGrad 0.01-0.1, x10+ - 1,234 11 1 9%" in lines

@@ -1,0 +1,289 @@
+"""What the results of a comparison say, in numbers: worked out once, by a pure function."""
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from novograd.compare.optimizers import OPTIMIZERS
+from novograd.compare.plan import first_metric
+
+Row = Mapping[str, Any]  # the results, or a run of them
+Better = Callable[..., Any]  # max or min
+
+
+@dataclass(frozen=True)
+class Point:
+    """What an optimizer reaches with a learning rate.
+
+    Attributes:
+        rate: The learning rate.
+        finished: The runs that finished, in the order of their seeds.
+        ended: How many runs there were, those that diverged or failed included.
+    """
+
+    rate: float
+    finished: tuple[Row, ...]
+    ended: int
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """The first metric of each finished run."""
+        return tuple(map(first_metric, self.finished))
+
+    @property
+    def median(self) -> float:
+        """The median of the scores."""
+        return statistics.median(self.scores)
+
+    @property
+    def worst_to_best(self) -> tuple[float, float]:
+        """The lowest and the highest score."""
+        return min(self.scores), max(self.scores)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What there is to say of an optimizer.
+
+    Attributes:
+        name: Of ``novograd.compare.optimizers.OPTIMIZERS``.
+        points: What it reaches with each learning rate, ascending; rates without a finished run
+            have no scores.
+        best: The one of the best median, of those with the most seeds.
+        default: That of the default learning rate of its class, if it has one and it was run.
+        as_good: The lowest and the highest learning rate of those around the best whose median is
+            at most ``margin`` worse.
+        open_ended: Whether that range reaches an end of the search.
+        metrics: Median of every metric over the runs at the best rate.
+        steps_to_target: Median over these runs of the step at whose evaluation the target was
+            reached; None if one of them did not.
+        state_bytes: What the optimizer stores.
+        step_ms: Median time of a training step.
+        update_ms: Median time of the optimizer's part of it.
+        settings: The arguments of the optimizer.
+    """
+
+    name: str
+    points: tuple[Point, ...]
+    best: Point
+    default: Point | None
+    as_good: tuple[float, float]
+    open_ended: bool
+    metrics: Mapping[str, float]
+    steps_to_target: float | None
+    state_bytes: int
+    step_ms: float
+    update_ms: float
+    settings: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        """The optimizer's name in tables."""
+        return OPTIMIZERS[self.name].title
+
+    @property
+    def is_novograd(self) -> bool:
+        """Whether the optimizer is a NovoGrad."""
+        return OPTIMIZERS[self.name].kind == "novograd"
+
+    @property
+    def share(self) -> float:
+        """The optimizer's part of a training step, from 0 to 1."""
+        return self.update_ms / self.step_ms
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two optimizers, each at its best learning rate.
+
+    Attributes:
+        better: The one of the better median.
+        worse: The other.
+    """
+
+    better: Summary
+    worse: Summary
+
+    @property
+    def outcome(self) -> Literal["ahead", "tie", "not ranked"]:
+        """What their scores allow to say: a tie if the ranges over the seeds overlap."""
+        one, other = self.better.best, self.worse.best
+        if min(len(one.scores), len(other.scores)) < 2:
+            return "not ranked"
+        return "tie" if overlap(one.worst_to_best, other.worst_to_best) else "ahead"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the results of a comparison say.
+
+    Attributes:
+        results: The results, see ``docs/compare.md``.
+        metric: The name of the metric that optimizers are compared by.
+        target: The metric that all optimizers are asked for how soon they reached it: what the
+            last of them ends with, which is the worst median at its best learning rate. None if no
+            run finished.
+        summaries: Of each optimizer that has a finished run, in the order of the results.
+        pairs: Each two of these, the best pairs first.
+    """
+
+    results: Row
+    metric: str
+    target: float | None
+    summaries: tuple[Summary, ...]
+    pairs: tuple[Pair, ...]
+
+    def ended(self, status: str) -> list[Row]:
+        """Returns the runs that finished, diverged or failed."""
+        return [row for row in self.results["runs"] if row["status"] == status]
+
+
+def analyse(results: Row) -> Analysis:
+    """Works out what the results of a comparison say.
+
+    Args:
+        results: What ``novograd.compare.runner.compare`` returned.
+
+    Example:
+        >>> task = {"higher_is_better": True, "margin": 0.01}
+        >>> analyse({"task": task, "optimizers": {"adam": "Adam"}, "runs": []}).summaries
+        ()
+    """
+    higher = results["task"]["higher_is_better"]
+    better, worse = (max, min) if higher else (min, max)
+    points = {name: _points(name, results["runs"]) for name in results["optimizers"]}
+    best = {
+        name: _best(tried, better)
+        for name, tried in points.items()
+        if any(point.finished for point in tried)
+    }
+    target: float | None = worse((point.median for point in best.values()), default=None)
+    summaries = tuple(
+        _summary(name, points[name], best[name], _steps_to(target, best[name], better), results)
+        for name in best
+    )
+    ordered = sorted(summaries, key=lambda one: one.best.median, reverse=higher)
+    finished = (row for row in results["runs"] if row["status"] == "finished")
+    return Analysis(
+        results=results,
+        metric=next((next(iter(row["metrics"])) for row in finished), "metric"),
+        target=target,
+        summaries=summaries,
+        pairs=tuple(itertools.starmap(Pair, itertools.combinations(ordered, 2))),
+    )
+
+
+def standing(analysis: Analysis, name: str) -> dict[str, list[str]]:
+    """Says how one optimizer compares with those of other algorithms.
+
+    Args:
+        analysis: Of the comparison.
+        name: One of its optimizers.
+
+    Returns:
+        Names of the others for ``"wins against"``, ``"ties with"`` and ``"loses to"``; those that
+        are not ranked are in none.
+    """
+    said: dict[str, list[str]] = {"wins against": [], "ties with": [], "loses to": []}
+    for pair in analysis.pairs:
+        names = pair.better.name, pair.worse.name
+        kinds = {OPTIMIZERS[one].kind for one in names}
+        if name not in names or len(kinds) == 1 or pair.outcome == "not ranked":
+            continue
+        first = name == names[0]
+        won = "wins against" if first else "loses to"
+        said["ties with" if pair.outcome == "tie" else won].append(names[first])
+    return said
+
+
+def overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Says whether two ranges, each from its lowest to its highest number, overlap.
+
+    Example:
+        >>> overlap((0.7, 0.8), (0.8, 0.9)), overlap((0.7, 0.8), (0.81, 0.9))
+        (True, False)
+    """
+    return one[0] <= other[1] and other[0] <= one[1]
+
+
+def _points(name: str, runs: Iterable[Row]) -> tuple[Point, ...]:
+    """Gathers the runs of an optimizer by their learning rates."""
+    by_rate: dict[float, list[Row]] = {}
+    for row in runs:
+        if row["optimizer"] == name:
+            by_rate.setdefault(row["learning_rate"], []).append(row)
+    return tuple(
+        Point(
+            rate,
+            tuple(row for row in _by_seed(by_rate[rate]) if row["status"] == "finished"),
+            len(by_rate[rate]),
+        )
+        for rate in sorted(by_rate)
+    )
+
+
+def _by_seed(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: row["seed"])
+
+
+def _best(points: Sequence[Point], better: Better) -> Point:
+    """Returns the best of the points with the most runs; one that did not always end is worse."""
+    most = max(len(point.finished) for point in points)
+    often = [point for point in points if len(point.finished) == most]
+    return better(often, key=lambda point: point.median)
+
+
+def _summary(
+    name: str, points: tuple[Point, ...], best: Point, soon: float | None, results: Row
+) -> Summary:
+    runs = best.finished
+    default = OPTIMIZERS[name].defaults.get(results["settings"]["framework"])
+    as_good = _as_good(points, best, results["task"])
+    return Summary(
+        name=name,
+        points=points,
+        best=best,
+        default=next((one for one in points if one.rate == default and one.finished), None),
+        as_good=(as_good[0].rate, as_good[-1].rate),
+        open_ended=as_good[0] is points[0] or as_good[-1] is points[-1],
+        metrics={
+            key: statistics.median(row["metrics"][key] for row in runs)
+            for key in runs[0]["metrics"]
+        },
+        steps_to_target=soon,
+        state_bytes=max(row["state_bytes"] for row in runs),
+        step_ms=statistics.median(row["step_ms"] for row in runs),
+        update_ms=statistics.median(row["update_ms"] for row in runs),
+        settings=runs[0]["settings"],
+    )
+
+
+def _as_good(points: Sequence[Point], best: Point, task: Row) -> list[Point]:
+    """Returns the best point and those next to it that are hardly worse."""
+
+    def hardly_worse(point: Point) -> bool:
+        if len(point.finished) < point.ended:
+            return False
+        worse = best.median - point.median
+        return (worse if task["higher_is_better"] else -worse) <= task["margin"]
+
+    place = points.index(best)
+    below = itertools.takewhile(hardly_worse, reversed(points[:place]))
+    above = itertools.takewhile(hardly_worse, points[place + 1 :])
+    return [*reversed(list(below)), best, *above]
+
+
+def _steps_to(target: float | None, best: Point, better: Better) -> float | None:
+    """Returns the median step at which the runs reached the target; None if one did not."""
+
+    def reached(evaluation: Row) -> bool:
+        score = first_metric(evaluation)
+        return better(score, target) == score
+
+    soon = [
+        next((found["step"] for found in row["evaluations"] if reached(found)), None)
+        for row in best.finished
+    ]
+    return None if None in soon else statistics.median(filter(None, soon))
