@@ -14,7 +14,6 @@ from novograd.compare.optimizers import Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
 from novograd.jax import novograd
-from novograd.layers import Rows, row_axis
 
 _NAMES = {"beta1": "b1", "beta2": "b2", "epsilon": "eps"}
 _KINDS: dict[str, Callable[..., Any]] = {
@@ -37,8 +36,8 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
         What ``novograd.compare.training.train`` needs.
     """
     model = build(task, seed)
-    # By their names, of which NovoGrad's layers are chosen.
-    weights = {v.path: v.value for v in model.trainable_variables}
+    # Each has its own name last, by which NovoGrad knows the rows of an embedding.
+    weights = {v.path: {v.name: v.value} for v in model.trainable_variables}
     others = [v.value for v in model.non_trainable_variables]
     weight_bytes = _bytes(weights)
     settings: dict[str, Any] = {
@@ -46,14 +45,14 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
     }
     shown = dict(settings)
     if optimizer.layers is not None:
-        scale: Any = "rms" if optimizer.layers == "rows-rms" else "norm"
-        settings["layers"] = partial(_rows, scale=scale)
-        shown["layers"] = f"Rows(scale={scale!r})"
+        settings["layers"] = optimizer.layers
+        shown["layers"] = f"Rows(scale={optimizer.layers.scale!r})"
     transformation = partial(_KINDS[optimizer.kind], **settings)
     state = transformation(0.0).init(weights)
 
     def compute(weights: Any, others: Any, inputs: Any, targets: Any, training: bool) -> Any:
-        values = [weights[v.path] for v in model.trainable_variables]  # JAX sorts a dictionary
+        # JAX sorts a dictionary.
+        values = [weights[v.path][v.name] for v in model.trainable_variables]
         outputs, others = model.stateless_call(values, others, inputs, training=training)
         return task.loss(outputs, targets), (outputs, others)
 
@@ -98,11 +97,6 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
         settings=shown,
         versions={"jax": jax.__version__, "optax": optax.__version__, **VERSIONS},
     )
-
-
-def _rows(path: Any, leaf: Any, scale: Any) -> Rows:
-    name = path[-1].key.split("/")[-1]
-    return Rows(row_axis(name) if leaf.ndim else None, scale)
 
 
 def _bytes(tree: Any) -> int:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from novograd.layers import Rows
+
 
 @dataclass(frozen=True)
 class Optimizer:
@@ -13,10 +15,10 @@ class Optimizer:
         title: Its name in tables.
         kind: The algorithm: ``"novograd"``, ``"adamw"``, ``"adam"`` or ``"sgd"``.
         settings: Its settings, by names that every framework translates into its own.
-        layers: Of NovoGrad: None, ``"rows"`` or ``"rows-rms"``, see ``novograd.layers.Rows``.
         middle: The middle of the search for its learning rate.
         colour: Of its curves; those of Okabe and Ito, which the colour-blind can tell apart.
         defaults: The learning rate that the class used in a framework has by default, where it has.
+        layers: What NovoGrad takes for a layer, where it is not the whole tensor.
     """
 
     title: str
@@ -25,7 +27,7 @@ class Optimizer:
     middle: float
     colour: str
     defaults: Mapping[str, float] = field(default_factory=dict)
-    layers: str | None = None
+    layers: Rows | None = None
 
 
 _NOVOGRAD = {"beta1": 0.95, "beta2": 0.98, "weight_decay": 1e-3}
@@ -38,11 +40,11 @@ OPTIMIZERS: dict[str, Optimizer] = {
     ),
     "novograd:rows": Optimizer(
         "NovoGrad, rows", "novograd", _NOVOGRAD, 1e-2, "#E69F00",
-        {"tensorflow": 1.0, "torch": 0.01}, "rows",
+        {"tensorflow": 1.0, "torch": 0.01}, Rows(),
     ),
     "novograd:rows-rms": Optimizer(
         "NovoGrad, rows rms", "novograd", _RECIPE, 1e-3, "#CC79A7",
-        {"tensorflow": 1.0, "torch": 0.01}, "rows-rms",
+        {"tensorflow": 1.0, "torch": 0.01}, Rows(scale="rms"),
     ),
     "adamw": Optimizer(
         "AdamW", "adamw", {**_ADAM, "weight_decay": 1e-2}, 3e-3, "#0072B2",

@@ -16,7 +16,6 @@ from novograd.compare.keras.models import VERSIONS, build
 from novograd.compare.optimizers import Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
-from novograd.layers import Rows
 from novograd.tensorflow import NovoGrad
 
 _NAMES = {
@@ -54,7 +53,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
         names.get(name, name): value for name, value in optimizer.settings.items()
     }
     if optimizer.layers is not None:
-        settings["layers"] = Rows(scale="rms" if optimizer.layers == "rows-rms" else "norm")
+        settings["layers"] = optimizer.layers
     by_keras = optimizer.kind == "adamw"
     update = _KINDS[optimizer.kind]((lambda: rate) if by_keras else rate, **settings)
     if by_keras:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -100,9 +101,9 @@ def trainer_of(task: Task, build: Build, seed: int) -> Trainer:
     )
 
 
-def _keras_rows(name: str, param: Tensor, scale: Any) -> Rows:
+def _keras_rows(name: str, param: Tensor, rows: Rows) -> Rows:
     """Returns the rows of a weight in the layout of Keras."""
-    return Rows(row_axis(name.split("/")[-1]) if param.ndim else None, scale)
+    return replace(rows, axes=row_axis(name.split("/")[-1])) if param.ndim else rows
 
 
 def _optimizer(
@@ -120,10 +121,9 @@ def _optimizer(
         return kinds[optimizer.kind]([param for _, param in named], lr=0.0, **settings), settings
     if optimizer.layers is None:
         return NovoGrad(named, lr=0.0, **settings), settings
-    scale: Any = "rms" if optimizer.layers == "rows-rms" else "norm"
-    layers = partial(_keras_rows, scale=scale) if by_keras else Rows(scale=scale)
+    layers = partial(_keras_rows, rows=optimizer.layers) if by_keras else optimizer.layers
     built = NovoGrad(named, lr=0.0, layers=layers, **settings)
-    return built, {**settings, "layers": f"Rows(scale={scale!r})"}
+    return built, {**settings, "layers": f"Rows(scale={optimizer.layers.scale!r})"}
 
 
 def _tensors(x: Any) -> Any:
