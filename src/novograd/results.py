@@ -16,20 +16,10 @@ def machine() -> dict[str, Any]:
     """
     return {
         "date": date.today().isoformat(),
-        "processor": processor(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
-
-
-def processor() -> str:
-    """Returns the processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def replace(path: Path, content: str | bytes) -> None:
@@ -40,3 +30,13 @@ def replace(path: Path, content: str | bytes) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _processor() -> str:
+    """Returns the processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -173,7 +173,7 @@ def _task(name: str, framework: str | None, console: Console) -> tuple[str, dict
     """Finds the framework that trains a task, and what results say of the task."""
     if name in BUILT_IN:
         framework = framework or _installed()
-        _require(framework, (*runner.FRAMEWORKS[framework], *BUILT_IN[name]), name)
+        _require(framework, (*runner.FRAMEWORKS[framework].needs, *BUILT_IN[name]), name)
         return framework, about(load(name))
     place, _ = parts(name)
     if is_file(place):
@@ -182,7 +182,7 @@ def _task(name: str, framework: str | None, console: Console) -> tuple[str, dict
     elif "." not in place and find_spec(place) is None:
         known(name, BUILT_IN)
     if framework:
-        _require(framework, runner.FRAMEWORKS[framework][:1], name)
+        _require(framework, runner.FRAMEWORKS[framework].needs[:1], name)
     with console.status(f"trying {name}"):
         event = asyncio.run(runner.describe(name, framework))
     if event["event"] == "result":
@@ -197,9 +197,9 @@ def _task(name: str, framework: str | None, console: Console) -> tuple[str, dict
 
 def _installed() -> str:
     """Returns the first framework that is installed with all that it needs."""
-    for framework, needed in runner.FRAMEWORKS.items():
-        if all(map(find_spec, needed)):
-            return framework
+    for name, framework in runner.FRAMEWORKS.items():
+        if all(map(find_spec, framework.needs)):
+            return name
     raise typer.BadParameter(
         "none is installed: pip install novograd-optimizer[tensorflow,keras]",
         param_hint="'--framework'",

@@ -2,35 +2,46 @@
 
 import asyncio
 import json
-import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from novograd import __version__
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.plan import Run, Settings, repeats, search
+from novograd.conformance import verify
 from novograd.processes import ProgramError, a_few_at_a_time, events
-from novograd.results import processor, replace
+from novograd.results import machine, replace
 
-# For each framework, a module of this package, the packages that must be installed.
-FRAMEWORKS = {
-    "tensorflow": ("tensorflow", "keras"),
-    "torch": ("torch", "keras"),
-    "jax": ("jax", "optax", "keras"),
-}
 SCHEMA = 2
 RESULTS, LOCK, PICTURES = "results.json", ".lock", "pictures"
 
 Results = dict[str, Any]
 Watch = Callable[[Run, dict[str, Any]], None]
+
+
+class Framework(NamedTuple):
+    """A framework that trains: the module of this package that is named like its key.
+
+    Attributes:
+        title: Its name.
+        needs: The packages that must be installed: its own, and Keras for the built-in tasks.
+    """
+
+    title: str
+    needs: tuple[str, ...]
+
+
+FRAMEWORKS = {
+    name: Framework(title, (*verify.FRAMEWORKS[name].needs, "keras"))
+    for name, title in {"tensorflow": "TensorFlow", "torch": "PyTorch", "jax": "JAX"}.items()
+}
 
 
 class InUseError(Exception):
@@ -64,16 +75,17 @@ def begin(settings: Settings, about: Mapping[str, Any], jobs: int, command: str)
         jobs: How many workers are to run at once.
         command: The command line that repeats it.
     """
+    here = machine()
     fresh = {
         "schema": SCHEMA,
         "novograd": __version__,
         "command": command,
-        "date": date.today().isoformat(),
+        "date": here["date"],
         "machine": {
-            "python": platform.python_version(),
+            "python": here["python"],
             "system": f"{platform.system()} {platform.machine()}",
-            "processor": processor(),
-            "cpus": os.cpu_count(),
+            "processor": here["processor"],
+            "cpus": here["cores"],
         },
         "jobs": jobs,
         "settings": asdict(settings),

@@ -11,6 +11,7 @@ from novograd.compare import tables
 from novograd.compare.analysis import Analysis, Pair, Row
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.report.figures import INK, PAPER
+from novograd.compare.runner import FRAMEWORKS
 from novograd.compare.sentences import (
     interruption,
     label,
@@ -21,7 +22,6 @@ from novograd.compare.sentences import (
 )
 from novograd.compare.training import WARMUP
 
-FRAMEWORKS = {"tensorflow": "TensorFlow", "torch": "PyTorch", "jax": "JAX"}
 CAPTIONS = {
     "learning-curves": "Each optimizer at its best learning rate. Line: median over the seeds; "
     "band: lowest to highest.",
@@ -87,7 +87,7 @@ def render(analysis: Analysis, drawings: Mapping[str, str]) -> str:
     verdicts = [(_has_novograd(pair), verdict(pair, analysis.metric)) for pair in analysis.pairs]
     return environment.from_string(template).render(
         results=results,
-        framework=FRAMEWORKS.get(results["settings"]["framework"], ""),
+        framework=FRAMEWORKS[results["settings"]["framework"]].title,
         title=results["task"]["title"] or results["settings"]["task"],
         optimizers=[OPTIMIZERS[name] for name in results["optimizers"]],
         colours={optimizer.title: optimizer.colour for optimizer in OPTIMIZERS.values()},
