@@ -69,6 +69,7 @@ bench: .venv/bench
 	$(BIN)/novograd bench --framework torch,jax --shapes resnet-50,gpt-2,u-net,tiny \
 	  --output benchmarks/results/bench-$$(date +%Y-%m-%d-%H%M%S).json
 	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/first_call.py
 	$(BIN)/python benchmarks/sharded_step.py
 
 bench-tensorflow: .venv/run

@@ -18,7 +18,6 @@ The results are printed and written to ``benchmarks/results/gpu_step.json``.
 
 import argparse
 import gc
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from math import prod
@@ -30,6 +29,7 @@ import torch
 from tables import show
 
 from novograd.bench import torch as bench
+from novograd.bench.runner import write
 from novograd.bench.shapes import Shapes, gpt2, resnet50, tiny
 from novograd.bench.timing import Figures, summary
 from novograd.bench.torch import OURS, REFERENCE, Make
@@ -258,7 +258,7 @@ def main() -> None:
     results["GPT-2 small, trained in bfloat16"] = trained
     show("GPT-2 small, trained in bfloat16", trained)
     content = {**machine(), **about, "rounds": rounds, "results": results}
-    RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write(RESULT, content)
 
 
 if __name__ == "__main__":

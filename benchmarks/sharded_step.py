@@ -15,7 +15,6 @@ The results are printed and written to ``benchmarks/results/sharded_step.json``.
 """
 
 import argparse
-import json
 import os
 import tempfile
 from functools import partial
@@ -31,6 +30,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.multiprocessing.spawn import spawn
 
+from novograd.bench.runner import write
 from novograd.bench.shapes import Shapes, gpt2, resnet50
 from novograd.bench.timing import Step, measure, summary
 from novograd.layers import Rows
@@ -107,8 +107,7 @@ def process(rank: int, folder: str, rounds: int) -> None:
             show(f"{title}, {WORLD} processes", figures)
     if rank == 0:
         about = {"torch": torch.__version__, "processes": WORLD, "rounds": rounds}
-        written = {**machine(), **about, "results": results}
-        RESULT.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        write(RESULT, {**machine(), **about, "results": results})
     dist.barrier()
     dist.destroy_process_group()
 
