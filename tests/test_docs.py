@@ -19,7 +19,10 @@ from novograd.compare.tasks import BUILT_IN
 ROOT = Path(novograd.__file__).parent
 REPOSITORY = Path(__file__).parent.parent
 FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")
-WITH_TRITON = ("novograd.torch.triton", "novograd.torch.triton_kernels")  # tests/gpu runs theirs
+WITH_TRITON = (
+    "novograd.torch.backends.triton",
+    "novograd.torch.backends.triton_kernels",
+)  # tests/gpu runs theirs
 RUN_DOCTESTS = """
 import doctest, importlib, sys
 for name in sys.argv[1:]:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from novograd.torch import triton
+from novograd.torch.backends import triton
 
 if triton.INTERPRETED:
     import triton.language as tl
     from triton.runtime import interpreter
 
-    from novograd.torch import triton_kernels
+    from novograd.torch.backends import triton_kernels
 
     _cast = interpreter.InterpreterBuilder.cast_impl
     _made_ready = interpreter.InterpretedFunction.__call__

@@ -14,7 +14,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from novograd.torch import triton_kernels
+from novograd.torch.backends import triton_kernels
 
 POINTERS = {"table": "*i64", "part_of": "*i32", "rules": "*fp64", "slopes": "*fp64"}
 

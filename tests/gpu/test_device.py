@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from novograd.torch import NovoGrad, triton
+from novograd.torch import NovoGrad
+from novograd.torch.backends import triton
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(triton.INTERPRETED, reason="needs a CUDA device")

@@ -13,9 +13,10 @@ from torch_helpers import set_gradients, train
 from novograd import variants
 from novograd.conformance.torch import TritonAdapter
 from novograd.layers import Rows, Split, Stacked
-from novograd.torch import NovoGrad, single_tensor, triton
+from novograd.torch import NovoGrad
+from novograd.torch.backends import eager, triton
+from novograd.torch.norms import kernel_rule
 from novograd.torch.parts import Part
-from novograd.torch.scalars import kernel_rule
 
 DEVICE = TritonAdapter.device
 OPTIONS = {"lr": 0.1, "weight_decay": 0.05}
@@ -109,7 +110,7 @@ def test_dtypes(dtypes):
     part = Part(w, g, m, torch.tensor(2.0, device=DEVICE))
     twin = Part(w.clone(), g.clone(), m.clone(), part.exp_avg_sq.clone())
     triton.Prepared([part]).step(options)
-    single_tensor.step([twin], options)
+    eager.step([twin], options)
     # One rounding to the dtype of each; float32 differs by the order of additions.
     for x, y in zip(part[:4], twin[:4], strict=True):
         torch.testing.assert_close(x, y, rtol=max(1e-6, torch.finfo(x.dtype).eps), atol=1e-6)

@@ -1,6 +1,7 @@
 """What is refused, how, and that nothing has changed then."""
 
 import copy
+import inspect
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch_helpers import parameters, set_gradients, train
 
 from novograd.torch import NovoGrad
+from novograd.torch.options import OPTIONS
 from novograd.variants import get
 
 
@@ -113,3 +115,11 @@ def test_a_variant_of_ones_own_is_saved(tmp_path):
     assert other.param_groups[0]["variant"] == mine
     assert other.state[ws[1][0]]["step"] == 3
     assert other.state[ws[1][0]]["max_exp_avg_sq"] > 0
+
+
+def test_the_table_of_options_has_the_defaults_of_the_class():
+    signature = inspect.signature(NovoGrad).parameters
+    defaults = {
+        name: x.default for name, x in signature.items() if name not in ("params", "layers")
+    }
+    assert {name: option.default for name, option in OPTIONS.items()} == defaults

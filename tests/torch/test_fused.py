@@ -11,7 +11,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch_helpers import parameters, set_gradients, train
 
 import novograd.native
-from novograd.torch import NovoGrad, native
+from novograd.torch import NovoGrad
+from novograd.torch.backends import native
 from novograd.torch.parts import Part
 
 
@@ -215,7 +216,8 @@ DDP = """
 import sys
 import torch
 import torch.distributed as dist
-from novograd.torch import NovoGrad, native
+from novograd.torch import NovoGrad
+from novograd.torch.backends import native
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)

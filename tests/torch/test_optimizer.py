@@ -10,7 +10,8 @@ import torch
 from torch.optim import lr_scheduler
 from torch_helpers import SHAPES, every_implementation, expected, parameters, set_gradients, train
 
-from novograd.torch import NovoGrad, foreach, native, single_tensor
+from novograd.torch import NovoGrad
+from novograd.torch.backends import eager, foreach, native
 from novograd.variants import VARIANTS
 
 IMPLEMENTATIONS = pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
@@ -412,7 +413,7 @@ def test_the_implementation_follows_options_and_tensors(monkeypatch):
 
     watch(native, "Prepared")
     watch(foreach, "step")
-    watch(single_tensor, "step")
+    watch(eager, "step")
     strided = torch.nn.Parameter(torch.randn(3, 4).T[::2])
     strided.grad = torch.randn(2, 3)
     subclass = torch.randn(3).as_subclass(Wrapped).requires_grad_()
@@ -421,10 +422,10 @@ def test_the_implementation_follows_options_and_tensors(monkeypatch):
     set_gradients(plain, 0)
     n = len(plain)
     for options, wanted in (
-        ({}, [(native, n), (foreach, 1), (single_tensor, 1)]),
-        ({"fused": False}, [(foreach, n + 1), (single_tensor, 1)]),
+        ({}, [(native, n), (foreach, 1), (eager, 1)]),
+        ({"fused": False}, [(foreach, n + 1), (eager, 1)]),
         ({"foreach": True}, [(foreach, n + 2)]),
-        ({"foreach": False}, [(single_tensor, n + 2)]),
+        ({"foreach": False}, [(eager, n + 2)]),
     ):
         used.clear()
         NovoGrad([*plain, strided, subclass], **options).step()

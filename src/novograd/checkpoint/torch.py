@@ -31,6 +31,7 @@ from novograd.checkpoint.neutral import (
     printable,
 )
 from novograd.checkpoint.pickles import Recorded
+from novograd.torch.options import OPTIONS
 from novograd.variants import Variant
 
 _OPTIMIZER = ("optimizer", "optimizer_state_dict", "optimizer_states")
@@ -38,12 +39,7 @@ _WEIGHTS = ("model", "model_state_dict", "state_dict")
 _WANTED = ("lr", "betas", "eps", "weight_decay", "grad_averaging")
 # Options that NovoGrad has in PyTorch alone, with their defaults.
 _FLAGS = {
-    "maximize": False,
-    "skip_nonfinite": False,
-    "stochastic_rounding": False,
-    "foreach": None,
-    "fused": None,
-    "capturable": False,
+    name: OPTIONS[name].default for name in OPTIONS if name not in (*_WANTED, "nesterov", "variant")
 }
 # What else a group of any of these optimizers has. The rest belongs to schedulers and others.
 _OPTIONS = {

@@ -15,7 +15,8 @@ import torch
 from novograd import native, variants
 from novograd.conformance.adapters import Adapter, Layer, zero_second_moments
 from novograd.conformance.cases import DTYPES, Case, Hyperparameters
-from novograd.torch import NovoGrad, triton
+from novograd.torch import NovoGrad
+from novograd.torch.backends import triton
 
 
 class SingleTensorAdapter(Adapter):

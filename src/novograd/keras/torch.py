@@ -11,7 +11,7 @@ from keras.src.backend import in_stateless_scope
 from novograd.keras.layers import Hyperparameters, Layer
 from novograd.keras.plain import fits, v_layout
 from novograd.layers import Layers
-from novograd.torch import native
+from novograd.torch.backends import native
 from novograd.torch.layout import Layout, layout_of
 from novograd.torch.parts import Part, parts
 

@@ -1,7 +1,7 @@
 """NovoGrad for PyTorch.
 
 * ``NovoGrad``: the optimizer (``optimizer.py``), which leaves the arithmetic of a step to
-  ``single_tensor.py`` (the rule itself, a tensor at a time) or to ``foreach.py``.
+  ``backends/``: ``eager.py`` there is the rule itself, a tensor at a time.
 * ``no_decay``: parameter groups that spare biases and norms the weight decay.
 """
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from novograd.layers import Layers, Rows, Split, Stacked, layers_of, second_moment_shape, step_scale
 from novograd.torch import sharding
+from novograd.torch.norms import compute_dtype
 from novograd.torch.parts import Cuts
-from novograd.torch.scalars import compute_dtype
 from novograd.torch.sharding import Sharding
 from novograd.variants import Variant
 

@@ -13,35 +13,24 @@ from torch.nn.parameter import is_lazy
 from novograd import variants
 from novograd.layers import check_layers
 from novograd.native import usable
-from novograd.torch import dispatch, sharding, triton
-from novograd.torch.checks import check_options
-from novograd.torch.dispatch import (
+from novograd.torch import plan, sharding
+from novograd.torch.backends import Backend, Scaling, Step, triton
+from novograd.torch.groups import name_of, refuse_pieces, shapes_of
+from novograd.torch.layout import Layout, Layouts
+from novograd.torch.options import OPTIONS, Options, check_options, with_new
+from novograd.torch.parts import Part, parts
+from novograd.torch.plan import (
     Assignment,
     Plan,
-    Step,
     kernels_for,
     require_kernels,
     wants_kernels,
     whole_part,
 )
-from novograd.torch.groups import name_of, refuse_pieces, shapes_of
-from novograd.torch.layout import Layout, Layouts
-from novograd.torch.parts import Part, parts
-from novograd.torch.scalars import Options
 from novograd.torch.sharding import Norms
 from novograd.torch.state import check_loaded, follow, new_state, restore
 from novograd.torch.state import problem as problem_of_state
-from novograd.torch.triton import Scaling
 from novograd.variants import Variant
-
-# What a group of a state dict may lack, since it came later.
-_IF_LACKING: dict[str, Any] = {"stochastic_rounding": False}
-# What it has. (The defaults also have what torch adds to them on loading.)
-_SAVED = tuple(
-    option
-    for option in (*Options.__annotations__, "foreach", "fused", "capturable")
-    if option not in _IF_LACKING
-)
 
 # All that live, for groups that go from one to another.
 _OPTIMIZERS: weakref.WeakSet["NovoGrad"] = weakref.WeakSet()
@@ -308,7 +297,7 @@ class NovoGrad(torch.optim.Optimizer):
         ``GradScaler`` asks for it, and if so sets ``grad_scale`` and ``found_inf`` for the step. If
         not it waits for the device, to see whether the step is to be taken.
         """
-        return all(map(self._is_for_triton, range(len(self.param_groups))))
+        return all(map(self._unscales, range(len(self.param_groups))))
 
     # -- its parts -------------------------------------------------------------------------------
 
@@ -324,8 +313,7 @@ class NovoGrad(torch.optim.Optimizer):
         self._forget()
         self._layers = chosen
         for group in self.param_groups:
-            for option, value in _IF_LACKING.items():
-                group.setdefault(option, value)
+            group.update(with_new(group))
             self._check_group(group)
         self._note_groups()
 
@@ -473,13 +461,14 @@ class NovoGrad(torch.optim.Optimizer):
         """Returns the step of what has a gradient in a group."""
         group = self.param_groups[number]
         if assigned is None:
+            # As columns, in which torch.compile finds the tensors.
             columns: tuple[list[Any], ...] = tuple([] for _ in range(len(Part._fields) + 1))
             self._init_group(group, *columns, norms=norms)
-            assigned = dispatch.assign(group, zip(*columns, strict=True))
+            assigned = plan.assign(group, zip(*columns, strict=True))
             if not self._sharded and not torch.compiler.is_compiling():
                 layers = self._layers_of(group)
                 self._plans[number] = Plan(group, layers, assigned, self.state)
-        return dispatch.steps(group, assigned, self._scaling())
+        return plan.steps(group, assigned, self._scaling())
 
     def _prepared_without_gradient(
         self, group: dict[str, Any], params: list[Tensor], norms: Norms
@@ -490,22 +479,28 @@ class NovoGrad(torch.optim.Optimizer):
             for index, param in enumerate(group["params"])
             if any(param is one for one in params)
         ]
-        return dispatch.steps(group, dispatch.assign(group, rows), self._scaling())
+        return plan.steps(group, plan.assign(group, rows), self._scaling())
 
     def _scaling(self) -> Scaling | None:
         """Returns what a ``GradScaler`` has set."""
         found_inf = getattr(self, "found_inf", None)
         return None if found_inf is None else Scaling(getattr(self, "grad_scale", None), found_inf)
 
-    def _is_for_triton(self, number: int) -> bool:
-        """Whether Triton's kernels will update all of a group."""
+    def _unscales(self, number: int) -> bool:
+        """Whether all of a group will be updated by backends that unscale gradients themselves."""
         group, assigned = self.param_groups[number], self._recalled(number)
         if assigned is not None:
-            return all(implementation is triton for implementation, _ in assigned)
-        trained = (i for i, param in enumerate(group["params"]) if param.grad is not None)
+            return all(backend.UNSCALES for backend, _ in assigned)
         return wants_kernels(group) and all(
-            self._problem_of_kernels(triton, group, index) is None for index in trained
+            self._unscales_parameter(group, index)
+            for index, param in enumerate(group["params"])
+            if param.grad is not None
         )
+
+    def _unscales_parameter(self, group: dict[str, Any], index: int) -> bool:
+        """Whether kernels that unscale gradients themselves can take a parameter."""
+        kernels = kernels_for(group["params"][index].device)
+        return kernels.UNSCALES and self._problem_of_kernels(kernels, group, index) is None
 
     def _needs_triton(self) -> bool:
         """Whether kernels are asked for that torch.compile does not take."""
@@ -571,7 +566,9 @@ class NovoGrad(torch.optim.Optimizer):
                 raise RuntimeError(f"NovoGrad cannot use the state of parameter {name}: {problem}")
         return state
 
-    def _problem_of_kernels(self, kernels: Any, group: dict[str, Any], index: int) -> str | None:
+    def _problem_of_kernels(
+        self, kernels: Backend, group: dict[str, Any], index: int
+    ) -> str | None:
         """Returns why the kernels of a module cannot take a parameter, or None if they can."""
         param, layout = group["params"][index], self._layout(group, index)
         state = self._state_of(group, index, layout) or {
@@ -593,15 +590,15 @@ class NovoGrad(torch.optim.Optimizer):
     def _check_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises ValueError if a state dict cannot be loaded; the base class checks the groups."""
         for number, group in enumerate(state_dict["param_groups"]):
-            for option in _SAVED:
-                if option not in group:
+            for name, option in OPTIONS.items():
+                if name not in group and not option.is_new:
                     other = "grad_averaging" in group
                     raise ValueError(
                         "state_dict is not one of NovoGrad: "
-                        f"param_groups[{number}] has no {option!r}"
+                        f"param_groups[{number}] has no {name!r}"
                         + ("; `novograd convert` reads those of other NovoGrads" * other)
                     )
-            check_options(_IF_LACKING | group)
+            check_options(with_new(group))
         for theirs, ours in zip(state_dict["param_groups"], self.param_groups, strict=False):
             require_kernels(theirs["fused"], ours["params"])
         check_loaded(state_dict, self.param_groups, self._layout)

@@ -1,9 +1,11 @@
 """The state of a parameter: how it is made, follows its weights, and is checked and loaded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
+# torch keeps its foreach operations private and stable: its own optimizers are made of them.
+# pyright: reportPrivateImportUsage=false
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -11,7 +13,8 @@ from torch.nn.parameter import is_lazy
 from novograd import variants
 from novograd.torch import sharding
 from novograd.torch.layout import Layout
-from novograd.torch.scalars import compute_dtype
+from novograd.torch.norms import compute_dtype
+from novograd.torch.parts import Part
 
 # Second moments, which are in the precision of the arithmetic.
 _SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
@@ -149,3 +152,39 @@ def _paired(
     for theirs, ours in zip(state_dict["param_groups"], param_groups, strict=False):
         for index, key in enumerate(theirs["params"][: len(ours["params"])]):
             yield theirs, key, ours, index  # the base class refuses other numbers of parameters
+
+
+def count(parts: Sequence[Part], lr: float | Tensor, found_inf: Tensor | None = None) -> None:
+    """Adds 1 to the ``step`` of each part, or nothing where ``found_inf`` is not 0.
+
+    A first step with a learning rate of 0 and zero gradients does not count either: programs take
+    it to make the state that they load or save.
+
+    Example:
+        >>> w, v, step = torch.zeros(2), torch.tensor(0.0), torch.tensor(0.0)
+        >>> part = Part(w, w, w, v, step=step, history=v)
+        >>> count([part], 0.0), step
+        (None, tensor(0.))
+        >>> count([part], 0.1), step
+        (None, tensor(1.))
+    """
+    steps: list[Any] = [part.step for part in parts]
+    taken: list[Any] = [1.0] * len(parts)
+    if isinstance(lr, Tensor) or lr == 0:
+        taken = [~_is_fresh(part, lr) for part in parts]
+    if found_inf is not None:
+        taken = [(found_inf == 0).to(step.device) * x for step, x in zip(steps, taken, strict=True)]
+    if all(isinstance(x, float) for x in taken):
+        torch._foreach_add_(steps, 1)
+    else:
+        torch._foreach_add_(steps, [x.to(s.dtype) for s, x in zip(steps, taken, strict=True)])
+
+
+def _is_fresh(part: Part, lr: float | Tensor) -> Tensor:
+    """Whether a parameter is, after a step, as it was before its first: 0-d, on its device."""
+    history, step = cast(Any, part.history), cast(Tensor, part.step)
+    largest = history.amax() if history.numel() else history.sum()
+    if sharding.is_sharded(largest):
+        largest = largest.full_tensor()
+    lr = lr.squeeze().to(step.device) if isinstance(lr, Tensor) else lr
+    return (step == 0) & (largest.to(step.device) == 0) & (lr == 0)

@@ -4,7 +4,7 @@ What changes from step to step, addresses among it, goes to the device in one sm
 that nobody waits for. Everything else stays there: learning rates that are tensors, counts of
 steps, and the two tensors of a ``GradScaler``.
 
-The kernels are in ``novograd.torch.triton_kernels``. Under Triton's interpreter, that is, with
+The kernels are in ``triton_kernels.py``. Under Triton's interpreter, that is, with
 ``TRITON_INTERPRET=1`` in the environment, they run on the CPU, slowly, as tests do.
 """
 
@@ -25,27 +25,18 @@ from torch.nn import Parameter
 
 from novograd import variants
 from novograd.native import Rule
+from novograd.torch.backends import Scaling, Step
+from novograd.torch.norms import kernel_rule
+from novograd.torch.options import Options, changed
 from novograd.torch.parts import Grid, Part, grid_of, in_memory
-from novograd.torch.scalars import Options, changed, kernel_rule
 
+UNSCALES = True
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # Of a rule, what the kernels need as numbers.
 _NUMBERS = Rule._fields.index("nesterov")
 # float64 by itself, the others in any mixture.
 _SMALL = (torch.float32, torch.bfloat16, torch.float16)
 _DTYPES = [{torch.float64}, *(set(x) for n in (1, 2, 3) for x in combinations(_SMALL, n))]
-
-
-class Scaling(NamedTuple):
-    """What a ``GradScaler`` hands to an optimizer that unscales gradients itself.
-
-    Attributes:
-        grad_scale: What the gradients are to be divided by, of one element; None for 1.
-        found_inf: Not 0 where the step is to be left out.
-    """
-
-    grad_scale: Tensor | None
-    found_inf: Tensor
 
 
 def takes(device: torch.device) -> bool:
@@ -82,6 +73,12 @@ def problem(part: Part, options: Options) -> str | None:
     if grid_of(part) is None:
         return "its elements have gaps, or another order than those of its gradient or state"
     return None
+
+
+def prepare(parts: Sequence[Part], options: Options, scaling: Scaling | None = None) -> Step:
+    """Returns the step of parts without a problem, as ``novograd.torch.backends`` has it."""
+    prepared = Prepared(parts, scaling)
+    return Step(prepared.square_sums, partial(prepared.step, options))
 
 
 class Prepared:
@@ -372,7 +369,7 @@ def _type(x: Tensor) -> Any:
 @functools.cache
 def _kernels() -> Any:
     """Imports the kernels when they are first needed, and Triton with them."""
-    from novograd.torch import triton_kernels
+    from novograd.torch.backends import triton_kernels
 
     return triton_kernels
 

@@ -1,43 +1,28 @@
-"""Which implementation updates what: kernels, torch's foreach operations, or the rule itself."""
+"""Which backend updates what, found out once and noticed when it changes."""
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from novograd.native import require
-from novograd.torch import foreach, native, single_tensor, triton
-from novograd.torch.parts import Part, as_real, parts
-from novograd.torch.scalars import Options
+from novograd.torch.backends import Backend, Scaling, Step, eager, foreach, native, triton
+from novograd.torch.options import Options
+from novograd.torch.parts import Part, parts
 from novograd.torch.sharding import local
-from novograd.torch.single_tensor import square_sums
-from novograd.torch.triton import Scaling
+from novograd.torch.state import count
 
-_KERNELS = (native, triton)
 # The tensors of a state that not all variants have.
 _OF_SOME_VARIANTS = ("max_exp_avg_sq", "step")
-# An implementation, and what it is to update.
-Assignment = list[tuple[Any, Part]]
-
-
-class Step(NamedTuple):
-    """A step that is ready to be taken.
-
-    Attributes:
-        square_sums: Computes the norms of what is here of layers that others have pieces of.
-        take: Takes it.
-    """
-
-    square_sums: Callable[[], None]
-    take: Callable[[], None]
+# Backends, and what each is to update.
+Assignment = list[tuple[Backend, Part]]
 
 
 def assign(group: dict[str, Any], rows: Iterable[tuple[Any, ...]]) -> Assignment:
-    """Finds the implementation for each part of some parameters of a group.
+    """Finds the backend for each part of some parameters of a group.
 
     Args:
         group: The parameter group.
@@ -46,20 +31,13 @@ def assign(group: dict[str, Any], rows: Iterable[tuple[Any, ...]]) -> Assignment
     Raises:
         RuntimeError: If kernels are demanded that cannot take a part.
     """
-    assigned = []
-    for *whole, cuts in rows:
-        for part in parts(Part(*whole), cuts):
-            implementation = _implementation(group, part)
-            kernels = implementation in _KERNELS
-            if group["fused"] and not kernels:  # while compiled; else checked before
-                problem = native.problem(part, cast(Options, group))
-                raise RuntimeError(f"fused=True is not possible: {problem}")
-            assigned.append((implementation, part if kernels else as_real(part)))
-    return assigned
+    return [
+        (_backend(group, part), part) for *whole, cuts in rows for part in parts(Part(*whole), cuts)
+    ]
 
 
 def steps(group: dict[str, Any], assigned: Assignment, scaling: Scaling | None) -> list[Step]:
-    """Prepares the step of some parts of a group, one for each implementation.
+    """Prepares the step of some parts of a group, one for each backend.
 
     Args:
         group: The parameter group.
@@ -68,27 +46,17 @@ def steps(group: dict[str, Any], assigned: Assignment, scaling: Scaling | None) 
     """
     if not assigned:
         return []
-    columns: dict[Any, list[Part]] = {}
-    for implementation, part in assigned:
-        columns.setdefault(implementation, []).append(part)
     compiling = torch.compiler.is_compiling()
     options = _for_compiler(group) if compiling else cast(Options, group)
-    ready = []
-    for implementation, mine in columns.items():
-        if implementation is triton:
-            prepared = triton.Prepared(mine, scaling)
-        elif implementation is native and not compiling:
-            prepared = native.Prepared(mine)
-        else:
-            take = partial(implementation.step, mine, options)
-            ready.append(Step(partial(square_sums, mine), take))
-            continue
-        ready.append(Step(prepared.square_sums, partial(prepared.step, options)))
+    taken: dict[Backend, list[Part]] = {}
+    for backend, part in assigned:
+        taken.setdefault(backend, []).append(part)
+    ready = [backend.prepare(mine, options, scaling) for backend, mine in taken.items()]
     counts = {id(part.step): part for _, part in assigned if part.step is not None}
     if counts:
         # Last, and once for all parts of a parameter.
         found_inf = scaling.found_inf if scaling else None
-        take = partial(foreach.count, list(counts.values()), options["lr"], found_inf)
+        take = partial(count, list(counts.values()), options["lr"], found_inf)
         ready.append(Step(lambda: None, take))
     return ready
 
@@ -102,7 +70,7 @@ class _Kept(NamedTuple):
     """
 
     kind: tuple[Any, ...]
-    implementation: Any
+    backend: Backend
     scale: float
     exp_avg: Any
     exp_avg_sq: Any
@@ -110,7 +78,7 @@ class _Kept(NamedTuple):
 
 
 class Plan:
-    """What kernels take in a step of a group, to be used again in the next.
+    """What takes which part in a step of a group, to be used again in the next.
 
     Most steps are like the one before, but for the memory of the gradients. To see that takes a
     fraction of the time that it takes to find everything out.
@@ -143,12 +111,11 @@ class Plan:
         assigned: Assignment,
         states: Mapping[Tensor, Any],
     ) -> None:
-        """Keeps an assignment, if each part is a whole parameter and kernels take them all."""
+        """Keeps an assignment, if each part is a whole parameter."""
         self._kept: list[_Kept] = []
         trained = [param for param in group["params"] if param.grad is not None]
         whole = len(assigned) == len(trained) and all(
-            part.param is param and implementation in _KERNELS
-            for (implementation, part), param in zip(assigned, trained, strict=True)
+            part.param is param for (_, part), param in zip(assigned, trained, strict=True)
         )
         if whole:
             self._layers = layers
@@ -157,7 +124,7 @@ class Plan:
             self._kept = [
                 _Kept(
                     _kind(part.param, part.grad),
-                    implementation,
+                    backend,
                     part.scale,
                     weakref.ref(part.exp_avg),
                     weakref.ref(part.exp_avg_sq),
@@ -167,7 +134,7 @@ class Plan:
                         if name in states[part.param]
                     ),
                 )
-                for implementation, part in assigned
+                for backend, part in assigned
             ]
 
     def recall(
@@ -202,7 +169,7 @@ class Plan:
                 maximum, step = map(state.get, _OF_SOME_VARIANTS)
                 history = None if step is None else exp_avg_sq
                 part = part._replace(maximum=maximum, step=step, history=history)
-            assigned.append((kept.implementation, part))
+            assigned.append((kept.backend, part))
         return assigned
 
 
@@ -242,14 +209,27 @@ def _kind(param: Tensor, grad: Tensor) -> tuple[Any, ...]:
     return *about, type(grad), grad.dtype, grad.device, grad.stride()
 
 
-def _implementation(group: dict[str, Any], part: Part) -> Any:
-    """Returns the module that updates a part."""
-    kernels = kernels_for(part.param.device)
-    if wants_kernels(group) and kernels.problem(part, cast(Options, group)) is None:
-        return kernels
-    if group["foreach"] is None:
-        return foreach if type(part.param) in (Tensor, Parameter) else single_tensor
-    return foreach if group["foreach"] else single_tensor
+def _backend(group: dict[str, Any], part: Part) -> Backend:
+    """Returns the backend that updates a part."""
+    candidates = _candidates(group, part.param.device)
+    problem = None
+    for backend in candidates:
+        problem = backend.problem(part, cast(Options, group))
+        if problem is None:
+            return backend
+    if group["fused"]:  # while compiled; else checked before
+        raise RuntimeError(f"fused=True is not possible: {problem}")
+    return candidates[-1]
+
+
+def _candidates(group: dict[str, Any], device: torch.device) -> list[Backend]:
+    """Returns the backends that the options of a group allow, the best first."""
+    if group["fused"]:
+        return [kernels_for(device)]
+    if group["foreach"] is not None:
+        return [foreach if group["foreach"] else eager]
+    others: list[Backend] = [foreach, eager]
+    return [kernels_for(device), *others] if group["fused"] is None else others
 
 
 def wants_kernels(group: dict[str, Any]) -> bool:
@@ -257,8 +237,8 @@ def wants_kernels(group: dict[str, Any]) -> bool:
     return group["foreach"] is None if group["fused"] is None else group["fused"]
 
 
-def kernels_for(device: torch.device) -> Any:
-    """Returns the module of the kernels for a device."""
+def kernels_for(device: torch.device) -> Backend:
+    """Returns the backend of the kernels for a device."""
     return triton if triton.takes(device) else native
 
 

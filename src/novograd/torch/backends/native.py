@@ -5,6 +5,7 @@ A second writing of the rule, in ``csrc/``; its coefficients are those of ``novo
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -12,9 +13,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from novograd import native, variants
+from novograd.torch.backends import Scaling, Step
+from novograd.torch.backends.eager import square_sums
+from novograd.torch.norms import advance, kernel_rule, layer_norms
+from novograd.torch.options import Options, changed
 from novograd.torch.parts import Part, as_real, grid_of, in_memory
-from novograd.torch.scalars import Options, advance, changed, kernel_rule, layer_norms
 
+UNSCALES = False
 # Complex numbers are pairs of real ones.
 _REAL = {
     torch.complex32: torch.float16,
@@ -60,10 +65,18 @@ def problem(part: Part, options: Options) -> str | None:
     return None
 
 
+def prepare(parts: Sequence[Part], options: Options, _scaling: Scaling | None = None) -> Step:
+    """Returns the step of parts without a problem, as ``novograd.torch.backends`` has it."""
+    if torch.compiler.is_compiling():
+        return Step(partial(square_sums, parts), partial(step, parts, options))
+    prepared = Prepared(parts)
+    return Step(prepared.square_sums, partial(prepared.step, options))
+
+
 def step(parts: Sequence[Part], options: Options) -> None:
     """Updates parameters and their state in place, in the precision of ``exp_avg_sq``.
 
-    The arguments are those of ``novograd.torch.single_tensor.step``, but may be complex, and must
+    The arguments are those of ``novograd.torch.backends.eager.step``, but may be complex, and must
     not have a ``problem``. In a compiled program this is the operation ``novograd::step_``.
 
     Raises:

@@ -1,7 +1,7 @@
 """The Triton kernels of a step: sums of squares, the scalars of all layers, the linear pass.
 
 A second writing of the rule: ``scalars`` follows ``novograd.native.Rule``, and ``linear_pass``
-``novograd.rule.linear_pass``. ``novograd.torch.triton`` launches them and makes their tables.
+``novograd.rule.linear_pass``. ``triton.py`` launches them and makes their tables.
 
 A *part* is what is updated as one tensor. A *piece* of it is a range of memory without gaps that
 belongs to one layer: layer ``j`` is ``runs`` pieces of ``run`` elements, piece ``i`` of them at

@@ -1,12 +1,28 @@
 """A step by the rule itself, one tensor at a time."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from novograd import rule
-from novograd.torch.parts import Part
-from novograd.torch.scalars import Options, advance, layer_norms, squared_norms
+from novograd.torch.backends import Scaling, Step
+from novograd.torch.norms import advance, layer_norms, squared_norms
+from novograd.torch.options import Options
+from novograd.torch.parts import Part, as_real
+
+UNSCALES = False
+
+
+def problem(_part: Part, _options: Options) -> str | None:
+    """Returns None: every part can be taken."""
+    return None
+
+
+def prepare(parts: Sequence[Part], options: Options, _scaling: Scaling | None = None) -> Step:
+    """Returns the step of parts, as ``novograd.torch.backends`` has it."""
+    real = list(map(as_real, parts))
+    return Step(partial(square_sums, real), partial(step, real, options))
 
 
 def step(parts: Sequence[Part], options: Options) -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch_helpers import parameters, set_gradients
 
-from novograd.torch import NovoGrad, foreach, native
-from novograd.torch.dispatch import Plan, whole_part
+from novograd.torch import NovoGrad
+from novograd.torch.backends import eager, foreach, native
+from novograd.torch.plan import Plan, whole_part
 
 OPTIONS = {"lr": 0.1, "weight_decay": 0.1, "variant": "apex"}
 
@@ -100,11 +101,12 @@ def forgetful(optimizer):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_after_a_change_the_step_is_that_of_an_optimizer_that_remembers_nothing(change):
+@pytest.mark.parametrize("foreach", [None, True, False])
+def test_after_a_change_the_step_is_that_of_an_optimizer_that_remembers_nothing(change, foreach):
     ends = []
     for remembers in (True, False):
         params = parameters()
-        optimizer = NovoGrad(params, **OPTIONS)
+        optimizer = NovoGrad(params, foreach=foreach, **OPTIONS)
         for step in range(5):
             set_gradients(params, step)
             if step == 2:
@@ -116,22 +118,18 @@ def test_after_a_change_the_step_is_that_of_an_optimizer_that_remembers_nothing(
     assert all(map(torch.equal, *ends))
 
 
-def plan_of(optimizer, implementation):
-    (group,) = optimizer.param_groups
-    states = optimizer.state
-    parts = [whole_part(w, w.grad, 1.0, states[w]) for w in group["params"]]
-    return Plan(group, None, [(implementation, part) for part in parts], states), group
-
-
-def test_what_is_recalled_has_the_new_gradients():
+@pytest.mark.parametrize("backend", [eager, foreach, native])
+def test_what_is_recalled_has_the_new_gradients(backend):
     params = parameters()
     optimizer = NovoGrad(params)
     set_gradients(params, 0)
     optimizer.step()
-    plan, group = plan_of(optimizer, native)
+    (group,), states = optimizer.param_groups, optimizer.state
+    assigned = [(backend, whole_part(w, w.grad, 1.0, states[w])) for w in params]
+    plan = Plan(group, None, assigned, states)
     set_gradients(params, 1)
-    again = plan.recall(group, None, optimizer.state)
-    assert [(module, part.grad) for module, part in again] == [(native, w.grad) for w in params]
+    again = plan.recall(group, None, states)
+    assert [(module, part.grad) for module, part in again] == [(backend, w.grad) for w in params]
 
 
 def test_gradients_are_not_kept_alive():
@@ -143,12 +141,3 @@ def test_gradients_are_not_kept_alive():
     optimizer.step()
     w.grad = None
     assert freed
-
-
-def test_what_foreach_takes_is_found_out_anew():
-    params = parameters()
-    optimizer = NovoGrad(params, foreach=True)
-    set_gradients(params, 0)
-    optimizer.step()
-    plan, group = plan_of(optimizer, foreach)
-    assert plan.recall(group, None, optimizer.state) is None

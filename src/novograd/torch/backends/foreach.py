@@ -7,24 +7,42 @@ The scalars of all layers are computed together by the rule. The linear pass is 
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 # torch keeps its foreach operations private and stable: its own optimizers are made of them.
 # pyright: reportPrivateImportUsage=false
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from novograd import variants
 from novograd.rule import Coefficients
-from novograd.torch.parts import Part
-from novograd.torch.scalars import Options, advance, layer_norms
-from novograd.torch.sharding import is_sharded
+from novograd.torch.backends import Scaling, Step
+from novograd.torch.backends.eager import square_sums
+from novograd.torch.norms import advance, layer_norms
+from novograd.torch.options import Options
+from novograd.torch.parts import Part, as_real
+
+UNSCALES = False
+
+
+def problem(part: Part, _options: Options) -> str | None:
+    """Returns why the operations are no good for a part, or None if they are."""
+    plain = type(part.param) in (Tensor, Parameter)
+    return None if plain else "it is a tensor subclass"
+
+
+def prepare(parts: Sequence[Part], options: Options, _scaling: Scaling | None = None) -> Step:
+    """Returns the step of parts without a problem, as ``novograd.torch.backends`` has it."""
+    real = list(map(as_real, parts))
+    return Step(partial(square_sums, real), partial(step, real, options))
 
 
 def step(parts: Sequence[Part], options: Options) -> None:
     """Updates real parameters and their state in place, in the precision of ``exp_avg_sq``.
 
-    The arguments are those of ``novograd.torch.single_tensor.step``.
+    The arguments are those of ``novograd.torch.backends.eager.step``.
 
     Example:
         >>> from novograd.torch import NovoGrad
@@ -40,42 +58,6 @@ def step(parts: Sequence[Part], options: Options) -> None:
         alike[w.device, w.dtype, g.dtype, v.dtype].append(part)
     for group in alike.values():
         _step_alike(group, options)
-
-
-def count(parts: Sequence[Part], lr: float | Tensor, found_inf: Tensor | None = None) -> None:
-    """Adds 1 to the ``step`` of each part, or nothing where ``found_inf`` is not 0.
-
-    A first step with a learning rate of 0 and zero gradients does not count either: programs take
-    it to make the state that they load or save.
-
-    Example:
-        >>> w, v, step = torch.zeros(2), torch.tensor(0.0), torch.tensor(0.0)
-        >>> part = Part(w, w, w, v, step=step, history=v)
-        >>> count([part], 0.0), step
-        (None, tensor(0.))
-        >>> count([part], 0.1), step
-        (None, tensor(1.))
-    """
-    steps: list[Any] = [part.step for part in parts]
-    taken: list[Any] = [1.0] * len(parts)
-    if isinstance(lr, Tensor) or lr == 0:
-        taken = [~_is_fresh(part, lr) for part in parts]
-    if found_inf is not None:
-        taken = [(found_inf == 0).to(step.device) * x for step, x in zip(steps, taken, strict=True)]
-    if all(isinstance(x, float) for x in taken):
-        torch._foreach_add_(steps, 1)
-    else:
-        torch._foreach_add_(steps, [x.to(s.dtype) for s, x in zip(steps, taken, strict=True)])
-
-
-def _is_fresh(part: Part, lr: float | Tensor) -> Tensor:
-    """Whether a parameter is, after a step, as it was before its first: 0-d, on its device."""
-    history, step = cast(Any, part.history), cast(Tensor, part.step)
-    largest = history.amax() if history.numel() else history.sum()
-    if is_sharded(largest):
-        largest = largest.full_tensor()
-    lr = lr.squeeze().to(step.device) if isinstance(lr, Tensor) else lr
-    return (step == 0) & (largest.to(step.device) == 0) & (lr == 0)
 
 
 def _step_alike(parts: Sequence[Part], options: Options) -> None:

@@ -1,39 +1,13 @@
 """What each layer's step needs besides its tensors: the norm and the scalars of the rule."""
 
-from typing import Any, TypedDict, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from novograd import rule, variants
 from novograd.native import Rule, rule_of
-from novograd.variants import Variant
-
-
-class Options(TypedDict):
-    """The hyperparameters of a step, in the words of a parameter group."""
-
-    lr: float | Tensor
-    betas: tuple[float | Tensor, float | Tensor]
-    eps: float
-    weight_decay: float | Tensor
-    grad_averaging: bool
-    nesterov: bool
-    maximize: bool
-    skip_nonfinite: bool
-    stochastic_rounding: bool
-    variant: str | Variant
-
-
-def changed(options: Options, **changes: Any) -> Options:
-    """Returns hyperparameters of which some are others.
-
-    Example:
-        >>> from novograd.torch import NovoGrad
-        >>> changed(NovoGrad([torch.zeros(1)]).param_groups[0], lr=0.5)["lr"]
-        0.5
-    """
-    return cast(Options, options | changes)
+from novograd.torch.options import Options, changed
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

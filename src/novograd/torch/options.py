@@ -1,0 +1,124 @@
+"""The options of a parameter group, and their checks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypedDict, cast
+
+from torch import Tensor
+
+from novograd import variants
+from novograd.hyperparameters import check_flag, check_number
+from novograd.layers import check_layers
+from novograd.variants import Variant
+
+
+class Options(TypedDict):
+    """The hyperparameters of a step, in the words of a parameter group."""
+
+    lr: float | Tensor
+    betas: tuple[float | Tensor, float | Tensor]
+    eps: float
+    weight_decay: float | Tensor
+    grad_averaging: bool
+    nesterov: bool
+    maximize: bool
+    skip_nonfinite: bool
+    stochastic_rounding: bool
+    variant: str | Variant
+
+
+def changed(options: Options, **changes: Any) -> Options:
+    """Returns hyperparameters of which some are others.
+
+    Example:
+        >>> from novograd.torch import NovoGrad
+        >>> changed(NovoGrad([torch.zeros(1)]).param_groups[0], lr=0.5)["lr"]
+        0.5
+    """
+    return cast(Options, options | changes)
+
+
+class Option(NamedTuple):
+    """An option of a parameter group.
+
+    Attributes:
+        check: Raises TypeError or ValueError, given the name of the option and a value.
+        default: Its default, if that does not depend on the variant.
+        is_new: Whether state dicts of earlier versions lack it.
+    """
+
+    check: Callable[[str, Any], Any]
+    default: Any = None
+    is_new: bool = False
+
+
+def _check_lr(name: str, value: Any) -> None:
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"Tensor {name} must be 1-element, got shape {tuple(value.shape)}")
+        value = value.item()
+    check_number(name, value)
+
+
+def _check_betas(name: str, value: Any) -> None:
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair of numbers, got {value!r}")
+    for number, beta in enumerate(value):
+        check_number(f"{name}[{number}]", beta, below=1)
+
+
+def _check_choice(name: str, value: Any) -> None:
+    if value is not None:
+        check_flag(name, value)
+
+
+OPTIONS: dict[str, Option] = {
+    "lr": Option(_check_lr),
+    "betas": Option(_check_betas),
+    "eps": Option(check_number),
+    "weight_decay": Option(check_number, 0.0),
+    "grad_averaging": Option(check_flag),
+    "nesterov": Option(check_flag, False),
+    "maximize": Option(check_flag, False),
+    "skip_nonfinite": Option(check_flag, False),
+    "variant": Option(lambda _, value: variants.get(value), "documented"),
+    "stochastic_rounding": Option(check_flag, False, is_new=True),
+    "foreach": Option(_check_choice),
+    "fused": Option(_check_choice),
+    "capturable": Option(check_flag, False),
+}
+"""All that state dicts hold. Layers, which these do not hold, are no option."""
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Checks the options of a parameter group, and its layers if it has any.
+
+    Raises:
+        TypeError: If one has a wrong type.
+        ValueError: If a number is out of range.
+        RuntimeError: If they ask for two backends.
+
+    Example:
+        >>> import torch
+        >>> from novograd.torch import NovoGrad
+        >>> check_options(NovoGrad([torch.zeros(1)]).defaults | {"eps": -1.0})
+        Traceback (most recent call last):
+            ...
+        ValueError: eps must be in [0, inf), got -1.0
+    """
+    for name, option in OPTIONS.items():
+        option.check(name, options[name])
+    check_layers("layers", options.get("layers"))
+    if options["fused"] and options["foreach"]:
+        raise RuntimeError("fused and foreach cannot be True together")
+    if options["stochastic_rounding"] and (options["foreach"] or options["fused"] is False):
+        raise RuntimeError("stochastic_rounding needs the kernels of fused=True")
+
+
+def with_new(group: dict[str, Any]) -> dict[str, Any]:
+    """Returns a group of a state dict with the options that came after it was saved.
+
+    Example:
+        >>> with_new({"lr": 0.1})
+        {'stochastic_rounding': False, 'lr': 0.1}
+    """
+    return {name: option.default for name, option in OPTIONS.items() if option.is_new} | group
