@@ -21,9 +21,9 @@ def gpt2(width: int = 768, layers: int = 12, positions: int = 1024) -> Shapes:
     return list(_gpt2(width, layers, positions))
 
 
-def unet(widths: tuple[int, ...] = (8, 16, 32)) -> Shapes:
+def unet() -> Shapes:
     """Returns the 36 variables, 29,508 weights, of the U-Net of ``novograd compare``."""
-    return list(_unet(widths))
+    return list(_unet())
 
 
 def tiny() -> Shapes:
@@ -56,8 +56,8 @@ def _gpt2(width: int, layers: int, positions: int) -> Iterator[tuple[int, ...]]:
     yield from ((width,),) * 2
 
 
-def _unet(widths: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    inputs = 1
+def _unet() -> Iterator[tuple[int, ...]]:
+    inputs, widths = 1, (8, 16, 32)
     for width in widths:
         for channels in (inputs, width):
             yield from ((3, 3, channels, width), (width,), (width,))

@@ -79,25 +79,21 @@ def convolutional(seed: int, side: int, widths: tuple[int, ...], classes: int) -
     return keras.Model(image, layers.Dense(classes, **kernel)(x))
 
 
-def transformer(
-    seed: int, characters: int, context: int, width: int = 64, heads: int = 4, depth: int = 2
-) -> Any:
+def transformer(seed: int, characters: int, context: int) -> Any:
     """Builds a transformer that predicts the next character, normalised before each part.
 
-    Queries, keys and values come from one dense layer. Matrices and embeddings are drawn with a
-    standard deviation of 0.02, as in GPT-2.
+    It has two blocks of width 64 with 4 heads. Queries, keys and values come from one dense layer.
+    Matrices and embeddings are drawn with a standard deviation of 0.02, as in GPT-2.
 
     Args:
         seed: Seeds the initial weights.
         characters: How many there are.
         context: Length of what it reads.
-        width: Of its vectors.
-        heads: Of the attention.
-        depth: Number of blocks.
 
     Returns:
         A Keras model from numbers ``(batch, context)`` to logits ``(batch, context, characters)``.
     """
+    width, heads, depth = 64, 4, 2
     draw = normal(seed, 0.02)
 
     def dense(x: Any, outputs: int, activation: str | None = None) -> Any:

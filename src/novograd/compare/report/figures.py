@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from novograd.compare.analysis import Analysis, Summary
+from novograd.compare.analysis import Analysis, Row, Summary
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.plan import first_metric
 from novograd.compare.runner import PICTURES, picture_of
@@ -91,30 +91,26 @@ def all_figures(analysis: Analysis, output: Path) -> dict[str, Figure]:
 
 def learning_curves(analysis: Analysis) -> Figure:
     """Draws the first metric on the test data against the step, at each best learning rate."""
-    with _panel(f"{_metric(analysis)} on the test data", "step") as (figure, axes):
-        for one in analysis.summaries:
-            runs = one.best.finished
-            steps = [evaluation["step"] for evaluation in runs[0]["evaluations"]]
-            scores = [[first_metric(found) for found in row["evaluations"]] for row in runs]
-            _band(axes, one.name, np.array(steps), np.array(scores))
-        _scale(axes)
-        _legend(figure, axes)
-    return figure
+
+    def curves(runs: Sequence[Row]) -> tuple[NDArray[Any], NDArray[Any]]:
+        steps = [evaluation["step"] for evaluation in runs[0]["evaluations"]]
+        scores = [[first_metric(found) for found in row["evaluations"]] for row in runs]
+        return np.array(steps), np.array(scores)
+
+    return _curves(f"{_metric(analysis)} on the test data", analysis, curves)
 
 
 def training_loss(analysis: Analysis) -> Figure:
     """Draws the training loss against the step, at each best learning rate."""
     steps = analysis.results["settings"]["steps"]
     width = min(SMOOTHING, steps)
-    with _panel(f"training loss, mean of {width} steps", "step") as (figure, axes):
-        for one in analysis.summaries:
-            kernel = np.full(width, 1 / width)
-            runs = one.best.finished
-            losses = np.array([np.convolve(row["loss"], kernel, "valid") for row in runs])
-            _band(axes, one.name, np.arange(width, steps + 1), losses)
-        _scale(axes)
-        _legend(figure, axes)
-    return figure
+    kernel = np.full(width, 1 / width)
+
+    def curves(runs: Sequence[Row]) -> tuple[NDArray[Any], NDArray[Any]]:
+        losses = [np.convolve(row["loss"], kernel, "valid") for row in runs]
+        return np.arange(width, steps + 1), np.array(losses)
+
+    return _curves(f"training loss, mean of {width} steps", analysis, curves)
 
 
 def learning_rates(analysis: Analysis) -> Figure:
@@ -242,6 +238,20 @@ def _line(name: str) -> dict[str, Any]:
         "marker": MARKERS[name],
         "label": optimizer.title,
     }
+
+
+def _curves(
+    title: str,
+    analysis: Analysis,
+    curves: Callable[[Sequence[Row]], tuple[NDArray[Any], NDArray[Any]]],
+) -> Figure:
+    """Draws what ``curves`` makes of the best runs of each optimizer: steps, and values by run."""
+    with _panel(title, "step") as (figure, axes):
+        for one in analysis.summaries:
+            _band(axes, one.name, *curves(one.best.finished))
+        _scale(axes)
+        _legend(figure, axes)
+    return figure
 
 
 def _band(axes: Axes, name: str, x: NDArray[Any], curves: NDArray[Any]) -> None:

@@ -24,6 +24,7 @@ CLASSES = ("CSF", "GM", "WM")  # labels 1, 2, 3; 0 is background
 SLAB, EVERY, MARGIN = 12, 3, 2  # slices per slab, one test slab in so many, slices dropped at ends
 BIAS, GAMMA, NOISE = 0.3, 0.4, 0.06  # see corrupt()
 TEST_SEED = 152  # the test slices are damaged once and for all
+BATCH, SIDE = 8, 64  # crops, and their height and width
 
 
 class Slices(NamedTuple):
@@ -119,23 +120,21 @@ def load(seed: int) -> tuple[Slices, Slices]:
     )
 
 
-def crops(slices: Slices, seed: int, size: int = 8, side: int = 64) -> Iterator[Slices]:
+def crops(slices: Slices, seed: int) -> Iterator[Slices]:
     """Draws random square crops without end.
 
     Args:
         slices: Where to cut from.
         seed: Seeds the draw; the same seed gives the same batches.
-        size: Crops per batch.
-        side: Height and width of a crop in pixels.
 
     Yields:
-        ``size`` crops, images and labels of shape ``(size, side, side)``.
+        8 crops, images and labels of shape ``(8, 64, 64)``.
     """
     random = np.random.default_rng(seed)
-    images = sliding_window_view(slices.images, (side, side), axis=(1, 2))
-    labels = sliding_window_view(slices.labels, (side, side), axis=(1, 2))
+    images = sliding_window_view(slices.images, (SIDE, SIDE), axis=(1, 2))
+    labels = sliding_window_view(slices.labels, (SIDE, SIDE), axis=(1, 2))
     while True:
-        where = tuple(random.integers(0, images.shape[:3], (size, 3)).T)
+        where = tuple(random.integers(0, images.shape[:3], (BATCH, 3)).T)
         yield Slices(images[where], labels[where])
 
 
@@ -165,7 +164,8 @@ def _model(seed: int) -> Any:
     return unet(seed, classes=len(CLASSES) + 1)
 
 
-def _loss(logits: Any, labels: Any) -> Any:
+def loss(logits: Any, labels: Any) -> Any:
+    """Returns the cross-entropy plus one minus the soft Dice, by Keras."""
     from novograd.compare.keras.losses import segmentation_loss
 
     return segmentation_loss(logits, labels)
@@ -188,7 +188,7 @@ TASK = Task(
     model=_model,
     batches=lambda seed: crops(load(seed)[0], seed),
     test=lambda: [load(0)[1]],
-    loss=_loss,
+    loss=loss,
     metric=lambda logits, labels: dice(logits.argmax(-1), labels),
     margin=0.02,
     steps=160,

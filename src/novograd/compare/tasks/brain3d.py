@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from novograd.compare.task import Segmentation, Task
-from novograd.compare.tasks.brain import BIAS, CLASSES, GAMMA, TEST_SEED, dice, scanned, template
+from novograd.compare.tasks.brain import (
+    BIAS,
+    CLASSES,
+    GAMMA,
+    TEST_SEED,
+    dice,
+    loss,
+    scanned,
+    template,
+)
 
 DEPTH, SIDE, BATCH = 8, 64, 2
 # Along z: where the test part begins, its number of slabs, and voxels beside it that are not used.
@@ -74,12 +83,6 @@ def _model(seed: int) -> Any:
     return unet(seed, classes=len(CLASSES) + 1, dimensions=3, widths=(4, 8, 16))
 
 
-def _loss(logits: Any, labels: Any) -> Any:
-    from novograd.compare.keras.losses import segmentation_loss
-
-    return segmentation_loss(logits, labels)
-
-
 def _pictures(images: Any, logits: Any, labels: Any) -> Segmentation:
     blocks, middle = slice(None, None, 2), DEPTH // 2
     found = logits[blocks, middle].argmax(-1).astype(np.uint8)
@@ -99,7 +102,7 @@ TASK = Task(
     model=_model,
     batches=crops,
     test=test,
-    loss=_loss,
+    loss=loss,
     metric=lambda logits, labels: dice(logits.argmax(-1), labels),
     margin=0.02,
     steps=200,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from novograd.compare.task import Task
 
 TRAINING = 1347  # images; the 450 after them, by other writers for the most part, are for testing
+BATCH = 64
 
 Images = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
@@ -23,22 +24,21 @@ def load() -> Images:
     return (digits.images / 16).astype(np.float32), digits.target.astype(np.uint8)
 
 
-def drawn(images: Images, seed: int, size: int = 64) -> Iterator[Images]:
+def drawn(images: Images, seed: int) -> Iterator[Images]:
     """Draws batches without end: all images in random order, again and again.
 
     Args:
         images: Images and their labels.
         seed: Seeds the order.
-        size: Images per batch.
 
     Yields:
-        ``size`` images with their labels; what is left of a round is not used.
+        64 images with their labels; what is left of a round is not used.
     """
     random = np.random.default_rng(seed)
     while True:
         order = random.permutation(len(images[0]))
-        for start in range(0, len(order) - size + 1, size):
-            chosen = order[start : start + size]
+        for start in range(0, len(order) - BATCH + 1, BATCH):
+            chosen = order[start : start + BATCH]
             yield images[0][chosen], images[1][chosen]
 
 
@@ -53,7 +53,8 @@ def _model(seed: int) -> Any:
     return convolutional(seed, side=8, widths=(16, 32, 64), classes=10)
 
 
-def _loss(logits: Any, labels: Any) -> Any:
+def loss(logits: Any, labels: Any) -> Any:
+    """Returns the cross-entropy, by Keras."""
     from novograd.compare.keras.losses import cross_entropy
 
     return cross_entropy(logits, labels)
@@ -74,7 +75,7 @@ TASK = Task(
     model=_model,
     batches=lambda seed: drawn(part(load(), slice(None, TRAINING)), seed),
     test=lambda: [part(load(), slice(TRAINING, None))],
-    loss=_loss,
+    loss=loss,
     metric=accuracy,
     margin=0.01,
     steps=210,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from novograd.compare.task import Task
-from novograd.compare.tasks.digits import Images, accuracy, drawn, part
+from novograd.compare.tasks.digits import Images, accuracy, drawn, loss, part
 
 TRAINING = 4000
 SPLIT_SEED = 5000  # the images are sorted by digit, so they are shuffled before they are split
@@ -30,12 +30,6 @@ def _model(seed: int) -> Any:
     return convolutional(seed, side=28, widths=(8, 16, 64), classes=10)
 
 
-def _loss(logits: Any, labels: Any) -> Any:
-    from novograd.compare.keras.losses import cross_entropy
-
-    return cross_entropy(logits, labels)
-
-
 TASK = Task(
     title="Tell handwritten digits of 28 x 28 pixels",
     about=(
@@ -46,7 +40,7 @@ TASK = Task(
     model=_model,
     batches=lambda seed: drawn(part(load(), slice(None, TRAINING)), seed),
     test=lambda: [part(load(), slice(TRAINING, None))],
-    loss=_loss,
+    loss=loss,
     metric=accuracy,
     margin=0.005,
     steps=250,
