@@ -211,21 +211,13 @@ def overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
 def _points(name: str, runs: Iterable[Row]) -> tuple[Point, ...]:
     """Gathers the runs of an optimizer by their learning rates."""
     by_rate: dict[float, list[Row]] = {}
-    for row in runs:
+    for row in sorted(runs, key=lambda row: row["seed"]):
         if row["optimizer"] == name:
             by_rate.setdefault(row["learning_rate"], []).append(row)
     return tuple(
-        Point(
-            rate,
-            tuple(row for row in _by_seed(by_rate[rate]) if row["status"] == "finished"),
-            len(by_rate[rate]),
-        )
-        for rate in sorted(by_rate)
+        Point(rate, tuple(row for row in rows if row["status"] == "finished"), len(rows))
+        for rate, rows in sorted(by_rate.items())
     )
-
-
-def _by_seed(rows: Iterable[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: row["seed"])
 
 
 def _best(points: Sequence[Point], better: Better) -> Point:

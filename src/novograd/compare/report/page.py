@@ -84,17 +84,17 @@ def render(analysis: Analysis, drawings: Mapping[str, str]) -> str:
     template = files("novograd.compare.report").joinpath("page.html").read_text(encoding="utf-8")
     results = analysis.results
     figures = {name: drawing(name, svg) for name, svg in drawings.items()}
-    verdicts = [(_has_novograd(pair), verdict(pair, analysis.metric)) for pair in analysis.pairs]
+    metric, pairs = analysis.metric, analysis.pairs
     return environment.from_string(template).render(
         results=results,
         framework=FRAMEWORKS[results["settings"]["framework"]].title,
         title=results["task"]["title"] or results["settings"]["task"],
         optimizers=[OPTIMIZERS[name] for name in results["optimizers"]],
         colours={optimizer.title: optimizer.colour for optimizer in OPTIMIZERS.values()},
-        metric=analysis.metric,
+        metric=metric,
         leader=_leader(analysis),
-        novograd=[one for of_novograd, one in verdicts if of_novograd],
-        others=[one for of_novograd, one in verdicts if not of_novograd],
+        novograd=[verdict(pair, metric) for pair in pairs if _has_novograd(pair)],
+        others=[verdict(pair, metric) for pair in pairs if not _has_novograd(pair)],
         cautions=[*interruption(analysis), *_counts(analysis), *search_ends(analysis)],
         quality=tables.quality(analysis),
         cost=tables.cost(analysis),
