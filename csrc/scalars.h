@@ -1,4 +1,4 @@
-// The scalars of a layer's linear pass: a second writing of novograd/rule.py, for all of its kin.
+// The scalars of a layer's linear pass: a second writing of `advance` in novograd/rule.py.
 //
 // Every published NovoGrad without amsgrad is a choice of the numbers of `Rule`; the kernels know
 // none of them. The documented one (NVIDIA Clara Train 3.1, ai4med.libs.optimizers.NovoGrad) is

@@ -178,7 +178,7 @@ def _in_parts(arrays: Sequence[Any], size: int) -> list[list[Any]]:
     return [list(arrays[i : i + size]) for i in range(0, len(arrays), size)]
 
 
-def _adds_moment(variant: Variant, moments: Sequence[Any]) -> bool:
+def _update_is_multiple_of_moment(variant: Variant, moments: Sequence[Any]) -> bool:
     """Whether what is added to the weights can be computed from their moments, times one number.
 
     Of half precision these are rounded, and a product would be once more.
@@ -215,7 +215,9 @@ def _by_kernels(*args: Any, call: _Call) -> Sequence[jax.Array]:
     if switches.applies:
         targets, first = weights[0], 1 + 3 * n
     elif (
-        switches.nesterov or switches.skip_nonfinite or not _adds_moment(switches.variant, moments)
+        switches.nesterov
+        or switches.skip_nonfinite
+        or not _update_is_multiple_of_moment(switches.variant, moments)
     ):
         targets, first = gradients, 1
     else:

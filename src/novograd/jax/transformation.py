@@ -230,7 +230,7 @@ def novograd(
     mask = _check_mask(mask)
     mu_dtype = _check_mu_dtype(mu_dtype)
     layers = check_tree(layers)
-    step_of_leaves = _way(fused, axis_name)
+    step_of_leaves = _step_function(fused, axis_name)
     optimizer = _Optimizer(
         learning_rate=learning_rate,
         b1=b1,
@@ -430,7 +430,7 @@ def _mu_dtype(w: Any, mu_dtype: Any) -> Any:
     return mu_dtype if mu_dtype is not None and jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
-def _way(fused: bool | None, axis_name: Any) -> Any:
+def _step_function(fused: bool | None, axis_name: Any) -> Any:
     """Returns the function that takes a step of leaves."""
     if fused is not None and check_flag("fused", fused):
         if native.kernels is None:

@@ -154,7 +154,12 @@ def _largest(part: Part, options: Options) -> Tensor:
 
 
 def _with_maxima(parts: Sequence[Part], options: Options) -> list[Part]:
-    """Advances v and its maximum, and returns parts whose ``square`` is that maximum."""
+    """Advances v and its maximum, and returns parts by which kernels normalise by the maximum.
+
+    Kernels know nothing of a maximum. They take it for a squared norm that is known, of a variant
+    that does not average: so the norm is that of the maximum. What they write into ``v`` is thrown
+    away, since it is zeros of its own.
+    """
     parts = [part for part in parts if part.exp_avg_sq.numel()]  # there may be no layers
     known = [part for part in parts if part.square is not None]
     unknown = [

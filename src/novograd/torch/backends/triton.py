@@ -294,13 +294,14 @@ class _Tables(NamedTuple):
 
 def _tables(parts: Sequence[Part], plan: _Plan, numbers: _Numbers) -> _Tables:
     """Sends the tables to the device, in one piece."""
-    table = np.empty((len(parts), _kernels().COLUMNS.value), np.int64)
-    table[:, :5] = [
+    kernels = _kernels()
+    table = np.empty((len(parts), kernels.COLUMNS.value), np.int64)
+    table[:, : kernels.LAYERS.value] = [
         (w.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr(), 0 if s is None else s.data_ptr())
         for w, g, m, v, _, s, *_ in parts
     ]
-    table[:, 5:13] = plan.columns
-    table[:, 13].view(np.float64)[:] = [part.scale for part in parts]
+    table[:, kernels.LAYERS.value : kernels.SCALE.value] = plan.columns
+    table[:, kernels.SCALE.value].view(np.float64)[:] = [part.scale for part in parts]
     one, slopes = (np.array(x, np.float64) for x in (numbers.one, numbers.slopes))
     pieces = [x.view(np.int64).ravel() for x in (table, one, slopes, *plan.part_of)]
     sent = _to_device(np.concatenate(pieces), parts[0].param.device)

@@ -1,7 +1,8 @@
 """The Triton kernels of a step: sums of squares, the scalars of all layers, the linear pass.
 
-A second writing of the rule: ``scalars`` follows ``novograd.native.Rule``, and ``linear_pass``
-``novograd.rule.linear_pass``. ``triton.py`` launches them and makes their tables.
+A second writing of the rule: ``scalars`` of ``novograd.rule.advance``, by the numbers of a
+``novograd.native.Rule``, and ``linear_pass`` of ``novograd.rule.linear_pass``. ``triton.py``
+launches them and makes their tables.
 
 A *part* is what is updated as one tensor. A *piece* of it is a range of memory without gaps that
 belongs to one layer: layer ``j`` is ``runs`` pieces of ``run`` elements, piece ``i`` of them at
@@ -9,16 +10,9 @@ belongs to one layer: layer ``j`` is ``runs`` pieces of ``run`` elements, piece 
 ``linear_pass`` takes some whole pieces, or one segment of a long one. Each segment has a partial
 sum of its own, so that the order of additions is fixed.
 
-``table`` has a row of 64-bit integers for each part:
-
-    0-4   addresses of weights, gradient, moment, v, and of known squared norms (0 if unknown)
-    5-8   layers, runs, run, stride
-    9-12  its first program in the passes over memory, its first program of ``scalars``, its first
-          partial sum and its first layer
-    13    the bits of the float64 that multiplies its normalised gradient
-
-and ``part_of`` the row of each program. ``coefficients`` has ``(a, b, c, d, keep)`` of each layer,
-in the precision of the arithmetic; where ``keep`` is 0, nothing is changed.
+``table`` has a row of 64-bit integers for each part, whose columns are named below, and ``part_of``
+the row of each program. ``coefficients`` has ``(a, b, c, d, keep)`` of each layer, in the precision
+of the arithmetic; where ``keep`` is 0, nothing is changed.
 """
 
 # Triton reads these functions as a language of its own.
@@ -28,8 +22,39 @@ in the precision of the arithmetic; where ``keep`` is 0, nothing is changed.
 import triton
 import triton.language as tl
 
+from novograd.native import Rule
+
+# The columns of the table. First addresses; that of known squared norms is 0 if they are unknown.
+AT_PARAM = tl.constexpr(0)
+AT_GRAD = tl.constexpr(1)
+AT_MOMENT = tl.constexpr(2)
+AT_V = tl.constexpr(3)
+AT_SQUARE = tl.constexpr(4)
+LAYERS = tl.constexpr(5)
+RUNS = tl.constexpr(6)
+RUN = tl.constexpr(7)
+STRIDE = tl.constexpr(8)
+FIRST_PROGRAM = tl.constexpr(9)  # in the passes over memory
+FIRST_OF_SCALARS = tl.constexpr(10)  # its first program of ``scalars``
+FIRST_SUM = tl.constexpr(11)  # its first partial sum
+FIRST_LAYER = tl.constexpr(12)
+SCALE = tl.constexpr(13)  # the bits of the float64 that multiplies its normalised gradient
 COLUMNS = tl.constexpr(14)
-NUMBERS = tl.constexpr(15)  # of a Rule, up to wake
+# The numbers of a rule, without the switches behind them.
+KEEP = tl.constexpr(Rule._fields.index("keep"))
+MIX = tl.constexpr(Rule._fields.index("mix"))
+FIRST = tl.constexpr(Rule._fields.index("first"))
+CORRECTION = tl.constexpr(Rule._fields.index("correction"))
+INSIDE = tl.constexpr(Rule._fields.index("inside"))
+OUTSIDE = tl.constexpr(Rule._fields.index("outside"))
+A = tl.constexpr(Rule._fields.index("a"))
+A_BY_NORM = tl.constexpr(Rule._fields.index("a_by_norm"))
+B = tl.constexpr(Rule._fields.index("b"))
+C = tl.constexpr(Rule._fields.index("c"))
+D = tl.constexpr(Rule._fields.index("d"))
+D_BY_NORM = tl.constexpr(Rule._fields.index("d_by_norm"))
+WAKE = tl.constexpr(Rule._fields.index("wake"))
+NUMBERS = tl.constexpr(Rule._fields.index("nesterov"))
 COEFFICIENTS = tl.constexpr(5)
 # Elements of a program: enough to make up for its beginning, and few enough that 25 million keep
 # all multiprocessors of a large device busy.
@@ -45,13 +70,13 @@ def square_sums(
     """Writes the sums of the squares of segments."""
     program = tl.program_id(0)
     row = table + tl.load(part_of + program).to(tl.int64) * COLUMNS
-    runs, run, stride = tl.load(row + 6), tl.load(row + 7), tl.load(row + 8)
+    runs, run, stride = tl.load(row + RUNS), tl.load(row + RUN), tl.load(row + STRIDE)
     first, last, segment, segments = _work(row, program)
     begin = segment * CHUNK
     n = tl.minimum(run - begin, CHUNK)
-    gradient = tl.load(row + 1)
+    gradient = tl.load(row + AT_GRAD)
     size: tl.constexpr = GRAD.primitive_bitwidth // 8
-    sums = partial_sums + tl.load(row + 11) + segment
+    sums = partial_sums + tl.load(row + FIRST_SUM) + segment
     dtype: tl.constexpr = partial_sums.dtype.element_ty
     inverse = _inverse(grad_scale, dtype, HAS_SCALE)
     if run == 1:  # each element is a layer
@@ -79,7 +104,7 @@ def layer_sums(table, part_of, partial_sums):
     row = table + tl.load(part_of + program).to(tl.int64) * COLUMNS
     layers, mine = _layers(row, program)
     s = _sums(row, layers, mine, partial_sums)
-    tl.store(_pointer(tl.load(row + 4), tl.float64) + layers, s, mask=mine)
+    tl.store(_pointer(tl.load(row + AT_SQUARE), tl.float64) + layers, s, mask=mine)
 
 
 @triton.jit
@@ -106,7 +131,7 @@ def scalars(
     part = tl.load(part_of + program).to(tl.int64)
     row = table + part * COLUMNS
     layers, mine = _layers(row, program)
-    known = tl.load(row + 4)
+    known = tl.load(row + AT_SQUARE)
     if known == 0:
         s = _sums(row, layers, mine, partial_sums)
     else:
@@ -115,19 +140,23 @@ def scalars(
     s = s.to(V).to(tl.float64)
 
     rule = rules + part * NUMBERS if RULE_EACH else rules
-    keep, mix, start = tl.load(rule + 1), tl.load(rule + 2), tl.load(rule + 3)
-    correction, inside, outside = tl.load(rule + 4), tl.load(rule + 5), tl.load(rule + 6)
+    keep, mix, start = tl.load(rule + KEEP), tl.load(rule + MIX), tl.load(rule + FIRST)
+    correction, inside, outside = (
+        tl.load(rule + CORRECTION),
+        tl.load(rule + INSIDE),
+        tl.load(rule + OUTSIDE),
+    )
     rate = tl.load(lr).to(tl.float64) if HAS_LR else 0.0
-    a = tl.load(rule + 8) + rate * tl.load(slopes + 8)
-    a_by_norm = tl.load(rule + 9) + rate * tl.load(slopes + 9)
-    b = tl.load(rule + 10) + rate * tl.load(slopes + 10)
-    c = tl.load(rule + 11) + rate * tl.load(slopes + 11)
-    d = tl.load(rule + 12) + rate * tl.load(slopes + 12)
-    d_by_norm = tl.load(rule + 13) + rate * tl.load(slopes + 13)
-    wake = tl.load(rule + 14) + rate * tl.load(slopes + 14)
-    scale = tl.load(row + 13).to(tl.float64, bitcast=True)
+    a = tl.load(rule + A) + rate * tl.load(slopes + A)
+    a_by_norm = tl.load(rule + A_BY_NORM) + rate * tl.load(slopes + A_BY_NORM)
+    b = tl.load(rule + B) + rate * tl.load(slopes + B)
+    c = tl.load(rule + C) + rate * tl.load(slopes + C)
+    d = tl.load(rule + D) + rate * tl.load(slopes + D)
+    d_by_norm = tl.load(rule + D_BY_NORM) + rate * tl.load(slopes + D_BY_NORM)
+    wake = tl.load(rule + WAKE) + rate * tl.load(slopes + WAKE)
+    scale = tl.load(row + SCALE).to(tl.float64, bitcast=True)
 
-    vs = _pointer(tl.load(row + 3), V) + layers
+    vs = _pointer(tl.load(row + AT_V), V) + layers
     v = tl.load(vs, mask=mine, other=0.0).to(tl.float64)
     new = tl.where(v == 0, start * s, keep * v + mix * s).to(V)
     idle = v + new.to(tl.float64) + wake == 0  # none of them is negative
@@ -141,7 +170,7 @@ def scalars(
     # An s beyond the range makes a = 0, and must not stay in v for ever.
     tl.store(vs, v, mask=used & (tl.abs(v) < float("inf")))
 
-    out = coefficients + (tl.load(row + 12) + layers) * COEFFICIENTS
+    out = coefficients + (tl.load(row + FIRST_LAYER) + layers) * COEFFICIENTS
     dtype: tl.constexpr = coefficients.dtype.element_ty
     tl.store(out, (a + scale * a_by_norm / norm).to(dtype), mask=mine)
     tl.store(out + 1, tl.where(idle, 0.0, b).to(dtype), mask=mine)
@@ -171,15 +200,19 @@ def linear_pass(
     """
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     row = table + tl.load(part_of + program).to(tl.int64) * COLUMNS
-    runs, run, stride = tl.load(row + 6), tl.load(row + 7), tl.load(row + 8)
+    runs, run, stride = tl.load(row + RUNS), tl.load(row + RUN), tl.load(row + STRIDE)
     first, last, segment, _ = _work(row, program)
     begin = segment * CHUNK
     n = tl.minimum(run - begin, CHUNK)
-    param, gradient, moment = tl.load(row), tl.load(row + 1), tl.load(row + 2)
+    param, gradient, moment = (
+        tl.load(row + AT_PARAM),
+        tl.load(row + AT_GRAD),
+        tl.load(row + AT_MOMENT),
+    )
     dtype: tl.constexpr = coefficients.dtype.element_ty
     beta1 = tl.load(rules).to(dtype)
     inverse = _inverse(grad_scale, dtype, HAS_SCALE)
-    mine = coefficients + tl.load(row + 12) * COEFFICIENTS
+    mine = coefficients + tl.load(row + FIRST_LAYER) * COEFFICIENTS
     counter = program.to(tl.int64) * CHUNK
     if run == 1:  # each element is a layer
         for start in range(first, last, BLOCK):
@@ -224,8 +257,8 @@ def linear_pass(
 @triton.jit
 def _work(row, program):
     """Returns first piece of a program, the one after its last, its segment, and their number."""
-    k = program - tl.load(row + 9)
-    pieces, run = tl.load(row + 5) * tl.load(row + 6), tl.load(row + 7)
+    k = program - tl.load(row + FIRST_PROGRAM)
+    pieces, run = tl.load(row + LAYERS) * tl.load(row + RUNS), tl.load(row + RUN)
     segments = (run + CHUNK - 1) // CHUNK
     each = tl.where(segments == 1, CHUNK // run, 1)
     first = k // segments * each
@@ -238,19 +271,19 @@ def _layers(row, program):
 
     These are as many as there are lanes if each has one partial sum, and else only one.
     """
-    k = program - tl.load(row + 10)
+    k = program - tl.load(row + FIRST_OF_SCALARS)
     lanes = tl.arange(0, BLOCK)
-    sums = tl.load(row + 6) * ((tl.load(row + 7) + CHUNK - 1) // CHUNK)
+    sums = tl.load(row + RUNS) * ((tl.load(row + RUN) + CHUNK - 1) // CHUNK)
     each = tl.where(sums == 1, BLOCK, 1)
     layers = k * each + lanes
-    return layers, (lanes < each) & (layers < tl.load(row + 5))
+    return layers, (lanes < each) & (layers < tl.load(row + LAYERS))
 
 
 @triton.jit
 def _sums(row, layers, mine, partial_sums):
     """Returns the squared norms of layers, in float64."""
-    count = tl.load(row + 6) * ((tl.load(row + 7) + CHUNK - 1) // CHUNK)
-    partial = partial_sums + tl.load(row + 11)
+    count = tl.load(row + RUNS) * ((tl.load(row + RUN) + CHUNK - 1) // CHUNK)
+    partial = partial_sums + tl.load(row + FIRST_SUM)
     if count == 1:
         s = tl.load(partial + layers, mask=mine, other=0.0).to(tl.float64)
     else:
