@@ -8,6 +8,7 @@ import pytest
 from training import assert_close, made_up, oracle, train
 
 from novograd.jax import novograd
+from novograd.variants import VARIANTS
 
 NUMBERS = {"learning_rate": 0.5, "b1": 0.9}
 BOTH = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
@@ -258,3 +259,18 @@ def test_the_documented_difference_from_optax():
     theirs, _ = train(optax.novograd(0.1, b1=0.9, b2=0.75), w, gradients)
     assert_close(ours, [1 - 0.06, 1 - 0.08])
     assert_close(theirs, [1 - 0.12, 1 - 0.16], rtol=1e-5)
+
+
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_without_learning_rate_and_gradients_leaves_the_moments_as_they_were(variant, fused):
+    """No decay enters the moment of a layer without history. The count is that of schedules."""
+    params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}
+    optimizer = novograd(0.0, variant=variant, weight_decay=0.1, fused=fused)
+    gradients = jax.tree.map(jnp.zeros_like, params)
+    before = optimizer.init(params)
+    updates, state = jax.jit(optimizer.update)(gradients, before, params)
+    assert not any(map(np.any, jax.tree.leaves(updates)))
+    for x, y in zip(jax.tree.leaves(state[1:]), jax.tree.leaves(before[1:]), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert state.count == 1

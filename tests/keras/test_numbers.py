@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from novograd import reference
 from novograd.keras import NovoGrad
+from novograd.variants import VARIANTS
 
 HYPER = {
     "learning_rate": 0.5,
@@ -160,3 +162,16 @@ def test_the_norm_of_many_elements(gradient, tolerance):
     stored = gradient.astype(np.float32)
     _, norms = train([stored])
     np.testing.assert_allclose(norms, np.sum(stored.astype(np.float64) ** 2), rtol=tolerance)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_without_learning_rate_and_gradients_leaves_the_moments_as_they_were(variant):
+    """No decay enters the moment of a layer without history."""
+    w = keras.Variable(np.ones((3, 4), np.float32))
+    optimizer = NovoGrad(learning_rate=0.0, variant=variant, weight_decay=0.1)
+    optimizer.apply([ops.zeros((3, 4))], [w])
+    state = [x for x in optimizer.variables if x.name not in ("iteration", "learning_rate")]
+    assert state
+    for x in state:
+        assert not np.any(ops.convert_to_numpy(x))
+    np.testing.assert_array_equal(ops.convert_to_numpy(w), 1.0)
