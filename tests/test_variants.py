@@ -141,9 +141,7 @@ def test_step_sizes_are_those_measured(name):
 def test_rate_factors_compare_with_the_documented_rule():
     theirs = step_sizes("apex")
     np.testing.assert_allclose(rate_factors("apex"), (theirs.first, theirs.last / 20))
-    np.testing.assert_allclose(rate_factors("apex", keep=True), (theirs.first / 0.1, 1.0))
     given = {"beta1": 0.8, "grad_averaging": True}
-    np.testing.assert_allclose(rate_factors("nvidia", **given, keep=True), (1.0, 1.0))
     np.testing.assert_allclose(rate_factors("nvidia", **given), (0.2, 1 / 20))
 
 
@@ -159,7 +157,6 @@ def test_step_sizes_of_a_record():
         ({"beta1": 1.0}, ValueError),
         ({"beta2": "0.5"}, TypeError),
         ({"grad_averaging": 1}, TypeError),
-        ({"keep": None}, TypeError),
         ({"variant": "adam"}, ValueError),
     ],
 )

@@ -67,17 +67,16 @@ def rate_factors(
     beta1: float | None = None,
     beta2: float | None = None,
     grad_averaging: bool | None = None,
-    keep: bool = False,
 ) -> StepSizes:
     """Returns by what to multiply a learning rate for the documented rule to take steps as large.
+
+    The documented rule is used with its own defaults.
 
     Args:
         variant: The variant with which the learning rate was chosen.
         beta1: What was used with it, as the next two: by default its own defaults.
         beta2: See ``step_sizes``.
         grad_averaging: See ``step_sizes``.
-        keep: Whether the documented rule is given the same beta1 and averaging, rather than
-            used with its own defaults.
 
     Raises:
         TypeError: If an argument has a type not named above.
@@ -87,16 +86,7 @@ def rate_factors(
         >>> first, last = rate_factors("optax", beta1=0.9)
         >>> print(f"{first:g}, {last:g}")
         1, 0.5
-        >>> rate_factors("optax", beta1=0.75, keep=True)
-        StepSizes(first=1.0, last=1.0)
     """
     theirs = step_sizes(variant, beta1=beta1, beta2=beta2, grad_averaging=grad_averaging)
-    if check_flag("keep", keep):
-        chosen = variants.get(variant)
-        ours = step_sizes(
-            beta1=chosen.beta1 if beta1 is None else beta1,
-            grad_averaging=chosen.grad_averaging if grad_averaging is None else grad_averaging,
-        )
-    else:
-        ours = step_sizes()
+    ours = step_sizes()
     return StepSizes(theirs.first / ours.first, theirs.last / ours.last)

@@ -1,41 +1,11 @@
-"""How measured steps are shown: progress while they are measured, then tables and remarks."""
+"""How measured steps are shown: tables and remarks."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from novograd.bench.runner import Watch
 from novograd.bench.timing import BOUND, BOUND_BYTES
-
-
-@contextmanager
-def progress(console: Console, names: Sequence[str]) -> Iterator[Watch]:
-    """Shows a bar of rounds for each framework.
-
-    Args:
-        console: Where to show them.
-        names: The frameworks.
-
-    Yields:
-        What ``bench`` is to call at each event.
-    """
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    # Seldom drawn: the processors that draw it are those that are measured.
-    with Progress(*columns, TimeElapsedColumn(), console=console, refresh_per_second=1) as bars:
-        tasks = {name: bars.add_task(name, start=False, total=None) for name in names}
-
-        def watch(name: str, event: dict[str, Any]) -> None:
-            if "rounds" in event:
-                bars.start_task(tasks[name])
-                bars.update(tasks[name], total=event["rounds"])
-            elif "rounds_done" in event:
-                bars.advance(tasks[name], event["rounds_done"])
-
-        yield watch
 
 
 def table(framework: Mapping[str, Any]) -> Table:

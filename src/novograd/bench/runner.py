@@ -3,19 +3,18 @@
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 from novograd.conformance import verify
 from novograd.processes import ProgramError, a_few_at_a_time, events
+from novograd.progress import Watch
 from novograd.results import machine, replace
 
 SCHEMA = 1
 FRAMEWORKS = {name: verify.FRAMEWORKS[name] for name in ("torch", "jax", "tensorflow")}
-
-Watch = Callable[[str, dict[str, Any]], None]
 
 
 def installed() -> list[str]:

@@ -62,12 +62,12 @@ def main() -> None:
                 "reference_again": module.AGAIN,
                 "remarks": module.REMARKS,
             },
-            rounds=len(names) * (module.WARM_UP + int(rounds)),
+            total=len(names) * (module.WARM_UP + int(rounds)),
         )
         for shapes in names:
             say(
                 shapes=shapes,
-                **measured(module, shapes, int(rounds), lambda: say(rounds_done=1)),
+                **measured(module, shapes, int(rounds), lambda: say(done=1)),
             )
     os._exit(0)  # spares the framework's own clean-up
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from novograd.bench import report, runner
 from novograd.bench.shapes import SHAPES
 from novograd.cli.options import installed, positive, some_of
+from novograd.progress import progress
 
 DEFAULT = ["resnet-50"]
 
@@ -77,7 +78,8 @@ def bench(
     """  # noqa: D301
     names = installed(framework, runner.installed(), runner.FRAMEWORKS)
     console = Console(highlight=False)
-    with report.progress(console, names) as watch:
+    # Seldom drawn: the processors that draw it are those that are measured.
+    with progress(console, names, drawn_per_second=1) as watch:
         result = runner.bench(names, list(dict.fromkeys(shapes)), rounds, watch)
     for measured in result["frameworks"].values():
         if measured["results"]:

@@ -8,6 +8,7 @@ from rich.console import Console
 from novograd.cli.options import installed, positive, some_of
 from novograd.conformance import report
 from novograd.conformance import verify as verification
+from novograd.progress import progress
 
 
 def verify(
@@ -38,7 +39,7 @@ def verify(
     """  # noqa: D301
     names = installed(framework, verification.installed(), verification.FRAMEWORKS)
     console = Console(highlight=False)
-    with report.progress(console, names) as watch:
+    with progress(console, names, drawn_per_second=10) as watch:
         rows = verification.verify(names, jobs, watch)
     console.print()
     console.print(report.table(rows))

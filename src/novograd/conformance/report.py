@@ -1,40 +1,11 @@
-"""How a verification is shown: progress while it runs, then a table and what was wrong."""
+"""How a verification is shown: a table, and what was wrong."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from novograd.conformance.cases import Case
-from novograd.conformance.verify import Row, Watch
-
-
-@contextmanager
-def progress(console: Console, names: Sequence[str]) -> Iterator[Watch]:
-    """Shows a bar for each framework.
-
-    Args:
-        console: Where to show them.
-        names: The frameworks.
-
-    Yields:
-        What ``verify`` is to call at each event.
-    """
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TimeElapsedColumn(), console=console) as bars:
-        tasks = {name: bars.add_task(name, start=False, total=None) for name in names}
-
-        def watch(name: str, event: dict[str, Any]) -> None:
-            if "checks" in event:
-                bars.start_task(tasks[name])
-                bars.update(tasks[name], total=event["checks"])
-            else:
-                bars.advance(tasks[name])
-
-        yield watch
+from novograd.conformance.verify import Row
 
 
 def table(rows: Sequence[Row]) -> Table:

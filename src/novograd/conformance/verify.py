@@ -2,13 +2,14 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
 from novograd.processes import ProgramError, a_few_at_a_time, events
+from novograd.progress import Watch
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,6 @@ class Row:
     cases: int = 0
     ulps: float = 0.0
     errors: list[str] = field(default_factory=list)
-
-
-Watch = Callable[[str, dict[str, Any]], None]
 
 
 def installed() -> list[str]:

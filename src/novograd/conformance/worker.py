@@ -31,7 +31,7 @@ def main() -> None:
         if hasattr(module, "prepare"):
             module.prepare()
         cases = CASES + (VARIANT_CASES if module.VARIANTS else ())
-        say(version=module.VERSION, checks=len(module.ADAPTERS) * len(cases))
+        say(version=module.VERSION, total=len(module.ADAPTERS) * len(cases))
         for implementation, adapter in module.ADAPTERS.items():
             for case in cases:
                 outcome: dict[str, Any]
@@ -39,7 +39,13 @@ def main() -> None:
                     outcome = {"ulps": check(adapter, case)}
                 except Exception as error:  # whatever it is, that adapter fails that case
                     outcome = {"error": f"{type(error).__name__}: {error}"}
-                say(implementation=implementation, case=case.name, dtype=case.dtype, **outcome)
+                say(
+                    implementation=implementation,
+                    case=case.name,
+                    dtype=case.dtype,
+                    done=1,
+                    **outcome,
+                )
     os._exit(0)  # spares the framework's own clean-up
 
 

@@ -30,6 +30,7 @@ def changed(options: Options, **changes: Any) -> Options:
     """Returns hyperparameters of which some are others.
 
     Example:
+        >>> import torch
         >>> from novograd.torch import NovoGrad
         >>> changed(NovoGrad([torch.zeros(1)]).param_groups[0], lr=0.5)["lr"]
         0.5
