@@ -176,6 +176,20 @@ def test_copies_keep_their_layers(duplicate):
     assert torch.equal(twin.param_groups[0]["params"][0], w)
 
 
+def test_a_copy_does_not_know_groups_by_the_identity_of_the_old_ones():
+    """In another process the address of a group may be the old one of another group."""
+    weights = parameters([(4, 3), (4, 3)])
+    optimizer = NovoGrad([{"params": weights[:1], "layers": Rows()}, {"params": weights[1:]}])
+    state = pickle.loads(pickle.dumps(optimizer.__getstate__()))
+    assert not {id(group) for group in optimizer.param_groups} & set(state["_layers"])
+    again = NovoGrad([torch.zeros(1)])
+    state["param_groups"] = optimizer.param_groups[::-1]  # old addresses, in other places
+    again.__setstate__(state)
+    train(again, 1)
+    shapes = [again.state[w]["exp_avg_sq"].shape for w in (weights[1], weights[0])]
+    assert shapes == [(4, 1), ()]
+
+
 def test_groups_have_their_own_layers():
     weights = parameters([(4, 3), (4, 3)])
     optimizer = NovoGrad([{"params": weights[:1]}, {"params": weights[1:], "layers": Rows()}])

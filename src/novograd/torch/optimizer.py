@@ -304,14 +304,14 @@ class NovoGrad(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy is made of."""
         self._take_layers()
-        return super().__getstate__() | {"_layers": self._layers}
+        return super().__getstate__() | {"_layers": dict(enumerate(self._layers.values()))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes the state of another, with the layers that are set here where it has none."""
         super().__setstate__(state)
         chosen = self.__dict__.get("_layers", {})
         self._forget()
-        self._layers = chosen
+        self._layers = dict(enumerate(chosen.values()))  # the groups are others now
         for group in self.param_groups:
             group.update(with_new(group))
             self._check_group(group)
@@ -319,7 +319,8 @@ class NovoGrad(torch.optim.Optimizer):
 
     def _forget(self) -> None:
         """Makes anew what is known of groups and parameters beside what they hold themselves."""
-        self._layers: dict[int, Any] = {}  # of the groups in order, by the identity of each
+        # Of the groups in order, by the identity of each, which is not one of a copy.
+        self._layers: dict[int, Any] = {}
         self._shapes: Counter[torch.Size] = Counter()
         self._layouts = Layouts()
         self._plans: dict[int, Plan] = {}
