@@ -116,11 +116,15 @@ def test_groups_that_are_rebuilt(make):
 
 
 @every_optimizer
-def test_an_optimizer_made_of_the_groups_of_another(make):
+@pytest.mark.parametrize("copied", [False, True])
+def test_an_optimizer_made_of_the_groups_of_another(make, copied):
     """horovod.torch.DistributedOptimizer is of a class made from that of the optimizer."""
     params = parameters()
     twin = twins(params)
     optimizer, other = make(twin, lr=0.1), make(params, lr=0.1)
+    if copied:
+        other = copy.deepcopy(other)
+        params = other.param_groups[0]["params"]
     of_groups = type(other)(other.param_groups)
     del other
     gc.collect()

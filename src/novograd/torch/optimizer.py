@@ -316,6 +316,7 @@ class NovoGrad(torch.optim.Optimizer):
             group.update(with_new(group))
             self._check_group(group)
         self._note_groups()
+        _OPTIMIZERS.add(self)
 
     def _forget(self) -> None:
         """Makes anew what is known of groups and parameters beside what they hold themselves."""
