@@ -100,7 +100,7 @@ def read(
     Raises:
         FileNotFoundError: If there is no such file.
         OSError: If it cannot be read.
-        ValueError: If there is no such kind or variant, or files of the kind have no keys.
+        ValueError: If the kind or the variant is unknown, or files of the kind have no keys.
         CheckpointError: If the file is damaged, or not of this kind, or does not have what is
             asked for; the message names the file and the entry.
 
@@ -170,7 +170,7 @@ def write(checkpoint: Checkpoint, path: str | Path, kind: str, *, force: bool = 
 
     Raises:
         FileExistsError: If there is a file, and ``force`` is False.
-        ValueError: If there is no such kind.
+        ValueError: If the kind is unknown.
         CheckpointError: If the target cannot hold it; then nothing was written.
 
     Example:
@@ -190,7 +190,7 @@ def write(checkpoint: Checkpoint, path: str | Path, kind: str, *, force: bool = 
     try:
         with _of(path), tempfile.TemporaryDirectory(dir=path.parent) as folder:
             writer.write(checkpoint, Path(folder, path.name))
-            # Of TensorFlow's files the index last, without which there is no checkpoint.
+            # TensorFlow finds a checkpoint by its index, so that file comes last.
             for file in sorted(Path(folder).iterdir()):
                 file.replace(path.with_name(file.name))
     except CheckpointError as error:
@@ -206,7 +206,7 @@ def how_to_load(checkpoint: Checkpoint, path: str | Path, kind: str) -> str:
         kind: For what it was written, one of ``TARGETS``.
 
     Raises:
-        ValueError: If there is no such kind.
+        ValueError: If the kind is unknown.
 
     Example:
         >>> import numpy as np

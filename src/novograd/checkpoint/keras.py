@@ -122,7 +122,7 @@ def _read_archive(path: Path) -> tuple[Checkpoint, Mapping[str, Any] | None]:
             return _read_parts(path)
         except CheckpointError as why:
             raise CheckpointError(f"{why}; Keras cannot load it: {error}") from error
-        except Exception:  # it is no whole archive
+        except Exception:  # the archive cannot be read whole
             raise CheckpointError(f"Keras cannot load it: {error}") from error
     optimizer = getattr(model, "optimizer", None)
     if not isinstance(optimizer, NovoGrad) or not optimizer.built:

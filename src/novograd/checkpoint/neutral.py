@@ -35,10 +35,10 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """Of a group of weights; None for what the source does not say.
+    """The hyperparameters of a group of weights; None where the source does not say one.
 
     Raises:
-        CheckpointError: If one is no number.
+        CheckpointError: If one is not a number.
 
     Example:
         >>> Hyperparameters(lr="fast")
@@ -88,10 +88,10 @@ class Group:
 
     Attributes:
         names: Their names.
-        hyperparameters: Of the rule.
+        hyperparameters: Those of the rule.
         others: What else a group of PyTorch holds, such as ``initial_lr`` of its schedulers: plain
             data, which JSON knows.
-        lost: The names of what else it holds that is no plain data, and is not kept.
+        lost: The names of its other entries that are not plain data. They are not kept.
     """
 
     names: tuple[str, ...]
@@ -110,7 +110,7 @@ class Checkpoint:
         groups: The weights in the order of the source.
 
     Raises:
-        CheckpointError: If a name is no text or occurs twice, or an entry has shapes that do not
+        CheckpointError: If a name is not a text or occurs twice, or an entry has shapes that do not
             fit each other, or a dtype that no weight has.
 
     Example:
