@@ -338,6 +338,17 @@ def test_flat_pieces_in_the_place_of_parameters_are_refused(cut, steps):
     assert_same(pieces, before)
 
 
+def test_flat_pieces_of_lazy_parameters_are_refused():
+    model = nn.LazyLinear(4)
+    optimizer = NovoGrad(model.parameters(), lr=0.1)
+    model(torch.ones(5, 3)).sum().backward()
+    optimizer.step()
+    optimizer.param_groups[0]["params"] = pieces = one_for_all(list(model.parameters()))
+    set_gradients(pieces, 0)
+    with pytest.raises(RuntimeError, match="hide the layers of"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("cut", [one_for_all, one_for_each])
 def test_flat_pieces_that_are_meant(cut):
     params = parameters([(4, 6), (8,), (6, 2)])

@@ -365,8 +365,11 @@ class NovoGrad(torch.optim.Optimizer):
 
     def _identities(self) -> list[Any]:
         """Returns by what changes of groups and parameters can be seen."""
-        groups = self.param_groups
-        return [("layers" in group, id(group), *map(id, group["params"])) for group in groups]
+        return [
+            # Lazy parameters get their shapes later.
+            ("layers" in group, id(group), *((id(w), is_lazy(w)) for w in group["params"]))
+            for group in self.param_groups
+        ]
 
     def _layers_of(self, group: dict[str, Any]) -> Any:
         """Returns the layers of a group, also of one that a program has put in another's place."""
