@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from samples import assert_same_bits, made
-from test_neutral import small
 from typer.testing import CliRunner
 
 from novograd import cli
 from novograd.checkpoint import Group, how_to_load, read, write
+from tests.checkpoint.samples import assert_same_bits, made
+from tests.checkpoint.test_neutral import small
 
 
 @pytest.fixture

@@ -1,17 +1,13 @@
 """Every source goes on in every target as if nothing had happened."""
 
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
-import training
 
 from novograd.variants import VARIANTS
+from tests.checkpoint import training
+from tests.helpers import programs
 
-FOLDER = Path(__file__).parent
-PAGE = FOLDER.parents[1] / "docs" / "checkpoints.md"
+PAGE = programs.REPOSITORY / "docs" / "checkpoints.md"
 FRAMEWORKS = ("torch", "jax", "tensorflow")
 TARGETS = ("torch", "jax", "keras", "tensorflow")
 # Weights are compared in units in the last place of the largest. Ten steps of ours follow ten of
@@ -23,9 +19,7 @@ def run(task, folder):
     """Has each framework's process do its part of a task."""
 
     def one(framework):
-        command = [sys.executable, FOLDER / f"worker_{framework}.py", task, folder]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        programs.run(f"tests.checkpoint.worker_{framework}", task, folder)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(one, FRAMEWORKS))

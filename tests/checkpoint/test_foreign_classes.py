@@ -15,7 +15,6 @@ import sys
 import zipfile
 from collections import OrderedDict
 
-import hostile
 import numpy as np
 import pytest
 import torch
@@ -23,6 +22,7 @@ from typer.testing import CliRunner
 
 from novograd import cli
 from novograd.checkpoint import CheckpointError, pickles, read, write
+from tests.checkpoint import hostile
 
 LIGHTNING = """
 import argparse, collections, pathlib, sys, warnings

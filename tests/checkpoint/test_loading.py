@@ -1,23 +1,18 @@
 """The lines that are printed load what was written, in each target; and no disk is too full."""
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import made
 
 from novograd.checkpoint import TARGETS, Group, how_to_load
+from tests.checkpoint.samples import made
+from tests.helpers import programs
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_lines_load_it_and_a_full_disk_takes_nothing_away(tmp_path, target):
-    worker = Path(__file__).with_name("worker_loading.py")
-    command = [sys.executable, worker, target, tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    programs.run("tests.checkpoint.worker_loading", target, tmp_path)
 
 
 def test_what_else_the_optimizer_must_be_given():

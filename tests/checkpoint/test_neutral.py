@@ -8,7 +8,6 @@ import msgpack
 import numpy as np
 import pytest
 import safetensors.numpy
-from samples import assert_same_bits, made
 
 from novograd import results, variants
 from novograd.checkpoint import (
@@ -22,6 +21,7 @@ from novograd.checkpoint import (
     read,
     write,
 )
+from tests.checkpoint.samples import assert_same_bits, made
 
 MINE = replace(variants.get("nvidia-amsgrad"), name="mine", decay="decoupled")
 

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 import optax
-import training
-from training import IN_ORDER, LR, NAMES, SAVED, WEIGHT_DECAY, betas
 
 from novograd import checkpoint
 from novograd.jax import novograd
 from novograd.keras import NovoGrad
+from tests.checkpoint import training
+from tests.checkpoint.training import IN_ORDER, LR, NAMES, SAVED, WEIGHT_DECAY, betas
 
 
 def in_jax(optimizer, params, state, first):

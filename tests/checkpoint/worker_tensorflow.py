@@ -9,12 +9,12 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import numpy as np
 import tensorflow as tf
-import training
-from training import IN_ORDER, LR, NAMES, SAVED, WEIGHT_DECAY, betas
 
 from novograd import checkpoint
 from novograd.checkpoint import CheckpointError
 from novograd.tensorflow import NovoGrad
+from tests.checkpoint import training
+from tests.checkpoint.training import IN_ORDER, LR, NAMES, SAVED, WEIGHT_DECAY, betas
 
 tf1 = tf.compat.v1
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import training
-from training import LR, NAMES, SAVED, WEIGHT_DECAY, State, betas
 
 from novograd import checkpoint
 from novograd.bench.peers import PEERS
 from novograd.torch import NovoGrad
+from tests.checkpoint import training
+from tests.checkpoint.training import LR, NAMES, SAVED, WEIGHT_DECAY, State, betas
 
 
 def torch_optimizer():

@@ -1,12 +1,12 @@
 """What the results say, on results that are made up."""
 
 import pytest
-from made import results, row
 from rich.console import Console
 
 from novograd.compare import tables
 from novograd.compare.analysis import analyse, standing
 from novograd.compare.sentences import ranking, remarks
+from tests.compare.made import results, row
 
 
 def novograd(*scores, rate=0.01, **more):

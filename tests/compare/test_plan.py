@@ -1,11 +1,11 @@
 """Which runs a comparison takes."""
 
 import pytest
-from made import row
 
 from novograd.compare.optimizers import OPTIMIZERS, grid
 from novograd.compare.plan import Settings, learning_rates, repeats, search
 from novograd.compare.training import SCHEDULES, schedule
+from tests.compare.made import row
 
 RATES = [0.001, 0.003, 0.01, 0.03, 0.1]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import published
 import pytest
 from numpy.typing import NDArray
 
 from novograd.compare.load import load
 from novograd.compare.tasks import BUILT_IN, brain, brain3d, digits, text, toy
+from tests.helpers import published
 
 DATA = Path(str(files("novograd.compare.tasks"))) / "data"
 SHA256 = {

@@ -7,8 +7,6 @@ from functools import partial
 
 import pytest
 import torch
-import torch_helpers
-from torch_helpers import set_gradients, train
 
 from novograd import variants
 from novograd.conformance.torch import TritonAdapter
@@ -17,10 +15,12 @@ from novograd.torch import NovoGrad
 from novograd.torch.backends import eager, triton
 from novograd.torch.norms import kernel_rule
 from novograd.torch.parts import Part
+from tests.helpers import torch as helpers
+from tests.helpers.torch import set_gradients, train
 
 DEVICE = TritonAdapter.device
 OPTIONS = {"lr": 0.1, "weight_decay": 0.05}
-parameters = partial(torch_helpers.parameters, device=DEVICE)
+parameters = partial(helpers.parameters, device=DEVICE)
 
 
 @pytest.mark.skipif(not triton.INTERPRETED, reason="the examples are of the interpreter")

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training import assert_close
 
 from novograd.jax import NovogradState, novograd, scale_by_novograd
 from novograd.variants import get
+from tests.helpers.jax import assert_close
 
 DEFAULTS = {
     "b1": None,

@@ -12,10 +12,10 @@ import optax
 import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
-from training import made_up, train
 
 from novograd.jax import novograd
 from novograd.layers import Rows, Stacked
+from tests.helpers.jax import made_up, train
 
 
 class Model(nnx.Module):

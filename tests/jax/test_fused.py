@@ -7,10 +7,10 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from training import assert_close, made_up, oracle, train
 
 from novograd import native
 from novograd.jax import ffi, novograd, scale_by_novograd
+from tests.helpers.jax import assert_close, made_up, oracle, train
 
 SHAPES = {"a": (3,), "b": (2, 4)}
 HYPER = {"weight_decay": 0.1, "nesterov": True}

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training import assert_close, made_up, oracle, train
 
 from novograd import native
 from novograd.jax import novograd, scale_by_novograd
 from novograd.layers import Rows, Split, Stacked
+from tests.helpers.jax import assert_close, made_up, oracle, train
 
 HYPER = {"weight_decay": 0.1, "nesterov": True}
 FUSED = [False, pytest.param(None, marks=pytest.mark.skipif(not native.kernels, reason="no C++"))]

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training import assert_close, made_up, oracle, train
 
 from novograd.jax import novograd
 from novograd.variants import VARIANTS
+from tests.helpers.jax import assert_close, made_up, oracle, train
 
 NUMBERS = {"learning_rate": 0.5, "b1": 0.9}
 BOTH = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])

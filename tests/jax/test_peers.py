@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import published
 import pytest
-from published import Draw, Stored
 
 from novograd.jax import novograd
+from tests.helpers import published
+from tests.helpers.published import Draw, Stored
 
 
 def updated(optimizer: Any, weights: Any, state: Any, gradients: Any) -> Any:

@@ -1,11 +1,7 @@
 """Leaves cut into pieces over eight devices: the norm is that of the whole layer."""
 
-import os
 import pickle
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +10,11 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from training import assert_close, made_up, oracle, train
 
 from novograd.jax import NovogradState, novograd
 from novograd.layers import Rows, Split, Stacked
+from tests.helpers import programs
+from tests.helpers.jax import assert_close, made_up, oracle, train
 
 SHAPES = {"matrix": (8, 4), "vector": (8,)}
 MESHES = {
@@ -344,22 +341,11 @@ def test_two_processes(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("process.py"), address, str(rank), tmp_path],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], errors
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    program = "tests.jax.one_of_two_processes"
+    processes = [programs.start(program, address, rank, tmp_path, **devices) for rank in range(2)]
+    for process in processes:
+        programs.finish(process)
     _, _, weights, gradients = layered("both axes")
     expected = on_one_device(weights, gradients)
     for rank in range(2):

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training import assert_close, made_up, oracle, train
 
 from novograd.jax import Novograd, novograd, scale_by_novograd
 from novograd.layers import Rows, Stacked
+from tests.helpers.jax import assert_close, made_up, oracle, train
 
 SHAPES = {"a": (3,), "b": (2, 4)}
 

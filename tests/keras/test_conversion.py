@@ -4,11 +4,11 @@ import h5py
 import keras
 import numpy as np
 import pytest
-import resumable_training as training
 
 from novograd.checkpoint import CheckpointError, read, write
 from novograd.keras import NovoGrad
 from novograd.layers import Rows
+from tests.keras import resumable_training as training
 
 
 def new_model(optimizer):

@@ -1,13 +1,13 @@
 """Training under ``keras.distribution``, which cuts variables over several devices: JAX only."""
 
 import pickle
-import subprocess
-import sys
 
-import distributed_training as training
 import keras
 import numpy as np
 import pytest
+
+from tests.helpers import programs
+from tests.keras import distributed_training as training
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="Keras cuts variables on JAX only"
@@ -17,10 +17,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     path = tmp_path_factory.mktemp("training") / "results"
-    done = subprocess.run(
-        [sys.executable, training.__file__, path], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    programs.run(training.__name__, path)
     return pickle.loads(path.read_bytes())
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import keras
 import numpy as np
-import published
 import pytest
-from published import Draw, Stored
 
 from novograd import variants
 from novograd.keras import NovoGrad
+from tests.helpers import published
+from tests.helpers.published import Draw, Stored
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="TensorFlow Addons knows TensorFlow alone"

@@ -3,18 +3,16 @@
 import copy
 import importlib.util
 import json
-import os
 import pickle
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
-import resumable_training as training
 
 from novograd.keras import NovoGrad
 from novograd.layers import Rows
+from tests.helpers import programs
+from tests.keras import resumable_training as training
 
 BACKENDS = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
 
@@ -92,14 +90,8 @@ def test_weights_go_on_bit_for_bit(tmp_path, uninterrupted):
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="starts every backend by itself")
 def test_a_file_of_one_backend_goes_on_on_the_others(tmp_path):
     def run(backend, *arguments):
-        done = subprocess.run(
-            [sys.executable, training.__file__, *map(str, arguments)],
-            env={**os.environ, "KERAS_BACKEND": backend},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return json.loads(done.stdout.splitlines()[-1])
+        printed = programs.run(training.__name__, *arguments, KERAS_BACKEND=backend)
+        return json.loads(printed.splitlines()[-1])
 
     files = [tmp_path / f"{backend}.keras" for backend in BACKENDS]
     expected, *_ = [

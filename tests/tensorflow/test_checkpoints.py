@@ -2,16 +2,14 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from novograd.tensorflow import NovoGrad
+from tests.helpers import programs
 
 tf1 = tf.compat.v1
 
@@ -140,14 +138,10 @@ def test_checkpoint_in_a_graph(tmp_path):
 
 
 def test_killed_and_resumed_goes_on_bit_for_bit(tmp_path):
-    script = Path(__file__).with_name("resumable_training.py")
-
-    def command(folder, steps):
-        return [sys.executable, str(script), str(tmp_path / folder), str(steps)]
-
-    whole = subprocess.run(command("whole", 40), check=True, capture_output=True, text=True)
+    program = "tests.tensorflow.resumable_training"
+    whole = programs.run(program, tmp_path / "whole", 40)
     # A far longer run than the machine can finish, killed without notice once it has saved.
-    killed = subprocess.Popen(command("killed", 10**9), stdout=subprocess.DEVNULL)
+    killed = programs.start(program, tmp_path / "killed", 10**9)
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "killed" / "model-10.index").exists():
@@ -156,13 +150,13 @@ def test_killed_and_resumed_goes_on_bit_for_bit(tmp_path):
             time.sleep(0.01)
     finally:
         killed.send_signal(signal.SIGKILL)
-        killed.wait()
+        killed.communicate()
     # Only what was saved by step 10 counts, so that the resumed run has steps to take.
     for later in (tmp_path / "killed").glob("model-*"):
         if int(later.name.split("-")[1].split(".")[0]) > 10:
             later.unlink()
-    resumed = subprocess.run(command("killed", 40), check=True, capture_output=True, text=True)
-    first, second = (json.loads(run.stdout.splitlines()[-1]) for run in (whole, resumed))
+    resumed = programs.run(program, tmp_path / "killed", 40)
+    first, second = (json.loads(printed.splitlines()[-1]) for printed in (whole, resumed))
     assert first["started_at"] == 0
     assert second["started_at"] == 10
     assert first["state"] == second["state"]

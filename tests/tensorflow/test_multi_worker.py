@@ -1,16 +1,12 @@
 """MultiWorkerMirroredStrategy: two real processes on the loopback equal one, for both classes."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-WORKER = Path(__file__).with_name("worker.py")
+from tests.helpers import programs
 
 
 def free_ports(count):
@@ -22,21 +18,14 @@ def free_ports(count):
 
 
 def started(kind, file, config=None):
-    environment = {key: x for key, x in os.environ.items() if key != "TF_CONFIG"}
+    environment = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
     if config:
         environment["TF_CONFIG"] = json.dumps(config)
-    return subprocess.Popen(
-        [sys.executable, WORKER, kind, file],
-        env=environment | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return programs.start("tests.tensorflow.worker", kind, file, **environment)
 
 
 def weights(process, file):
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    programs.finish(process)
     return dict(np.load(file))
 
 

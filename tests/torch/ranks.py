@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 # The processes are forked from one that has imported what takes seconds.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["torch.distributed.tensor", "torch.distributed.fsdp", "torch_helpers"]
+    ["torch.distributed.tensor", "torch.distributed.fsdp", "tests.helpers.torch"]
 )
 _PATIENCE = datetime.timedelta(seconds=60)
 

@@ -3,9 +3,9 @@
 import copy
 
 import torch
-from torch_helpers import every_implementation, expected
 
 from novograd.torch import NovoGrad
+from tests.helpers.torch import every_implementation, expected
 
 
 def model_and_data():

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch_helpers import parameters, set_gradients, train
 
 from novograd.torch import NovoGrad
 from novograd.torch.options import OPTIONS
 from novograd.variants import get
+from tests.helpers.torch import parameters, set_gradients, train
 
 
 @pytest.mark.parametrize(

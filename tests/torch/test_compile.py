@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim import lr_scheduler
-from torch_helpers import every_implementation, parameters, set_gradients
 
 from novograd.torch import NovoGrad
+from tests.helpers.torch import every_implementation, parameters, set_gradients
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch_helpers import set_gradients
 
 from novograd.torch import NovoGrad
+from tests.helpers.torch import set_gradients
 
 COUNT, SIZE = 20, 1000
 

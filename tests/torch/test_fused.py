@@ -8,12 +8,12 @@ import sys
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch_helpers import parameters, set_gradients, train
 
 import novograd.native
 from novograd.torch import NovoGrad
 from novograd.torch.backends import native
 from novograd.torch.parts import Part
+from tests.helpers.torch import parameters, set_gradients, train
 
 
 @pytest.mark.parametrize(

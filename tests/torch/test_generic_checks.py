@@ -21,9 +21,9 @@ from torch.testing._internal.common_optimizers import (
     _get_optim_inputs_including_global_cliquey_kwargs,
     get_error_inputs_for_all_optims,
 )
-from torch_helpers import IMPLEMENTATIONS, every_implementation
 
 from novograd.torch import NovoGrad
+from tests.helpers.torch import IMPLEMENTATIONS, every_implementation
 
 
 def inputs(device, dtype=None):

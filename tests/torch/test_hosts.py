@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.checkpoint import state_dict as dcp
-from torch_helpers import parameters, set_gradients, states_of, train
 
 from novograd.layers import Rows
 from novograd.torch import NovoGrad
 from novograd.variants import VARIANTS
+from tests.helpers.torch import parameters, set_gradients, states_of, train
 
 OPTIMIZERS = {
     "AdamW": torch.optim.AdamW,

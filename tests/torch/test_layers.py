@@ -7,10 +7,10 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch_helpers import every_implementation, parameters, set_gradients
 
 from novograd.layers import Rows, Split, Stacked
 from novograd.torch import NovoGrad
+from tests.helpers.torch import every_implementation, parameters, set_gradients
 
 OPTIONS = {"lr": 0.1, "weight_decay": 0.1, "betas": (0.9, 0.5)}
 STEPS = 30

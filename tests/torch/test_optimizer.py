@@ -8,11 +8,18 @@ import numpy as np
 import pytest
 import torch
 from torch.optim import lr_scheduler
-from torch_helpers import SHAPES, every_implementation, expected, parameters, set_gradients, train
 
 from novograd.torch import NovoGrad
 from novograd.torch.backends import eager, foreach, native
 from novograd.variants import VARIANTS
+from tests.helpers.torch import (
+    SHAPES,
+    every_implementation,
+    expected,
+    parameters,
+    set_gradients,
+    train,
+)
 
 IMPLEMENTATIONS = pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
 

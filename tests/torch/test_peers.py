@@ -7,14 +7,14 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import published
 import pytest
 import torch
-from published import Draw, Stored
-from torch_helpers import IMPLEMENTATIONS
 
 from novograd import variants
 from novograd.torch import NovoGrad
+from tests.helpers import published
+from tests.helpers.published import Draw, Stored
+from tests.helpers.torch import IMPLEMENTATIONS
 
 
 class Peer(NamedTuple):

@@ -5,11 +5,11 @@ import weakref
 
 import pytest
 import torch
-from torch_helpers import parameters, set_gradients
 
 from novograd.torch import NovoGrad
 from novograd.torch.backends import eager, foreach, native
 from novograd.torch.plan import Plan, whole_part
+from tests.helpers.torch import parameters, set_gradients
 
 OPTIONS = {"lr": 0.1, "weight_decay": 0.1, "variant": "apex"}
 

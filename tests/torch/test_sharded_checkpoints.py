@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from ranks import full, run
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -19,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from novograd.layers import Rows, Split, Stacked
 from novograd.torch import NovoGrad
+from tests.torch.ranks import full, run
 
 HALF, WHOLE = 5, 10
 LAYERS = {

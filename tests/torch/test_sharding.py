@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import full, run
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
@@ -14,10 +13,11 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     parallelize_module,
 )
-from torch_helpers import IMPLEMENTATIONS
 
 from novograd.layers import Rows
 from novograd.torch import NovoGrad
+from tests.helpers.torch import IMPLEMENTATIONS
+from tests.torch.ranks import full, run
 
 STEPS = 20
 OPTIONS = {"lr": 0.02, "weight_decay": 0.05, "betas": (0.9, 0.95)}

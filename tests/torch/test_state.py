@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 from torch.distributed.checkpoint import state_dict as dcp
-from torch_helpers import every_implementation, parameters, set_gradients, states_of, train
 
 from novograd.layers import Rows, Split
 from novograd.torch import NovoGrad
 from novograd.variants import VARIANTS
+from tests.helpers.torch import every_implementation, parameters, set_gradients, states_of, train
 
 DTYPES = pytest.mark.parametrize(
     "dtype",

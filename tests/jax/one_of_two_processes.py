@@ -1,4 +1,4 @@
-"""One of two processes that train together: ``process.py ADDRESS RANK FOLDER``."""
+"""One of two processes that train together: ``one_of_two_processes.py ADDRESS RANK FOLDER``."""
 
 import pickle
 import sys
@@ -8,9 +8,9 @@ import jax
 import optax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
-from test_sharding import HYPER, LAYERS, layered
 
 from novograd.jax import novograd
+from tests.jax.test_sharding import HYPER, LAYERS, layered
 
 address, rank, folder = sys.argv[1:]
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
