@@ -1,0 +1,17 @@
+"""Every example of JAX runs: docstrings, and the Python blocks of README and docs."""
+
+import jax
+
+from tests.helpers import examples
+
+
+def test_docstrings():
+    examples.run_docstrings("jax")
+
+
+def test_pages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    devices = jax.devices()
+    monkeypatch.setattr(jax, "devices", lambda: devices[:4])  # as many as there are experts
+    examples.run_pages("jax")
+    assert not list(tmp_path.iterdir())  # nothing is left behind
