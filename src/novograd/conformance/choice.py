@@ -1,0 +1,102 @@
+"""A choice of the checks of a framework, for those who do not want to wait for all."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import combinations, product
+
+from novograd.conformance.cases import Case, Hyperparameters
+from novograd.variants import DOCUMENTED
+
+
+def chosen(adapters: Iterable[str], cases: Sequence[Case]) -> list[tuple[str, Case]]:
+    """Chooses checks that cover every adapter and everything that is in the cases.
+
+    There is at least one check of every adapter with every dtype, and at least one, of whatever
+    adapter, of every feature of a case, see ``features``. It is a greedy cover: the next check is
+    the one that covers most of what is missing; of several, one of the adapter that has the fewest
+    checks so far, and then the first.
+
+    Args:
+        adapters: The names of the adapters of a framework.
+        cases: Those that its adapters can run.
+
+    Returns:
+        The chosen adapters and cases, in the order of ``adapters``, then of ``cases``. The same
+        arguments give the same choice.
+
+    Example:
+        >>> from novograd.conformance import CASES
+        >>> checks = chosen(["eager", "compiled"], CASES)
+        >>> len(checks) < len(CASES)
+        True
+        >>> {case.dtype for name, case in checks if name == "compiled"} == {
+        ...     case.dtype for case in CASES
+        ... }
+        True
+    """
+    checks = list(product(dict.fromkeys(adapters), cases))
+    of_case = {case.name: features(case) for case in cases}
+    covers = [of_case[case.name] | {f"{name}, {case.dtype}"} for name, case in checks]
+    missing = frozenset[str]().union(*covers)
+    counts, taken = Counter[str](), set[int]()
+    while missing:
+        best = max(
+            range(len(checks)),
+            key=lambda i: (len(covers[i] & missing), -counts[checks[i][0]], -i),
+        )
+        missing -= covers[best]
+        counts[checks[best][0]] += 1
+        taken.add(best)
+    return [checks[i] for i in sorted(taken)]
+
+
+def features(case: Case) -> frozenset[str]:
+    """Returns what is special about a case.
+
+    That is its dtype and variant, each kind of layer with each shape, the size of its gradients,
+    which of them are zero or missing, its reload, what its schedule changes, and each
+    hyperparameter that is not the default; for the documented rule also each pair of these, since
+    they meet in one formula.
+
+    Args:
+        case: Any case.
+
+    Example:
+        >>> from novograd.conformance import CASES
+        >>> sorted(features(CASES[1]) - features(CASES[0]))
+        ['learning_rate']
+    """
+    hyper = sorted(_changed(case.hyper))
+    pairs = combinations(hyper, 2) if case.variant == DOCUMENTED.name else ()
+    return frozenset(
+        {
+            case.dtype,
+            f"variant {case.variant}",
+            f"{case.dtype} gradients of {case.scale:g}",
+            *(
+                f"{layers} of {shape}"
+                for layers, shape in zip(case.layers, case.shapes, strict=True)
+            ),
+            *(f"schedule of {name}" for name in (case.schedule(0) if case.schedule else ())),
+            *_when("zero gradient", case.zero),
+            *_when("missing gradient", case.missing),
+            *_when("reload", () if case.reload_at is None else (case.reload_at,)),
+            *hyper,
+            *map(" and ".join, pairs),
+        }
+    )
+
+
+def _changed(hyper: Hyperparameters) -> Iterator[str]:
+    """Yields the hyperparameters that are not the default; zero is a kind of its own."""
+    for name, default in asdict(Hyperparameters()).items():
+        value = getattr(hyper, name)
+        if value != default:
+            yield name if value else f"{name} 0"
+
+
+def _when(event: str, steps: Iterable[int]) -> Iterator[str]:
+    """Yields an event with its kinds of time: in the first step, or later."""
+    for step in steps:
+        yield f"{event} later" if step else f"{event} at first"
