@@ -5,7 +5,7 @@ PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip --disable-pip-version
 # Editable, with the build tools of .venv, so that the native part is built once for all targets.
 INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --quiet --no-build-isolation --editable
 PROJECT := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.*)
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal $(FULL)
 # Packages of which tests need a file: nilearn, from which the shipped brain was made, and published
 # NovoGrads. Of one they need an older version too, and of one the last, for whatever Python it was.
 WHEELS := .venv/wheels
@@ -13,8 +13,9 @@ export NOVOGRAD_WHEELS := $(CURDIR)/$(WHEELS)
 DOWNLOAD = download --quiet --no-deps --only-binary :all: --dest $(WHEELS)
 
 .NOTPARALLEL:
-.PHONY: run test test-core test-tensorflow test-torch test-jax sanitize lint bench bench-tensorflow clean \
-  test-keras-tensorflow test-keras-torch test-keras-jax test-triton test-gpu sanitize-address sanitize-thread
+.PHONY: run test test-all test-core test-tensorflow test-torch test-jax \
+  test-keras-tensorflow test-keras-torch test-keras-jax test-triton test-gpu \
+  sanitize sanitize-address sanitize-thread lint bench bench-tensorflow clean
 
 run: .venv/run
 	$(BIN)/novograd compare brain --framework tensorflow --quick --optimizers novograd,adamw,adam,sgd
@@ -22,6 +23,10 @@ run: .venv/run
 # One process per framework, and one per backend of Keras: they do not share one well.
 test: test-core test-tensorflow test-torch test-jax \
   test-keras-tensorflow test-keras-torch test-keras-jax test-triton
+
+# Also the tests that are marked full: every case of the conformance table by every adapter.
+test-all: FULL := --full
+test-all: test
 
 test-core: .venv/test
 	$(PYTEST) tests/*.py tests/compare tests/checkpoint

@@ -1,14 +1,22 @@
-"""Triton's kernels, through every case of the table."""
+"""Triton's kernels, through the cases of the table."""
 
 import pytest
 
 from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
 from novograd.conformance.torch import TritonAdapter
+from novograd.torch.backends.triton import INTERPRETED
+from tests.helpers.conformance import checks
 
 
-@pytest.mark.parametrize("case", [*CASES, *VARIANT_CASES], ids=lambda case: case.name)
-def test_conformance(case):
-    check(TritonAdapter, case)
+# The interpreter takes seconds for a case; a GPU does not.
+@pytest.mark.parametrize(
+    ("adapter", "case"),
+    checks(
+        {"triton": TritonAdapter}, [*CASES, *VARIANT_CASES], dear=["triton"] if INTERPRETED else []
+    ),
+)
+def test_conformance(adapter, case):
+    check(adapter, case)
 
 
 def test_the_formula_is_the_rules(wrong_rule):

@@ -1,25 +1,18 @@
-"""Every way to run the transformation, through every case of the table."""
+"""Every way to run the transformation, through the cases of the table."""
 
 import jax
 import pytest
 
 from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
-from novograd.conformance.jax import ADAPTERS
+from novograd.conformance.jax import ADAPTERS, EagerAdapter
+from tests.helpers.conformance import checks
 
-# Compiling takes seconds. These variants have all that compiles otherwise: a count, amsgrad.
-COMPILED = ("variant apex", "variant nvidia-amsgrad", "variant pytorch-optimizer-3")
-RUNS = [(adapter, case, name) for case in CASES for name, adapter in ADAPTERS.items()]
-RUNS += [
-    (adapter, case, name)
-    for case in VARIANT_CASES
-    for name, adapter in ADAPTERS.items()
-    if name.endswith("eager") or case.name in COMPILED
-]
+# Each compiles a program for each case.
+COMPILED = [name for name, adapter in ADAPTERS.items() if adapter is not EagerAdapter]
 
 
 @pytest.mark.parametrize(
-    ("adapter", "case"),
-    [pytest.param(adapter, case, id=f"{case.name}-{name}") for adapter, case, name in RUNS],
+    ("adapter", "case"), checks(ADAPTERS, [*CASES, *VARIANT_CASES], dear=COMPILED)
 )
 def test_conformance(adapter, case):
     check(adapter, case)

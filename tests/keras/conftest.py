@@ -1,12 +1,13 @@
 """Keras set up for its tests, on the backend that KERAS_BACKEND names: TensorFlow by default.
 
-JAX is given float64. TensorFlow is quiet, and has two logical CPU devices for the strategies.
+JAX is given float64 where it is the backend. TensorFlow is quiet, and has two logical CPU devices
+for the strategies.
 """
 
 import os
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ.setdefault("JAX_ENABLE_X64", "1")
+if os.environ.setdefault("KERAS_BACKEND", "tensorflow") == "jax":
+    os.environ.setdefault("JAX_ENABLE_X64", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras

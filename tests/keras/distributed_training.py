@@ -1,17 +1,13 @@
-"""Training on four CPU devices of JAX: ``distributed_training.py FILE`` writes what comes of it.
+"""Training on four devices of JAX: ``distributed_training.py FILE`` writes what comes of it.
 
 That is, for each optimizer and layout of the kernels, the variables after training, and the axes of
 the mesh over which they are cut. It does the same on one device.
 """
 
-import os
 import pickle
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-
-os.environ["KERAS_BACKEND"] = "jax"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 
 import keras
 import numpy as np

@@ -1,29 +1,13 @@
-"""Every way to run the Keras class on this backend, through every case of the table."""
+"""Every way to run the Keras class on this backend, through the cases of the table."""
 
 import keras
 import pytest
 
 from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
-from novograd.conformance.cases import DTYPES
 from novograd.conformance.keras import ADAPTERS, ApplyAdapter, StatelessApplyAdapter
+from tests.helpers.conformance import checks
 
 BACKEND = keras.backend.backend()
-
-
-# Of the hyperparameters only the learning rate is a variable: a compiled function keeps the others.
-# The products of flags take seconds to compile, and only choose among lines of Python.
-COMPILABLE = [case for case in CASES if not case.name.startswith(("full schedule", "decay,"))]
-# XLA compiles for seconds. These cases are those that depend on how it computes.
-NUMERICAL = [case for case in CASES if case.name in DTYPES or "gradients of" in case.name]
-
-RUNS = [
-    (adapter, case, name)
-    for case in (*CASES, *VARIANT_CASES)
-    for name, adapter in ADAPTERS.items()
-    if case in CASES or adapter is ApplyAdapter
-]
-# A count that is traced, and no other number that a compiled function keeps.
-COMPILABLE_VARIANTS = [case for case in VARIANT_CASES if case.name == "variant apex"]
 
 
 class Compiled:
@@ -55,8 +39,7 @@ if BACKEND == "tensorflow":
     class CompiledFunction(Function):
         jit_compile = True
 
-    RUNS += [(Function, case, "tf.function") for case in (*COMPILABLE, *COMPILABLE_VARIANTS)]
-    RUNS += [(CompiledFunction, case, "tf.function, XLA") for case in NUMERICAL]
+    COMPILED = {"tf.function": Function, "tf.function, XLA": CompiledFunction}
 elif BACKEND == "jax":
     import jax
 
@@ -68,13 +51,19 @@ elif BACKEND == "jax":
             # A function of its own: jit remembers the traces of one that it has seen.
             return jax.jit(lambda *arguments: function(*arguments))
 
-    RUNS += [(Jitted, case, "stateless_apply, jit") for case in (*COMPILABLE, *COMPILABLE_VARIANTS)]
+    COMPILED = {"stateless_apply, jit": Jitted}
+else:
+    COMPILED = {}
 
-
-@pytest.mark.parametrize(
-    ("adapter", "case"),
-    [pytest.param(adapter, case, id=f"{case.name}-{name}") for adapter, case, name in RUNS],
+CHECKS = checks(
+    ADAPTERS, [*CASES, *VARIANT_CASES], dear=[name for name in ADAPTERS if name != "apply"]
 )
+# Of the hyperparameters only the learning rate is a variable: a compiled function keeps the others.
+COMPILABLE = [case for case in CASES if case.name != "full schedule"]
+CHECKS += checks(COMPILED, [*COMPILABLE, *VARIANT_CASES], dear=COMPILED)
+
+
+@pytest.mark.parametrize(("adapter", "case"), CHECKS)
 def test_conformance(adapter, case):
     check(adapter, case)
 

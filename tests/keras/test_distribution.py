@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     path = tmp_path_factory.mktemp("training") / "results"
-    programs.run(training.__name__, path)
+    devices = "--xla_force_host_platform_device_count=4"
+    programs.run(training.__name__, path, KERAS_BACKEND="jax", XLA_FLAGS=devices)
     return pickle.loads(path.read_bytes())
 
 

@@ -1,4 +1,4 @@
-"""Every way to run the PyTorch class, through every case of the table."""
+"""Every way to run the PyTorch class, through the cases of the table."""
 
 import pytest
 
@@ -10,23 +10,13 @@ from novograd.conformance.torch import (
     FusedAdapter,
     SingleTensorAdapter,
 )
+from tests.helpers.conformance import checks
 
-# Compiling takes seconds. These two have all that compiles otherwise: counts, and each place of c
-# and d in the linear pass.
-COMPILED = ("variant apex", "variant pytorch-optimizer-3")
-RUNS = [(adapter, case, name) for case in CASES for name, adapter in ADAPTERS.items()]
-RUNS += [
-    (adapter, case, name)
-    for case in VARIANT_CASES
-    for name, adapter in ADAPTERS.items()
-    if not issubclass(adapter, CompiledAdapter)
-    or (name == "foreach, compiled" and case.name in COMPILED)
-]
+COMPILED = [name for name, adapter in ADAPTERS.items() if issubclass(adapter, CompiledAdapter)]
 
 
 @pytest.mark.parametrize(
-    ("adapter", "case"),
-    [pytest.param(adapter, case, id=f"{case.name}-{name}") for adapter, case, name in RUNS],
+    ("adapter", "case"), checks(ADAPTERS, [*CASES, *VARIANT_CASES], dear=COMPILED)
 )
 def test_conformance(adapter, case):
     check(adapter, case)

@@ -1,0 +1,35 @@
+"""Which checks of the conformance table a framework's tests take."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from novograd.conformance.adapters import Adapter
+from novograd.conformance.cases import Case
+from novograd.conformance.choice import chosen
+
+
+def checks(
+    adapters: Mapping[str, type[Adapter]], cases: Sequence[Case], dear: Collection[str] = ()
+) -> list[Any]:
+    """Returns the parameters ``adapter`` and ``case`` of a test: each adapter with each case.
+
+    Args:
+        adapters: The ways to run a framework.
+        cases: What they can run.
+        dear: The adapters for which a case takes seconds, for example because they compile.
+            Without ``--full`` they run a choice of the cases: each of them runs each dtype, and one
+            of them or another everything that is in the cases.
+    """
+    choice = {(name, case.name) for name, case in chosen(dear, cases)}
+    return [
+        pytest.param(
+            adapter,
+            case,
+            id=f"{case.name}-{name}",
+            marks=[pytest.mark.full] if name in dear and (name, case.name) not in choice else [],
+        )
+        for case in cases
+        for name, adapter in adapters.items()
+    ]
