@@ -1,6 +1,6 @@
 """NovoGrad: stochastic gradient descent with layer-wise normalised gradients.
 
-One algorithm (``novograd.rule``) for each framework in its own idiom; import the one you use:
+One algorithm (``novograd.rule``), as an ordinary optimizer of each framework. Import yours:
 
 * ``novograd.torch.NovoGrad``: a ``torch.optim.Optimizer``.
 * ``novograd.jax.novograd``, ``novograd.jax.scale_by_novograd``: optax gradient transformations.

@@ -10,12 +10,12 @@ def check_number(name: str, value: Any, *, below: float = math.inf) -> float:
 
     Args:
         name: The argument's name in the caller's signature, for the message.
-        value: What the user gave.
-        below: The end of the allowed range, itself excluded.
+        value: The user's value.
+        below: The end of the allowed range, which is excluded.
 
     Raises:
-        TypeError: If it is not a real number (a bool is none).
-        ValueError: If it is NaN or outside the range.
+        TypeError: If ``value`` is not a real number, or is a bool.
+        ValueError: If ``value`` is NaN or outside the range.
 
     Example:
         >>> check_number("beta1", 1.5, below=1)
@@ -35,7 +35,7 @@ def check_flag(name: str, value: Any) -> bool:
     """Returns ``value`` after checking that it is a bool.
 
     Raises:
-        TypeError: If it is anything else, also 0 or 1.
+        TypeError: If ``value`` is anything else, including 0 and 1.
 
     Example:
         >>> check_flag("grad_averaging", "yes")

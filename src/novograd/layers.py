@@ -1,13 +1,14 @@
-"""What counts as a layer, that is, what shares one second moment.
+"""Layers: which weights share one second moment.
 
-By default (None) it is the weight, that is, the whole tensor. ``Stacked``, ``Split`` and ``Rows``
-say otherwise of a weight, and every framework takes them. Whatever a weight's layers are, its
-second moment ``v`` is one array, with one number for each layer::
+By default (None) a layer is a whole parameter. ``Stacked``, ``Split`` and ``Rows`` divide a
+parameter into several layers; every framework accepts them. The second moments ``v`` of a parameter
+are one array, with one number for each layer. Its shape is::
 
     None             ()
-    Stacked, Rows    as many axes as the weight, each of its length or 1: the sum of squares runs
-                     over the axes of length 1
-    Split            as many axes as the weight, of length 1, but for that which is split
+    Stacked, Rows    as many axes as the parameter: the axes of the layers keep their length, the
+                     others have length 1, and the squared norm is summed over them
+    Split            as many axes as the parameter: the split axis has one element for each part,
+                     the others have length 1
 
 Example:
     >>> second_moment_shape(Rows(axes=0), (64, 3, 3, 3))
@@ -24,7 +25,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Stacked:
-    """Each index along some axes is a layer of its own, exactly as if it were stored apart.
+    """Each index along some axes is a separate layer, as if it were a parameter of its own.
 
     For scanned or stacked layers, and for the experts of a mixture.
 
@@ -32,7 +33,7 @@ class Stacked:
         axes: The axis or axes; negative ones count from the end.
 
     Raises:
-        TypeError: If they are no integers.
+        TypeError: If ``axes`` contains anything but integers.
 
     Example:
         >>> second_moment_shape(Stacked(), (8, 128, 512))
@@ -48,17 +49,17 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Split:
-    """The parts of a tensor along an axis are layers of their own.
+    """The parts of a parameter along an axis are separate layers.
 
-    For weights that were fused: queries, keys and values, or gate and up.
+    For fused weights: queries, keys and values, or gate and up.
 
     Args:
-        sizes: The lengths of the parts; their sum is that of the axis.
+        sizes: The lengths of the parts; they add up to the length of the axis.
         axis: The axis; a negative one counts from the end.
 
     Raises:
-        TypeError: If they are no integers.
-        ValueError: If a size is negative, or there is none.
+        TypeError: If ``sizes`` or ``axis`` is anything but integers.
+        ValueError: If a size is negative, or ``sizes`` is empty.
 
     Example:
         >>> second_moment_shape(Split((64, 64, 64)), (192, 64))
@@ -72,29 +73,30 @@ class Split:
         """Checks the arguments."""
         object.__setattr__(self, "sizes", _check_integers("sizes", self.sizes))
         if not self.sizes or min(self.sizes) < 0:
-            raise ValueError(f"sizes must be one or more lengths, got {self.sizes!r}")
+            raise ValueError(f"sizes must be one or more integers of at least 0, got {self.sizes}")
         _check_integers("axis", (self.axis,))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Each output unit of a matrix or convolution, or row of an embedding, is a layer of its own.
+    """Each output unit of a matrix or convolution, or row of an embedding, is a separate layer.
 
-    Each element of a vector is one, and a scalar as a whole.
+    Each element of a vector is a layer. A scalar is one layer.
 
     Args:
-        axes: The axis or axes of the rows. None is the axis of the output units in the layout of
-            the framework: the first in PyTorch; elsewhere the last, but the first of a weight that
-            is named ``embedding`` or ``embeddings``.
-        scale: ``"norm"`` divides by the root of the number of rows, so that the whole tensor's
-            normalised gradient has norm 1, as that of one layer has. ``"rms"`` multiplies by the
-            root of the row's length, so that its elements have a root mean square of 1, whatever
-            the shape; learning rates are then those of Adam rather than of NovoGrad, and smaller by
-            a factor of ``1 - beta1`` without ``grad_averaging``.
+        axes: The axis or axes of the rows. None means the axis of the output units in the layout of
+            the framework: the first axis in PyTorch; in other frameworks the last, except for
+            weights named ``embedding`` or ``embeddings``, where it is the first.
+        scale: ``"norm"`` divides the normalised gradients by the square root of the number of rows,
+            so that the normalised gradient of the whole parameter has norm 1, like the gradient of
+            one layer. ``"rms"`` multiplies them by the square root of the row's length, so that
+            their elements have a root mean square of 1, whatever the shape; learning rates are then
+            like Adam's and not like NovoGrad's, and smaller by a factor of ``1 - beta1`` without
+            ``grad_averaging``.
 
     Raises:
-        TypeError: If the axes are no integers.
-        ValueError: If ``scale`` is something else.
+        TypeError: If ``axes`` contains anything but integers.
+        ValueError: If ``scale`` is anything else.
 
     Example:
         >>> second_moment_shape(Rows(axes=0), (10, 4)), step_scale(Rows(axes=0), (4, 10))
@@ -116,10 +118,10 @@ Layers = Stacked | Split | Rows | None
 
 
 def check_layers(name: str, value: Any) -> Any:
-    """Returns ``value`` after checking that it says what layers are, or is a function that does.
+    """Returns ``value`` after checking that it defines layers, or is a function.
 
     Raises:
-        TypeError: If it is anything else.
+        TypeError: If ``value`` is anything else.
 
     Example:
         >>> check_layers("layers", "rows")
@@ -136,17 +138,17 @@ def check_layers(name: str, value: Any) -> Any:
 
 
 def layers_of(value: Any, arguments: tuple[Any, ...], shape: Sequence[int], rows: int) -> Layers:
-    """Returns the layers of one weight, having checked that they fit it.
+    """Returns the layers of one parameter, after checking that they fit its shape.
 
     Args:
-        value: What the user gave: layers, or a function that returns them.
-        arguments: What the function is called with.
-        shape: Of the weight.
-        rows: The axis of ``Rows`` where it names none.
+        value: The user's value: layers, or a function that returns them.
+        arguments: The arguments for the function.
+        shape: The shape of the parameter.
+        rows: The axis for ``Rows`` without axes.
 
     Raises:
-        TypeError: If the function returns something else.
-        ValueError: If they do not fit the shape.
+        TypeError: If the function returns anything but layers.
+        ValueError: If the layers do not fit the shape.
 
     Example:
         >>> layers_of(Rows(), (), (4, 6), rows=-1)
@@ -165,10 +167,10 @@ def layers_of(value: Any, arguments: tuple[Any, ...], shape: Sequence[int], rows
 
 
 def row_axis(name: str) -> int:
-    """Returns the axis of ``Rows`` that names none, in the layout of Keras, Flax and TensorFlow.
+    """Returns the axis for ``Rows`` without axes, in the layout of Keras, Flax and TensorFlow.
 
-    It is the last, that of the output units, but the first for a table of embeddings, which is
-    known by the name of the weight.
+    It is the last axis, where the output units are, or the first for a table of embeddings. The
+    name of the weight tells whether it is a table of embeddings.
 
     Example:
         >>> row_axis("kernel"), row_axis("embedding"), row_axis("embeddings")
@@ -178,7 +180,7 @@ def row_axis(name: str) -> int:
 
 
 def second_moment_shape(layers: Layers, shape: Sequence[int]) -> tuple[int, ...]:
-    """Returns the shape of ``v`` for a weight of a shape.
+    """Returns the shape of ``v`` for a parameter of the given shape.
 
     Raises:
         ValueError: If the layers do not fit the shape.
@@ -198,7 +200,7 @@ def second_moment_shape(layers: Layers, shape: Sequence[int]) -> tuple[int, ...]
 
 
 def step_scale(layers: Layers, shape: Sequence[int]) -> float:
-    """Returns what the normalised gradient of a weight is multiplied by, 1 but for ``Rows``.
+    """Returns the factor of a parameter's normalised gradient; it is 1 except for ``Rows``.
 
     Example:
         >>> step_scale(Rows(0, "norm"), (9, 4)), step_scale(Rows(0, "rms"), (9, 4))
@@ -214,12 +216,12 @@ def step_scale(layers: Layers, shape: Sequence[int]) -> float:
 def _axes(layers: Stacked | Split | Rows) -> tuple[int, ...]:
     axes = layers.axis if isinstance(layers, Split) else layers.axes
     if axes is None:
-        raise ValueError(f"{layers} names no axes")
+        raise ValueError(f"axes must be given, got {layers}")
     return axes if isinstance(axes, tuple) else (axes,)
 
 
 def _axis(layers: Layers, axis: int, shape: Sequence[int]) -> int:
-    """Returns an axis, counted from the front."""
+    """Returns the index of an axis, counted from the front."""
     if not -len(shape) <= axis < len(shape):
         raise ValueError(f"{layers} does not fit a weight of shape {tuple(shape)}")
     return axis % len(shape)

@@ -1,9 +1,9 @@
 """The oracle: NovoGrad in float64 NumPy, written from the published description alone.
 
-It shares no code with ``novograd.rule``, takes every hyperparameter explicitly and converts
-everything to float64, so that an error in the rule or in a framework cannot hide in it. It follows
-the formulas of NVIDIA Clara Train 3.1's ``ai4med.libs.optimizers.NovoGrad`` line by line, with the
-decisions listed in README.md where that text is silent.
+The oracle shares no code with ``novograd.rule``, has no default hyperparameters and converts
+everything to float64, so that it cannot share an error with the rule or with a framework. It
+follows the formulas of NVIDIA Clara Train 3.1's ``ai4med.libs.optimizers.NovoGrad`` line by line.
+README.md lists the decisions where that text is silent.
 """
 
 from typing import Any
@@ -33,17 +33,18 @@ def step(
 
     Args:
         weights: ``w_{t-1}``, of any shape.
-        moment: ``m_{t-1}``, of the same shape; zeros before the first step.
+        moment: ``m_{t-1}``, the momentum buffer, of the same shape; zeros before the first step.
         second_moment: ``v_{t-1}``, a scalar; 0 means that there is no history.
         gradient: ``g_t``, of the same shape as the weights.
         learning_rate: ``lr_t``.
-        beta1: Decay rate of the moment.
+        beta1: Decay rate of the momentum buffer.
         beta2: Decay rate of the second moment.
         epsilon: Added to ``v_t`` inside the root.
         weight_decay: ``wd``.
-        grad_averaging: Mode 2 of the document: ``1 - beta1`` multiplies what enters the moment.
+        grad_averaging: Mode 2 of the document: ``1 - beta1`` multiplies what is added to the
+            momentum buffer.
         nesterov: Whether the weights take Nesterov's look-ahead step.
-        scale: Factor of the normalised gradient, which the document does not have.
+        scale: Factor of the normalised gradient. The document does not have it.
 
     Returns:
         ``(w_t, m_t, v_t)`` as new float64 arrays.
@@ -59,7 +60,7 @@ def step(
     squared_norm = np.sum(g * g)
     v = squared_norm if v == 0 else beta2 * v + (1 - beta2) * squared_norm
     root = np.sqrt(v + epsilon)
-    # 0/0 where epsilon is 0 and no gradient was ever seen: such a layer has no direction to go.
+    # 0/0 if epsilon is 0 and all gradients so far were 0: such a layer does not move.
     normalised: Any = g / root if root > 0 else np.zeros_like(g)
     update = scale * normalised + weight_decay * w
     if grad_averaging:

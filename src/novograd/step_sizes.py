@@ -1,8 +1,8 @@
-"""How large the steps of each variant are, and so by what to change a learning rate.
+"""How large the steps of each variant are, to convert learning rates between variants.
 
-While the gradient stays what it is and nothing decays, the weights move along ``g/|g|``: by
-``first*lr`` in the first step, and by ``last*lr`` in the steps after many. With epsilon left out,
-both depend on the betas and the switches alone; docs/variants.md derives them.
+With a constant gradient and without weight decay, the weights move along ``g/|g|``: by ``first*lr``
+in the first step, and by ``last*lr`` after many steps. With epsilon 0, both depend only on the
+betas and the fields of the variant; docs/variants.md derives them.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from novograd.variants import DOCUMENTED, Variant
 
 
 class StepSizes(NamedTuple):
-    """Of the first step and of those after many, in units of the learning rate."""
+    """Sizes of the first step and of a step after many, in units of the learning rate."""
 
     first: float
     last: float
@@ -28,17 +28,18 @@ def step_sizes(
 ) -> StepSizes:
     """Returns the step sizes of a variant under a constant gradient.
 
-    Of variants with the norm "inf", ``|g|`` is the largest element.
+    For variants with the norm "inf", ``|g|`` is the largest element.
 
     Args:
-        variant: A name, or a record.
-        beta1: Decay rate of the moment; this and the next are by default the variant's own.
-        beta2: Decay rate of ``v``.
-        grad_averaging: Whether what enters the moment is multiplied by ``1 - beta1``.
+        variant: A name, or a ``Variant``.
+        beta1: Decay rate of the momentum buffer; by default the variant's.
+        beta2: Decay rate of ``v``; by default the variant's.
+        grad_averaging: Whether what is added to the momentum buffer is multiplied by ``1 - beta1``;
+            by default the variant's.
 
     Raises:
         TypeError: If an argument has a type not named above.
-        ValueError: If there is no such variant, or a beta is outside [0, 1).
+        ValueError: If ``variant`` is not a known name, or a beta is outside [0, 1).
 
     Example:
         >>> step_sizes("optax", beta1=0.75)
@@ -68,19 +69,20 @@ def rate_factors(
     beta2: float | None = None,
     grad_averaging: bool | None = None,
 ) -> StepSizes:
-    """Returns by what to multiply a learning rate for the documented rule to take steps as large.
+    """Returns factors for a variant's learning rate, so that the documented rule steps as far.
 
-    The documented rule is used with its own defaults.
+    The documented rule is used with its own defaults. The first factor makes its first step as
+    large, the last factor its steps after many.
 
     Args:
-        variant: The variant with which the learning rate was chosen.
-        beta1: What was used with it, as the next two: by default its own defaults.
-        beta2: See ``step_sizes``.
-        grad_averaging: See ``step_sizes``.
+        variant: The variant for which the learning rate was chosen.
+        beta1: The beta1 used with that variant; by default the variant's.
+        beta2: The beta2 used with that variant; by default the variant's.
+        grad_averaging: The grad_averaging used with that variant; by default the variant's.
 
     Raises:
         TypeError: If an argument has a type not named above.
-        ValueError: If there is no such variant, or a beta is outside [0, 1).
+        ValueError: If ``variant`` is not a known name, or a beta is outside [0, 1).
 
     Example:
         >>> first, last = rate_factors("optax", beta1=0.9)

@@ -1,13 +1,13 @@
-"""Every published NovoGrad by name: data only. What the switches do is in ``novograd.rule``.
+"""Every published NovoGrad by name, as data only. ``novograd.rule`` computes with the fields.
 
-The documented rule is ``DOCUMENTED``; all others say what they do differently. A variant is chosen
-by its name, as in ``NovoGrad(..., variant="optax")``, or given as a record, so that anybody can
-make one of their own::
+The documented rule is ``DOCUMENTED``; every other variant lists its differences from it. Choose a
+variant by its name, as in ``NovoGrad(..., variant="optax")``, or pass a ``Variant`` of your own::
 
     from dataclasses import replace
     mine = replace(get("nvidia"), name="mine", decay="decoupled")
 
-"Source" names the code that was read; README's table of the tests says what was run against it.
+``source`` names the code that was read; the README's table of the tests lists the libraries that
+the variants are compared with.
 """
 
 from dataclasses import dataclass, fields
@@ -18,37 +18,39 @@ from novograd.hyperparameters import check_flag, check_number
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """How one NovoGrad differs from the documented rule, and the defaults with which it comes.
+    """One published form of NovoGrad: its differences from the documented rule, and its defaults.
 
-    ``t`` is the number of the step, from 1; where a variant counts steps, each weight of torch has
-    its own count, and JAX and Keras have one for all weights.
+    ``t`` is the number of the step, from 1. If a variant counts steps, each parameter has its own
+    count in PyTorch, and all parameters share one count in JAX and Keras.
 
     Attributes:
         name: The name by which it is chosen.
         source: Where it is published.
         difference: How it differs from the documented rule, in a line.
-        start: When ``v`` has no history, so that it becomes ``|g|^2``: while it is exactly 0
-            ("zero"), in the first step ("step"), or never, ``v`` being averaged from 0 ("never").
+        start: When ``v`` becomes ``|g|^2`` without averaging: while ``v`` is exactly 0 ("zero"), in
+            the first step ("step"), or never ("never"), so that ``v`` is averaged from 0.
         averages: Whether ``v`` is an average at all. If not, beta2 has no effect.
-        norm: The norm of a layer, "l2" or "inf"; of the latter ``v`` averages the norm itself, not
+        norm: The norm of a layer, "l2" or "inf". With "inf", ``v`` averages the norm itself, not
             its square.
         epsilon: Whether epsilon is added to ``v`` ("inside" the root) or to its root ("outside").
-        rate: Whether the learning rate is in the "moment" or multiplies it in the "update".
-        decay: Whether the weights decay in the "moment", or apart from it, as
-            ``(1 - lr*weight_decay)*w`` ("decoupled").
-        normalises: What is divided by the norm: each "gradient" as it enters the moment, or the
-            "moment" of the gradients as they are.
-        averages_first: Whether ``grad_averaging`` holds in the first step too.
-        doubles_first: Whether the first gradient enters the moment twice: once as it is, and again.
+        rate: Whether the learning rate is in the momentum buffer ("moment") or multiplies the
+            buffer in the update of the weights ("update").
+        decay: Whether weight decay is added to the momentum buffer ("moment"), or the weights are
+            multiplied by ``1 - lr*weight_decay`` ("decoupled").
+        normalises: What is divided by the norm: the "gradient", before it is added to the momentum
+            buffer, or the momentum buffer ("moment"), to which gradients are added as they are.
+        averages_first: Whether ``grad_averaging`` also applies to the first step.
+        doubles_first: Whether the first gradient is added to the momentum buffer twice.
         bias_correction: None; "rate": the learning rate is multiplied by
-            ``sqrt(1 - beta2^t)/(1 - beta1^t)``; or "moments": the moment is divided by
+            ``sqrt(1 - beta2^t)/(1 - beta1^t)``; or "moments": the momentum buffer is divided by
             ``1 - beta1^t``, and the norm by ``sqrt(1 - beta2^t)``.
-        amsgrad: Whether the largest ``v`` so far takes the place of ``v`` as the norm.
-        lr: Default learning rate; None where it has to be given.
-        beta1: Default decay rate of the moment.
+        amsgrad: Whether the norm is computed from the largest ``v`` so far.
+        lr: Default learning rate; None if there is no default.
+        beta1: Default decay rate of the momentum buffer.
         beta2: Default decay rate of ``v``.
         eps: Default epsilon.
-        grad_averaging: Whether what enters the moment is multiplied by ``1 - beta1`` by default.
+        grad_averaging: Default of ``grad_averaging``, which multiplies what is added to the
+            momentum buffer by ``1 - beta1``.
 
     Example:
         >>> get("optax").beta2, get("optax").epsilon
@@ -76,7 +78,7 @@ class Variant:
     grad_averaging: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the fields; raises TypeError or ValueError."""
+        """Checks the fields, and raises TypeError or ValueError."""
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             allowed = _literals(kind)
@@ -92,7 +94,7 @@ class Variant:
 
     @property
     def counts(self) -> bool:
-        """Whether its step depends on how many steps there were.
+        """Whether a step depends on the number of steps before it.
 
         Example:
             >>> get("documented").counts, get("apex").counts
@@ -107,7 +109,7 @@ class Variant:
 
 
 def _literals(kind: Any) -> tuple[Any, ...]:
-    """Returns the values that a type hint allows, where it lists them."""
+    """Returns the values that a type hint lists with ``Literal``; empty if it lists none."""
     if get_origin(kind) is Literal:
         return get_args(kind)
     kinds = get_args(kind)
@@ -118,7 +120,8 @@ def _literals(kind: Any) -> tuple[Any, ...]:
 DOCUMENTED = Variant(
     name="documented",
     source="NVIDIA Clara Train 3.1, ai4med.libs.optimizers.NovoGrad",
-    difference="the rule of this package: epsilon inside the root, learning rate in the moment",
+    difference="the rule of this package: epsilon inside the root, learning rate in the momentum "
+    "buffer",
 )
 
 _NVIDIA = {"epsilon": "outside", "rate": "update", "lr": 1e-3}
@@ -133,7 +136,9 @@ _APEX = {
     "beta2": 0.999,
     "grad_averaging": True,
 }
-_APEX_INSIDE = "as apex with reg_inside_moment=True: normalised gradients and decay in the moment"
+_APEX_INSIDE = (
+    "as apex with reg_inside_moment=True: normalised gradients and decay in the momentum buffer"
+)
 
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
@@ -143,27 +148,27 @@ VARIANTS: dict[str, Variant] = {
             name="nvidia",
             source="DeepLearningExamples (Jasper, QuartzNet), NeMo, timm, torch-optimizer; MONAI "
             "(beta1 0.9)",
-            difference="epsilon outside the root, learning rate at the update",
+            difference="epsilon outside the root, learning rate in the update",
             **_NVIDIA,
         ),
         Variant(
             name="nvidia-amsgrad",
             source="the same with amsgrad=True",
-            difference="as nvidia, but the largest v so far is the norm",
+            difference="as nvidia, but the norm is computed from the largest v so far",
             amsgrad=True,
             **_NVIDIA,
         ),
         Variant(
             name="nvidia-decoupled",
             source="timm 1.0.31, NvNovoGrad(decoupled_decay=True), 'novogradw'",
-            difference="as nvidia, but weights decay apart from the moment",
+            difference="as nvidia, but with decoupled weight decay",
             decay="decoupled",
             **_NVIDIA,
         ),
         Variant(
             name="optax",
             source="optax 0.2.8, optax.novograd with eps_root=0",
-            difference="as nvidia, but the first step is told by the count of steps",
+            difference="as nvidia, but a count of steps tells which step is the first",
             start="step",
             epsilon="outside",
             rate="update",
@@ -175,8 +180,8 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             name="tfa",
             source="tensorflow-addons 0.23.0, tfa.optimizers.NovoGrad",
-            difference="epsilon outside the root; the first step is told by the count, and is not "
-            "averaged",
+            difference="epsilon outside the root; a count of steps tells which step is the first, "
+            "and its gradient is not averaged",
             start="step",
             epsilon="outside",
             averages_first=False,
@@ -187,15 +192,15 @@ VARIANTS: dict[str, Variant] = {
         ),
         Variant(
             name="apex",
-            difference="moment of the gradients themselves, divided by the norm at the update; "
-            "both bias-corrected; decoupled decay; averaged",
+            difference="momentum buffer of the gradients themselves, divided by the norm in the "
+            "update; both with bias correction; decoupled decay; averaged",
             decay="decoupled",
             normalises="moment",
             **_APEX,
         ),
         Variant(
             name="apex-inf",
-            difference="as apex with norm_type=0: the largest |g| of a layer is its norm",
+            difference="as apex with norm_type=0: the norm of a layer is its largest |g|",
             norm="inf",
             decay="decoupled",
             normalises="moment",
@@ -204,14 +209,14 @@ VARIANTS: dict[str, Variant] = {
         Variant(name="apex-inside", difference=_APEX_INSIDE, **_APEX),
         Variant(
             name="apex-inside-inf",
-            difference=f"{_APEX_INSIDE}; the largest |g| of a layer is its norm",
+            difference=f"{_APEX_INSIDE}; the norm of a layer is its largest |g|",
             norm="inf",
             **_APEX,
         ),
         Variant(
             name="openseq2seq",
             source="OpenSeq2Seq, open_seq2seq/optimizers/novograd.py, @8681d38",
-            difference="learning rate at the update; v is never stored, so beta2 has no effect",
+            difference="learning rate in the update; v is never stored, so beta2 has no effect",
             averages=False,
             rate="update",
             lr=1.0,
@@ -219,7 +224,7 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             name="flashlight",
             source="flashlight, fl/optim/NovogradOptimizer.cpp, @f5f717f",
-            difference="v is averaged from 0; epsilon outside the root, learning rate at the "
+            difference="v is averaged from 0; epsilon outside the root, learning rate in the "
             "update; always averaged",
             start="never",
             grad_averaging=True,
@@ -230,7 +235,8 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             name="pytorch-optimizer",
             source="pytorch-optimizer 3.11.0 to 4.1.0, NovoGrad",
-            difference="as nvidia, but the first step is a weight's first, and is not averaged",
+            difference="as nvidia, but a parameter's own count tells which step is the first, and "
+            "its gradient is not averaged",
             start="step",
             averages_first=False,
             **_NVIDIA,
@@ -238,8 +244,8 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             name="pytorch-optimizer-3",
             source="pytorch-optimizer 2.11.0 to 3.10.1, NovoGrad",
-            difference="as nvidia, but the first gradient enters the moment twice, and Adam's bias "
-            "corrections multiply the learning rate",
+            difference="as nvidia, but the first gradient is added to the momentum buffer twice, "
+            "and Adam's bias corrections multiply the learning rate",
             start="step",
             doubles_first=True,
             bias_correction="rate",
@@ -253,11 +259,11 @@ def get(variant: str | Variant) -> Variant:
     """Returns a variant.
 
     Args:
-        variant: Its name, or a record.
+        variant: Its name, or a ``Variant``.
 
     Raises:
-        TypeError: If it is neither.
-        ValueError: If there is none of this name.
+        TypeError: If ``variant`` is neither.
+        ValueError: If no variant has this name.
 
     Example:
         >>> get("nvidia").rate
@@ -281,7 +287,7 @@ pytorch-optimizer, pytorch-optimizer-3, got 'adam'
 
 
 def as_config(variant: str | Variant) -> Any:
-    """Returns a variant as plain data, which files may hold: its name, or all fields.
+    """Returns a variant as plain data for files: its name, or all fields if it has no known name.
 
     Example:
         >>> as_config(get("tfa"))
@@ -294,7 +300,7 @@ def as_config(variant: str | Variant) -> Any:
 
 
 def from_config(config: Any) -> Any:
-    """Undoes ``as_config``; whatever is no dict is returned as it is.
+    """Undoes ``as_config``; returns anything but a dict unchanged.
 
     Example:
         >>> from dataclasses import replace
