@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 KINDS: tuple[tuple[str, str, str], ...]
-"""Dtypes of weights, gradient and moment for which there are kernels."""
+"""Dtypes of weights, gradient and momentum buffer for which there are kernels."""
 
 class Layers:
-    """Addresses of arrays, to be valid as long as this is used."""
+    """Addresses of arrays; they must stay valid as long as this object is used."""
 
     def __init__(
         self,
@@ -20,46 +20,46 @@ class Layers:
         vs: Sequence[int],
         squares: Sequence[int | None] | None = None,
     ) -> None:
-        """Takes for each tensor an index of ``KINDS``, its layers and the addresses.
+        """Describes tensors; each list has one item for each tensor.
 
         Args:
-            kinds: Indices of ``KINDS``.
+            kinds: Indices into ``KINDS``.
             grids: Where the layers lie, see ``novograd.native.grid``. Complex numbers are pairs.
             scales: Factors of the normalised gradients.
             weights: Addresses of the weights.
             gradients: Addresses of the gradients.
-            moments: Addresses of the moments.
-            vs: Addresses of the second moments: of each layer a float64 for float64 weights, else a
-                float32, without gaps.
-            squares: Addresses of the sums of the gradients' squares: of each layer a float64,
-                without gaps. Where there is one, ``step`` computes no sums, and also updates the
-                second moment of a layer of which no element lies here. None or 0: there is none.
+            moments: Addresses of the momentum buffers.
+            vs: Addresses of the second moments: contiguous, one number for each layer, float64 for
+                float64 weights, else float32.
+            squares: Addresses of the squared norms: contiguous, one float64 for each layer; None or
+                0 if there are none. If given, ``step`` does not compute them, and also updates the
+                second moment of a layer that has no elements here.
 
         Raises:
             ValueError: If the lists differ in length.
         """
 
     def overlap(self) -> tuple[int, int] | None:
-        """Returns two tensors of which one is written to where the other lies."""
+        """Returns the indices of two tensors where a step writes to the memory of the other."""
 
     def square_sums(self, threads: int) -> None:
-        """Writes the sums of the gradients' squares to ``squares``, without the GIL.
+        """Writes the squared norms to ``squares``, without the GIL.
 
         Raises:
-            ValueError: If a tensor has no address there; then nothing has changed.
+            ValueError: If a tensor has no address in ``squares``; nothing has changed then.
         """
 
     def step(self, rule: Sequence[float], threads: int) -> None:
-        """Takes a step in place, by a ``novograd.native.Rule``, without the GIL."""
+        """Takes a step in place, without the GIL; ``novograd.native.arguments`` makes ``rule``."""
 
 def traffic(*, weights: int, gradient: int, moment: int, size: int, threads: int) -> None:
-    """Moves as much memory as a step of float32 layers with ``size`` weights has to."""
+    """Moves as many bytes as a step of float32 layers with ``size`` weights must move."""
 
 def instruction_sets() -> list[str]:
-    """Returns for which instruction sets this machine has kernels, the best last."""
+    """Returns the instruction sets of the kernels that this machine can run, the best last."""
 
 def instruction_set() -> str:
-    """Returns which is used: the best, or the one that NOVOGRAD_ISA names."""
+    """Returns the instruction set in use: the best, or the one that NOVOGRAD_ISA names."""
 
 def xla_step() -> object:
-    """Returns a capsule of the handler for XLA."""
+    """Returns a capsule with the XLA handler."""

@@ -1,4 +1,4 @@
-"""Progress bars of programs that run at the same time, one for each."""
+"""Progress bars of worker processes that run at the same time, one for each."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,16 +12,16 @@ Watch = Callable[[str, dict[str, Any]], None]
 
 @contextmanager
 def progress(console: Console, names: Sequence[str], drawn_per_second: float) -> Iterator[Watch]:
-    """Shows a bar for each program.
+    """Shows a progress bar for each worker.
 
     Args:
-        console: Where to show them.
-        names: The programs.
-        drawn_per_second: How often the bars are drawn; that costs time of the processors.
+        console: Where to show the bars.
+        names: The names of the workers.
+        drawn_per_second: How often to redraw the bars; redrawing uses processor time.
 
     Yields:
-        A function to be called with the name of a program and each event that it reports. An event
-        with ``"total"`` starts the bar, and one with ``"done"`` moves it.
+        A function to call with the name of a worker and each event that the worker reports. An
+        event with ``"total"`` starts the bar, and one with ``"done"`` advances it.
     """
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(

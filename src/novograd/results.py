@@ -1,4 +1,4 @@
-"""What result files have in common: what they say of the machine, and how they are written."""
+"""Functions for result files: describe the machine, write a file."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def machine() -> dict[str, Any]:
-    """Returns what a result file says about the machine and the day.
+    """Returns the description of the machine and the date for a result file.
 
     Example:
         >>> sorted(machine())
@@ -23,7 +23,7 @@ def machine() -> dict[str, Any]:
 
 
 def replace(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader, or a crash, finds the old or the new one and no half."""
+    """Replaces a file as a whole: readers, also after a crash, see the old or the new content."""
     draft = path.with_name(path.name + ".part")
     try:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -33,7 +33,7 @@ def replace(path: Path, content: str | bytes) -> None:
 
 
 def _processor() -> str:
-    """Returns the processor's name as the system gives it."""
+    """Returns the processor's name, as the system reports it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8").splitlines():
