@@ -105,7 +105,7 @@ def test_peer_that_cannot_be_measured_is_a_remark(real):
 def test_remarks_say_what_the_reference_and_the_bound_are(real):
     printed, _ = real
     assert "Medians of 2 rounds" in printed
-    assert "`AdamW, fused, again`: the reference once more" in words(printed)
+    assert "`AdamW, fused, again`: the reference measured again" in words(printed)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_file_that_is_there_is_kept(command, monkeypatch, tmp_path):
     Path("figures.json").write_text("precious")
     result = command("--output", "figures.json")
     assert result.exit_code == 2
-    assert "figures.json is there already" in words(result.output)
+    assert "figures.json already exists" in words(result.output)
     assert Path("figures.json").read_text() == "precious"
 
 

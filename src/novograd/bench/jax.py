@@ -1,8 +1,7 @@
 """JAX: optax's optimizers and ours.
 
-A step is ``update`` and ``optax.apply_updates`` in one compiled program, or our ``step``, to which
-weights and state are given away. The gradients are not: JAX finds no result that could take their
-memory.
+A step is ``update`` and ``optax.apply_updates`` in one compiled program, or our ``step``. The
+weights and the state are donated. The gradients are not: no result could reuse their memory.
 """
 
 from math import prod
@@ -21,17 +20,17 @@ from novograd.native import processors
 WARM_UP = 4
 REFERENCE, AGAIN = "optax.novograd", "optax.novograd again"
 REMARKS = (
-    "`NovoGrad, step` writes the weights where they are; the others are `update` and "
+    "`NovoGrad, step` updates the weights in place; the others are `update` and "
     "`optax.apply_updates` in one compiled program.",
 )
 LR = 1e-3
 BETAS: Any = {"b1": 0.95, "b2": 0.98}
-BYTES = {BOUND: BOUND_BYTES}  # what the others move is for XLA to decide
+BYTES = {BOUND: BOUND_BYTES}  # for the others, XLA decides how many bytes they move
 VERSIONS = {"jax": jax.__version__, "optax": optax.__version__}
 
 
 def in_two(optimizer: Any) -> tuple[Any, Any]:
-    """Returns an optimizer and its step of two parts, as of every transformation of optax."""
+    """Returns an optimizer and its step: ``update``, then ``optax.apply_updates``."""
 
     def step(params: Any, state: Any, gradients: Any) -> Any:
         updates, state = optimizer.update(gradients, state, params)
@@ -52,29 +51,29 @@ CANDIDATES: dict[str, tuple[Any, Any]] = {
 
 
 class Training:
-    """An optimizer with weights and state of its own."""
+    """An optimizer with its own weights and state."""
 
     def __init__(self, optimizer: Any, step: Any, gradients: Any):
-        """Compiles nothing yet."""
+        """Makes weights and state; the first step compiles."""
         self._gradients = gradients
         self._params = jax.tree.map(jnp.copy, gradients)
         self._state = jax.block_until_ready(optimizer.init(self._params))
         self._step = jax.jit(step, donate_argnums=(0, 1))
 
     def step(self, _: int = 0) -> None:
-        """Takes a step, and waits for it."""
+        """Takes a step, and waits for its result."""
         now = self._step(self._params, self._state, self._gradients)
         self._params, self._state = jax.block_until_ready(now)
 
 
 def drawn(shapes: Shapes) -> list[jax.Array]:
-    """Draws gradients."""
+    """Draws random gradients."""
     random = np.random.default_rng(0)
     return [jnp.asarray(random.standard_normal(shape, np.float32)) for shape in shapes]
 
 
 def threads() -> int:
-    """Returns how many threads take a step."""
+    """Returns the number of threads of a step."""
     return processors()
 
 
@@ -82,10 +81,10 @@ def steps(shapes: Shapes) -> tuple[dict[str, Step], dict[str, str]]:
     """Makes the step of each optimizer.
 
     Args:
-        shapes: Those of the weights.
+        shapes: The shapes of the weights.
 
     Returns:
-        The steps, and of the optimizers that are left out, why.
+        The steps by name, and for each optimizer that is left out, the reason.
     """
     gradients, size = drawn(shapes), sum(map(prod, shapes))
     made = {name: Step(Training(*one, gradients).step) for name, one in CANDIDATES.items()}

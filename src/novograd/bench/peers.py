@@ -1,4 +1,4 @@
-"""The published NovoGrads for PyTorch, of packages that may be installed or not."""
+"""The published NovoGrads for PyTorch, from packages that may or may not be installed."""
 
 import importlib
 import sys
@@ -12,8 +12,8 @@ class Peer(NamedTuple):
     """A published NovoGrad.
 
     Attributes:
-        package: What to install.
-        load: Imports its class.
+        package: The package to install.
+        load: Imports the class and returns it.
     """
 
     package: str
@@ -25,7 +25,7 @@ def _monai() -> Any:
 
 
 def _timm() -> Any:
-    # A package of its name would need torchvision, which this file does not.
+    # Importing timm itself needs torchvision; this file of it does not.
     package = ModuleType("timm_optim")
     package.__path__ = [str(distribution("timm").locate_file("timm/optim"))]
     sys.modules[package.__name__] = package
@@ -44,12 +44,12 @@ PEERS: Mapping[str, Peer] = {
 
 
 class Found(NamedTuple):
-    """What there is of the peers.
+    """The peers that can be used, and why the others cannot.
 
     Attributes:
-        classes: Those that can be used, by name.
+        classes: The classes that can be used, by name.
         versions: The versions of their packages.
-        left_out: Why the others cannot, by name.
+        left_out: For each other peer, by name, why it cannot be used.
     """
 
     classes: dict[str, Any]
@@ -72,6 +72,6 @@ def find(peers: Mapping[str, Peer] = PEERS) -> Found:
             found.versions[package] = installed
         except PackageNotFoundError:
             found.left_out[name] = f"not installed: pip install {package}"
-        except Exception as error:  # whatever is wrong with it, the others can be measured
+        except Exception as error:  # of any kind: the other peers can still be measured
             found.left_out[name] = f"cannot be imported: {type(error).__name__}: {error}"
     return found

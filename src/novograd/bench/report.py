@@ -1,4 +1,4 @@
-"""How measured steps are shown: tables and remarks."""
+"""Tables of the measured steps, and remarks on them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ def table(framework: Mapping[str, Any]) -> Table:
     """Makes the table of a framework, 80 columns wide.
 
     Args:
-        framework: What the result holds of it.
+        framework: The framework's part of the result.
     """
     versions = ", ".join(" ".join(pair) for pair in framework["versions"].items())
     shown = Table(
@@ -30,7 +30,7 @@ def table(framework: Mapping[str, Any]) -> Table:
     for shapes, figures in framework["results"].items():
         for i, (optimizer, row) in enumerate(figures.items()):
             shown.add_row(
-                "" if i else shapes,  # a name is shown where it changes
+                "" if i else shapes,  # only in the first row of each model
                 optimizer,
                 str(row.get("bytes_per_weight", "")),
                 f"{row['ms_median']:.2f}",
@@ -41,22 +41,23 @@ def table(framework: Mapping[str, Any]) -> Table:
 
 
 def remarks(result: Mapping[str, Any]) -> list[str]:
-    """Returns what there is to know about the tables, and a sentence for all that is not there."""
+    """Returns explanations of the tables, and a sentence for everything that is missing."""
     frameworks: Mapping[str, Any] = result["frameworks"]
     said = [
-        f"Medians of {result['rounds']} rounds, in which all optimizers of a framework take a step "
-        "in turn; a ratio is the median of the ratios within each round.",
+        f"Medians of {result['rounds']} rounds. In each round, each optimizer of a framework takes "
+        "one step. A ratio is the median of the ratios within each round.",
     ]
     measured = {name: one for name, one in frameworks.items() if one["results"]}
     if again := [f"`{one['reference_again']}`" for one in measured.values()]:
         said.append(
-            f"{' and '.join(again)}: the reference once more, whose distance from 1 is noise."
+            f"{' and '.join(again)}: the reference measured again; its ratio differs from 1 only "
+            "by noise."
         )
     rows = [row for one in measured.values() for row in one["results"].values()]
     if any(BOUND in row for row in rows):
         said.append(
-            f"`{BOUND}`: the plainest loop that moves the {BOUND_BYTES} bytes a weight that a step "
-            "of NovoGrad has to. Small layers stay in the cache, so that their step may be faster."
+            f"`{BOUND}`: a simple loop that moves {BOUND_BYTES} bytes a weight, as a step of "
+            "NovoGrad must. Small layers stay in the cache, so their step may be faster."
         )
     said += [remark for one in measured.values() for remark in one["remarks"]]
     for name, one in frameworks.items():
@@ -65,7 +66,7 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
 
 
 def _left_out(framework: str, left_out: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Returns a sentence for each optimizer that was not measured, and with which shapes."""
+    """Returns a sentence for each optimizer that was left out, with the shapes and the reason."""
     shapes: dict[tuple[str, str], list[str]] = {}
     for name, reasons in left_out.items():
         for reason in reasons.items():

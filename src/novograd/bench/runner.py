@@ -1,4 +1,4 @@
-"""The frameworks that are installed, measured one after the other: ``novograd bench``."""
+"""Measures the installed frameworks one after the other, for ``novograd bench``."""
 
 import asyncio
 import json
@@ -18,22 +18,22 @@ FRAMEWORKS = {name: verify.FRAMEWORKS[name] for name in ("torch", "jax", "tensor
 
 
 def installed() -> list[str]:
-    """Returns the names of the frameworks that can be measured here."""
+    """Returns the names of the installed frameworks."""
     return [name for name in verify.installed() if name in FRAMEWORKS]
 
 
 def bench(names: Sequence[str], shapes: Sequence[str], rounds: int, watch: Watch) -> dict[str, Any]:
-    """Measures frameworks, each in a process of its own, never two at once.
+    """Measures frameworks one after the other, each in its own process.
 
     Args:
         names: Keys of ``FRAMEWORKS``.
         shapes: Keys of ``novograd.bench.shapes.SHAPES``.
-        rounds: Rounds to keep.
+        rounds: Measured rounds, after the warm-up.
         watch: Called with the framework's name and each event of ``novograd.bench.worker``.
 
     Returns:
-        What the result file holds. A process that dies leaves its ``error`` beside the figures
-        that it had given until then.
+        The content of the result file. If a worker dies, its framework has an ``error`` and the
+        figures that the worker had reported until then.
     """
 
     async def one(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The shapes of the models that are measured."""
+"""Shapes of the weights of the measured models."""
 
 from collections.abc import Callable, Iterator
 
@@ -17,7 +17,7 @@ def resnet50() -> Shapes:
 
 
 def gpt2(width: int = 768, layers: int = 12, positions: int = 1024) -> Shapes:
-    """Returns the parameters of a GPT-2, by default the small one's 148, 124 million weights."""
+    """Returns the parameters of a GPT-2; by default of the small one: 148, 124 million weights."""
     return list(_gpt2(width, layers, positions))
 
 
@@ -27,7 +27,7 @@ def unet() -> Shapes:
 
 
 def tiny() -> Shapes:
-    """Returns 1,000 vectors of 64 weights, whose step is nothing but overhead."""
+    """Returns 1,000 vectors of 64 weights, whose step is almost only overhead."""
     return [(64,)] * 1000
 
 
@@ -70,7 +70,7 @@ def _unet() -> Iterator[tuple[int, ...]]:
     yield from ((1, 1, inputs, 4), (4,))
 
 
-# By the names on the command line.
+# Keys are the names on the command line.
 SHAPES: dict[str, Callable[[], Shapes]] = {
     "resnet-50": resnet50,
     "gpt-2": gpt2,

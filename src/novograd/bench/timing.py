@@ -1,4 +1,4 @@
-"""What all frameworks share: measuring in turn, the bound, the figures."""
+"""Measures steps of any framework: the bound, the times, the figures."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,11 +13,11 @@ BOUND, BOUND_BYTES = "the bound", 24
 
 
 class Step(NamedTuple):
-    """What to measure.
+    """A step to measure.
 
     Attributes:
         run: Called with the number of the round, and timed.
-        prepare: Called with it before, and not timed.
+        prepare: Called before ``run`` with the same number, and not timed.
     """
 
     run: Callable[[int], Any]
@@ -31,17 +31,17 @@ def bound(
     threads: int,
     prepare: Callable[[int], Any] = lambda _: None,
 ) -> dict[str, Step]:
-    """Makes the plainest loop that moves what a step of NovoGrad has to: 24 bytes a weight.
+    """Makes a simple loop that moves as many bytes as a step of NovoGrad must: 24 a weight.
 
     Args:
-        arrays: Three flat ones of the framework, float32, to have its kind of memory.
-        address: Gives where the elements of one are.
-        size: How many elements each has.
-        threads: How many move a part each.
-        prepare: Called before it as before the other steps.
+        arrays: Three flat float32 arrays of the framework, in memory that it allocated.
+        address: Returns the address of an array's elements.
+        size: The number of elements of each array.
+        threads: The number of threads, which share the elements.
+        prepare: Called before each run, as for the other steps.
 
     Returns:
-        The step, by its name; nothing where the native kernels are not installed.
+        The step by its name; an empty dict if the native kernels cannot be used.
     """
     if native.PROBLEM:
         return {}
@@ -58,40 +58,40 @@ def bound(
 def measure(
     steps: Sequence[Step], rounds: int, warm_up: int, watch: Callable[[], None] = lambda: None
 ) -> np.ndarray:
-    """Takes all steps in turn, so that a change of the machine's speed meets them alike.
+    """Takes all steps once in each round, so that changes of the machine's speed affect all alike.
 
     Args:
-        steps: What to measure.
-        rounds: Rounds to keep.
-        warm_up: Rounds before them.
-        watch: Called after each round, which takes no part in the times.
+        steps: The steps to measure.
+        rounds: Measured rounds.
+        warm_up: Rounds before them, which are not measured.
+        watch: Called after each round, outside the measured time.
 
     Returns:
         Seconds, of shape (rounds, steps).
 
     Example:
-        >>> measure([Step(lambda turn: None)] * 3, rounds=5, warm_up=1).shape
+        >>> measure([Step(lambda number: None)] * 3, rounds=5, warm_up=1).shape
         (5, 3)
     """
     seconds = np.empty((warm_up + rounds, len(steps)))
-    for turn in range(len(seconds)):
+    for number in range(len(seconds)):
         for i, step in enumerate(steps):
-            step.prepare(turn)
+            step.prepare(number)
             start = time.perf_counter()
-            step.run(turn)
-            seconds[turn, i] = time.perf_counter() - start
+            step.run(number)
+            seconds[number, i] = time.perf_counter() - start
         watch()
     return seconds[warm_up:]
 
 
 def summary(seconds: np.ndarray, names: Iterable[str], ratios: Mapping[str, str]) -> Figures:
-    """Returns the figures of each candidate.
+    """Returns the figures of each optimizer.
 
     Args:
-        seconds: From ``measure``.
-        names: The candidates, in the order of ``seconds``.
-        ratios: For each name of a ratio the candidate to which it is, round by round; one that
-            was not measured gives no ratio.
+        seconds: The result of ``measure``.
+        names: The optimizers, in the order of ``seconds``.
+        ratios: For each name of a ratio, the optimizer by whose times to divide, round by round.
+            Ratios to an optimizer that was not measured are left out.
 
     Example:
         >>> seconds = np.array([[1e-3, 2e-3], [2e-3, 4e-3], [3e-3, 6e-3]])

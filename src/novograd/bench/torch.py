@@ -30,7 +30,7 @@ CANDIDATES: dict[str, Make] = {
     "NovoGrad, foreach": partial(OURS, foreach=True),
     **{name: partial(peer, lr=LR, betas=BETAS) for name, peer in PEERS.classes.items()},
 }
-# What each moves for a float32 weight, if no cache helps.
+# Bytes that each step moves for a float32 weight, if no cache helps.
 BYTES: dict[str, int] = {
     REFERENCE: 28,
     AGAIN: 28,
@@ -42,39 +42,39 @@ BYTES: dict[str, int] = {
     BOUND: BOUND_BYTES,
 }
 VERSIONS = {"torch": torch.__version__, **PEERS.versions}
-# Too many weights for the temporary tensors of AdamW's foreach.
+# With more weights, the temporary tensors of AdamW's foreach need too much memory.
 MANY = 100_000_000
 
 
 class Gradients:
-    """What all optimizers of a table read.
+    """Gradients that all optimizers of a table share.
 
-    They are written anew before every step, outside its time: as in training, where PyTorch's own
-    threads have just been at work, and because some optimizers change them.
+    Before every step the gradients are written again, outside the measured time. Some optimizers
+    change them; and in training too, PyTorch's threads have just worked when a step begins.
 
     Attributes:
         given: The tensors.
     """
 
     def __init__(self, shapes: Shapes, dtype: torch.dtype = torch.float32):
-        """Draws them."""
+        """Draws random gradients."""
         self._drawn = [torch.randn(shape, dtype=dtype) for shape in shapes]
         self.given = [gradient.clone() for gradient in self._drawn]
 
     def write(self, _: int) -> None:
-        """Writes them anew."""
+        """Writes the gradients again."""
         for gradient, drawn in zip(self.given, self._drawn, strict=True):
             gradient.copy_(drawn)
 
 
 def step(make: Make, gradients: Gradients) -> Step:
-    """Returns the step of an optimizer with weights of its own."""
+    """Returns the step of an optimizer with its own weights."""
     optimizer = with_weights(make, gradients)
     return Step(lambda _: optimizer.step(), gradients.write)
 
 
 def with_weights(make: Make, gradients: Gradients) -> torch.optim.Optimizer:
-    """Makes an optimizer with weights of its own."""
+    """Makes an optimizer with its own weights."""
     params = []
     for gradient in gradients.given:
         params.append(torch.nn.Parameter(gradient.clone()))
@@ -83,7 +83,7 @@ def with_weights(make: Make, gradients: Gradients) -> torch.optim.Optimizer:
 
 
 def threads() -> int:
-    """Returns how many threads take a step."""
+    """Returns the number of threads of a step."""
     return torch.get_num_threads()
 
 
@@ -91,16 +91,16 @@ def steps(shapes: Shapes) -> tuple[dict[str, Step], dict[str, str]]:
     """Makes the step of each optimizer.
 
     Args:
-        shapes: Those of the weights; in which order their axes are matters to none.
+        shapes: The shapes of the weights; the order of the axes does not matter here.
 
     Returns:
-        The steps, and of the optimizers that are left out, why.
+        The steps by name, and for each optimizer that is left out, the reason.
     """
     torch.manual_seed(0)
     size = sum(map(prod, shapes))
     left_out = dict(PEERS.left_out)
     if size > MANY:
-        left_out["AdamW, foreach"] = "left out, for want of memory"
+        left_out["AdamW, foreach"] = "left out: it needs too much memory"
     gradients = Gradients(shapes)
     made = {
         name: step(make, gradients) for name, make in CANDIDATES.items() if name not in left_out

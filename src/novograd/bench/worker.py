@@ -1,9 +1,9 @@
-"""One framework, one process: ``python -m novograd.bench.worker MODULE ROUNDS SHAPES...``.
+"""Measures one framework: ``python -m novograd.bench.worker MODULE ROUNDS SHAPES...``.
 
 MODULE names a module of ``novograd.bench`` with ``steps()``, ``threads()``, ``VERSIONS``,
 ``REFERENCE``, ``AGAIN``, ``BYTES``, ``REMARKS`` and ``WARM_UP``; SHAPES are names of
-``novograd.bench.shapes``. On standard output comes one line of JSON about the framework, one for
-each round, one with the figures after each of SHAPES, and nothing else.
+``novograd.bench.shapes``. The worker prints lines of JSON: one about the framework, one for each
+round, and one with the figures of each of SHAPES. Standard output has nothing else.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ def measured(module: Any, shapes: str, rounds: int, watch: Callable[[], None]) -
     """Measures the steps of one set of shapes.
 
     Args:
-        module: Of a framework.
-        shapes: A name of ``SHAPES``.
-        rounds: Rounds to keep.
+        module: The module of a framework.
+        shapes: A key of ``SHAPES``.
+        rounds: Measured rounds, after the warm-up.
         watch: Called after each round.
 
     Returns:
-        The figures of each optimizer, and of those that are left out, why.
+        The figures of each optimizer, and for each that is left out, the reason.
     """
     steps, left_out = module.steps(SHAPES[shapes]())
     seconds = measure(list(steps.values()), rounds, module.WARM_UP, watch)
@@ -44,14 +44,14 @@ def measured(module: Any, shapes: str, rounds: int, watch: Callable[[], None]) -
 
 
 def main() -> None:
-    """Measures what the command line says."""
+    """Measures the steps that the command line names."""
     lines = sys.stdout
     name, rounds, *names = sys.argv[1:]
 
     def say(**event: Any) -> None:
         print(json.dumps(event), file=lines, flush=True)
 
-    warnings.simplefilter("ignore")  # those of frameworks about themselves
+    warnings.simplefilter("ignore")  # frameworks warn about themselves
     with contextlib.redirect_stdout(sys.stderr):
         module = importlib.import_module(f"novograd.bench.{name}")
         say(
@@ -69,7 +69,7 @@ def main() -> None:
                 shapes=shapes,
                 **measured(module, shapes, int(rounds), lambda: say(done=1)),
             )
-    os._exit(0)  # spares the framework's own clean-up
+    os._exit(0)  # skips the framework's clean-up
 
 
 if __name__ == "__main__":

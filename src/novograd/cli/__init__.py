@@ -11,12 +11,12 @@ try:
     from novograd.cli.variants import variants
     from novograd.cli.verify import verify
 except ModuleNotFoundError as missing:
-    # Not in main(): without typer, the commands cannot even be declared.
+    # Not in main(): without typer, the commands cannot be declared.
     sys.exit(f"novograd: no module {missing.name}: pip install novograd-optimizer[compare]")
 
 EXIT_CODES = (
-    "Exit codes: 0 all went well; 1 something failed, and the output says what; 2 the command line "
-    "is wrong, and nothing was done; 130 interrupted (Ctrl-C)."
+    "Exit codes: 0 success; 1 something failed, see the output; 2 the command line is wrong, and "
+    "nothing was done; 130 interrupted (Ctrl-C)."
 )
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)

@@ -16,12 +16,12 @@ DEFAULT = ["resnet-50"]
 
 
 def _new_file(path: Path | None) -> Path | None:
-    """Checks that the result file can be written and is not there yet."""
+    """Checks that the result file does not exist and can be written."""
     if path is None:
         return None
     directory = path.parent
     if path.exists():
-        problem = f"{path} is there already; give another name, or remove it."
+        problem = f"{path} already exists; give another name, or remove it."
     elif not directory.is_dir():
         problem = f"there is no directory {directory}."
     elif not os.access(directory, os.W_OK):
@@ -37,8 +37,8 @@ def bench(
         typer.Option(
             callback=some_of(runner.FRAMEWORKS),
             metavar="NAME,...",
-            help=f"Framework to measure: {', '.join(runner.FRAMEWORKS)}; several with commas; all "
-            "that are installed if not given.",
+            help=f"Frameworks to measure, separated by commas: {', '.join(runner.FRAMEWORKS)}. "
+            "Default: all that are installed.",
         ),
     ] = None,
     shapes: Annotated[
@@ -46,8 +46,8 @@ def bench(
         typer.Option(
             callback=some_of(SHAPES),
             metavar="NAME,...",
-            help=f"Whose weights take the step: {', '.join(SHAPES)}; several with commas. gpt-2 "
-            "takes 12 GB of memory in PyTorch.",
+            help=f"Models whose weights are updated, separated by commas: {', '.join(SHAPES)}. "
+            "gpt-2 needs 12 GB of memory in PyTorch.",
         ),
     ] = DEFAULT,
     rounds: Annotated[
@@ -58,17 +58,17 @@ def bench(
         typer.Option(
             callback=_new_file,
             metavar="FILE",
-            help="File for the figures, JSON; it must not be there yet.",
+            help="JSON file for the figures; it must not exist yet.",
         ),
     ] = None,
 ) -> None:
-    """Measure on this machine how long an optimizer step takes.
+    """Measure how long an optimizer step takes on this machine.
 
-    NovoGrad is measured beside the framework's own optimizers, the published NovoGrads that are
-    installed, and the bound, a loop that moves as much memory as a step has to. All weights are
-    float32, on the CPU. Each framework has a process of its own; in it all optimizers take their
-    steps in turn, so that a change of the machine's speed meets them alike. Leave the machine
-    alone meanwhile. Ctrl-C stops it, and writes nothing.
+    The command measures NovoGrad, the framework's own optimizers, the published NovoGrads that are
+    installed, and the bound: a loop that moves as many bytes as a step must. All weights are
+    float32, on the CPU. Each framework runs in its own process. In each round every optimizer
+    takes one step, so that changes of the machine's speed affect all alike. Do not use the machine
+    for anything else meanwhile. Ctrl-C stops the command; it writes nothing then.
 
     \b
     Examples:
@@ -78,7 +78,7 @@ def bench(
     """  # noqa: D301
     names = installed(framework, runner.installed(), runner.FRAMEWORKS)
     console = Console(highlight=False)
-    # Seldom drawn: the processors that draw it are those that are measured.
+    # Redrawn seldom: drawing uses the processors that are measured.
     with progress(console, names, drawn_per_second=1) as watch:
         result = runner.bench(names, list(dict.fromkeys(shapes)), rounds, watch)
     for measured in result["frameworks"].values():

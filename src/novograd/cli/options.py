@@ -9,10 +9,10 @@ from novograd.conformance.verify import Framework
 
 
 def positive(value: int | None) -> int | None:
-    """Checks an option that counts something.
+    """Checks that the value of an option is at least 1.
 
     Raises:
-        typer.BadParameter: If it is less than 1.
+        typer.BadParameter: If the value is less than 1.
     """
     if value is not None and value < 1:
         raise typer.BadParameter(f"{value} is not 1 or more.")
@@ -20,10 +20,10 @@ def positive(value: int | None) -> int | None:
 
 
 def known(name: str, names: Iterable[str]) -> str:
-    """Checks that a name is one of some, and suggests the nearest if it is not.
+    """Checks that a name is one of the allowed ones, and suggests the most similar if it is not.
 
     Raises:
-        typer.BadParameter: If it is none of them.
+        typer.BadParameter: If the name is not allowed.
 
     Example:
         >>> known("adam", ["adam", "sgd"])
@@ -42,12 +42,12 @@ def known(name: str, names: Iterable[str]) -> str:
 
 
 def one_of(names: Iterable[str]) -> Callable[[str | None], str | None]:
-    """Returns the check of an option that takes one of some names."""
+    """Returns the check of an option that accepts one of the names."""
     return lambda name: None if name is None else known(name, names)
 
 
 def some_of(names: Iterable[str]) -> Callable[[list[str] | None], list[str] | None]:
-    """Returns the check of an option that takes several of some names, repeated or with commas."""
+    """Returns the check of an option that accepts several of the names, repeated or with commas."""
     return lambda given: (
         given and [known(name.strip(), names) for text in given for name in text.split(",")]
     )
@@ -60,14 +60,14 @@ def installed(
 
     Args:
         given: The names on the command line.
-        there: The names of those that are installed.
-        frameworks: All that there may be.
+        there: The names of the installed frameworks.
+        frameworks: All frameworks by name.
 
     Returns:
-        Those given, each once; all that are installed if none is given.
+        The given names without repetitions; the names of all installed frameworks if none is given.
 
     Raises:
-        typer.BadParameter: If one is not installed, or none is.
+        typer.BadParameter: If a given framework is not installed, or no framework is.
 
     Example:
         >>> frameworks = {"torch": Framework("torch", ("torch",))}

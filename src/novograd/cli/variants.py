@@ -19,9 +19,9 @@ def variants(
 ) -> None:
     """List the published NovoGrads that can be chosen by name, as in variant="optax".
 
-    Of each: how it differs from the documented rule, where it is published, its defaults, and the
-    sizes of its first step and of later ones under a constant gradient, in units of the learning
-    rate. docs/variants.md says which library and version has which.
+    For each variant the list has its differences from the documented rule, where it is published,
+    its defaults, and the sizes of its first step and of later steps with a constant gradient, in
+    units of the learning rate. docs/variants.md lists the libraries and versions.
 
     \b
     Examples:
@@ -40,7 +40,7 @@ def _fields(variant: Variant) -> dict[str, Any]:
 
 
 def _table() -> Table:
-    """Makes the table."""
+    """Makes the table of all variants."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 1, 0))
     table.add_column("variant", no_wrap=True)
     table.add_column("how it differs, source, and defaults", overflow="fold")
