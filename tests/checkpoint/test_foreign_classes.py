@@ -7,7 +7,6 @@ and nothing in them runs.
 import copyreg
 import encodings.raw_unicode_escape  # noqa: F401  which text of protocol 0 is decoded with
 import io
-import os
 import pickle
 import random
 import subprocess
@@ -150,53 +149,6 @@ def test_a_checkpoint_of_lightning_with_settings_of_any_class(
     assert groups[0]["initial_lr"] == 0.1
     assert not (trained / "imported").exists()
     assert "gone" not in sys.modules
-
-
-KERAS = """
-import keras, numpy
-from novograd.keras import NovoGrad
-
-@keras.saving.register_keras_serializable("mine")
-class Twice(keras.layers.Layer):
-    def call(self, x):
-        return 2 * x
-
-for name, layer in ("own", Twice()), ("lambda", keras.layers.Lambda(lambda x: 2 * x)):
-    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2), layer])
-    optimizer = NovoGrad(0.5, 0.75, variant="nvidia-amsgrad", weight_decay=0.25, use_ema=%s)
-    model.compile(optimizer, loss="mse")
-    model.train_on_batch(numpy.ones((4, 5)), numpy.ones((4, 2)))
-    model.save(f"{name}.keras")
-    model.save_weights(f"{name}.weights.h5")
-"""
-KERAS_READS = """
-from novograd.checkpoint import CheckpointError, read
-
-for name in ("own", "lambda"):
-    known = read(f"{name}.keras", "keras")
-    expected = read(f"{name}.weights.h5", "keras", variant="nvidia-amsgrad")
-    assert known.variant == expected.variant
-    for number, entry in expected.entries.items():
-        for part in ("moment", "v", "v_max"):
-            assert (getattr(known.entries[number], part) == getattr(entry, part)).all()
-    options = known.groups[0].hyperparameters
-    assert (options.lr, options.beta1, options.weight_decay) == (0.5, 0.75, 0.25)
-"""
-
-
-def test_an_archive_of_keras_with_layers_that_it_does_not_find(tmp_path):
-    def run(program):
-        command = [sys.executable, "-c", program]
-        environment = {**os.environ, "KERAS_BACKEND": "jax"}
-        return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-
-    for program in (KERAS % False, KERAS_READS, KERAS % True):
-        done = run(program)
-        assert done.returncode == 0, done.stderr
-    done = run(KERAS_READS)
-    assert "its optimizer has use_ema, which adds variables to its own; Keras" in done.stderr
 
 
 def group(**more):

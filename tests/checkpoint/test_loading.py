@@ -1,4 +1,4 @@
-"""The lines that are printed load what was written, in each target; and no disk is too full."""
+"""The lines that are printed load what was written, and no disk is too full."""
 
 from dataclasses import replace
 
@@ -7,12 +7,16 @@ import pytest
 
 from novograd.checkpoint import TARGETS, Group, how_to_load
 from tests.checkpoint.samples import made
-from tests.helpers import programs
+from tests.helpers import loading
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_the_lines_load_it_and_a_full_disk_takes_nothing_away(tmp_path, target):
-    programs.run("tests.checkpoint.worker_loading", target, tmp_path)
+def test_every_target_is_checked():
+    """Each in the folder of its framework."""
+    assert {*loading.CHECKS} == {*TARGETS}
+
+
+def test_the_lines_load_it_and_a_full_disk_takes_nothing_away(tmp_path, monkeypatch):
+    loading.check_target("safetensors", tmp_path, monkeypatch)
 
 
 def test_what_else_the_optimizer_must_be_given():

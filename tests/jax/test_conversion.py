@@ -10,6 +10,7 @@ import pytest
 from novograd.checkpoint import CheckpointError, read, write
 from novograd.jax import novograd
 from novograd.layers import Rows
+from tests.helpers import loading
 
 
 def trained(optimizer, dtype=jnp.float32):
@@ -99,3 +100,7 @@ def test_paths_that_do_not_make_a_tree(tmp_path):
         checkpoint = read(tmp_path / "source", "jax", names=names)
         with pytest.raises(CheckpointError, match="below"):
             write(checkpoint, tmp_path / "target", "jax")
+
+
+def test_the_lines_load_it_and_a_full_disk_takes_nothing_away(tmp_path, monkeypatch):
+    loading.check_target("jax", tmp_path, monkeypatch)

@@ -8,6 +8,7 @@ import pytest
 from novograd.checkpoint import CheckpointError, read, write
 from novograd.keras import NovoGrad
 from novograd.layers import Rows
+from tests.helpers import loading
 from tests.keras import resumable_training as training
 
 
@@ -111,3 +112,57 @@ def test_files_with_something_else_inside(tmp_path):
         for length in (0, 10, len(whole) // 2, len(whole) - 50):
             (tmp_path / name).write_bytes(whole[:length])
             wrong(name, "it is damaged|cannot load")
+
+
+def test_the_lines_load_it_and_a_full_disk_takes_nothing_away(tmp_path, monkeypatch):
+    loading.check_target("keras", tmp_path, monkeypatch)
+
+
+SAVES = """
+@keras.saving.register_keras_serializable("mine")
+class Twice(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+for name, layer in ("own", Twice()), ("lambda", keras.layers.Lambda(lambda x: 2 * x)):
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2), layer])
+    optimizer = NovoGrad(
+        0.5, 0.75, variant="nvidia-amsgrad", weight_decay=0.25, use_ema=use_ema
+    )
+    model.compile(optimizer, loss="mse")
+    model.train_on_batch(numpy.ones((4, 5)), numpy.ones((4, 2)))
+    model.save(f"{folder}/{name}.keras")
+    model.save_weights(f"{folder}/{name}.weights.h5")
+"""
+
+
+def save_with_layers_that_are_gone(folder, use_ema):
+    """Saves models whose layers are of a module that cannot be imported, and that Keras forgets."""
+    known = dict(keras.saving.get_custom_objects())
+    scope = {"__name__": "gone", "keras": keras, "numpy": np, "NovoGrad": NovoGrad}
+    exec(SAVES, scope | {"folder": folder, "use_ema": use_ema})
+    keras.saving.get_custom_objects().clear()
+    keras.saving.get_custom_objects().update(known)
+
+
+@pytest.mark.parametrize("name", ["own", "lambda"])
+def test_an_archive_with_layers_that_keras_does_not_find(tmp_path, name):
+    save_with_layers_that_are_gone(tmp_path, use_ema=False)
+    with pytest.raises((TypeError, ValueError)):
+        keras.saving.load_model(tmp_path / f"{name}.keras")
+    known = read(tmp_path / f"{name}.keras", "keras")
+    expected = read(tmp_path / f"{name}.weights.h5", "keras", variant="nvidia-amsgrad")
+    assert known.variant == expected.variant
+    for number, entry in expected.entries.items():
+        for part in ("moment", "v", "v_max"):
+            assert (getattr(known.entries[number], part) == getattr(entry, part)).all()
+    options = known.groups[0].hyperparameters
+    assert (options.lr, options.beta1, options.weight_decay) == (0.5, 0.75, 0.25)
+
+
+def test_an_archive_with_variables_beside_those_of_the_optimizer(tmp_path):
+    save_with_layers_that_are_gone(tmp_path, use_ema=True)
+    with pytest.raises(
+        CheckpointError, match="its optimizer has use_ema, which adds variables to its own; Keras"
+    ):
+        read(tmp_path / "own.keras", "keras")

@@ -18,6 +18,7 @@ from novograd.checkpoint import (
 )
 from novograd.layers import Rows
 from novograd.tensorflow import NovoGrad
+from tests.helpers import loading
 
 tf1 = tf.compat.v1
 KERNEL = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
@@ -171,3 +172,7 @@ def test_files_that_are_cut_off_or_missing(tmp_path):
             with pytest.raises(CheckpointError, match="it is damaged"):
                 read(tmp_path / "model", "tf1")
         (tmp_path / name).write_bytes(whole)
+
+
+def test_the_lines_load_it_and_a_full_disk_takes_nothing_away(tmp_path, monkeypatch):
+    loading.check_target("tensorflow", tmp_path, monkeypatch)

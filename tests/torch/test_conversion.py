@@ -11,6 +11,7 @@ from novograd import variants
 from novograd.checkpoint import CheckpointError, read, write
 from novograd.layers import Rows
 from novograd.torch import NovoGrad
+from tests.helpers import loading
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64)
 
@@ -250,3 +251,7 @@ def test_the_learning_rate_must_be_known(tmp_path):
 def test_half_second_moments_become_single(tmp_path):
     torch.save(changed(exp_avg_sq=torch.tensor(4.0).bfloat16()), tmp_path / "source")
     assert read(tmp_path / "source", "timm").entries["0"].v.dtype == np.float32
+
+
+def test_the_lines_load_it_and_a_full_disk_takes_nothing_away(tmp_path, monkeypatch):
+    loading.check_target("torch", tmp_path, monkeypatch)

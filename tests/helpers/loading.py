@@ -1,18 +1,20 @@
-"""Runs the lines that ``novograd convert`` prints, for one target in this process."""
+"""The lines that ``novograd convert`` prints: they load what was written, in each target.
 
-import os
-import sys
+The tests of a target's framework run them in a folder that is theirs and empty.
+"""
+
+import resource
+import signal
 from dataclasses import replace
 from pathlib import Path
 
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-os.environ["KERAS_BACKEND"] = "jax"
-
 import numpy as np
+import pytest
 
 from novograd import variants
 from novograd.checkpoint import (
     Checkpoint,
+    CheckpointError,
     Entry,
     Group,
     Hyperparameters,
@@ -134,6 +136,7 @@ def in_keras(checkpoints):
         assert (float(np.asarray(optimizer.learning_rate)), optimizer.beta_1) == (0.5, 0.75)
         assert (optimizer.epsilon, optimizer.weight_decay) == (1e-4, 0.125)
         assert optimizer.variant == checkpoint.variant
+        model.compile(optimizer, loss="mse")
         model.train_on_batch(np.ones((3, 2)), np.ones((3, 1)))
 
 
@@ -181,34 +184,39 @@ def checkpoints(shapes):
             yield made(shapes, variant, weights)
 
 
-def refuse_to_write(kind):
+def check_target(target, folder, monkeypatch):
+    """Runs the lines of a target in an empty folder, and writes to a full disk there."""
+    monkeypatch.chdir(folder)
+    Path("folder's").mkdir()
+    CHECKS[target](checkpoints)
+    _refuse_to_write(target)
+
+
+def _refuse_to_write(kind):
     """Writes to a full disk: an error of ours, and the file that was there stays."""
-    import resource
-    import signal
-
-    from novograd.checkpoint import CheckpointError
-
     checkpoint = made({"kernel": (500, 20), "bias": (1,)}, variants.DOCUMENTED, weights=True)
     path = Path("there")
     write(checkpoint, path, kind)
     before = {file.name: file.read_bytes() for file in Path().glob("there*")}
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        write(checkpoint, path, kind, force=True)
-    except (OSError, CheckpointError) as error:
-        assert "there" in str(error), error  # noqa: PT017
-        assert "File too large" in str(error), error  # noqa: PT017
-    else:
-        raise AssertionError("nothing was refused")
+        with pytest.raises((OSError, CheckpointError), match="there") as refused:
+            write(checkpoint, path, kind, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "File too large" in str(refused.value)
     assert {file.name: file.read_bytes() for file in Path().glob("there*")} == before
     assert {file.name for file in Path().iterdir()} == {"folder's", *before}
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     assert read(path, {"tensorflow": "tf1"}.get(kind, kind)).step in (7, None)
 
 
-if __name__ == "__main__":
-    os.chdir(sys.argv[2])
-    Path("folder's").mkdir()
-    globals()[f"in_{sys.argv[1]}"](checkpoints)
-    refuse_to_write(sys.argv[1])
+CHECKS = {
+    "torch": in_torch,
+    "jax": in_jax,
+    "keras": in_keras,
+    "tensorflow": in_tensorflow,
+    "safetensors": in_safetensors,
+}
