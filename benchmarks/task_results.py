@@ -35,7 +35,7 @@ def table(analysis: Analysis) -> str:
     margin = analysis.results["task"]["margin"]
     head = [
         "optimizer", "best rate", f"{analysis.metric}, median (range)", "at default rate",
-        f"rates within {margin:g} of its best", "steps to target", "state bytes", "its ms (share)",
+        f"rates within {margin:g} of best", "steps to target", "state bytes", "update ms (share)",
     ]  # fmt: skip
     rows = [head, ["---", *["--:"] * (len(head) - 1)]]
     for one in analysis.summaries:
@@ -65,7 +65,7 @@ def found(task: str) -> str:
         if results["settings"]["task"] == task:
             analysis = analyse(results)
             steps, framework = results["settings"]["steps"], results["settings"]["framework"]
-            about = f"`{results['command']}`: {steps} steps a run, {framework}"
+            about = f"`{results['command']}`: {steps} steps per run, {framework}"
             parts += [f"{about}.", "", table(analysis), "", *standings(analysis), ""]
     return "\n".join(parts)
 

@@ -1,10 +1,10 @@
-"""Results of a comparison, made up."""
+"""Invented results of a comparison, for tests."""
 
 from novograd.compare.optimizers import OPTIMIZERS
 
 
 def row(optimizer, rate, seed, score, **more):
-    """A finished run whose first metric rises to a score in two evaluations."""
+    """Returns a finished run whose first metric rises to a score in two evaluations."""
     return {
         "optimizer": optimizer,
         "learning_rate": rate,
@@ -28,7 +28,7 @@ def row(optimizer, rate, seed, score, **more):
 
 
 def results(runs, **more):
-    """What ``runner.compare`` returns for some runs."""
+    """Returns results with these runs, in the format of ``runner.compare``."""
     names = list(dict.fromkeys(run["optimizer"] for run in runs))
     rates = {
         name: sorted({run["learning_rate"] for run in runs if run["optimizer"] == name})

@@ -1,4 +1,4 @@
-"""Which runs a comparison takes."""
+"""Tests of the plan of a comparison, the grids and the schedules."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def settings(**changes):
     return Settings(**{**usual, "schedule": "cosine", "learning_rates": rates, **changes})
 
 
-def test_the_search_takes_one_seed_and_every_rate_from_the_middle_outwards():
+def test_the_search_has_one_seed_and_every_rate_starting_in_the_middle():
     runs = search(settings())
     assert {run.seed for run in runs} == {0}
     assert [run.learning_rate for run in runs if run.optimizer == "adam"] == [
@@ -30,7 +30,7 @@ def searched(best):
     return [row(name, rate, 0, scores[rate]) for name in ("novograd", "adam") for rate in RATES]
 
 
-def test_seeds_go_to_the_best_its_neighbours_and_the_default():
+def test_other_seeds_run_at_the_best_rate_its_neighbours_and_the_default():
     runs = repeats(settings(), searched(best=0.03), higher_is_better=True)
     for name, default in (("novograd", 0.01), ("adam", 0.001)):
         for seed in (1, 2):
@@ -39,18 +39,18 @@ def test_seeds_go_to_the_best_its_neighbours_and_the_default():
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
 
 
-def test_lower_is_better():
+def test_lower_can_be_better():
     runs = repeats(settings(quick=True), searched(best=0.003), higher_is_better=False)
     assert {run.learning_rate for run in runs} == {0.1}
 
 
-def test_quick_takes_the_best_alone():
+def test_quick_repeats_only_the_best_rate():
     runs = repeats(settings(quick=True), searched(best=0.03), higher_is_better=True)
     assert {run.learning_rate for run in runs} == {0.03}
     assert len(runs) == 2 * 2
 
 
-def test_an_optimizer_that_never_finished_gets_no_more_runs():
+def test_an_optimizer_without_a_finished_run_gets_no_other_runs():
     rows = [
         run | {"status": "diverged", "diverged_at": 1} if run["optimizer"] == "adam" else run
         for run in searched(best=0.03)
@@ -61,7 +61,7 @@ def test_an_optimizer_that_never_finished_gets_no_more_runs():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("framework", ["tensorflow", "torch", "jax"])
-def test_grids_hold_the_default_rate(name, framework):
+def test_grids_contain_the_default_rate(name, framework):
     rates = learning_rates(name, framework)
     assert {*grid(OPTIMIZERS[name].middle, 7)} <= {*rates}
     default = OPTIMIZERS[name].defaults.get(framework)
@@ -70,7 +70,7 @@ def test_grids_hold_the_default_rate(name, framework):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_schedules_rise_for_ten_steps_and_do_not_rise_again(name):
+def test_schedules_rise_for_ten_steps_and_then_never_rise(name):
     rates = [schedule(name, step, 100, 0.5) for step in range(1, 101)]
     assert rates[:10] == pytest.approx([0.05 * step for step in range(1, 11)])
     assert rates[9:] == sorted(rates[9:], reverse=True)

@@ -1,4 +1,4 @@
-"""The report: what is on the page, and how a browser shows it."""
+"""Tests of the report: the content of the page, and the page in a browser."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ BEST = {"novograd": 0.01, "adamw": 0.003, "sgd": 0.1}
 LEVEL = {"novograd": 0.71, "adamw": 0.83, "sgd": 0.72}
 ABOUT = {
     "title": "Label shapes",
-    "about": "Made up; it tells nothing.",
+    "about": "Invented; it shows nothing.",
     "higher_is_better": True,
     "margin": 0.02,
     "steps": STEPS,
@@ -33,7 +33,7 @@ HOSTILE = "</pre><script>alert('x')</script><img src=x onerror=alert(1)>"
 
 
 def row(name, rate, seed):
-    """A finished run: best at the best rate, and better with every seed."""
+    """Returns a finished run; its score is best at the best rate and rises with the seed."""
     metrics = {"score": LEVEL[name] - 0.1 * (rate != BEST[name]) + 0.01 * seed, "shape": 0.5}
     return {
         "optimizer": name,
@@ -57,7 +57,7 @@ def row(name, rate, seed):
 
 
 def made(task="shapes", seeds=SEEDS):
-    """Results of a comparison in which NovoGrad loses against AdamW and ties with SGD."""
+    """Returns results in which NovoGrad loses to AdamW and ties with SGD."""
     settings = Settings(task, "torch", RATES, seeds, STEPS, "cosine", quick=True)
     fresh = runner.begin(settings, ABOUT, 2, "novograd compare shapes.py --quick")
     rows = [row(run.optimizer, run.learning_rate, 0) for run in search(settings)]
@@ -72,7 +72,7 @@ def failed(one, error="ValueError: no", traceback="Traceback\nValueError: no\n")
 
 
 def draw_pictures(output):
-    """Pictures of the first seed of all optimizers."""
+    """Writes pictures of the first seed of all optimizers."""
     random = np.random.default_rng(0)
     truth = random.integers(0, 3, (2, 12, 20), dtype=np.uint8)
     (output / runner.PICTURES).mkdir()
@@ -90,7 +90,7 @@ def written(results, output):
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """A report with everything in it: pictures, a run that diverged and one that failed."""
+    """A report with all sections: pictures, a run that diverged, and a run that failed."""
     output = tmp_path_factory.mktemp("full")
     results = made()
     diverged, broken = results["runs"][3], results["runs"][6]
@@ -102,10 +102,10 @@ def full(tmp_path_factory):
     return output
 
 
-# What is on it
+# Content
 
 
-def test_the_page_has_the_numbers():
+def test_the_page_contains_the_numbers():
     page = render(analyse(made()), {})
     for text in (
         "<title>Label shapes",
@@ -118,19 +118,19 @@ def test_the_page_has_the_numbers():
         "2.13.0",
         "novograd compare shapes.py --quick",
         "first 10 steps",
-        "Made up; it tells nothing.",
+        "Invented; it shows nothing.",
         protocol(analyse(made())),
     ):
         assert text in page, text
 
 
-def test_what_novograd_loses_is_tagged_so():
+def test_losses_of_novograd_are_tagged_behind():
     page = render(analyse(made()), {})
     assert '<span class="tag behind">behind</span> AdamW is ahead of NovoGrad' in page
     assert page.count('class="tag ahead"') == 1  # AdamW against SGD
 
 
-def test_a_leader_that_ties_is_said_to():
+def test_a_tie_of_the_leader_is_reported():
     results = made()
     for one in results["runs"]:
         one["metrics"]["score"] -= 0.11 * (one["optimizer"] == "adamw")
@@ -170,7 +170,7 @@ def test_the_same_results_give_the_same_bytes(kind, full):
         assert draw[kind](one, name) == (full / report.FIGURES / (name + kind)).read_bytes()
 
 
-def test_what_came_from_elsewhere_is_text(tmp_path):
+def test_foreign_text_is_escaped(tmp_path):
     results = made()
     results["command"] = results["task"]["title"] = results["task"]["about"] = HOSTILE
     results["settings"]["task"] = results["machine"]["processor"] = HOSTILE
@@ -186,7 +186,7 @@ def test_what_came_from_elsewhere_is_text(tmp_path):
     assert page.count("&lt;script&gt;") > 6
 
 
-def test_nothing_finished(tmp_path):
+def test_report_without_a_finished_run(tmp_path):
     results = made()
     results["runs"] = [failed(one) for one in results["runs"]]
     page = written(results, tmp_path)
@@ -197,19 +197,19 @@ def test_nothing_finished(tmp_path):
     assert "novograd compare shapes.py" in page
 
 
-def test_nothing_ran(tmp_path):
+def test_report_without_runs(tmp_path):
     results = made() | {"runs": [], "status": "interrupted", "planned": 9}
     assert "Interrupted: 0 of 9 runs ended." in written(results, tmp_path)
 
 
 def test_one_seed_ranks_nothing(tmp_path):
     page = written(made(seeds=1), tmp_path)
-    assert "AdamW and NovoGrad are not ranked: one seed has no spread." in page
-    assert "of too few seeds to rank all" in page
+    assert "AdamW and NovoGrad are not ranked: at least two seeds are needed." in page
+    assert "; there are too few seeds to rank all optimizers." in page
     assert "ahead of" not in page
 
 
-def test_an_interrupted_comparison_shows_what_there_is(tmp_path):
+def test_an_interrupted_comparison_shows_the_runs_that_ended(tmp_path):
     results = made() | {"status": "interrupted", "planned": 15}
     results["runs"] = [one for one in results["runs"] if one["optimizer"] == "novograd"][:2]
     page = written(results, tmp_path)
@@ -244,7 +244,7 @@ def test_all_optimizers_fit(tmp_path):
     assert all(f">{one.title}<" in text for one in OPTIMIZERS.values())
 
 
-def test_one_optimizer_has_nobody_to_tie_with():
+def test_a_single_optimizer_is_the_leader_without_ties():
     results = made()
     results["runs"] = [one for one in results["runs"] if one["optimizer"] == "sgd"]
     assert "SGD, Nesterov has the best median: score 0.730 (0.720-0.740)." in render(
@@ -263,7 +263,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# Contrast of every text with the nearest background that is not transparent, as WCAG defines it.
+# WCAG contrast of every text with the nearest background that is not transparent.
 CONTRASTS = """() => {
   const rgba = text => {
     const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
@@ -297,7 +297,7 @@ CONTRASTS = """() => {
 def browser():
     program = shutil.which("chromium")
     if program is None:
-        pytest.skip("there is no chromium on the PATH")
+        pytest.skip("chromium is not on the PATH")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -313,7 +313,7 @@ def scheme(request):
 
 @pytest.fixture
 def opened(browser, full, scheme):
-    """The report in a browser without a network; whatever it asks for or complains of fails."""
+    """The report in an offline browser; fails on any request, console message or error."""
     context = browser.new_context(
         offline=True, color_scheme=scheme, viewport={"width": 1100, "height": 800}
     )
@@ -346,7 +346,7 @@ def test_figures_are_visible(opened):
 def test_it_fits_a_narrow_screen(opened, width):
     opened.set_viewport_size({"width": width, "height": 740})
     for summary in opened.locator("summary").all():
-        summary.click()  # the failure's long line too
+        summary.click()  # shows the long line of the failure
     assert opened.evaluate("document.scrollingElement.scrollWidth") <= width
     for table in opened.locator(".scroll").all():
         assert table.bounding_box()["width"] <= width
@@ -365,7 +365,7 @@ def test_light_and_dark_differ(opened, scheme):
     assert min(channels) > 240 if scheme == "light" else max(channels) < 40
 
 
-def test_text_from_elsewhere_is_shown_and_not_run(opened):
+def test_foreign_text_is_shown_and_not_run(opened):
     assert HOSTILE in opened.locator("pre").last.inner_text()
     assert opened.locator("script, img").count() == 0
 

@@ -1,4 +1,4 @@
-"""What the results of a comparison say, in numbers: worked out once, by a pure function."""
+"""The results of a comparison as numbers, computed once by a pure function."""
 
 import itertools
 import statistics
@@ -9,18 +9,18 @@ from typing import Any, Literal
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.plan import first_metric
 
-Row = Mapping[str, Any]  # the results, or a run of them
+Row = Mapping[str, Any]  # all results, or one run
 Better = Callable[..., Any]  # max or min
 
 
 @dataclass(frozen=True)
 class Point:
-    """What an optimizer reaches with a learning rate.
+    """The runs of one optimizer at one learning rate.
 
     Attributes:
         rate: The learning rate.
-        finished: The runs that finished, in the order of their seeds.
-        ended: How many runs there were, those that diverged or failed included.
+        finished: The runs that finished, ordered by seed.
+        ended: Number of all runs that ended, including those that diverged or failed.
     """
 
     rate: float
@@ -45,23 +45,24 @@ class Point:
 
 @dataclass(frozen=True)
 class Summary:
-    """What there is to say of an optimizer.
+    """The results of one optimizer.
 
     Attributes:
-        name: Of ``novograd.compare.optimizers.OPTIMIZERS``.
-        points: What it reaches with each learning rate, ascending; rates without a finished run
-            have no scores.
-        best: The one of the best median, of those with the most seeds.
-        default: That of the default learning rate of its class, if it has one and it was run.
-        as_good: The lowest and the highest learning rate of those around the best whose median is
-            at most ``margin`` worse.
-        open_ended: Whether that range reaches an end of the search.
+        name: Its key in ``novograd.compare.optimizers.OPTIMIZERS``.
+        points: A point for each learning rate, ascending. A point without a finished run has no
+            scores.
+        best: The point with the best median, among the points with the most finished runs.
+        default: The point at the default learning rate of the optimizer's class; None if the class
+            has no default or no run finished there.
+        as_good: The lowest and the highest learning rate of the range around the best rate in which
+            each median is at most ``margin`` worse than the best.
+        open_ended: Whether the range ``as_good`` reaches an end of the search.
         metrics: Median of every metric over the runs at the best rate.
-        steps_to_target: Median over these runs of the step at whose evaluation the target was
-            reached; None if one of them did not.
-        state_bytes: What the optimizer stores.
+        steps_to_target: Median, over the runs at the best rate, of the first evaluated step that
+            reached the target; None if a run did not reach it.
+        state_bytes: Size of the optimizer's state.
         step_ms: Median time of a training step.
-        update_ms: Median time of the optimizer's part of it.
+        update_ms: Median time of the optimizer's update.
         settings: The arguments of the optimizer.
     """
 
@@ -85,12 +86,12 @@ class Summary:
 
     @property
     def is_novograd(self) -> bool:
-        """Whether the optimizer is a NovoGrad."""
+        """Whether the algorithm is NovoGrad."""
         return OPTIMIZERS[self.name].kind == "novograd"
 
     @property
     def share(self) -> float:
-        """The optimizer's part of a training step, from 0 to 1."""
+        """The share of a training step that the update takes, from 0 to 1."""
         return self.update_ms / self.step_ms
 
 
@@ -99,8 +100,8 @@ class Pair:
     """Two optimizers, each at its best learning rate.
 
     Attributes:
-        better: The one of the better median.
-        worse: The other.
+        better: The optimizer with the better median.
+        worse: The other optimizer.
     """
 
     better: Summary
@@ -108,7 +109,7 @@ class Pair:
 
     @property
     def outcome(self) -> Literal["ahead", "tie", "not ranked"]:
-        """What their scores allow to say: a tie if the ranges over the seeds overlap."""
+        """How they compare: ``"tie"`` if their ranges of scores over the seeds overlap."""
         one, other = self.better.best, self.worse.best
         if min(len(one.scores), len(other.scores)) < 2:
             return "not ranked"
@@ -117,16 +118,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the results of a comparison say.
+    """The conclusions from the results of a comparison.
 
     Attributes:
         results: The results, see ``docs/compare.md``.
         metric: The name of the metric that optimizers are compared by.
-        target: The metric that all optimizers are asked for how soon they reached it: what the
-            last of them ends with, which is the worst median at its best learning rate. None if no
-            run finished.
-        summaries: Of each optimizer that has a finished run, in the order of the results.
-        pairs: Each two of these, the best pairs first.
+        target: The score that ``steps_to_target`` counts to: the worst of the optimizers' medians
+            at their best learning rates. None if no run finished.
+        summaries: One for each optimizer that has a finished run, in the order of the results.
+        pairs: Every pair of these optimizers, the best pairs first.
     """
 
     results: Row
@@ -136,15 +136,15 @@ class Analysis:
     pairs: tuple[Pair, ...]
 
     def ended(self, status: str) -> list[Row]:
-        """Returns the runs that finished, diverged or failed."""
+        """Returns the runs with a status: ``"finished"``, ``"diverged"`` or ``"failed"``."""
         return [row for row in self.results["runs"] if row["status"] == status]
 
 
 def analyse(results: Row) -> Analysis:
-    """Works out what the results of a comparison say.
+    """Analyses the results of a comparison.
 
     Args:
-        results: What ``novograd.compare.runner.compare`` returned.
+        results: The value that ``novograd.compare.runner.compare`` returned.
 
     Example:
         >>> task = {"higher_is_better": True, "margin": 0.01}
@@ -176,15 +176,15 @@ def analyse(results: Row) -> Analysis:
 
 
 def standing(analysis: Analysis, name: str) -> dict[str, list[str]]:
-    """Says how one optimizer compares with those of other algorithms.
+    """Compares one optimizer with the optimizers of other algorithms.
 
     Args:
-        analysis: Of the comparison.
-        name: One of its optimizers.
+        analysis: The analysis of the comparison.
+        name: The name of the optimizer.
 
     Returns:
-        Names of the others for ``"wins against"``, ``"ties with"`` and ``"loses to"``; those that
-        are not ranked are in none.
+        Names of the other optimizers under ``"wins against"``, ``"ties with"`` and ``"loses to"``.
+        An optimizer that is not ranked is in none of these lists.
     """
     said: dict[str, list[str]] = {"wins against": [], "ties with": [], "loses to": []}
     for pair in analysis.pairs:
@@ -199,7 +199,7 @@ def standing(analysis: Analysis, name: str) -> dict[str, list[str]]:
 
 
 def overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Says whether two ranges, each from its lowest to its highest number, overlap.
+    """Returns whether two ranges overlap, each given as its lowest and its highest number.
 
     Example:
         >>> overlap((0.7, 0.8), (0.8, 0.9)), overlap((0.7, 0.8), (0.81, 0.9))
@@ -209,7 +209,7 @@ def overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def _points(name: str, runs: Iterable[Row]) -> tuple[Point, ...]:
-    """Gathers the runs of an optimizer by their learning rates."""
+    """Groups the runs of an optimizer by learning rate."""
     by_rate: dict[float, list[Row]] = {}
     for row in sorted(runs, key=lambda row: row["seed"]):
         if row["optimizer"] == name:
@@ -221,7 +221,7 @@ def _points(name: str, runs: Iterable[Row]) -> tuple[Point, ...]:
 
 
 def _best(points: Sequence[Point], better: Better) -> Point:
-    """Returns the best of the points with the most runs; one that did not always end is worse."""
+    """Returns the best of the points with the most finished runs; the other points are worse."""
     most = max(len(point.finished) for point in points)
     often = [point for point in points if len(point.finished) == most]
     return better(often, key=lambda point: point.median)
@@ -253,7 +253,7 @@ def _summary(
 
 
 def _as_good(points: Sequence[Point], best: Point, task: Row) -> list[Point]:
-    """Returns the best point and those next to it that are hardly worse."""
+    """Returns the best point and its neighbours that are hardly worse."""
 
     def hardly_worse(point: Point) -> bool:
         if len(point.finished) < point.ended:
@@ -268,7 +268,7 @@ def _as_good(points: Sequence[Point], best: Point, task: Row) -> list[Point]:
 
 
 def _steps_to(target: float | None, best: Point, better: Better) -> float | None:
-    """Returns the median step at which the runs reached the target; None if one did not."""
+    """Returns the median step at which the runs reached the target; None if a run did not."""
 
     def reached(evaluation: Row) -> bool:
         score = first_metric(evaluation)

@@ -1,4 +1,4 @@
-"""How a comparison is shown while it runs."""
+"""Shows the progress of a comparison in a terminal."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -11,18 +11,18 @@ from novograd.compare.plan import Run, first_metric
 
 
 class Display:
-    """Shows the runs live: a bar for all of a stage, and a line for each that is at work.
+    """Shows a bar for the whole stage, and a line for each active run.
 
-    Without a terminal there are only plain lines, when a stage begins and when a run ends.
+    Without a terminal, prints plain lines only: when a stage begins and when a run ends.
 
     Args:
-        console: Where to show it.
+        console: The console to print to.
     """
 
     def __init__(self, console: Console) -> None:
         """See the class."""
         self._console = console
-        self._done: dict[Run, int] = {}  # steps
+        self._done: dict[Run, int] = {}  # steps done
         self._lines: dict[Run, TaskID] = {}
         self._ended = 0
         self._stages = iter(("search", "seeds"))
@@ -39,19 +39,19 @@ class Display:
         )
 
     def __enter__(self) -> Self:
-        """Begins to show."""
+        """Shows the bars."""
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops, and takes the bars away."""
+        """Removes the bars."""
         self._progress.stop()
 
     def __call__(self, run: Run, event: dict[str, Any]) -> None:
         """Shows an event.
 
         Args:
-            run: The run it belongs to.
+            run: The run that the event belongs to.
             event: The event, see ``novograd.compare.runner.compare``.
         """
         show = self._progress
@@ -89,13 +89,13 @@ class Display:
 
 
 def outcome(row: Mapping[str, Any]) -> str:
-    """Says in a few words how a run ended.
+    """Describes in a few words how a run ended.
 
     Args:
         row: A row of the results, or a result event.
 
     Returns:
-        Its first metric, or that it diverged or failed, and where or why.
+        The first metric, the step at which the run diverged, or the error.
     """
     match row["status"]:
         case "finished":

@@ -1,14 +1,14 @@
-"""What the results of a comparison say, in words."""
+"""The results of a comparison in words."""
 
 from novograd.compare.analysis import Analysis, Pair, Point, Row, Summary
 from novograd.compare.optimizers import OPTIMIZERS
 
 
 def remarks(analysis: Analysis) -> list[str]:
-    """Says what the tables allow to conclude, and what not.
+    """Writes the conclusions, the cautions and the protocol of a comparison.
 
     Returns:
-        Sentences to print under the tables.
+        Sentences to print below the tables.
     """
     said = interruption(analysis)
     said += [f"{label(row)}: failed: {row['error']}." for row in analysis.ended("failed")]
@@ -23,7 +23,7 @@ def remarks(analysis: Analysis) -> list[str]:
 
 
 def ranking(analysis: Analysis) -> list[str]:
-    """Says of each pair of optimizers which is ahead, or that they tie; the best pairs first."""
+    """Compares each pair of optimizers in a sentence, the best pairs first."""
     return [sentence(pair, analysis.metric) for pair in analysis.pairs]
 
 
@@ -31,8 +31,8 @@ def sentence(pair: Pair, metric: str) -> str:
     """Says which of two optimizers is ahead, or that they tie.
 
     Args:
-        pair: The two.
-        metric: What they are compared by.
+        pair: The two optimizers.
+        metric: The name of the metric.
     """
     better, worse = pair.better.title, pair.worse.title
     match pair.outcome:
@@ -42,11 +42,11 @@ def sentence(pair: Pair, metric: str) -> str:
         case "tie":
             return f"{better} and {worse} tie: their ranges over seeds overlap."
         case "not ranked":
-            return f"{better} and {worse} are not ranked: one seed has no spread."
+            return f"{better} and {worse} are not ranked: at least two seeds are needed."
 
 
 def interruption(analysis: Analysis) -> list[str]:
-    """Says how far a comparison came that was interrupted."""
+    """Says how many runs ended before an interruption."""
     results = analysis.results
     if results["status"] != "interrupted":
         return []
@@ -54,35 +54,37 @@ def interruption(analysis: Analysis) -> list[str]:
 
 
 def search_ends(analysis: Analysis) -> list[str]:
-    """Says which optimizers do best at an end of their search."""
+    """Says which optimizers have their best learning rate at an end of the search."""
     return [
-        f"{one.title}: the best learning rate is at the end of the search; it might do better "
-        "beyond."
+        f"{one.title}: the best learning rate is at an end of the search; a rate outside the "
+        "search might be better."
         for one in analysis.summaries
         if len(one.points) > 1 and one.best in (one.points[0], one.points[-1])
     ]
 
 
 def protocol(analysis: Analysis) -> str:
-    """Says what each optimizer was given."""
+    """Describes how the optimizers were compared."""
     settings = analysis.results["settings"]
     rates = {name: len(rates) for name, rates in settings["learning_rates"].items()}
     each = (
-        f"{next(iter(rates.values()))} learning rates each"
+        f"{next(iter(rates.values()))} learning rates per optimizer"
         if len(set(rates.values())) == 1
-        else ", ".join(f"{OPTIMIZERS[name].title} {count}" for name, count in rates.items())
-        + " learning rates"
+        else "learning rates per optimizer: "
+        + ", ".join(f"{OPTIMIZERS[name].title} {count}" for name, count in rates.items())
     )
-    where = "the best" if settings["quick"] else "the best, its neighbours and the default"
+    where = "the best rate"
+    if not settings["quick"]:
+        where += ", its neighbours and the default rate"
     return (
-        f"Search: {each} with one seed, then {settings['seeds']} seeds at {where}; every run "
-        f"{settings['steps']} steps, {settings['schedule']} schedule. The same test data choose "
-        "the learning rate and judge it, for all alike."
+        f"Search with one seed: {each}. Then {settings['seeds']} seeds at {where}. Every run has "
+        f"{settings['steps']} steps and the {settings['schedule']} schedule. For every optimizer, "
+        "the same test data choose the learning rate and measure the result."
     )
 
 
 def label(row: Row) -> str:
-    """Names a run.
+    """Writes the name of a run.
 
     Example:
         >>> label({"optimizer": "adamw", "learning_rate": 0.003, "seed": 0})
@@ -109,14 +111,16 @@ def at_default(one: Summary) -> str:
 
 
 def steps_to_target(one: Summary) -> str:
-    """Writes how soon an optimizer reached the target."""
+    """Writes the number of steps to the target."""
     return "-" if one.steps_to_target is None else f"{one.steps_to_target:g}"
 
 
 def robust(one: Summary) -> str:
-    """Writes the range of learning rates that are as good as the best.
+    """Writes the range of learning rates that are as good as the best, and its width as a factor.
 
-    With a plus if it may go on beyond the search.
+    Says "or wider" or ">=" if the range reaches an end of the search.
     """
     low, high = one.as_good
-    return f"{low:g}-{high:g}, x{high / low:.3g}{'+' if one.open_ended else ''}"
+    if low == high:
+        return f"{low:g} or wider" if one.open_ended else f"only {low:g}"
+    return f"{low:g}-{high:g} ({'>=' if one.open_ended else ''}{high / low:.3g}x)"

@@ -1,4 +1,4 @@
-"""The tables of a comparison, as data: the terminal and the page show the same ones."""
+"""The tables of a comparison as data, for the terminal and the page."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Column:
     """A column of a table.
 
     Attributes:
-        heading: Its name, in lines.
-        kind: Of its cells: numbers stand to the right, and a range is never broken.
+        heading: The text above the column; may have several lines.
+        kind: The kind of its cells. Numbers are aligned right; a range stays on one line.
     """
 
     heading: str
@@ -30,8 +30,8 @@ class Table:
     """A table.
 
     Attributes:
-        columns: Its columns.
-        rows: The cells, as many in each row as there are columns.
+        columns: The columns.
+        rows: The rows, each with one cell for each column.
     """
 
     columns: tuple[Column, ...]
@@ -39,7 +39,7 @@ class Table:
 
 
 def quality(analysis: Analysis) -> Table:
-    """Tabulates what each optimizer reaches: medians over the runs at its best learning rate."""
+    """Tabulates the metrics: medians over the runs at each optimizer's best learning rate."""
     parts = list(analysis.summaries[0].metrics)[1:] if analysis.summaries else []
     columns = (
         Column("optimizer"),
@@ -62,14 +62,14 @@ def quality(analysis: Analysis) -> Table:
 
 
 def cost(analysis: Analysis) -> Table:
-    """Tabulates how robust, how fast and how dear each optimizer is."""
+    """Tabulates the good learning rates, the steps to the target, the memory and the time."""
     columns = (
         Column("optimizer"),
-        Column(f"within {analysis.results['task']['margin']:g}\nof its best", "range"),
+        Column(f"rates within\n{analysis.results['task']['margin']:g} of best", "range"),
         Column("steps to\ntarget", "number"),
         Column("state\nbytes", "number"),
         Column("step\nms", "number"),
-        Column("its\nms", "number"),
+        Column("update\nms", "number"),
         Column("share of\nthe step", "number"),
     )
     rows = (
@@ -88,8 +88,8 @@ def cost(analysis: Analysis) -> Table:
 
 
 def settings(analysis: Analysis) -> Table:
-    """Tabulates what each optimizer was given."""
-    columns = map(Column, ("optimizer", "settings", "learning rates searched", "its default"))
+    """Tabulates the settings and the learning rates of each optimizer."""
+    columns = map(Column, ("optimizer", "settings", "learning rates searched", "default rate"))
     used = {one.name: one.settings for one in analysis.summaries}
     given = analysis.results["settings"]
 
@@ -109,7 +109,7 @@ def settings(analysis: Analysis) -> Table:
 
 
 def rates(analysis: Analysis) -> Table:
-    """Tabulates every learning rate."""
+    """Tabulates the results at every learning rate."""
     columns = (
         Column("optimizer"),
         Column("learning rate", "number"),
@@ -130,7 +130,7 @@ def rates(analysis: Analysis) -> Table:
 
 
 def terminal(table: Table) -> TerminalTable:
-    """Returns a table as the terminal shows it; ``report/page.html`` shows it on the page.
+    """Formats a table for the terminal; ``report/page.html`` formats it for the page.
 
     Example:
         >>> table = Table((Column("name"), Column("value", "number")), (("one", "1"),))
@@ -156,7 +156,7 @@ def _arguments(settings: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    """Writes a setting, a sequence of them as a tuple."""
+    """Writes a value; a sequence as a tuple."""
     if isinstance(value, Iterable) and not isinstance(value, str):
         return f"({', '.join(map(_value, value))})"
     return str(value)

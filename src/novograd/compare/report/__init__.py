@@ -1,4 +1,4 @@
-"""The report of a comparison: a page that needs nothing else, and its figures as files."""
+"""The report of a comparison: one self-contained page, and its figures as files."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ def write(analysis: Analysis, output: Path) -> None:
     """Writes the page, and each figure as PNG and SVG.
 
     Args:
-        analysis: Of the results of the comparison.
-        output: The directory that has the pictures of segmentations; gets ``PAGE``, and the figures
-            in ``FIGURES``.
+        analysis: The analysis of the comparison.
+        output: The output directory, which has the pictures of segmentations. The page is written
+            to ``PAGE`` and the figures to ``FIGURES`` in it.
     """
     folder = output / FIGURES
     folder.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 """The figures of the report: pure functions from an analysis to matplotlib figures.
 
-Each is a single panel, narrow enough to be read on a phone.
+Each figure is narrow enough for a phone.
 """
 
 import math
@@ -26,7 +26,7 @@ from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.plan import first_metric
 from novograd.compare.runner import PICTURES, picture_of
 
-# The page replaces these two by its own colours, so that figures follow its light or dark.
+# The page replaces these two colours by its own, for light and dark mode.
 INK, PAPER = "#24292f", "#ffffff"
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -44,14 +44,14 @@ STYLE: dict[Any, Any] = {
     "font.size": 10,
     "legend.frameon": False,
     "lines.markersize": 5,
-    "svg.fonttype": "none",  # text stays text
+    "svg.fonttype": "none",  # keep text as text
     "text.color": INK,
-    "text.parse_math": False,  # the name of a metric may hold a dollar
+    "text.parse_math": False,  # the name of a metric may contain a dollar sign
     "xtick.color": INK,
     "ytick.color": INK,
 }
-WIDTH = 4.5  # inches, of 96 pixels in a browser
-MARKERS = dict(zip(OPTIMIZERS, "osD^vP", strict=True))  # for those who see no colours
+WIDTH = 4.5  # inches; a browser shows 96 pixels per inch
+MARKERS = dict(zip(OPTIMIZERS, "osD^vP", strict=True))  # for readers who do not see the colours
 CLASS_COLOURS = (
     "#56B4E9", "#F0E442", "#D55E00", "#009E73", "#CC79A7", "#0072B2", "#E69F00"
 )  # fmt: skip
@@ -62,19 +62,19 @@ CROSS: dict[str, Any] = {
     "color": INK, "linestyle": "", "marker": "x", "markersize": 7, "markeredgewidth": 2
 }  # fmt: skip
 SMOOTHING = 10  # steps over which the training loss is averaged
-APART = 1.08  # factor between the marks of two optimizers with the same learning rate
+APART = 1.08  # factor between the marks of two optimizers at the same learning rate
 MOST_PICTURES = 4
 
 
 def all_figures(analysis: Analysis, output: Path) -> dict[str, Figure]:
-    """Draws what there is to draw.
+    """Draws all figures.
 
     Args:
-        analysis: Of the results of the comparison.
+        analysis: The analysis of the comparison.
         output: The directory that has the pictures of segmentations.
 
     Returns:
-        The figures by the names of their files; none if no run finished.
+        The figures by file name; empty if no run finished.
     """
     if not analysis.summaries:
         return {}
@@ -114,28 +114,28 @@ def training_loss(analysis: Analysis) -> Figure:
 
 
 def learning_rates(analysis: Analysis) -> Figure:
-    """Draws the first metric against the learning rate, and where runs diverged."""
+    """Draws the first metric against the learning rate, and marks the rates that diverged."""
     names = list(analysis.results["optimizers"])
-    worst = 0.03 if analysis.results["task"]["higher_is_better"] else 0.97  # of the height
+    worst = 0.03 if analysis.results["task"]["higher_is_better"] else 0.97  # of the axis height
     with _panel(f"{_metric(analysis)} on the test data", "learning rate") as (figure, axes):
         axes.set_xscale("log")
         for one in analysis.summaries:
             points = [point for point in one.points if point.scores]
-            aside = _aside(one.name, names)
-            rates = [point.rate * aside for point in points]
+            offset = _offset(one.name, names)
+            rates = [point.rate * offset for point in points]
             medians = np.array([point.median for point in points])
             ends = np.array([point.worst_to_best for point in points]).T
             reach = np.abs(ends - medians)
             axes.errorbar(rates, medians, reach, capsize=2, elinewidth=1, **_line(one.name))
             if one.default:
-                axes.plot(one.default.rate * aside, one.default.median, **RING)
+                axes.plot(one.default.rate * offset, one.default.median, **RING)
         diverged = sorted(
             {(row["optimizer"], row["learning_rate"]) for row in analysis.ended("diverged")}
         )
         for name, rate in diverged:
             style: dict[str, Any] = CROSS | {"color": OPTIMIZERS[name].colour}
             place = axes.get_xaxis_transform()
-            axes.plot(rate * _aside(name, names), worst, transform=place, clip_on=False, **style)
+            axes.plot(rate * _offset(name, names), worst, transform=place, clip_on=False, **style)
         _rate_axis(axes, analysis)
         _scale(axes)
         marks: list[dict[str, Any]] = []
@@ -148,7 +148,7 @@ def learning_rates(analysis: Analysis) -> Figure:
 
 
 def state(analysis: Analysis) -> Figure:
-    """Draws how much each optimizer stores, next to the weights."""
+    """Draws the state size of each optimizer and its ratio to the size of the weights."""
 
     def written(one: Summary) -> str:
         weights = one.best.finished[0]["weight_bytes"]
@@ -158,7 +158,7 @@ def state(analysis: Analysis) -> Figure:
 
 
 def time(analysis: Analysis) -> Figure:
-    """Draws how long each optimizer's own part of a training step takes."""
+    """Draws the time of each optimizer's update."""
 
     def written(one: Summary) -> str:
         return f"{one.update_ms:.2g} ({one.share:.0%} of the step)"
@@ -167,14 +167,14 @@ def time(analysis: Analysis) -> Figure:
 
 
 def segmentations(analysis: Analysis, output: Path) -> dict[str, Figure]:
-    """Draws what the first seed of each optimizer labelled, at its best learning rate.
+    """Draws the labels predicted by the first seed of each optimizer at its best learning rate.
 
     Args:
-        analysis: Of the results of the comparison.
+        analysis: The analysis of the comparison.
         output: The directory that has the pictures.
 
     Returns:
-        A figure for each optimizer that has pictures, by the names of their files.
+        A figure for each optimizer that has pictures, by file name.
     """
     figures = {}
     for one in analysis.summaries:
@@ -199,7 +199,7 @@ def svg(figure: Figure, name: str) -> str:
 
     Args:
         figure: The figure.
-        name: Put before every id, so that several figures can share a page.
+        name: A prefix of every id, so that several figures can be on one page.
     """
     file = BytesIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -223,13 +223,13 @@ def _panel(title: str, xlabel: str, height: float = 3.6) -> Iterator[tuple[Figur
 
 
 def _lay_out(figure: Figure) -> None:
-    """Lays a figure out once and for all: each time it is saved would change it a little."""
+    """Fixes the layout, because each save would change it slightly."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
 
 def _line(name: str) -> dict[str, Any]:
-    """Returns how the curves of an optimizer look."""
+    """Returns the style of the curves of an optimizer."""
     optimizer = OPTIMIZERS[name]
     dashed = "--" if optimizer.layers else "-"
     return {
@@ -245,7 +245,7 @@ def _curves(
     analysis: Analysis,
     curves: Callable[[Sequence[Row]], tuple[NDArray[Any], NDArray[Any]]],
 ) -> Figure:
-    """Draws what ``curves`` makes of the best runs of each optimizer: steps, and values by run."""
+    """Draws curves of the best runs of each optimizer; ``curves`` returns steps and values."""
     with _panel(title, "step") as (figure, axes):
         for one in analysis.summaries:
             _band(axes, one.name, *curves(one.best.finished))
@@ -255,29 +255,29 @@ def _curves(
 
 
 def _band(axes: Axes, name: str, x: NDArray[Any], curves: NDArray[Any]) -> None:
-    """Draws the median of curves, shape ``(runs, len(x))``, over their range."""
+    """Draws the median and the range of curves of shape ``(runs, len(x))``."""
     low, high = curves.min(axis=0), curves.max(axis=0)
     axes.fill_between(x, low, high, color=OPTIMIZERS[name].colour, alpha=0.2, linewidth=0)
     axes.plot(x, np.median(curves, axis=0), markevery=max(1, len(x) // 10), **_line(name))
 
 
 def _scale(axes: Axes) -> None:
-    """Makes the axis of values logarithmic where some are a hundred times others."""
+    """Makes the y axis logarithmic if the highest value is over 100 times the lowest."""
     low, high = axes.dataLim.intervaly
     if 0 < 100 * low < high:
         axes.set_yscale("log")
 
 
 def _rate_axis(axes: Axes, analysis: Analysis) -> None:
-    """Labels the learning rates that were tried, or one in two if there are many."""
+    """Labels the learning rates that were tried, at most 8 of them."""
     rates = sorted({row["learning_rate"] for row in analysis.results["runs"]})
     shown = rates[:: math.ceil(len(rates) / 8)]
     axes.set_xticks(shown, [f"{rate:g}" for rate in shown])
     axes.minorticks_off()
 
 
-def _aside(name: str, names: Sequence[str]) -> float:
-    """Returns a factor that sets the marks of an optimizer apart from those of the others."""
+def _offset(name: str, names: Sequence[str]) -> float:
+    """Returns a factor that moves the marks of an optimizer away from other marks."""
     return APART ** (names.index(name) - (len(names) - 1) / 2)
 
 
@@ -309,7 +309,7 @@ def _bars(
             height=0.62,
         )
         axes.bar_label(drawn, [written(one) for one in found], padding=4, fontsize=9)
-        axes.set_xlim(0, 2 * max(values))  # leaves room for what is written after the bars
+        axes.set_xlim(0, 2 * max(values))  # leaves room for the text after the bars
         axes.invert_yaxis()
         axes.grid(visible=False)
         axes.tick_params(bottom=False, left=False, labelbottom=False)
@@ -318,7 +318,7 @@ def _bars(
 
 
 def _segmentation(arrays: Mapping[str, NDArray[Any]], title: str) -> Figure:
-    """Draws images, and over them the true labels and those found."""
+    """Draws images, alone and with the true and the predicted labels over them."""
     images, truth, found = (
         arrays[name][:MOST_PICTURES] for name in ("images", "truth", "predicted")
     )
@@ -348,7 +348,7 @@ def _overlay(image: NDArray[Any], labels: NDArray[Any] | None) -> NDArray[np.uin
 
     Args:
         image: Any real dtype, shape ``(height, width)``.
-        labels: Integers of that shape; those above 0 are painted over the image.
+        labels: Integers of the same shape; labels above 0 are painted over the image.
     """
     low, high = np.percentile(image, (0.5, 99.5))
     grey = np.clip((image - low) / max(high - low, 1e-12), 0, 1)

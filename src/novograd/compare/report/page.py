@@ -1,4 +1,4 @@
-"""The page of the report, of an analysis and its figures."""
+"""Renders the page of the report from an analysis and its figures."""
 
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
@@ -25,20 +25,20 @@ from novograd.compare.training import WARMUP
 CAPTIONS = {
     "learning-curves": "Each optimizer at its best learning rate. Line: median over the seeds; "
     "band: lowest to highest.",
-    "training-loss": "The same runs, on the batches that they learn from.",
+    "training-loss": "The same runs, on the training batches.",
     "learning-rates": "Marks: median; bars: lowest to highest, where there are several seeds. "
-    "Marks of the same rate are set a little apart.",
-    "state": "What the optimizer keeps between steps, at its best learning rate.",
-    "time": "Median of its own part of a step, with one thread.",
+    "Marks at the same rate are drawn slightly apart.",
+    "state": "Size of the data that the optimizer keeps between steps, at its best learning rate.",
+    "time": "Median time of the optimizer's update in a step, with one thread.",
 }
 
 
 class Verdict(NamedTuple):
-    """What there is to say of two optimizers.
+    """The comparison of two optimizers.
 
     Attributes:
-        tag: In a word.
-        text: In a sentence.
+        tag: The outcome in a word or two.
+        text: The outcome in a sentence.
     """
 
     tag: str
@@ -49,7 +49,7 @@ class Drawing(NamedTuple):
     """A figure on the page.
 
     Attributes:
-        svg: The figure, to be put into the page as it is.
+        svg: The figure, ready to insert into the page.
         caption: How to read it.
     """
 
@@ -58,12 +58,12 @@ class Drawing(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A way in which runs failed.
+    """Runs that failed with the same error.
 
     Attributes:
-        error: The exception in a line.
-        traceback: All there is of it.
-        runs: Which failed like this.
+        error: The exception in one line.
+        traceback: The full traceback.
+        runs: The names of the runs.
     """
 
     error: str
@@ -75,8 +75,8 @@ def render(analysis: Analysis, drawings: Mapping[str, str]) -> str:
     """Returns the page.
 
     Args:
-        analysis: Of the results of a comparison.
-        drawings: The figures by name, in SVG.
+        analysis: The analysis of a comparison.
+        drawings: The figures by name, as SVG.
     """
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
@@ -113,17 +113,17 @@ def render(analysis: Analysis, drawings: Mapping[str, str]) -> str:
 
 
 def verdict(pair: Pair, metric: str) -> Verdict:
-    """Says of two optimizers which is ahead, tagged from NovoGrad's side if it is one of them."""
+    """Compares two optimizers; the tag is NovoGrad's outcome if it is one of them."""
     lost = pair.worse.is_novograd and not pair.better.is_novograd
     tag = "behind" if lost and pair.outcome == "ahead" else pair.outcome
     return Verdict(tag, sentence(pair, metric))
 
 
 def drawing(name: str, svg: str) -> Drawing:
-    """Prepares a figure for the page, whose text and background colours it takes over.
+    """Prepares a figure for the page and gives it the page's text and background colours.
 
     Args:
-        name: Its name.
+        name: The name of the figure.
         svg: The figure.
 
     Example:
@@ -137,7 +137,7 @@ def drawing(name: str, svg: str) -> Drawing:
 
 
 def failures(failed: Iterable[Row]) -> list[Failure]:
-    """Gathers the runs that failed in the same way.
+    """Groups the runs that failed with the same error.
 
     Example:
         >>> run = {"optimizer": "adam", "learning_rate": 0.1, "seed": 0, "error": "KeyError: 1"}
@@ -147,11 +147,11 @@ def failures(failed: Iterable[Row]) -> list[Failure]:
     found: dict[tuple[str, str], list[str]] = {}
     for row in failed:
         found.setdefault((row["error"], row.get("traceback", "")), []).append(label(row))
-    return [Failure(*way, runs) for way, runs in found.items()]
+    return [Failure(*error, runs) for error, runs in found.items()]
 
 
 def machine(analysis: Analysis) -> dict[str, str]:
-    """Says what the runs were done with and on."""
+    """Describes the software and the machine of the runs."""
     versions = {
         name: version
         for row in analysis.ended("finished")
@@ -171,7 +171,7 @@ def machine(analysis: Analysis) -> dict[str, str]:
 
 
 def _leader(analysis: Analysis) -> str | None:
-    """Says which optimizer has the best median, and whether that is worth anything."""
+    """Says which optimizer has the best median, and with which optimizers it ties."""
     if not analysis.summaries:
         return None
     best = analysis.pairs[0].better if analysis.pairs else analysis.summaries[0]
@@ -179,7 +179,7 @@ def _leader(analysis: Analysis) -> str | None:
     tied = [pair.worse.title for pair in against if pair.outcome == "tie"]
     but = f", but ties with {' and with '.join(tied)}" if tied else ""
     if any(pair.outcome == "not ranked" for pair in against):
-        but += ", of too few seeds to rank all"
+        but += "; there are too few seeds to rank all optimizers"
     return f"{best.title} has the best median: {analysis.metric} {spread(best.best)}{but}."
 
 
@@ -188,7 +188,7 @@ def _has_novograd(pair: Pair) -> bool:
 
 
 def _counts(analysis: Analysis) -> list[str]:
-    """Says how many runs have no score."""
+    """Says how many runs diverged or failed."""
     counts = {status: len(analysis.ended(status)) for status in ("diverged", "failed")}
     return [
         f"{count} of {len(analysis.results['runs'])} runs {status}; see below."
