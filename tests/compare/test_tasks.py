@@ -1,4 +1,4 @@
-"""The built-in tasks: their data, batches and metrics."""
+"""Tests of the built-in tasks: data, batches and metrics."""
 
 import hashlib
 import itertools
@@ -38,7 +38,7 @@ def test_brain_is_remade_byte_for_byte(tmp_path: Path) -> None:
 
 def test_text_is_remade_byte_for_byte(tmp_path: Path) -> None:
     if sys.version_info[:3] != (3, 11, 7):
-        pytest.skip("the text is that of Python 3.11.7, and differs between versions")
+        pytest.skip("the text comes from Python 3.11.7 and differs in other versions")
     made = tmp_path / "text.txt.xz"
     subprocess.run([sys.executable, str(DATA / "make_text.py"), str(made)], check=True)
     assert made.read_bytes() == (DATA / "text.txt.xz").read_bytes()
@@ -53,7 +53,7 @@ def test_slices_can_be_halved_twice() -> None:
 def test_split_shares_no_slices_and_leaves_gaps() -> None:
     train, test = brain.split(138)
     assert (len(train), len(test)) == (90, 32)
-    assert np.abs(train[:, None] - test).min() == 3  # two slices in between
+    assert np.abs(train[:, None] - test).min() == 3  # at least two slices in between
 
 
 def test_training_damage_depends_on_the_seed_and_test_damage_does_not() -> None:
@@ -69,7 +69,7 @@ def test_slices_are_standardised() -> None:
     np.testing.assert_allclose(test.images.std(axis=(1, 2)), 1, rtol=1e-5)
 
 
-def test_batches_follow_the_seed_and_keep_images_with_their_labels() -> None:
+def test_batches_depend_on_the_seed_and_keep_images_with_their_labels() -> None:
     index = np.arange(4 * 70 * 80).reshape(4, 70, 80)
     slices = brain.Slices(index.astype(np.float32), (index % 251).astype(np.uint8))
     first, again, other = (
@@ -86,7 +86,7 @@ def test_batches_follow_the_seed_and_keep_images_with_their_labels() -> None:
 def test_dice_by_hand() -> None:
     labels = np.array([0, 1, 1, 2, 2, 2])
     predicted = np.array([1, 1, 0, 2, 2, 1])
-    # CSF: 1 shared of 3 found and 2 true. GM: 2 shared of 2 found and 3 true. WM: in neither.
+    # CSF: 1 in both, 3 predicted, 2 true. GM: 2 in both, 2 predicted, 3 true. WM: in neither.
     mean, *scores = brain.dice(predicted, labels).values()
     assert scores == [2 / 5, 4 / 5, 1.0]
     assert mean == pytest.approx(sum(scores) / 3)
@@ -94,7 +94,7 @@ def test_dice_by_hand() -> None:
 
 
 def best_thresholds(images: NDArray[Any], labels: NDArray[Any], bins: int = 64) -> float:
-    """Mean Dice of the best three thresholds there are, found knowing the labels."""
+    """Returns the mean Dice of the best three thresholds, searched with the true labels."""
     edges = np.quantile(images, np.linspace(0, 1, bins + 1)[1:-1])
     counts = np.zeros((4, bins + 1))
     np.add.at(counts, (labels.ravel(), 1 + np.digitize(images, edges).ravel()), 1)
@@ -117,7 +117,7 @@ def test_thresholds_solve_the_template_but_not_the_task() -> None:
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_batches_follow_the_seed_and_test_batches_stay(name: str) -> None:
+def test_batches_depend_on_the_seed_and_test_batches_are_constant(name: str) -> None:
     task = load(name)
     first, again, other = (list(itertools.islice(task.batches(seed), 3)) for seed in (5, 5, 6))
     for batch, same in zip(first, again, strict=True):
@@ -128,9 +128,9 @@ def test_batches_follow_the_seed_and_test_batches_stay(name: str) -> None:
         assert all(map(np.array_equal, batch, same))
 
 
-def test_blocks_for_training_and_testing_lie_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_and_test_blocks_are_separated_by_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     t1, _ = brain.template()
-    # Whatever lies in the test part of the brain, or next to it, is seen in no training block.
+    # No training block contains a voxel of the test part of the brain or of the gaps next to it.
     held_out = slice(brain3d.TEST - brain3d.GAP, brain3d.TEST + 3 * brain3d.DEPTH + brain3d.GAP)
     marked = np.zeros_like(t1)
     marked[held_out] = 1
@@ -142,7 +142,7 @@ def test_blocks_for_training_and_testing_lie_apart(monkeypatch: pytest.MonkeyPat
     assert images.shape == labels.shape == (3 * 1 * 3, 8, 64, 64)
 
 
-def test_digits_are_those_of_scikit_learn() -> None:
+def test_digits_are_the_scikit_learn_digits() -> None:
     images, labels = digits.load()
     assert images.shape == (1797, 8, 8)
     assert (images.min(), images.max()) == (0, 1)
@@ -167,7 +167,7 @@ def test_text_predicts_the_next_character() -> None:
     assert read.max() < text.load().characters
 
 
-def test_text_learns_nothing_of_its_test_part() -> None:
+def test_training_text_does_not_contain_the_test_text() -> None:
     learnt = text.load().training.astype(np.uint8).tobytes()
     tested = text.load().test.astype(np.uint8).tobytes()
     paragraphs = [tested[i : i + 100] for i in range(0, len(tested) - 100, 100)]
@@ -180,6 +180,6 @@ def test_nats_by_hand() -> None:
     assert text.nats(logits, np.array([[1, 2]]))["nats"] == pytest.approx(expected)
 
 
-def test_places_of_two_weights_by_hand() -> None:
+def test_position_of_two_weights_by_hand() -> None:
     found = toy.where(np.array([[-4.0, 3.0]], np.float32), np.ones((1, 1), np.float32))
     assert found == {"distance": 5.0, "sharpness": 50.0, "loss": 169.0, "w1": -4.0, "w2": 3.0}

@@ -1,12 +1,12 @@
 """Train models with several optimizers and compare the results: ``novograd compare``.
 
-* ``task``: what is trained; ``tasks``: those that are built in; ``load``: finds one by its name.
-* ``optimizers``: what is compared; ``plan``: which runs that takes.
+* ``task``: describes a task; ``tasks``: the built-in tasks; ``load``: finds a task by its name.
+* ``optimizers``: the optimizers to compare; ``plan``: the list of runs.
 * ``tensorflow``, ``torch``, ``jax``: a training step in that framework; ``keras``: the networks.
-* ``training``: one training run, whatever the framework; ``worker``: one run as a process.
-* ``runner``: all runs, in parallel, kept in ``results.json``.
-* ``analysis``: what the results say, in numbers; ``sentences``: in words; ``tables``: in tables.
-* ``display``: shows in a terminal how it goes; ``report``: the page.
+* ``training``: one run in any framework; ``worker``: a process that does one run.
+* ``runner``: all runs in parallel, with results in ``results.json``.
+* ``analysis``: the results as numbers; ``sentences``: in words; ``tables``: in tables.
+* ``display``: shows the progress in a terminal; ``report``: writes the page.
 """
 
 from novograd.compare.task import Segmentation, Task

@@ -1,4 +1,4 @@
-"""Training of a Keras model in JAX by optax and ``novograd.jax``, in a compiled step."""
+"""Trains a Keras model in JAX with optax and ``novograd.jax``, in a compiled step."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,18 +25,18 @@ _KINDS: dict[str, Callable[..., Any]] = {
 
 
 def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
-    """Builds a model and an optimizer of it.
+    """Builds a model and its optimizer.
 
     Args:
-        task: Builds the model.
-        optimizer: Which optimizer.
-        seed: Seeds the initial weights.
+        task: The task, which builds the model.
+        optimizer: The optimizer and its settings.
+        seed: Seed of the initial weights.
 
     Returns:
-        What ``novograd.compare.training.train`` needs.
+        The trainer for ``novograd.compare.training.train``.
     """
     model = build(task, seed)
-    # Each has its own name last, by which NovoGrad knows the rows of an embedding.
+    # The last key is the variable's own name: NovoGrad finds the rows of an embedding by it.
     weights = {v.path: {v.name: v.value} for v in model.trainable_variables}
     others = [v.value for v in model.non_trainable_variables]
     weight_bytes = _bytes(weights)
@@ -51,13 +51,13 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
     state = transformation(0.0).init(weights)
 
     def compute(weights: Any, others: Any, inputs: Any, targets: Any, training: bool) -> Any:
-        # JAX sorts a dictionary.
+        # JAX sorts dictionaries; the model needs the order of its variables.
         values = [weights[v.path][v.name] for v in model.trainable_variables]
         outputs, others = model.stateless_call(values, others, inputs, training=training)
         return task.loss(outputs, targets), (outputs, others)
 
     def updated(weights: Any, state: Any, rate: Any, gradients: Any) -> Any:
-        # Built anew around each step's rate, which is no part of the state.
+        # Built again in each step, because the learning rate is not part of the state.
         changes, state = transformation(rate).update(gradients, state, weights)
         return optax.apply_updates(weights, changes), state
 

@@ -1,4 +1,4 @@
-"""Finds a task by what the command line calls it."""
+"""Finds a task by its name on the command line."""
 
 import importlib
 import importlib.util
@@ -14,16 +14,16 @@ def load(name: str) -> Task:
     """Loads a task.
 
     Args:
-        name: One that is built in, a Python file, or a module; a file or module defines ``task``,
-            or another name given after a colon: ``my_task.py:other``.
+        name: A built-in task, a Python file, or a module. The file or module defines ``task``, or
+            the name given after a colon: ``my_task.py:other``.
 
     Returns:
         The task.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        TypeError: If what it defines is no ``Task``.
-        Exception: Whatever the file or module raises.
+        FileNotFoundError: If the file does not exist.
+        TypeError: If the defined object is not a ``Task``.
+        Exception: Any exception that the file or module raises.
 
     Example:
         >>> load("brain").title
@@ -42,7 +42,7 @@ def load(name: str) -> Task:
 
 
 def parts(name: str) -> tuple[str, str]:
-    """Splits the name of a user's task into the file or module and the name it defines.
+    """Splits the name of a user's task into a file or module and the name of its variable.
 
     Example:
         >>> parts("my_task.py"), parts("package.module:other")
@@ -53,7 +53,7 @@ def parts(name: str) -> tuple[str, str]:
 
 
 def is_file(place: str) -> bool:
-    """Tells a file from a module."""
+    """Returns whether a place is a file and not a module."""
     return place.endswith(".py")
 
 

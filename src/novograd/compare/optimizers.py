@@ -9,16 +9,17 @@ from novograd.layers import Rows
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimizer with everything but its learning rate.
+    """An optimizer with all its settings except the learning rate.
 
     Attributes:
         title: Its name in tables.
         kind: The algorithm: ``"novograd"``, ``"adamw"``, ``"adam"`` or ``"sgd"``.
-        settings: Its settings, by names that every framework translates into its own.
+        settings: Its settings, by common names that each framework's module translates.
         middle: The middle of the search for its learning rate.
-        colour: Of its curves; those of Okabe and Ito, which the colour-blind can tell apart.
-        defaults: The learning rate that the class used in a framework has by default, where it has.
-        layers: What NovoGrad takes for a layer, where it is not the whole tensor.
+        colour: Colour of its curves, from the palette of Okabe and Ito, which colour-blind people
+            can distinguish.
+        defaults: By framework, the default learning rate of the class used there, if it has one.
+        layers: NovoGrad's layers; None if a layer is a whole tensor.
     """
 
     title: str
@@ -31,7 +32,7 @@ class Optimizer:
 
 
 _NOVOGRAD = {"beta1": 0.95, "beta2": 0.98, "weight_decay": 1e-3}
-_RECIPE = {"beta1": 0.9, "beta2": 0.98}  # that of docs/layers.md
+_RECIPE = {"beta1": 0.9, "beta2": 0.98}  # the recipe of docs/layers.md
 _ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -61,11 +62,11 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 
 def grid(middle: float, points: int) -> list[float]:
-    """Returns learning rates around one, about a factor of 3 apart: 1 and 3 times powers of ten.
+    """Returns learning rates about a factor of 3 apart: 1 and 3 times powers of ten.
 
     Args:
-        middle: 1 or 3 times a power of ten, if the result is to be of this kind.
-        points: How many; odd.
+        middle: The middle of the result: 1 or 3 times a power of ten, or it is moved to one.
+        points: Number of learning rates; odd.
 
     Example:
         >>> grid(0.01, 5)

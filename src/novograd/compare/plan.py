@@ -1,8 +1,8 @@
-"""What a comparison runs: a search for each optimizer's learning rate, then seeds around the best.
+"""The runs of a comparison: a search for each optimizer's learning rate, then more seeds.
 
-1. One seed with every learning rate of the grid.
-2. The other seeds at the best of these, at its neighbours in the grid, and at the default rate of
-   the optimizer's class (with ``quick``, at the best alone).
+1. One seed at every learning rate of the grid.
+2. The other seeds at the best of these rates, at its neighbours in the grid, and at the default
+   rate of the optimizer's class (with ``quick``, only at the best rate).
 
 Every optimizer gets the same number of rates and seeds.
 """
@@ -18,14 +18,14 @@ POINTS, QUICK_POINTS = 7, 3  # learning rates of the search
 
 @dataclass(frozen=True)
 class Settings:
-    """What defines a comparison, its task excepted.
+    """The settings of a comparison.
 
     Attributes:
-        task: What the command line calls it.
+        task: The name of the task on the command line.
         framework: One of ``novograd.compare.runner.FRAMEWORKS``.
-        learning_rates: The grid of each optimizer, ascending.
+        learning_rates: The grid of each optimizer, in ascending order.
         seeds: Number of runs at the best rates; the seeds are 0, 1, and so on.
-        steps: Training steps of a run.
+        steps: Number of training steps of a run.
         schedule: One of ``novograd.compare.training.SCHEDULES``.
         quick: Whether only the best rate gets the other seeds.
     """
@@ -41,16 +41,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run.
+    """One run.
 
     Attributes:
-        task: What the command line calls it.
-        framework: The module of ``novograd.compare`` that does it.
+        task: The name of the task on the command line.
+        framework: The module of ``novograd.compare`` that trains.
         optimizer: One of ``novograd.compare.optimizers.OPTIMIZERS``.
         learning_rate: The highest learning rate of the schedule.
-        seed: Seeds everything random in the run.
+        seed: Seed of everything random in the run.
         steps: Number of training steps.
-        schedule: The course of the learning rate.
+        schedule: Name of the schedule of the learning rate.
     """
 
     task: str
@@ -69,9 +69,9 @@ def learning_rates(
 
     Args:
         optimizer: One of ``OPTIMIZERS``.
-        framework: Whose default learning rate is to be in it, unless ``quick``.
-        middle: The middle of the grid, if it is not the usual one.
-        quick: For a grid of three.
+        framework: The grid contains the default learning rate of this framework, unless ``quick``.
+        middle: The middle of the grid; None for the optimizer's usual middle.
+        quick: Whether the grid has only three rates.
 
     Example:
         >>> learning_rates("adamw", "torch", quick=True)
@@ -86,7 +86,7 @@ def learning_rates(
 
 
 def search(settings: Settings) -> list[Run]:
-    """Lists the runs of the search, from the middle of each grid outwards."""
+    """Lists the runs of the search, starting in the middle of each grid."""
     grids = settings.learning_rates
     longest = max(map(len, grids.values()))
     inside_out = sorted(range(longest), key=lambda i: abs(i - longest // 2))
@@ -101,15 +101,17 @@ def search(settings: Settings) -> list[Run]:
 def repeats(
     settings: Settings, searched: Sequence[Mapping[str, Any]], higher_is_better: bool
 ) -> list[Run]:
-    """Lists the runs with other seeds, seed by seed, so that an early end leaves a fair part.
+    """Lists the runs with the other seeds.
+
+    The runs are ordered by seed, so that the results stay fair if the comparison is interrupted.
 
     Args:
-        settings: Of the comparison.
-        searched: The rows of the search, see ``novograd.compare.runner``.
-        higher_is_better: Whether the metric is to be high.
+        settings: The settings of the comparison.
+        searched: The results of the search, see ``novograd.compare.runner``.
+        higher_is_better: Whether a higher metric is better.
     """
     rates = {
-        name: _around(name, settings, searched, higher_is_better)
+        name: _rates_to_repeat(name, settings, searched, higher_is_better)
         for name in settings.learning_rates
     }
     return [
@@ -120,7 +122,7 @@ def repeats(
     ]
 
 
-def _around(
+def _rates_to_repeat(
     name: str, settings: Settings, searched: Sequence[Mapping[str, Any]], higher_is_better: bool
 ) -> list[float]:
     """Returns the best learning rate of an optimizer, its neighbours, and the default."""
@@ -142,7 +144,7 @@ def _around(
 
 
 def first_metric(row: Mapping[str, Any]) -> float:
-    """Returns the number that optimizers are compared by."""
+    """Returns the metric that optimizers are compared by."""
     return next(iter(row["metrics"].values()))
 
 

@@ -1,4 +1,4 @@
-"""What a comparison trains: a task, built in or the user's own."""
+"""The class of tasks that a comparison trains, built in or the user's own."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 Arrays = Any  # an array, or a tuple of arrays
-Batch = tuple[Arrays, Arrays]  # what goes into the model, and what the loss compares it with
+Batch = tuple[Arrays, Arrays]  # inputs of the model, and targets
 
 
 class Segmentation(NamedTuple):
-    """Pictures of labels beside the truth.
+    """Images with their true labels and the predicted labels.
 
     Attributes:
-        images: What was labelled, any real dtype, shape ``(pictures, height, width)``.
+        images: The images, any real dtype, shape ``(pictures, height, width)``.
         truth: The true labels, uint8, same shape; 0 is background.
-        predicted: The labels found, uint8, same shape.
-        classes: Names of the labels 1, 2, and so on, if they have any.
+        predicted: The predicted labels, uint8, same shape.
+        classes: Names of the labels 1, 2, and so on; may be empty.
     """
 
     images: NDArray[Any]
@@ -28,30 +28,30 @@ class Segmentation(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A model, its data, and how it is judged: what ``novograd compare`` trains.
+    """A task for ``novograd compare``: a model, its data, its loss and its metric.
 
-    A file of your own makes one and calls it ``task``; ``novograd compare my_task.py`` compares
-    optimizers on it. The model is a ``torch.nn.Module`` or a Keras model.
+    Define a variable ``task`` of this class in your own file; ``novograd compare my_task.py`` then
+    compares optimizers on the task. The model is a ``torch.nn.Module`` or a Keras model.
 
     Attributes:
         model: Builds the model from a seed: the same seed must give the same weights.
-        batches: Gives training batches from a seed, without end: pairs of NumPy arrays (or of
-            tuples of them), what goes into the model and what the loss compares its output with.
-        test: Gives the batches that the model is judged by, the same in each call.
+        batches: Yields training batches without end, from a seed. A batch is a pair: the inputs of
+            the model, and the targets. Each is a NumPy array or a tuple of NumPy arrays.
+        test: Returns the test batches, the same ones in each call.
         loss: Takes the model's output and the targets, tensors of the framework, and returns the
             mean loss, a scalar tensor.
         metric: Takes outputs and targets of all test batches, NumPy arrays joined along axis 0, and
-            returns numbers by name. The first is the one that optimizers are compared by.
-        title: A line that says what is learnt.
-        about: Sentences on what the task can tell, and what it cannot.
-        higher_is_better: Whether the first metric is to be high.
-        margin: Differences of the first metric up to this are of no practical use; it defines the
-            range of learning rates that are "as good as the best".
-        steps: Training steps of a run, unless the command line says otherwise.
-        learning_rates: The middle of the search for some optimizers, by their names on the command
-            line, where the usual one does not suit.
-        segmentation: For models that label pixels: from inputs, outputs and targets of the test
-            batches, the pictures that the report shows.
+            returns numbers by name. The first number compares the optimizers.
+        title: One line that names the task.
+        about: Sentences about what results on this task can and cannot show.
+        higher_is_better: Whether a higher first metric is better.
+        margin: The largest difference of the first metric that does not matter in practice. It
+            defines the range of learning rates that are "as good as the best".
+        steps: Training steps of a run; an option of the command line can change it.
+        learning_rates: The middle of the search by optimizer, where the usual middle is not
+            suitable. The keys are the names on the command line.
+        segmentation: For models that label pixels. Takes inputs, outputs and targets of the test
+            batches, and returns the pictures for the report.
 
     Example:
         >>> import numpy as np

@@ -1,8 +1,8 @@
-"""Training of a Keras model in TensorFlow, in a ``tf.function``.
+"""Trains a Keras model in TensorFlow, in a ``tf.function``.
 
-NovoGrad is the documented ``novograd.tensorflow.NovoGrad``; the others are TensorFlow's own of its
-kind, and AdamW, which has none there, is Keras's. Each updates the real variables by its own
-``apply_gradients``.
+NovoGrad is the documented ``novograd.tensorflow.NovoGrad``. Adam and SGD are TensorFlow's own
+optimizers of the same kind (``tf.compat.v1.train``). TensorFlow has no AdamW of this kind, so AdamW
+is the Keras class. Each optimizer updates the real variables with its own ``apply_gradients``.
 """
 
 from typing import Any
@@ -31,17 +31,17 @@ _KINDS: dict[str, Any] = {
 
 
 def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
-    """Builds a model and an optimizer of it.
+    """Builds a model and its optimizer.
 
     Args:
-        task: Builds the model.
-        optimizer: Which optimizer.
-        seed: Seeds the initial weights.
+        task: The task, which builds the model.
+        optimizer: The optimizer and its settings.
+        seed: Seed of the initial weights.
 
     Returns:
-        What ``novograd.compare.training.train`` needs.
+        The trainer for ``novograd.compare.training.train``.
     """
-    tf.config.set_visible_devices([], "GPU")  # the same job everywhere, and two fit one machine
+    tf.config.set_visible_devices([], "GPU")  # same work everywhere, and room for two runs
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     model = build(task, seed)
@@ -57,7 +57,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
     by_keras = optimizer.kind == "adamw"
     update = _KINDS[optimizer.kind]((lambda: rate) if by_keras else rate, **settings)
     if by_keras:
-        update.build(variables)  # here, since variables cannot be made in a graph
+        update.build(variables)  # a graph cannot create variables
 
     def apply(gradients: list[Any]) -> None:
         updated = variables if by_keras else weights

@@ -1,4 +1,4 @@
-"""Training in PyTorch: a ``torch.nn.Module``, or a Keras model, and the optimizers of it."""
+"""Trains a ``torch.nn.Module`` or a Keras model in PyTorch."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -18,35 +18,35 @@ from novograd.layers import Rows, row_axis
 from novograd.torch import NovoGrad
 
 Named = list[tuple[str, Tensor]]
-# From named parameters, and whether they are those of a Keras model, to an optimizer and its
-# arguments but the learning rate.
+# Arguments: the named parameters, and whether they belong to a Keras model. Returns the optimizer
+# and its arguments except the learning rate.
 Build = Callable[[Named, bool], tuple[torch.optim.Optimizer, dict[str, Any]]]
 
 
 def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
-    """Builds a model and an optimizer of it.
+    """Builds a model and its optimizer.
 
     Args:
-        task: Builds the model.
-        optimizer: Which optimizer.
-        seed: Seeds the initial weights.
+        task: The task, which builds the model.
+        optimizer: The optimizer and its settings.
+        seed: Seed of the initial weights.
 
     Returns:
-        What ``novograd.compare.training.train`` needs.
+        The trainer for ``novograd.compare.training.train``.
     """
     return trainer_of(task, partial(_optimizer, optimizer), seed)
 
 
 def trainer_of(task: Task, build: Build, seed: int) -> Trainer:
-    """Builds a model and any optimizer of it.
+    """Builds a model and any optimizer.
 
     Args:
-        task: Builds the model.
+        task: The task, which builds the model.
         build: Builds the optimizer.
-        seed: Seeds the initial weights.
+        seed: Seed of the initial weights.
 
     Returns:
-        What ``novograd.compare.training.train`` needs.
+        The trainer for ``novograd.compare.training.train``.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -102,7 +102,7 @@ def trainer_of(task: Task, build: Build, seed: int) -> Trainer:
 
 
 def _keras_rows(name: str, param: Tensor, rows: Rows) -> Rows:
-    """Returns the rows of a weight in the layout of Keras."""
+    """Returns the ``Rows`` for a weight in the layout of Keras."""
     return replace(rows, axes=row_axis(name.split("/")[-1])) if param.ndim else rows
 
 

@@ -1,4 +1,4 @@
-"""One training run, whatever the framework: the course of the learning rate, and the loop."""
+"""One run in any framework: the schedules of the learning rate, and the training loop."""
 
 import itertools
 import math
@@ -14,24 +14,23 @@ from numpy.typing import NDArray
 from novograd.compare.task import Arrays, Segmentation, Task
 
 WARMUP = 10  # steps
-EVALUATIONS = 10  # times the test batches are looked at in a run, the end included
-UPDATES = 20  # how often the optimizer's own time is taken
+EVALUATIONS = 10  # evaluations on the test batches in a run, including one at the end
+UPDATES = 20  # number of timed updates of the optimizer
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """A model and an optimizer of it in some framework, on the CPU with one thread.
+    """A model and its optimizer in some framework, on the CPU with one thread.
 
     Attributes:
         step: Takes a learning rate, inputs and targets, updates the weights, and returns the loss
-            before.
+            before the update.
         predict: Takes inputs and targets and returns their loss and the outputs.
-        update: Updates the weights once more with some gradients and a learning rate of 0, so that
-            the optimizer's own time can be taken.
-        state_bytes: Measures what the optimizer stores, after at least one step.
+        update: Runs the optimizer alone, with any gradients and a learning rate of 0, to time it.
+        state_bytes: Returns the size of the optimizer's state; call it after at least one step.
         weight_bytes: The size of the weights.
-        settings: The arguments of the optimizer, the learning rate excepted.
-        versions: The versions of the packages at work.
+        settings: The arguments of the optimizer, except the learning rate.
+        versions: The versions of the packages used.
     """
 
     step: Callable[[float, Arrays, Arrays], float]
@@ -48,8 +47,8 @@ def cosine(part: float) -> float:
     return (1 + math.cos(math.pi * part)) / 2
 
 
-# What the learning rate is multiplied by, of the part of the run that is over; poly is that of the
-# published recipes of NovoGrad.
+# Factor of the learning rate, from the part of the run that is done, 0 to 1. The published recipes
+# of NovoGrad use poly.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda _: 1.0,
     "cosine": cosine,
@@ -58,16 +57,16 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def schedule(name: str, step: int, steps: int, peak: float) -> float:
-    """Learning rate of a step: a linear rise over 10 steps, then one of ``SCHEDULES``.
+    """Returns the learning rate of a step: a linear rise over 10 steps, then the schedule.
 
     Args:
         name: One of ``SCHEDULES``.
-        step: The step, from 1.
+        step: The step, counted from 1.
         steps: Number of steps of the run.
         peak: The highest learning rate.
 
     Returns:
-        The learning rate; all but the constant would reach 0 in the step after the last.
+        The learning rate. All schedules except constant would reach 0 one step after the last.
     """
     if step <= WARMUP:
         return peak * step / WARMUP
@@ -77,28 +76,28 @@ def schedule(name: str, step: int, steps: int, peak: float) -> float:
 def train(
     task: Task, trainer: Trainer, learning_rates: Iterator[float], seed: int, steps: int
 ) -> Iterator[dict[str, Any]]:
-    """Trains on a task and tells how it goes.
+    """Trains on a task and yields events.
 
     Args:
-        task: What to train on.
-        trainer: What to train.
-        learning_rates: Of each step.
-        seed: Seeds the batches.
+        task: The task.
+        trainer: The model and its optimizer.
+        learning_rates: The learning rate of each step.
+        seed: Seed of the batches.
         steps: Number of steps, at least 1.
 
     Yields:
         ``{"event": "step", "step", "loss"}`` after each step, steps counted from 1;
         ``{"event": "evaluation", "step", "test_loss", "metrics"}`` ten times (or after each step of
-        a shorter run), the last step included;
-        and last ``{"event": "result", "status", ...}``: the status is ``"finished"``, with what was
-        measured, or ``"diverged"``, with ``"diverged_at"``, the step whose loss was not finite.
+        a shorter run), including the last step;
+        finally ``{"event": "result", "status", ...}``: the status is ``"finished"``, with the
+        measurements, or ``"diverged"``, with ``"diverged_at"``, the step whose loss was not finite.
 
     Raises:
         ValueError: If there are fewer batches than steps, or no test batch.
     """
     test = list(task.test())
     if not test:
-        raise ValueError("task.test() gave no batch; at least one is needed")
+        raise ValueError("task.test() must return at least one batch, got none")
     milestones = {round(steps * part / EVALUATIONS) for part in range(1, EVALUATIONS + 1)}
     seconds, found, step = [], {}, 0
     batches = itertools.islice(zip(learning_rates, task.batches(seed), strict=False), steps)
@@ -115,7 +114,7 @@ def train(
         if step in milestones:
             yield {"event": "evaluation", "step": step, **found}
     if step < steps:
-        raise ValueError(f"task.batches({seed}) ended after {step} batches; {steps} are needed")
+        raise ValueError(f"task.batches({seed}) must yield {steps} batches or more, got {step}")
     yield {
         "event": "result",
         "status": "finished",
@@ -130,10 +129,10 @@ def train(
 
 
 def evaluate(task: Task, trainer: Trainer, test: list[Any]) -> dict[str, Any]:
-    """Judges a model by test batches.
+    """Evaluates a model on the test batches.
 
     Returns:
-        ``"test_loss"``, the mean over the examples, and ``"metrics"``.
+        ``"test_loss"``, the mean over the test examples, and ``"metrics"``.
     """
     losses, outputs = zip(*(trainer.predict(*batch) for batch in test), strict=True)
     sizes = [len(output) for output in outputs]
@@ -145,10 +144,10 @@ def evaluate(task: Task, trainer: Trainer, test: list[Any]) -> dict[str, Any]:
 
 
 def segmentation(task: Task, trainer: Trainer) -> Segmentation | None:
-    """Returns the pictures of a task's test batches, if the task has any.
+    """Returns the pictures of a task's test batches; None if the task makes none.
 
     Raises:
-        ValueError: If they are not what ``Segmentation`` says.
+        ValueError: If the arrays do not have the shapes that ``Segmentation`` requires.
     """
     if task.segmentation is None:
         return None
@@ -159,8 +158,8 @@ def segmentation(task: Task, trainer: Trainer) -> Segmentation | None:
     shapes = [np.shape(array) for array in found[:3]]
     if len({*shapes}) > 1 or len(shapes[0]) != 3:
         raise ValueError(
-            "task.segmentation must return images, truth and predicted of one shape (pictures, "
-            f"height, width); got {', '.join(map(str, shapes))}"
+            "task.segmentation must return images, truth and predicted of the same shape "
+            f"(pictures, height, width); got {', '.join(map(str, shapes))}"
         )
     return found
 

@@ -1,1 +1,1 @@
-"""What the built-in tasks need of Keras, with any backend: networks and losses."""
+"""Networks and losses of the built-in tasks, in Keras with any Keras backend."""

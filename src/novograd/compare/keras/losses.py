@@ -1,31 +1,31 @@
-"""The losses of the built-in tasks, on tensors of any backend of Keras."""
+"""The losses of the built-in tasks, for tensors of any Keras backend."""
 
 from typing import Any
 
 import keras
 
-ops: Any = keras.ops  # Any: what Keras declares of types is too narrow
+ops: Any = keras.ops  # Any: Keras's type annotations are too narrow
 
 
 def cross_entropy(logits: Any, labels: Any) -> Any:
-    """Cross-entropy.
+    """Returns the mean cross-entropy.
 
     Args:
         logits: Shape ``(..., classes)``.
         labels: Numbers of the true classes, shape ``(...)``.
 
     Returns:
-        The mean, a scalar, in nats.
+        The mean in nats, a scalar.
     """
     return ops.mean(ops.sparse_categorical_crossentropy(labels, logits, from_logits=True))
 
 
 def segmentation_loss(logits: Any, labels: Any) -> Any:
-    """Cross-entropy plus one minus the soft Dice of all classes but the background.
+    """Returns cross-entropy plus one minus the soft Dice of all classes except the background.
 
     Args:
         logits: Shape ``(batch, *sides, classes)``.
-        labels: uint8, shape ``(batch, *sides)``, 0 being the background.
+        labels: uint8, shape ``(batch, *sides)``; 0 is the background.
 
     Returns:
         The mean over the batch, a scalar.
@@ -40,13 +40,13 @@ def segmentation_loss(logits: Any, labels: Any) -> Any:
 
 
 def product_loss(weights: Any, targets: Any) -> Any:
-    """How far the product of two weights is from what it should be.
+    """Returns the squared error of the product of two weights.
 
     Args:
         weights: Shape ``(batch, 2)``.
         targets: Shape ``(batch, 1)``.
 
     Returns:
-        The mean square of the difference, a scalar.
+        The mean squared error, a scalar.
     """
     return ops.mean(ops.square(weights[:, 0] * weights[:, 1] - targets[:, 0]))

@@ -1,4 +1,4 @@
-"""Keras models of tasks, for the frameworks that train them."""
+"""Builds the Keras models of tasks."""
 
 from typing import Any
 
@@ -10,6 +10,6 @@ VERSIONS = {"keras": keras.__version__}
 
 
 def build(task: Task, seed: int) -> Any:
-    """Builds a task's model with everything random seeded: its weights, and its dropout."""
+    """Builds a task's model with seeded weights and dropout."""
     keras.utils.set_random_seed(seed)
     return task.model(seed)

@@ -1,7 +1,7 @@
-"""The networks of the built-in tasks, in Keras with any backend.
+"""The networks of the built-in tasks, in Keras with any Keras backend.
 
-Initial weights are drawn by NumPy: Keras's own code draws other numbers with each backend, and
-under JAX it takes ten seconds to compile.
+NumPy draws the initial weights: Keras's own code draws different numbers with each backend, and
+takes ten seconds to compile under JAX.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-layers: Any = keras.layers  # Any: what Keras declares of types is too narrow
+layers: Any = keras.layers  # Any: Keras's type annotations are too narrow
 ops: Any = keras.ops
 Draw = Callable[[tuple[int, ...], str], Any]
 
@@ -22,14 +22,14 @@ def unet(
     """Builds a U-Net: per level two convolutions of width 3, each with instance norm and ReLU.
 
     Args:
-        seed: Seeds the initial weights.
-        classes: Number of classes, the background included.
-        dimensions: Of the image, 2 or 3.
+        seed: Seed of the initial weights.
+        classes: Number of classes, including the background.
+        dimensions: Number of dimensions of the image, 2 or 3.
         widths: Channels per level; the image is halved between levels.
 
     Returns:
-        A Keras model from images ``(batch, *sides)`` to logits ``(batch, *sides, classes)``, the
-        sides being multiples of ``2 ** (len(widths) - 1)``.
+        A Keras model from images ``(batch, *sides)`` to logits ``(batch, *sides, classes)``. The
+        sides must be multiples of ``2 ** (len(widths) - 1)``.
     """
     kernel = {"kernel_initializer": glorot(seed)}
     convolution, transposed, pooling = {
@@ -39,7 +39,7 @@ def unet(
 
     def block(x: Any, width: int) -> Any:
         for _ in range(2):
-            # No bias: the norm that follows would remove it.
+            # No bias: the next norm would remove it.
             x = convolution(width, 3, padding="same", use_bias=False, **kernel)(x)
             x = layers.ReLU()(layers.GroupNormalization(groups=-1)(x))
         return x
@@ -61,9 +61,10 @@ def convolutional(seed: int, side: int, widths: tuple[int, ...], classes: int) -
     """Builds a classifier of grey images: convolutions that halve the image, two dense layers.
 
     Args:
-        seed: Seeds the initial weights.
+        seed: Seed of the initial weights.
         side: Height and width of the images, a multiple of ``2 ** (len(widths) - 1)``.
-        widths: Channels of the convolutions, and last the width of the hidden dense layer.
+        widths: Channels of the convolutions; the last number is the width of the hidden dense
+            layer.
         classes: Number of classes.
 
     Returns:
@@ -80,15 +81,16 @@ def convolutional(seed: int, side: int, widths: tuple[int, ...], classes: int) -
 
 
 def transformer(seed: int, characters: int, context: int) -> Any:
-    """Builds a transformer that predicts the next character, normalised before each part.
+    """Builds a transformer that predicts the next character.
 
-    It has two blocks of width 64 with 4 heads. Queries, keys and values come from one dense layer.
-    Matrices and embeddings are drawn with a standard deviation of 0.02, as in GPT-2.
+    The transformer has two blocks of width 64 with 4 heads, with layer norm before each attention
+    and each dense part. One dense layer computes queries, keys and values. Matrices and embeddings
+    are drawn with a standard deviation of 0.02, as in GPT-2.
 
     Args:
-        seed: Seeds the initial weights.
-        characters: How many there are.
-        context: Length of what it reads.
+        seed: Seed of the initial weights.
+        characters: Number of different characters.
+        context: Number of characters that the model reads.
 
     Returns:
         A Keras model from numbers ``(batch, context)`` to logits ``(batch, context, characters)``.
@@ -108,7 +110,7 @@ def transformer(seed: int, characters: int, context: int) -> Any:
     numbers = keras.Input((context,), dtype="int32")
     x: Any = layers.Embedding(characters, width, embeddings_initializer=draw)(numbers)
     places = layers.Embedding(context, width, embeddings_initializer=draw)
-    x = x + places(ops.zeros_like(numbers) + ops.arange(context))  # of a constant it were constant
+    x = x + places(ops.zeros_like(numbers) + ops.arange(context))  # not a constant: it must train
     for _ in range(depth):
         x = x + attention(layers.LayerNormalization()(x))
         x = x + dense(dense(layers.LayerNormalization()(x), 4 * width, "relu"), width)
@@ -116,15 +118,15 @@ def transformer(seed: int, characters: int, context: int) -> Any:
 
 
 class Factors(layers.Layer):
-    """Two weights, each a layer of its own, returned for each row of the input.
+    """Returns two weights, each a separate parameter, for each row of the input.
 
     Args:
-        first: The first weight at the start.
-        second: The second.
+        first: The initial value of the first weight.
+        second: The initial value of the second weight.
     """
 
     def __init__(self, first: float, second: float) -> None:
-        """Makes the weights."""
+        """Creates the weights."""
         super().__init__()
         constant = keras.initializers.Constant
         self.first = self.add_weight(shape=(), initializer=constant(first), name="first")
@@ -137,13 +139,13 @@ class Factors(layers.Layer):
 
 
 def factors(first: float, second: float) -> Any:
-    """Builds the model of two weights: from ``(batch, 1)``, of which only the length is used."""
+    """Builds the model of two weights; of its input ``(batch, 1)`` it uses only the length."""
     x = keras.Input((1,))
     return keras.Model(x, Factors(first, second)(x))
 
 
 def glorot(seed: int) -> Draw:
-    """Draws Keras's default, Glorot's uniform distribution."""
+    """Returns a function that draws from Glorot's uniform distribution, Keras's default."""
     random = np.random.default_rng(seed)
 
     def draw(shape: tuple[int, ...], dtype: str) -> Any:
@@ -154,6 +156,6 @@ def glorot(seed: int) -> Draw:
 
 
 def normal(seed: int, deviation: float) -> Draw:
-    """Draws a normal distribution around 0."""
+    """Returns a function that draws from a normal distribution with mean 0."""
     random = np.random.default_rng(seed)
     return lambda shape, dtype: ops.convert_to_tensor(random.normal(0, deviation, shape), dtype)

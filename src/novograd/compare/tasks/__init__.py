@@ -1,6 +1,6 @@
-"""The tasks that are built in, a module each: data and metric need NumPy only."""
+"""The built-in tasks, one module each; their data and metrics need only NumPy."""
 
-# The modules, each with a TASK, and the packages that carry their data if this one does not.
+# The modules, each with a TASK, and the other packages that contain their data.
 BUILT_IN = {
     "brain": (),
     "brain3d": (),

@@ -1,12 +1,12 @@
 """The task: label the tissue of every pixel in slices of a real brain MRI with damaged intensities.
 
-The data is one half of the MNI152 T1 template at 1 mm (``data/make_brain.py``). On the template
-itself two thresholds do nearly as well as a network, so each slice is damaged as scanners do it:
+The data is one half of the MNI152 T1 template at 1 mm (``data/make_brain.py``). On the undamaged
+template two thresholds are nearly as good as a network. So each slice is damaged as a scanner does:
 a smooth bias field, an unknown contrast (gamma), Rician noise, and an arbitrary scale.
 
-Training and test slices come from different slabs along the body axis. They are never split left
-against right, because the template is mirror-symmetric. It is one averaged brain: results compare
-optimizers and say nothing about patients.
+Training and test slices come from different slabs along the body axis. A split into left and right
+would be wrong, because the template is mirror-symmetric. The template is one averaged brain:
+results compare optimizers and say nothing about patients.
 """
 
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ from novograd.compare.task import Segmentation, Task
 
 CLASSES = ("CSF", "GM", "WM")  # labels 1, 2, 3; 0 is background
 
-SLAB, EVERY, MARGIN = 12, 3, 2  # slices per slab, one test slab in so many, slices dropped at ends
+SLAB, EVERY, MARGIN = 12, 3, 2  # slices per slab, slabs per test slab, slices dropped at each end
 BIAS, GAMMA, NOISE = 0.3, 0.4, 0.06  # see corrupt()
-TEST_SEED = 152  # the test slices are damaged once and for all
+TEST_SEED = 152  # the test slices are the same for every seed
 BATCH, SIDE = 8, 64  # crops, and their height and width
 
 
@@ -40,10 +40,10 @@ class Slices(NamedTuple):
 
 
 def split(depth: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Says which slices are for training and which for testing.
+    """Splits the slices into training and test slices.
 
-    Slabs of 12 neighbouring slices; every third slab is for testing, less 2 slices at either end,
-    which are not used at all: neighbouring slices are nearly equal.
+    A slab is 12 neighbouring slices, and every third slab is for testing. The 2 slices at each end
+    of a test slab are not used, because neighbouring slices are nearly equal.
 
     Args:
         depth: Number of slices.
@@ -61,13 +61,13 @@ def split(depth: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 def corrupt(t1: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.float32]:
     """Damages each slice in its own way, then scales it to mean 0 and variance 1.
 
-    The bias field is the exponential of a random quadratic with coefficients in ±0.3 over
-    coordinates in ±1; gamma is the exponential of a number in ±0.4; the noise is Rician, 0.06 of
+    The bias field is the exponential of a random quadratic with coefficients in ±0.3, over
+    coordinates in ±1. Gamma is the exponential of a number in ±0.4. The noise is Rician, 0.06 of
     the full intensity.
 
     Args:
         t1: Clean intensities, shape ``(slices, height, width)``.
-        random: Where the damage is drawn from.
+        random: The generator for the damage.
 
     Returns:
         The damaged slices, same shape.
@@ -88,7 +88,7 @@ def scanned(
     gamma: NDArray[np.float32] | np.float64,
     random: np.random.Generator,
 ) -> NDArray[Any]:
-    """Returns what a scanner makes of clean intensities: biased, of another contrast, noisy."""
+    """Simulates a scan of clean intensities, with bias field, gamma and noise."""
     signal = np.exp(log_bias) * (t1.astype(np.float32) / 255) ** gamma
     noise = NOISE * random.standard_normal((2, *t1.shape), dtype=np.float32)
     return np.hypot(signal + noise[0], noise[1])
@@ -107,10 +107,10 @@ def load(seed: int) -> tuple[Slices, Slices]:
     """Loads the data.
 
     Args:
-        seed: Seeds the damage done to the training slices.
+        seed: Seed of the damage to the training slices.
 
     Returns:
-        The 90 training slices, and the 32 test slices, which are the same for every seed.
+        The 90 training slices and the 32 test slices. The test slices are the same for every seed.
     """
     t1, labels = template()
     train, test = split(len(t1))
@@ -124,11 +124,11 @@ def crops(slices: Slices, seed: int) -> Iterator[Slices]:
     """Draws random square crops without end.
 
     Args:
-        slices: Where to cut from.
-        seed: Seeds the draw; the same seed gives the same batches.
+        slices: The slices to cut from.
+        seed: Seed of the draw; the same seed gives the same batches.
 
     Yields:
-        8 crops, images and labels of shape ``(8, 64, 64)``.
+        8 crops: images and labels, shape ``(8, 64, 64)``.
     """
     random = np.random.default_rng(seed)
     images = sliding_window_view(slices.images, (SIDE, SIDE), axis=(1, 2))
@@ -142,13 +142,14 @@ def dice(predicted: NDArray[np.integer], labels: NDArray[np.integer]) -> dict[st
     """Measures the overlap of two labellings, class by class.
 
     Args:
-        predicted: Labels found, any shape.
+        predicted: Predicted labels, any shape.
         labels: True labels, same shape.
 
     Returns:
-        For each of ``CLASSES`` twice the number of voxels of that class in both, divided by the
-        sum of their numbers in each: 1 if equal, 0 if disjoint. A class found in neither scores 1.
-        Before them ``"mean Dice"``, their mean.
+        First ``"mean Dice"``, the mean of the classes; then a score for each of ``CLASSES``: twice
+        the number of voxels with the class in both, divided by the sum of the numbers of voxels
+        with the class in each. The score is 1 if both are equal or neither has the class, and 0 if
+        they are disjoint.
     """
     scores = {}
     for label, name in enumerate(CLASSES, start=1):
@@ -165,7 +166,7 @@ def _model(seed: int) -> Any:
 
 
 def loss(logits: Any, labels: Any) -> Any:
-    """Returns the cross-entropy plus one minus the soft Dice, by Keras."""
+    """Returns the cross-entropy plus one minus the soft Dice, computed by Keras."""
     from novograd.compare.keras.losses import segmentation_loss
 
     return segmentation_loss(logits, labels)
@@ -181,9 +182,9 @@ TASK = Task(
     title="Label the tissue of every pixel in slices of a brain MRI",
     about=(
         "A small U-Net labels cerebrospinal fluid (CSF), grey matter (GM) and white matter (WM) in "
-        "slices of one half of the MNI152 template, damaged as scanners do it. It can tell how "
-        "optimizers fare on a segmentation with a rare class (CSF, 2 % of the pixels). It is one "
-        "averaged brain: it says nothing about patients."
+        "slices of one half of the MNI152 template, damaged as a scanner does. The task shows how "
+        "optimizers perform on a segmentation with a rare class (CSF, 2 % of the pixels). The "
+        "template is one averaged brain, so the task says nothing about patients."
     ),
     model=_model,
     batches=lambda seed: crops(load(seed)[0], seed),

@@ -1,7 +1,7 @@
-"""The task: label the tissue of every voxel in blocks of the brain of ``brain``, in 3-D.
+"""The task: label the tissue of every voxel in 3-D blocks of the brain of the task ``brain``.
 
-Slabs as thick as a block are damaged, each in its own way, as the slices of ``brain`` are, and cut
-into blocks. The test slab lies in the middle of the body axis, with a gap at either side.
+Slabs as thick as a block are damaged like the slices of ``brain``, each slab in its own way, and
+cut into blocks. The test slabs lie in the middle of the body axis, with a gap on each side.
 """
 
 from collections.abc import Iterator
@@ -23,21 +23,21 @@ from novograd.compare.tasks.brain import (
 )
 
 DEPTH, SIDE, BATCH = 8, 64, 2
-# Along z: where the test part begins, its number of slabs, and voxels beside it that are not used.
+# Along z: start of the test part, its number of slabs, and unused voxels on each side of it.
 TEST, SLABS, GAP = 57, 3, 4
 
 Blocks = tuple[NDArray[np.float32], NDArray[np.uint8]]  # images, labels: (blocks, 8, 64, 64)
 
 
 def corrupt(t1: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.float32]:
-    """Damages a slab as ``brain.corrupt`` does a slice: bias field, gamma, Rician noise.
+    """Damages a slab like ``brain.corrupt`` damages a slice: bias field, gamma, Rician noise.
 
     Args:
         t1: Clean intensities, shape ``(depth, height, width)``.
-        random: Where the damage is drawn from.
+        random: The generator for the damage.
 
     Returns:
-        The damaged slab, of mean 0 and variance 1, same shape.
+        The damaged slab with mean 0 and variance 1, same shape.
     """
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, side) for side in t1.shape), indexing="ij")
     terms = np.stack([x, y, z, x * y, y * z, z * x, x**2, y**2, z**2]).astype(np.float32)
@@ -48,7 +48,7 @@ def corrupt(t1: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.fl
 
 
 def crops(seed: int) -> Iterator[Blocks]:
-    """Draws random blocks of the training part without end, two of one slab at a time."""
+    """Draws random blocks of the training part without end, two from one slab at a time."""
     t1, labels = template()
     random = np.random.default_rng(seed)
     starts = np.arange(len(t1) - DEPTH + 1)
@@ -61,7 +61,7 @@ def crops(seed: int) -> Iterator[Blocks]:
 
 
 def test() -> list[Blocks]:
-    """Returns the test slabs as blocks side by side, damaged once and for all."""
+    """Returns the test slabs, cut into blocks side by side; always with the same damage."""
     t1, labels = template()
     random = np.random.default_rng(TEST_SEED)
     steps = [np.arange(0, side - SIDE + 1, SIDE) for side in t1.shape[1:]]
@@ -93,11 +93,11 @@ TASK = Task(
     title="Label the tissue of every voxel in blocks of a brain MRI",
     about=(
         "A small 3-D U-Net labels cerebrospinal fluid (CSF), grey matter (GM) and white matter "
-        "(WM) in blocks of 8 x 64 x 64 mm of one half of the MNI152 template, damaged as scanners "
-        "do it; it learns from its lower and upper parts and is tested on a slab between. It can "
-        "tell how optimizers fare on 3-D convolutions with a rare class. It is one averaged brain, "
-        "and the runs are short: it says nothing about patients, and little about the best that "
-        "can be reached."
+        "(WM) in blocks of 8 x 64 x 64 mm of one half of the MNI152 template, damaged as a scanner "
+        "does. The network learns from the lower and upper parts and is tested on a part between "
+        "them. The task shows how optimizers perform on 3-D convolutions with a rare class. The "
+        "template is one averaged brain and the runs are short, so the task says nothing about "
+        "patients, and little about the best possible result."
     ),
     model=_model,
     batches=crops,

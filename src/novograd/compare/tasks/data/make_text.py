@@ -4,8 +4,8 @@ Usage::
 
     python3.11 make_text.py text.txt.xz
 
-The text is that of ``help``'s topics, which are parts of Python's documentation, with each
-paragraph once. It differs between versions of Python, so a version of it is kept.
+The text is the topics of ``help``, which are parts of Python's documentation, with each paragraph
+only once. The text differs between versions of Python, so the package contains one version.
 
 Needs the standard library.
 """
@@ -17,7 +17,7 @@ from pydoc_data.topics import topics
 
 
 def text() -> str:
-    """Returns the topics in alphabetic order, without the paragraphs that came before."""
+    """Returns the topics in alphabetic order, without repeated paragraphs."""
     paragraphs = "\n\n".join(topics[name] for name in sorted(topics)).split("\n\n")
     return "\n\n".join(dict.fromkeys(paragraphs))
 
