@@ -1,8 +1,8 @@
-"""Compare optimizers on a model of your own: a Keras model, with any of its backends.
+"""Compare optimizers on your own Keras model, with any backend of Keras.
 
     novograd compare examples/compare_keras_model.py --framework jax --quick
 
-The data is scikit-learn's breast cancer set: 569 tumours, 30 numbers of each, benign or malignant.
+The data is scikit-learn's breast cancer set: 569 tumours, benign or malignant, 30 numbers each.
 """
 
 import keras
@@ -51,8 +51,8 @@ task = Task(
     test=lambda: [(numbers[TRAINING:], labels[TRAINING:])],
     loss=loss,
     metric=metric,
-    title="Tell benign from malignant tumours by 30 numbers",
-    about="A hundred and sixty-nine test cases: differences of one or two of them are chance.",
+    title="Classify tumours as benign or malignant from 30 numbers",
+    about="169 test cases: differences of one or two cases are chance.",
     margin=0.02,
     steps=100,
 )

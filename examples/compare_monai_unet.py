@@ -1,9 +1,9 @@
-"""Compare optimizers on a model of your own: MONAI's UNet, which is a torch.nn.Module.
+"""Compare optimizers on your own PyTorch model, here MONAI's UNet.
 
     novograd compare examples/compare_monai_unet.py --quick
 
-The volumes are made here: bright ellipsoids and dim boxes in noise, to be labelled voxel by voxel.
-Your own data goes where ``volumes`` is.
+The program makes volumes of bright ellipsoids and dim boxes in noise. The model labels each voxel.
+To use your own data, replace ``volumes``.
 """
 
 import numpy as np
@@ -74,7 +74,7 @@ task = Task(
     metric=metric,
     segmentation=pictures,
     title="Label ellipsoids and boxes in noisy volumes",
-    about="Made-up volumes: they show how to bring a model of your own, and tell nothing else.",
+    about="Made-up volumes: they show only how to use your own model.",
     margin=0.02,
     steps=60,
 )

@@ -1,4 +1,4 @@
-"""NovoGrad in a loop of accelerate: prepared, saved and loaded; going on is going straight on.
+"""Train with NovoGrad in a loop of accelerate, and compare a resumed run with an uninterrupted one.
 
 python examples/hosts/accelerate_loop.py
 """
@@ -15,7 +15,7 @@ from novograd.torch import NovoGrad
 
 
 def make(accelerator):
-    """Returns a model, its optimizer and the batches, prepared."""
+    """Returns a prepared model, its optimizer and the batches."""
     torch.manual_seed(0)
     images, labels = load_digits(return_X_y=True)
     data = TensorDataset(torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels))

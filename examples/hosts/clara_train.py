@@ -1,4 +1,4 @@
-"""A training loop as of Clara Train 3.1: a graph, a Session, a Saver, and the documented import.
+"""Train with NovoGrad as in Clara Train 3.1: a graph, a Session, a Saver, the documented import.
 
 python examples/hosts/clara_train.py
 """
@@ -15,7 +15,7 @@ tf.disable_eager_execution()
 
 
 def graph():
-    """Returns what the loop runs and feeds."""
+    """Builds the graph and returns the placeholders and operations that the loop needs."""
     images = tf.placeholder(tf.float32, (None, 64))
     labels = tf.placeholder(tf.int64, (None,))
     random = tf.random_normal_initializer(stddev=0.1, seed=0)

@@ -1,4 +1,4 @@
-"""NovoGrad in a loop of Flax NNX, clipped and with a schedule, as any transformation of optax.
+"""Train with NovoGrad in a loop of Flax NNX, with gradient clipping and a schedule from optax.
 
 python examples/hosts/flax_nnx.py
 """

@@ -1,4 +1,4 @@
-"""NovoGrad in Keras: compile, fit, save, load, fit again. On any backend.
+"""Train with NovoGrad in Keras: compile, fit, save, load, fit again. Works on any backend.
 
 KERAS_BACKEND=jax python examples/hosts/keras_fit.py
 """

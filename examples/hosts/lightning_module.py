@@ -1,10 +1,10 @@
-"""NovoGrad in a Lightning module, with a schedule and gradient clipping; and by LightningCLI.
+"""Train with NovoGrad in a Lightning module, with a schedule and clipping, or with LightningCLI.
 
     python examples/hosts/lightning_module.py
     python examples/hosts/lightning_module.py cli fit --optimizer=novograd.torch.NovoGrad \
         --optimizer.lr=0.01 --trainer.max_epochs=2
 
-In Lightning an optimizer's ``step`` has to call the closure that it is given, as this one does.
+Lightning passes a closure to the optimizer's ``step``. ``NovoGrad.step`` calls it, as required.
 """
 
 import sys
@@ -62,7 +62,7 @@ OPTIONS = {
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["cli"]:
-        # Digits has no configure_optimizers of its own: the command line makes the optimizer.
+        # Digits does not define configure_optimizers, so the command line makes the optimizer.
         cli = LightningCLI(
             Digits, args=sys.argv[2:], trainer_defaults=OPTIONS, save_config_callback=None
         )

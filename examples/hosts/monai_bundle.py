@@ -1,8 +1,8 @@
-"""NovoGrad in the config of a MONAI bundle, ``monai_bundle.json``, with groups of parameters.
+"""Train with NovoGrad from the config of a MONAI bundle, with parameter groups.
 
     python examples/hosts/monai_bundle.py
 
-The first block of the network has half of the learning rate.
+The config is ``monai_bundle.json``. The first block of the network has half the learning rate.
 """
 
 from pathlib import Path

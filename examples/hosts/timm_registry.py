@@ -1,9 +1,9 @@
-"""NovoGrad in timm's registry of optimizers, for ``--opt clara`` in its training script.
+"""Add NovoGrad to timm's registry of optimizers, for ``--opt clara`` in timm's training script.
 
     python examples/hosts/timm_registry.py
 
-timm has names with an underscore for wrappers, as in ``lookahead_adam``, and a ``novograd`` of its
-own, which is another variant (ours is ``variant="nvidia"`` for it).
+timm uses names with an underscore for wrappers, as in ``lookahead_adam``. Its own ``novograd`` is
+another variant, which is ``variant="nvidia"`` here.
 """
 
 import importlib.util
@@ -18,11 +18,11 @@ from novograd.torch import NovoGrad
 
 
 def optim():
-    """Imports ``timm.optim``, also where its models cannot be imported for lack of torchvision."""
+    """Imports ``timm.optim``. Works without torchvision, which ``timm.models`` needs."""
     if importlib.util.find_spec("torchvision") is None:
         package, models = ModuleType("timm"), ModuleType("timm.models")
         package.__path__ = importlib.util.find_spec("timm").submodule_search_locations
-        models.group_parameters = None  # of layer-wise learning rates, which need a timm model
+        models.group_parameters = None  # for layer-wise learning rates, which need a timm model
         sys.modules |= {"timm": package, "timm.models": models}
     import timm.optim
 
@@ -31,7 +31,7 @@ def optim():
 
 def main():
     timm_optim = optim()
-    # timm has no public way to register an optimizer; this is how it registers its own.
+    # timm does not have a public way to register an optimizer. It registers its own in this way.
     from timm.optim._optim_factory import default_registry
 
     default_registry.register(
@@ -48,7 +48,7 @@ def main():
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = timm_optim.create_optimizer_v2(model, opt="clara", lr=0.01, weight_decay=1e-3)
     assert type(optimizer) is NovoGrad
-    # timm spares biases the weight decay, by groups of parameters.
+    # timm makes a parameter group without weight decay for the biases.
     print("weight decay:", [group["weight_decay"] for group in optimizer.param_groups])
     losses = []
     for _ in range(60):

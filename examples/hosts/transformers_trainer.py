@@ -1,9 +1,9 @@
-"""NovoGrad in the Trainer of transformers, on a tiny language model that is made from a config.
+"""Train a tiny language model with NovoGrad in the Trainer of transformers.
 
     python examples/hosts/transformers_trainer.py
 
-The trap: Trainer makes two groups of parameters, and gives them the ``weight_decay`` of its own
-arguments. One among the arguments of the optimizer has no effect.
+Set ``weight_decay`` in TrainingArguments: Trainer makes two parameter groups and gives them this
+value. A ``weight_decay`` among the arguments of the optimizer has no effect.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ LENGTH = 32
 
 
 def examples():
-    """Returns pieces of the text as the characters' numbers."""
+    """Returns pieces of the text, each character as a number."""
     codes = torch.tensor([ord(letter) % 64 for letter in TEXT])
     return [{"input_ids": piece, "labels": piece} for piece in codes.split(LENGTH)[:-1]]
 
@@ -32,7 +32,7 @@ def main():
             folder,
             max_steps=60,
             per_device_train_batch_size=16,
-            weight_decay=1e-3,  # here, and not below
+            weight_decay=1e-3,  # used; the value below has no effect
             lr_scheduler_type="cosine",
             logging_steps=5,
             report_to=[],
