@@ -2,8 +2,8 @@
 //
 // Every published NovoGrad without amsgrad is a choice of the numbers of `Rule`; the kernels know
 // none of them. The documented one (NVIDIA Clara Train 3.1, ai4med.libs.optimizers.NovoGrad) is
-//   keep = beta2, mix = 1 - beta2, first = 1, inside = epsilon, root = 1,
-//   a_by_norm = k*lr, b = k*lr*weight_decay, c = d = 1, the others 0, correction = 1.
+//   keep = beta2, mix = 1 - beta2, first = 1, correction = 1, inside = epsilon, power = 0.5,
+//   a = k*lr, b = k*lr*weight_decay, c = d = wake = 1, the others 0.
 #pragma once
 
 #include <algorithm>
@@ -13,15 +13,14 @@
 
 namespace novograd {
 
-// It is an array of numbers to its callers, in this order: that of novograd.native.Rule.
+// It is an array of numbers to its callers, in this order: novograd.native.arguments makes it.
 struct Rule {
   double beta1;
   double keep, mix, first;  // v = keep*v + mix*s; first*s while v is exactly 0
   double correction, inside, outside;
-  double root;          // 0: no root is taken
-  double a, a_by_norm;  // a + scale*a_by_norm/norm, where
-  double b, c;          //   norm = sqrt(correction*v + inside) + outside
-  double d, d_by_norm;
+  double power;              // norm = (correction*v + inside)^power + outside; it is 1/2 or 1
+  double normalises_moment;  // the norm divides 0: a, 1: d
+  double a, b, c, d;
   double wake;            // 0: a layer without history or gradient takes no b
   double nesterov;        // these are 0 or 1
   double skip_nonfinite;  // leave a layer untouched whose s is not finite
@@ -48,13 +47,14 @@ Scalars scalars(double s, V old, double scale, const Rule& rule) {
   constexpr double smallest = std::numeric_limits<V>::min();
   const double inside = rule.outside > 0 ? rule.inside : std::max(rule.inside, smallest);
   const double corrected = rule.correction * v + inside;
-  const double norm = (rule.root != 0 ? std::sqrt(corrected) : corrected) + rule.outside;
-  const double d = rule.d + scale * rule.d_by_norm / norm;
+  const double norm = (rule.power == 0.5 ? std::sqrt(corrected) : corrected) + rule.outside;
+  const bool divides_d = rule.normalises_moment != 0;
+  const double d = divides_d ? scale * rule.d / norm : rule.d;
   return {
       // An s beyond the range makes a = 0 and must not stay in v for ever.
       .v = std::isfinite(v) ? v : old,
       .beta1 = rule.beta1,
-      .a = rule.a + scale * rule.a_by_norm / norm,
+      .a = divides_d ? rule.a : scale * rule.a / norm,
       .b = rule.wake == 0 && old == 0 && v == 0 ? 0 : rule.b,
       .c = rule.c - rule.increment,
       // Nesterov's w = c*w - d*(beta1*m + push).

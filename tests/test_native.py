@@ -15,14 +15,31 @@ from novograd import native, reference
 from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
 from novograd.conformance.cases import DTYPES, Case, Hyperparameters
 from novograd.conformance.numpy import NativeAdapter
-from novograd.native import Rule
+from novograd.native import arguments
+from novograd.rule import Numbers
 
 assert native.kernels, native.PROBLEM
 INSTRUCTION_SETS = native.kernels.instruction_sets()
 THREADS = (1, 2, 3, 8)
 # Shared by threads in several chunks, of one thread in several, of one chunk, handed out together.
 SIZES = (1_000_001, 300_007, 100_003, 4_097) + (33,) * 600 + (0, 1)
-PLAIN = Rule(beta1=0.9, keep=0.75, mix=0.25, inside=1e-8, a_by_norm=0.1, b=0.01)
+NUMBERS = Numbers(
+    beta1=0.9,
+    keep=0.75,
+    mix=0.25,
+    first=1.0,
+    correction=1.0,
+    inside=1e-8,
+    outside=0.0,
+    power=0.5,
+    normalises_moment=0.0,
+    a=0.1,
+    b=0.01,
+    c=1.0,
+    d=1.0,
+    wake=1.0,
+)
+PLAIN = arguments(NUMBERS)
 
 every_instruction_set = pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS, indirect=True)
 every_kind = pytest.mark.parametrize("kind", native.kernels.KINDS, ids="-".join)
@@ -144,7 +161,7 @@ def test_mixed_dtypes_agree_with_the_oracle(kind, instruction_set):
 
 # m = g, whatever the norm; what the rule adds to it makes 0 of -0.
 ZERO = np.float32(0)
-COPY = Rule(beta1=0.0, keep=0.0, mix=1.0, outside=1.0, a=1.0)
+COPY = arguments(NUMBERS._replace(beta1=0.0, outside=1.0, normalises_moment=1.0, a=1.0, b=0.0))
 
 
 def copied(gradient, moment_dtype, weight_dtype="float32"):
@@ -215,7 +232,7 @@ def test_skip_nonfinite_leaves_a_layer_untouched(bad):
         arrays.gradients[i][-1] = bad
     arrays.gradients[2] *= 2
     before = [x.copy() for x in (*arrays.weights, *arrays.moments, *arrays.vs)]
-    arrays.layers().step(PLAIN._replace(skip_nonfinite=1.0), 2)
+    arrays.layers().step(arguments(NUMBERS, skip_nonfinite=True), 2)
     after = (*arrays.weights, *arrays.moments, *arrays.vs)
     changed = [not np.array_equal(x, y) for x, y in zip(before, after, strict=True)]
     assert changed == [False, False, True] * 3
@@ -223,10 +240,10 @@ def test_skip_nonfinite_leaves_a_layer_untouched(bad):
 
 def test_a_norm_beyond_float32_counts_for_nothing():
     arrays = Arrays(("float32",) * 3, (10,))
-    arrays.layers().step(PLAIN._replace(b=0.0), 1)
+    arrays.layers().step(arguments(NUMBERS._replace(b=0.0)), 1)
     w, m, v = arrays.weights[0].copy(), arrays.moments[0].copy(), arrays.vs[0].copy()
     arrays.gradients[0][:] = 1e30
-    arrays.layers().step(PLAIN._replace(b=0.0), 1)
+    arrays.layers().step(arguments(NUMBERS._replace(b=0.0)), 1)
     assert arrays.vs[0] == v
     np.testing.assert_array_equal(arrays.moments[0], np.float32(0.9) * m)
     np.testing.assert_array_equal(arrays.weights[0], w - arrays.moments[0])
@@ -362,7 +379,7 @@ def test_layers_of_a_tensor_are_as_those_that_are_stored_apart(kind):
     for _ in range(2):
         arrays.layers().step(PLAIN, 2)
         for i, _, one in apart:
-            rule = PLAIN._replace(a_by_norm=PLAIN.a_by_norm * arrays.scales[i])
+            rule = arguments(NUMBERS._replace(a=NUMBERS.a * arrays.scales[i]))
             one.layers().step(rule, 1)
     # Strided sums have another order.
     tolerance = 8 * np.finfo(kind[0]).eps
@@ -417,7 +434,7 @@ def test_given_squares_are_used_also_where_no_element_lies(threads):
     columns = (arrays.weights, arrays.gradients, arrays.moments, arrays.vs)
     before = [x.copy() for x in arrays.weights]
     expected = [np.float32(0.9) * m for m in arrays.moments]
-    rule = PLAIN._replace(inside=0.0, a_by_norm=1.0, b=0.0)
+    rule = arguments(NUMBERS._replace(inside=0.0, a=1.0, b=0.0))
     layers_of(arrays.kind, *columns, squares=squares).step(rule, threads)
     own = np.sum(arrays.gradients[2].astype(np.float64) ** 2)
     for i, s in enumerate((4.0, 9.0, own, 16.0, 0.0)):
@@ -444,7 +461,7 @@ def test_skip_nonfinite_leaves_one_layer_of_a_tensor_untouched():
     for gradient, grid in zip(arrays.gradients, arrays.grids, strict=True):
         for index in layer_indices(grid)[2:3]:
             gradient[index[-1:]] = np.inf
-    arrays.layers().step(PLAIN._replace(skip_nonfinite=1.0), 2)
+    arrays.layers().step(arguments(NUMBERS, skip_nonfinite=True), 2)
     after = (*arrays.weights, *arrays.moments)
     for i, (old, new) in enumerate(zip(before, after, strict=True)):
         for layer, index in enumerate(layer_indices(arrays.grids[i % len(GRIDS)])):

@@ -13,6 +13,8 @@ import ctypes, sys, warnings
 warnings.simplefilter("error")
 sys.path.insert(0, sys.argv[1])
 import novograd.native as native
+from novograd import rule
+from novograd.variants import DOCUMENTED
 assert native.__file__.startswith(sys.argv[1]), native.__file__
 def address(*x):
     array = (ctypes.c_float * len(x))(*x)
@@ -23,7 +25,10 @@ layers = native.kernels.Layers(
     kinds=[native.kernels.KINDS.index(("float32",) * 3)], grids=[(1, 1, 2, 2)], scales=[1.0],
     weights=[address(1, 2)], gradients=[address(3, 4)], moments=[address(0, 0)], vs=[address(0)],
 )
-layers.step(native.Rule(beta1=0.9, keep=0.5, mix=0.5, a_by_norm=0.5), 2)
+numbers = rule.numbers(
+    DOCUMENTED, lr=0.5, beta1=0.9, beta2=0.5, epsilon=0.0, weight_decay=0.0, grad_averaging=False
+)
+layers.step(native.arguments(numbers), 2)
 assert [round(x, 6) for x in arrays[0]] == [0.7, 1.6], list(arrays[0])
 """
 NO_KERNELS = """

@@ -52,13 +52,13 @@ constexpr Rule rule = {.beta1 = 0.9,
                        .correction = 1,
                        .inside = 1e-8,
                        .outside = 0,
-                       .root = 1,
-                       .a = 0,
-                       .a_by_norm = 0.5,
+                       .power = 0.5,
+                       .normalises_moment = 0,
+                       .a = 0.5,
                        .b = 0.01,
                        .c = 1,
                        .d = 1,
-                       .d_by_norm = 0,
+                       .wake = 1,
                        .nesterov = 1,
                        .skip_nonfinite = 1,
                        .increment = 0};
@@ -164,7 +164,7 @@ void a_step_is_what_the_rule_says() {
       };
       double s = 0;
       each([&](std::size_t j) { s += g[j] * g[j]; });
-      const double a = rule.a_by_norm / std::sqrt(s + rule.inside);
+      const double a = rule.a / std::sqrt(s + rule.inside);
       each([&](std::size_t j) {
         const double push = a * g[j] + rule.b * w[j];
         moments[j] = rule.beta1 * m[j] + push;

@@ -1,15 +1,14 @@
-"""The native CPU kernels (``csrc/``), for the bindings: whether they are there, and their rule.
+"""The native CPU kernels (``csrc/``), for the bindings: whether they exist and their arguments.
 
-The kernels know no NovoGrad. They compute a layer's sum of squares, its scalars as the numbers of a
-``Rule`` say, and the linear pass with those. ``rule_of`` makes these of the numbers of
-``novograd.rule``.
+The kernels know no variant. They compute the sum of squares of a layer, its scalars by the numbers
+of ``novograd.rule``, and the linear pass.
 """
 
 import functools
 import math
 import os
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 from novograd.rule import Numbers
 
@@ -26,67 +25,20 @@ else:
 SHORTEST_RUN = 16
 
 
-class Rule(NamedTuple):
-    """How a layer's scalars follow from ``s``, the sum of the squares of its gradient.
-
-    With ``norm = sqrt(correction*v + inside) + outside``, or without the root if ``root`` is 0::
-
-        v = keep*v + mix*s                        first*s while v is exactly 0
-        push = (a + a_by_norm/norm)*g + b*w
-        m = beta1*m + push
-        w = c*w - (d + d_by_norm/norm)*m          nesterov: beta1*m + push in the place of m
-
-    The fields are in the order in which the kernels take them; the last three are 0 or 1.
-
-    Attributes:
-        beta1: Decay rate of the moment.
-        keep: What ``v`` keeps of itself.
-        mix: What ``v`` takes of ``s``.
-        first: The same while there is no history.
-        correction: Factor of ``v`` under the root, as of Adam's correction of its bias.
-        inside: Added under the root; with neither epsilon, the smallest normal number.
-        outside: Added to the root.
-        root: Whether there is a root.
-        a: Factor of the gradient.
-        a_by_norm: The same, to be divided by the norm.
-        b: Factor of the weights in the moment.
-        c: Factor of the weights.
-        d: Factor of the moment in the weights.
-        d_by_norm: The same, to be divided by the norm.
-        wake: If 0, a layer without history takes no ``b`` in a step whose gradient is 0.
-        nesterov: Whether the weights take Nesterov's look-ahead step.
-        skip_nonfinite: Whether a layer is left untouched if its ``s`` is not finite.
-        increment: Whether to compute what is to be added to the weights instead of these.
-    """
-
-    beta1: Any
-    keep: Any
-    mix: Any
-    first: Any = 1.0
-    correction: Any = 1.0
-    inside: Any = 0.0
-    outside: Any = 0.0
-    root: Any = 1.0
-    a: Any = 0.0
-    a_by_norm: Any = 0.0
-    b: Any = 0.0
-    c: Any = 1.0
-    d: Any = 1.0
-    d_by_norm: Any = 0.0
-    wake: Any = 1.0
-    nesterov: Any = 0.0
-    skip_nonfinite: Any = 0.0
-    increment: Any = 0.0
-
-
-def rule_of(
+def arguments(
     numbers: Numbers,
     *,
     nesterov: bool = False,
     skip_nonfinite: bool = False,
     increment: bool = False,
-) -> Rule:
-    """Returns the numbers of ``novograd.rule`` as the kernels take them.
+) -> tuple[Any, ...]:
+    """Returns the numbers of a step in the order in which the kernels take them.
+
+    Args:
+        numbers: Those of the variant and its hyperparameters.
+        nesterov: Whether the weights take Nesterov's look-ahead step.
+        skip_nonfinite: Whether a layer is left untouched if its ``s`` is not finite.
+        increment: Whether to compute what is to be added to the weights instead of these.
 
     Example:
         >>> from novograd import rule
@@ -95,30 +47,10 @@ def rule_of(
         ...     DOCUMENTED, lr=0.5, beta1=0.75, beta2=0.5, epsilon=1.0, weight_decay=0.5,
         ...     grad_averaging=True,
         ... )
-        >>> rule_of(numbers).keep, rule_of(numbers).a_by_norm, rule_of(numbers).b
-        (0.5, 0.125, 0.0625)
+        >>> arguments(numbers, nesterov=True)[-3:]
+        (1.0, 0.0, 0.0)
     """
-    by_gradient = numbers.normalises == "gradient"
-    return Rule(
-        beta1=numbers.beta1,
-        keep=numbers.keep,
-        mix=numbers.mix,
-        first=numbers.first,
-        correction=numbers.correction,
-        inside=numbers.inside,
-        outside=numbers.outside,
-        root=float(numbers.power == 0.5),
-        a=0.0 if by_gradient else numbers.a,
-        a_by_norm=numbers.a if by_gradient else 0.0,
-        b=numbers.b,
-        c=numbers.c,
-        d=numbers.d if by_gradient else 0.0,
-        d_by_norm=0.0 if by_gradient else numbers.d,
-        wake=numbers.wake,
-        nesterov=float(nesterov),
-        skip_nonfinite=float(skip_nonfinite),
-        increment=float(increment),
-    )
+    return (*numbers, float(nesterov), float(skip_nonfinite), float(increment))
 
 
 def grid(

@@ -13,22 +13,23 @@ Clara Train 3.1, ``ai4med.libs.optimizers.NovoGrad``), ``keep = beta2``, ``mix =
     k = 1 - beta1 with grad_averaging, else 1
 
 While a layer's ``v`` is exactly 0, it becomes ``first*s`` (``first`` is 1). All values may be
-arrays or tensors of any framework, or Python numbers: only plain operators are used, and two
-functions that the caller names. Nothing is modified in place and nothing is converted.
+arrays or tensors of any framework, or Python numbers; ``xp`` is the array library, for example
+``numpy``. Nothing is modified in place and nothing is converted.
 """
 
-from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 from novograd.variants import Variant
 
 
 class Numbers(NamedTuple):
-    """What a step needs of a variant and its hyperparameters.
+    """The variant and its hyperparameters, as numbers: all that a step needs of them.
 
-    With ``norm = (correction*v + inside)^power + outside``, the ``a`` or the ``d`` that it divides
-    is the one in the linear pass. Where ``wake`` is 0, no decay enters the moment of a layer that
-    has no history: programs make a fresh optimizer's state by a step with zero gradients and lr 0.
+    The kernels take them in this order. With ``norm = (correction*v + inside)^power + outside``,
+    ``advance`` divides ``a`` by the norm, or ``d`` where ``normalises_moment`` is 1.
+    Where ``wake`` is 0, no decay enters the moment of a layer that has no history: programs make a
+    fresh optimizer's state by a step with zero gradients and lr 0.
     """
 
     beta1: Any
@@ -39,12 +40,12 @@ class Numbers(NamedTuple):
     inside: Any
     outside: Any
     power: float
+    normalises_moment: float
     a: Any
     b: Any
     c: Any
     d: Any
-    normalises: str  # "gradient": the norm divides a; "moment": it divides d
-    wake: Any = 1.0
+    wake: Any
 
 
 class Coefficients(NamedTuple):
@@ -57,7 +58,7 @@ class Coefficients(NamedTuple):
 
 
 class Advanced(NamedTuple):
-    """What ``advance`` returns: second moments to be stored, and the scalars of the linear pass."""
+    """The result of ``advance``: the new second moments, and the scalars of the linear pass."""
 
     v: Any
     largest: Any
@@ -75,8 +76,8 @@ def numbers(
     grad_averaging: bool,
     maximize: bool = False,
     floor: float = 0.0,
-    is_first: Any = 1.0,
-    bias: tuple[Any, Any] = (1.0, 1.0),
+    count: Any = 0.0,
+    xp: Any = math,
 ) -> Numbers:
     """Returns the numbers of a variant.
 
@@ -90,8 +91,8 @@ def numbers(
         grad_averaging: Whether what enters the moment is multiplied by ``1 - beta1``.
         maximize: Whether to step along the gradient rather than against it.
         floor: Added to ``v`` so that without an epsilon 0/0 is 0: the smallest normal number.
-        is_first: 1.0 in the first step, else 0.0, for variants that count steps.
-        bias: ``(1 - beta1^t, 1 - beta2^t)`` in step ``t``, for the same.
+        count: Number of steps taken before, as a float or a floating array.
+        xp: The array library, for ``log`` and ``expm1``.
 
     Example:
         >>> from novograd.variants import DOCUMENTED
@@ -101,6 +102,7 @@ def numbers(
         (0.75, 0.25, 0.25, 0.125)
     """
     keep, mix = (beta2, 1 - beta2) if variant.averages else (0.0, 1.0)
+    is_first = 0.0**count if variant.counts else 1.0  # 0^0 is 1
     if variant.start == "step":
         keep, mix = keep * (1 - is_first), mix + (1 - mix) * is_first
     factor = 1 - beta1 if grad_averaging else 1.0
@@ -110,11 +112,12 @@ def numbers(
         factor = factor + beta1 * is_first
     correction, rate = 1.0, lr
     if variant.bias_correction is not None:
-        rate = rate / bias[0]
+        rate = rate / _bias(beta1, count, xp)
+        unbiased = _bias(beta2, count, xp)
         if variant.bias_correction == "rate":
-            rate = rate * bias[1] ** 0.5
+            rate = rate * unbiased**0.5
         else:
-            correction = 1 / (bias[1] ** 0.5 if variant.norm == "inf" else bias[1])
+            correction = 1 / (unbiased**0.5 if variant.norm == "inf" else unbiased)
     entering, leaving = (rate * factor, 1.0) if variant.rate == "moment" else (factor, rate)
     decoupled = variant.decay == "decoupled"
     decays = not (decoupled or (isinstance(weight_decay, float | int) and weight_decay == 0))
@@ -127,24 +130,23 @@ def numbers(
         inside=floor + epsilon if variant.epsilon == "inside" else floor,
         outside=0.0 if variant.epsilon == "inside" else epsilon,
         power=1.0 if variant.norm == "inf" else 0.5,
+        normalises_moment=float(variant.normalises == "moment"),
         a=-entering if maximize else entering,
         b=0.0 if decoupled else entering * weight_decay,
         c=1 - lr * weight_decay if decoupled else 1.0,
         d=leaving,
-        normalises=variant.normalises,
         wake=lr if decays and variant.rate == "update" else 1.0,
     )
 
 
+def _bias(beta: Any, count: Any, xp: Any) -> Any:
+    """Returns ``1 - beta^(count + 1)``, with all digits in float32 too."""
+    log = xp.log(beta) if not isinstance(beta, float) else math.log(beta) if beta else -math.inf
+    return -xp.expm1((count + 1) * log)
+
+
 def advance(
-    s: Any,
-    v: Any,
-    numbers: Numbers,
-    scale: Any = 1.0,
-    largest: Any = None,
-    *,
-    where: Callable[..., Any],
-    isfinite: Callable[..., Any],
+    s: Any, v: Any, numbers: Numbers, scale: Any = 1.0, largest: Any = None, *, xp: Any
 ) -> Advanced:
     """Returns the second moments of layers after a step, and the scalars of their linear pass.
 
@@ -154,32 +156,30 @@ def advance(
         numbers: Those of the variant.
         scale: What the normalised gradients are multiplied by.
         largest: The largest second moments so far, for amsgrad.
-        where: ``where(condition, x, y)`` of the array library.
-        isfinite: ``isfinite(x)`` of the array library.
+        xp: The array library, for ``where`` and ``isfinite``.
 
     Example:
-        >>> from math import isfinite
+        >>> import numpy as np
         >>> from novograd.variants import DOCUMENTED
         >>> n = numbers(DOCUMENTED, lr=0.5, beta1=0.5, beta2=0.5, epsilon=0.0, weight_decay=0.0,
         ...             grad_averaging=False)
-        >>> where = lambda condition, x, y: x if condition else y
-        >>> advance(16.0, 2.0, n, where=where, isfinite=isfinite)[::2]
-        (9.0, Coefficients(a=0.16666666666666666, b=0.0, c=1.0, d=1.0))
+        >>> v, _, scalars = advance(np.array([16.0, 0.0]), np.array([2.0, 0.0]), n, xp=np)
+        >>> v.tolist()
+        [9.0, 0.0]
     """
     # TensorFlow 1 compares tensors by identity with ==, and by value with >.
-    new = where(v > 0, numbers.keep * v + numbers.mix * s, numbers.first * s)
-    used = new if largest is None else where(new < largest, largest, new)
+    new = xp.where(v > 0, numbers.keep * v + numbers.mix * s, numbers.first * s)
+    used = new if largest is None else xp.where(new < largest, largest, new)
     a, b, d = numbers.a, numbers.b, numbers.d
     norm = (numbers.correction * used + numbers.inside) ** numbers.power + numbers.outside
-    divides_a = numbers.normalises == "gradient"
-    a, d = (scale * a / norm, d) if divides_a else (a, scale * d / norm)
+    a, d = (a, scale * d / norm) if numbers.normalises_moment else (scale * a / norm, d)
     if not isinstance(numbers.wake, float | int) or numbers.wake == 0:
         # 0*v has the dtype in which numbers become arrays.
-        b = where((v <= 0) & (new <= 0) & (numbers.wake == 0), 0.0 * v, 0.0 * v + b)
+        b = xp.where((v <= 0) & (new <= 0) & (numbers.wake == 0), 0.0 * v, 0.0 * v + b)
     # Where v leaves the range of its dtype, a is 0: the gradient counts for nothing.
-    finite = isfinite(new)
-    kept = None if largest is None else where(finite, used, largest)
-    return Advanced(where(finite, new, v), kept, Coefficients(a, b, numbers.c, d))
+    finite = xp.isfinite(new)
+    kept = None if largest is None else xp.where(finite, used, largest)
+    return Advanced(xp.where(finite, new, v), kept, Coefficients(a, b, numbers.c, d))
 
 
 def linear_pass(

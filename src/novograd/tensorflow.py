@@ -7,6 +7,7 @@
 
 from collections.abc import Callable, Iterable
 from numbers import Real
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ from novograd.layers import (
 )
 from novograd.variants import DOCUMENTED
 
+# The functions that the rule takes of an array library.
+_XP = SimpleNamespace(where=tf.compat.v1.where, isfinite=tf.math.is_finite)
 # Below this, dividing by beta1 to fold the decay into the moment costs accuracy (see _fold_decay).
 _SMALLEST_FOLDING_BETA1 = 0.1
 
@@ -282,9 +285,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         )
         # The where of version 1 does not broadcast, for which that of version 2 takes five times as
         # long on scalars.
-        new, _, scalars = rule.advance(
-            s, old, numbers, layout.scale, where=tf.compat.v1.where, isfinite=tf.math.is_finite
-        )
+        new, _, scalars = rule.advance(s, old, numbers, layout.scale, xp=_XP)
         scalars = scalars._replace(a=_repeated(scalars.a, layout.layers))
         return scalars, self._store(slot, new, indices)
 

@@ -12,6 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import novograd.native
 from novograd.torch import NovoGrad
 from novograd.torch.backends import native
+from novograd.torch.norms import numbers_of
 from novograd.torch.parts import Part
 from tests.helpers.torch import parameters, set_gradients, train
 
@@ -144,10 +145,8 @@ def test_the_operation_passes_torchs_checks():
         params = [torch.randn(3, 5, dtype=dtype), torch.randn(7, dtype=dtype)]
         grads, exp_avgs = ([torch.randn_like(p) for p in params] for _ in range(2))
         exp_avg_sqs = [torch.zeros(3, 1), torch.tensor(2.0)]
-        rule = novograd.native.Rule(
-            beta1=0.9, keep=0.5, mix=0.5, inside=1e-8, a_by_norm=0.1, b=0.01
-        )
-        numbers = torch.tensor(rule, dtype=torch.float64)
+        rule = numbers_of(NovoGrad(params, lr=0.1, weight_decay=0.1).param_groups[0])
+        numbers = torch.tensor(novograd.native.arguments(rule), dtype=torch.float64)
         return params, grads, exp_avgs, exp_avg_sqs, [1.0, 0.5], numbers
 
     for dtype in (torch.float32, torch.bfloat16):

@@ -66,9 +66,7 @@ class RuleAdapter(Adapter):
         numbers = self._numbers(hyper, floor=float(np.finfo(self._compute).tiny))
         largest = self._largest[index] if self._variant.amsgrad else None
         scale = step_scale(layers, g.shape)
-        v, largest, scalars = rule.advance(
-            s, v, numbers, scale, largest, where=np.where, isfinite=np.isfinite
-        )
+        v, largest, scalars = rule.advance(s, v, numbers, scale, largest, xp=np)
         if largest is not None:
             self._largest[index] = largest
         if isinstance(layers, Split):
@@ -92,8 +90,7 @@ class RuleAdapter(Adapter):
             weight_decay=hyper.weight_decay,
             grad_averaging=hyper.grad_averaging,
             floor=floor,
-            is_first=float(self._count == 0),
-            bias=(1 - hyper.beta1 ** (self._count + 1), 1 - hyper.beta2 ** (self._count + 1)),
+            count=float(self._count),
         )
 
 
@@ -124,7 +121,7 @@ class NativeAdapter(RuleAdapter):
             vs=[part.layer.second_moment.ctypes.data for part in parts],
         )
         numbers = self._numbers(hyper)
-        layers.step(native.rule_of(numbers, nesterov=hyper.nesterov), self.threads)
+        layers.step(native.arguments(numbers, nesterov=hyper.nesterov), self.threads)
         return super().step(rest, hyper)
 
     def reload(self) -> None:

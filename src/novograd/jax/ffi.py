@@ -8,6 +8,7 @@ differentiation, it is the rule in JAX's operations.
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -42,19 +43,21 @@ _MOMENTS = {
 
 
 class _Call(NamedTuple):
-    """What is known of a step while it is traced.
+    """The parts of a step that are known while it is traced.
 
     Attributes:
-        layouts: The layers of each leaf.
-        constants: The hyperparameters that are floats; None where it is an operand.
-        switches: What is decided once.
+        tree: The structure of ``(hyper, leaves)``, whose arrays are the operands.
+        switches: The choices that are made once.
         demanded: Whether anything but the kernels is an error.
     """
 
-    layouts: tuple[Layout, ...]
-    constants: tuple[float | None, ...]
+    tree: Any
     switches: Switches
     demanded: bool
+
+    def inputs(self, operands: Sequence[Any]) -> tuple[Hyperparameters, list[Leaf]]:
+        """Returns hyperparameters and leaves with these arrays."""
+        return jax.tree.unflatten(self.tree, operands)
 
 
 def step(
@@ -66,24 +69,30 @@ def step(
         RuntimeError: If the kernels are demanded and cannot be used for all leaves.
     """
     place = _problem_of_place() or _problem_of_variant(switches.variant)
-    groups: dict[str, list[int]] = {"rule": [], "decaying": [], "plain": []}
+    stepped: dict[int, Stepped] = {}
+    groups: dict[str, dict[int, Leaf]] = {"rule": {}, "decaying": {}, "plain": {}}
     for i, leaf in enumerate(leaves):
-        problem = place or _problem_of(leaf, switches.applies)
+        problem = place or _problem_of(leaf)
         if problem and demanded:
             raise cannot(problem)
-        group = "rule" if problem else "decaying" if leaf.decays else "plain"
-        groups[group].append(i)
-    stepped: dict[int, Stepped] = {}
-    for group, indices in groups.items():
-        chosen = [leaves[i] for i in indices]
+        groups["rule" if problem else "decaying" if leaf.decays else "plain"][i] = leaf
+    for group, chosen in groups.items():
         if group == "rule":
-            done = step_by_rule(chosen, hyper, switches)
+            done = step_by_rule(list(chosen.values()), hyper, switches)
+        elif chosen:
+            used = hyper if group == "decaying" else replace(hyper, weight_decay=0.0)
+            operands, tree = jax.tree.flatten((used, list(chosen.values())))
+            call = _Call(tree, switches, demanded)
+            done = jax.tree.unflatten(_outputs(len(chosen)), _step_p.bind(*operands, call=call))
         else:
-            decays = group == "decaying"
-            used = hyper if decays else hyper._replace(weight_decay=0.0)
-            done = _bind(chosen, used, switches, decays, demanded) if chosen else []
-        stepped.update(zip(indices, done, strict=True))
+            continue
+        stepped.update(zip(chosen, done, strict=True))
     return [stepped[i] for i in range(len(leaves))]
+
+
+def _outputs(leaves: int) -> Any:
+    """Returns the structure of what a step of some leaves returns."""
+    return jax.tree.structure([Stepped(0, 0, 0)] * leaves)
 
 
 def cannot(problem: str) -> RuntimeError:
@@ -113,9 +122,9 @@ def _problem_of_variant(variant: Variant) -> str | None:
     return None
 
 
-def _problem_of(leaf: Leaf, applies: bool) -> str | None:
+def _problem_of(leaf: Leaf) -> str | None:
     """Why there is no kernel for a leaf, or None."""
-    arrays = leaf[:4] if leaf.decays or applies else leaf[:3]
+    arrays = jax.tree.leaves(replace(leaf, maximum=None))
     if not all(isinstance(x, (jax.Array, np.ndarray)) for x in arrays):
         return "there is a kernel for arrays only"
     gradient, moment, v, *weights = ((x.dtype.name, x.shape) for x in arrays)
@@ -149,35 +158,6 @@ def _grid(gradient: Any, layout: Layout) -> tuple[int, int, int, int] | None:
     return runs, layers, 2 * run, 2 * stride  # pairs of real numbers
 
 
-def _bind(
-    leaves: Sequence[Leaf], hyper: Hyperparameters, switches: Switches, decays: bool, demanded: bool
-) -> list[Stepped]:
-    """Takes a step of leaves that have kernels, and of which all decay or none."""
-    arrays = [x for x in hyper if not isinstance(x, float)]
-    columns = list(zip(*leaves, strict=True))
-    needed = columns[:4] if decays or switches.applies else columns[:3]
-    operands = [x for column in needed for x in column]
-    call = _Call(
-        layouts=tuple(leaf.layout for leaf in leaves),
-        constants=tuple(x if isinstance(x, float) else None for x in hyper),
-        switches=switches,
-        demanded=demanded,
-    )
-    results = _step_p.bind(*arrays, *operands, call=call)
-    return [Stepped(*one) for one in zip(*_in_parts(results, len(leaves)), strict=True)]
-
-
-def _operands(args: Sequence[Any], call: _Call) -> tuple[Hyperparameters, list[Any]]:
-    """Undoes what ``_bind`` did: the hyperparameters, and gradients, moments, v and weights."""
-    rest = iter(args)
-    hyper = Hyperparameters(*(next(rest) if x is None else x for x in call.constants))
-    return hyper, list(rest)
-
-
-def _in_parts(arrays: Sequence[Any], size: int) -> list[list[Any]]:
-    return [list(arrays[i : i + size]) for i in range(0, len(arrays), size)]
-
-
 def _update_is_multiple_of_moment(variant: Variant, moments: Sequence[Any]) -> bool:
     """Whether what is added to the weights can be computed from their moments, times one number.
 
@@ -190,30 +170,28 @@ def _update_is_multiple_of_moment(variant: Variant, moments: Sequence[Any]) -> b
 # -- the two ways to take the step ----------------------------------------------------------------
 
 
-def _by_rule(*args: Any, call: _Call) -> list[Any]:
-    hyper, operands = _operands(args, call)
-    n = len(call.layouts)
-    gradients, moments, norms, *weights = _in_parts(operands, n)
-    columns = (gradients, moments, norms, weights[0] if weights else [0.0] * n, call.layouts)
-    leaves = [Leaf(*one) for one in zip(*columns, strict=True)]
-    stepped = step_by_rule(leaves, hyper, call.switches)
-    return [x for column in list(zip(*stepped, strict=True))[:3] for x in column]
+def _by_rule(*operands: Any, call: _Call) -> list[Any]:
+    hyper, leaves = call.inputs(operands)
+    return jax.tree.leaves(step_by_rule(leaves, hyper, call.switches))
 
 
-def _by_kernels(*args: Any, call: _Call) -> Sequence[jax.Array]:
-    hyper, operands = _operands(args, call)
-    n, switches = len(call.layouts), call.switches
-    gradients, moments, norms, *weights = _in_parts(operands, n)
+def _by_kernels(*operands: Any, call: _Call) -> list[Any]:
+    hyper, leaves = call.inputs(operands)
+    n, switches = len(leaves), call.switches
+    gradients, moments = [leaf.gradient for leaf in leaves], [leaf.moment for leaf in leaves]
+    norms = [leaf.v for leaf in leaves]
+    weights = [leaf.weights for leaf in leaves if leaf.weights is not None]
     # The kernels compute the scalars in float64 anyway.
     dtype = jnp.result_type(*(v.dtype for v in norms))
-    used = native.rule_of(
-        numbers_of(hyper, switches, dtype),
+    numbers = numbers_of(hyper, switches, dtype)
+    arguments = native.arguments(
+        numbers,
         nesterov=switches.nesterov,
         skip_nonfinite=switches.skip_nonfinite,
         increment=not switches.applies,
     )
     if switches.applies:
-        targets, first = weights[0], 1 + 3 * n
+        targets, first = weights, 1 + 3 * n
     elif (
         switches.nesterov
         or switches.skip_nonfinite
@@ -221,8 +199,8 @@ def _by_kernels(*args: Any, call: _Call) -> Sequence[jax.Array]:
     ):
         targets, first = gradients, 1
     else:
-        # What is added is -d*m. XLA computes that as part of what is done with it, so that it takes
-        # no memory, and the gradients may be kept.
+        # Where c is 1, the increment of the linear pass is -d*m. XLA computes it where it is used,
+        # so that it takes no memory, and the gradients may be kept.
         targets, first = [], 1
     results = [*targets, *moments, *norms]
     overwritten = [*range(first, first + len(targets)), *range(1 + n, 1 + 3 * n)]
@@ -231,18 +209,20 @@ def _by_kernels(*args: Any, call: _Call) -> Sequence[jax.Array]:
         [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
         input_output_aliases={operand: i for i, operand in enumerate(overwritten)},
     )
-    grids = [_grid(g, layout) for g, layout in zip(gradients, call.layouts, strict=True)]
     after = run(
-        jnp.stack([jnp.asarray(x, dtype) for x in used]),
-        *operands,
-        grids=np.array(grids, np.int64).ravel(),
-        scales=np.array([layout.scale for layout in call.layouts]),
+        jnp.stack([jnp.asarray(x, dtype) for x in arguments]),
+        *(*gradients, *moments, *norms, *weights),
+        grids=np.array([_grid(leaf.gradient, leaf.layout) for leaf in leaves], np.int64).ravel(),
+        scales=np.array([leaf.layout.scale for leaf in leaves]),
         threads=np.int32(native.processors()),
     )
-    if targets:
-        return after
-    added = [(-used.d * m).astype(g.dtype) for g, m in zip(gradients, after, strict=False)]
-    return [*added, *after]
+    *targets, moments, norms = (after[i : i + n] for i in range(0, len(after), n))
+    added = (
+        targets[0]
+        if targets
+        else [(-numbers.d * m).astype(g.dtype) for g, m in zip(gradients, moments, strict=True)]
+    )
+    return jax.tree.leaves(list(map(Stepped, added, moments, norms)))
 
 
 @functools.cache
@@ -268,11 +248,13 @@ def _run(*args: Any, call: _Call) -> Any:
     return _step_p.bind(*args, call=call)
 
 
-def _abstract(*args: Any, call: _Call) -> list[Any]:
-    _, operands = _operands(args, call)
-    gradients, moments, norms, *weights = _in_parts(operands, len(call.layouts))
-    targets = weights[0] if call.switches.applies else gradients
-    return [x.update(weak_type=False) for x in (*targets, *moments, *norms)]
+def _abstract(*operands: Any, call: _Call) -> list[Any]:
+    _, leaves = call.inputs(operands)
+    stepped = [
+        Stepped(leaf.weights if call.switches.applies else leaf.gradient, leaf.moment, leaf.v)
+        for leaf in leaves
+    ]
+    return [x.update(weak_type=False) for x in jax.tree.leaves(stepped)]
 
 
 def _batch(args: Sequence[Any], axes: Sequence[Any], *, call: _Call) -> tuple[list[Any], list[int]]:

@@ -1,7 +1,8 @@
 """A step of the leaves in JAX's own operations, on any device and under every transformation."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -14,30 +15,45 @@ from novograd.layers import Split
 from novograd.variants import Variant
 
 
-class Leaf(NamedTuple):
-    """What a step takes of a leaf; ``weights`` is the float 0 where it needs none.
+@dataclass(frozen=True)
+class Leaf:
+    """The inputs of a step for one leaf: a node of a tree, whose arrays are its leaves.
 
-    ``maximum`` is the largest ``v`` so far, for amsgrad.
+    Attributes:
+        gradient: The gradient.
+        moment: The moment.
+        v: The second moment.
+        weights: The weights, or None where the step does not need them.
+        maximum: The largest ``v`` so far for amsgrad, else None.
+        layout: The layers of the leaf.
+        decays: Whether weight decay applies to it.
     """
 
     gradient: Any
     moment: Any
     v: Any
     weights: Any
+    maximum: Any
     layout: Layout
-    decays: bool = True
-    maximum: Any = None
+    decays: bool
+
+
+jax.tree_util.register_dataclass(
+    Leaf,
+    data_fields=["gradient", "moment", "v", "weights", "maximum"],
+    meta_fields=["layout", "decays"],
+)
 
 
 class Stepped(NamedTuple):
-    """What a step makes of it.
+    """The outputs of a step for one leaf.
 
     Attributes:
-        weights: What is to be added to the weights, in the dtype of the gradient; or, where the
-            variant ``applies`` it, the new weights.
+        weights: The increment of the weights, in the dtype of the gradient; or the new weights,
+            where ``Switches.applies``.
         moment: The new moment.
         v: The new second moment.
-        maximum: The largest of them so far, for amsgrad.
+        maximum: The largest ``v`` so far for amsgrad, else None.
     """
 
     weights: Any
@@ -46,8 +62,12 @@ class Stepped(NamedTuple):
     maximum: Any = None
 
 
-class Hyperparameters(NamedTuple):
+@dataclass(frozen=True)
+class Hyperparameters:
     """The numbers of a step: floats, or arrays of shape ().
+
+    It is a node of a tree. Its arrays are its leaves; its floats belong to the structure of the
+    tree, so that they stay constants of a compiled program.
 
     ``count`` is the number of steps taken before, for variants for which it matters.
     """
@@ -58,6 +78,20 @@ class Hyperparameters(NamedTuple):
     epsilon: Any
     weight_decay: Any
     count: Any = 0.0
+
+
+def _flatten(hyper: Hyperparameters) -> tuple[list[Any], tuple[float | None, ...]]:
+    values = [getattr(hyper, field.name) for field in fields(hyper)]
+    arrays = [x for x in values if not isinstance(x, float)]
+    return arrays, tuple(x if isinstance(x, float) else None for x in values)
+
+
+def _unflatten(constants: tuple[float | None, ...], arrays: Iterable[Any]) -> Hyperparameters:
+    rest = iter(arrays)
+    return Hyperparameters(*(next(rest) if x is None else x for x in constants))
+
+
+jax.tree_util.register_pytree_node(Hyperparameters, _flatten, _unflatten)
 
 
 class Switches(NamedTuple):
@@ -82,28 +116,19 @@ def step_by_rule(
 
 def numbers_of(hyper: Hyperparameters, switches: Switches, dtype: Any) -> rule.Numbers:
     """Returns the numbers of the rule, floats or of a dtype."""
-    lr, beta1, beta2, epsilon, decay = (cast(x, dtype) for x in hyper[:5])
-    count = jnp.asarray(hyper.count, dtype) if switches.variant.counts else None
     return rule.numbers(
         switches.variant,
-        lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        epsilon=epsilon,
-        weight_decay=decay,
+        lr=cast(hyper.lr, dtype),
+        beta1=cast(hyper.beta1, dtype),
+        beta2=cast(hyper.beta2, dtype),
+        epsilon=cast(hyper.epsilon, dtype),
+        weight_decay=cast(hyper.weight_decay, dtype),
         grad_averaging=switches.grad_averaging,
         # With eps 0 a gradient that is zero throughout would be 0/0.
         floor=float(jnp.finfo(dtype).tiny),
-        is_first=1.0 if count is None else jnp.asarray(count == 0, dtype),
-        bias=(1.0, 1.0) if count is None else (_bias(beta1, count), _bias(beta2, count)),
+        count=cast(hyper.count, dtype),
+        xp=jnp,
     )
-
-
-def _bias(beta: Any, count: Any) -> Any:
-    """Returns ``1 - beta^(count + 1)``, with all digits in float32 too."""
-    with np.errstate(divide="ignore"):
-        logarithm = float(np.log(beta)) if isinstance(beta, float) else jnp.log(beta)
-    return -jnp.expm1((count + 1) * logarithm)
 
 
 def zero_second_moment(weights: Any, layout: Layout) -> jax.Array:
@@ -193,13 +218,12 @@ def _spread(of_layers: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
 
 def _step(leaf: Leaf, s: Any, hyper: Hyperparameters, switches: Switches) -> Stepped:
     """All arithmetic is in the dtype of v."""
-    g, m, v, w, layout, decays, maximum = leaf
-    if not decays:
-        hyper = hyper._replace(weight_decay=0.0)
-    numbers = numbers_of(hyper, switches, v.dtype)
-    v, maximum, scalars = rule.advance(
-        s, v, numbers, layout.scale, maximum, where=jnp.where, isfinite=jnp.isfinite
-    )
+    g, m, layout = leaf.gradient, leaf.moment, leaf.layout
+    w = 0.0 if leaf.weights is None else leaf.weights
+    if not leaf.decays:
+        hyper = replace(hyper, weight_decay=0.0)
+    numbers = numbers_of(hyper, switches, leaf.v.dtype)
+    v, maximum, scalars = rule.advance(s, leaf.v, numbers, layout.scale, leaf.maximum, xp=jnp)
     scalars = rule.Coefficients(*(_spread(x, layout, g.shape) for x in scalars))
     if not switches.applies:  # what is added to the weights
         scalars = scalars._replace(c=scalars.c - 1.0)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -359,12 +359,11 @@ class _Optimizer:
         layouts = _check_nu(state.nu, layouts_of(self.layers, self.axis_name, state.mu))
         moments, norms, layouts = map(tree.flatten_up_to, (state.mu, state.nu, layouts))
         maxima = tree.flatten_up_to(state.nu_max) if variant.amsgrad else [None] * len(given)
-        weights = tree.flatten_up_to(params) if applies or self._decays else [0.0] * len(given)
+        weights = tree.flatten_up_to(params) if applies or self._decays else [None] * len(given)
         decaying = [False] * len(given)
         if self._decays:
             decaying = tree.flatten_up_to(_decaying(params, self.mask))
-        columns = (given, moments, norms, weights, layouts, decaying, maxima)
-        every = [Leaf(*one) for one in zip(*columns, strict=True)]
+        every = list(map(Leaf, given, moments, norms, weights, maxima, layouts, decaying))
         lr, decay = (_resolve(x, state.count) for x in (self.learning_rate, self.weight_decay))
         count = state.count if variant.counts else 0.0
         stepped = iter(
@@ -417,9 +416,10 @@ def _check_leaf(name: str, path: Any, leaf: Leaf, *, needs_weights: bool) -> Lea
             )
         return x
 
-    return leaf._replace(
+    return replace(
+        leaf,
         gradient=check(name, leaf.gradient),
-        weights=check("params", leaf.weights) if needs_weights else 0.0,
+        weights=check("params", leaf.weights) if needs_weights else None,
         moment=check("state.mu", leaf.moment),
     )
 

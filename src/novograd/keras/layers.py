@@ -43,18 +43,6 @@ def _largest(x: Any, axes: Any = None, keepdims: bool = False) -> Any:
     return ops.max(x, axes, keepdims=keepdims, initial=0)
 
 
-def bias(beta: float, count: Any) -> Any:
-    """Returns ``1 - beta^(count + 1)``, with all digits in float32 too.
-
-    Example:
-        >>> round(float(bias(0.9, ops.array(1.0))), 6)
-        0.19
-    """
-    with np.errstate(divide="ignore"):
-        logarithm = float(np.log(beta))
-    return ops.negative(ops.expm1((count + 1) * logarithm))
-
-
 def spread(x: Any, layers: Layers) -> Any:
     """Returns an array in the shape of ``v`` as one that broadcasts with the weights.
 

@@ -13,7 +13,6 @@ from novograd.hyperparameters import check_flag, check_number
 from novograd.keras.layers import (
     Hyperparameters,
     Layer,
-    bias,
     deserialized,
     layer_norms,
     serialized,
@@ -235,9 +234,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         scale, largest = step_scale(layers, variable.shape), None
         if maximum is not None:
             largest = ops.convert_to_tensor(maximum)
-        new, largest, scalars = rule.advance(
-            s, old, numbers, scale, largest, where=ops.where, isfinite=ops.isfinite
-        )
+        new, largest, scalars = rule.advance(s, old, numbers, scale, largest, xp=ops)
         scalars = rule.Coefficients(*(spread(x, layers) for x in scalars))
         w, m = rule.linear_pass(w, m, g, scalars, beta1=self.beta_1, nesterov=self.nesterov)
         self.assign(variable, ops.cast(w, variable.dtype))
@@ -292,7 +289,6 @@ class NovoGrad(keras.optimizers.Optimizer):
 
     def _numbers(self, learning_rate: Any, weight_decay: float, dtype: str) -> rule.Numbers:
         """Returns the numbers of the rule, in a dtype where they are tensors."""
-        count = ops.cast(self.iterations, dtype) if self.variant.counts else None
         return rule.numbers(
             self.variant,
             lr=learning_rate,
@@ -303,10 +299,8 @@ class NovoGrad(keras.optimizers.Optimizer):
             grad_averaging=self.grad_averaging,
             # With epsilon 0 a gradient that is zero throughout would be 0/0.
             floor=float(np.finfo(dtype).tiny),
-            is_first=1.0 if count is None else ops.cast(ops.equal(count, 0), dtype),
-            bias=(1.0, 1.0)
-            if count is None
-            else (bias(self.beta_1, count), bias(self.beta_2, count)),
+            count=ops.cast(self.iterations, dtype) if self.variant.counts else 0.0,
+            xp=ops,
         )
 
     def _decay(self, variable: Any) -> float:

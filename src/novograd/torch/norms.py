@@ -1,12 +1,12 @@
 """What each layer's step needs besides its tensors: the norm and the scalars of the rule."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from novograd import rule, variants
-from novograd.native import Rule, rule_of
 from novograd.torch.options import Options, changed
 
 
@@ -65,13 +65,13 @@ def squared_norms(grad: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor
     return squares.sum(axes, keepdim=bool(shape)) if axes else squares
 
 
-def numbers_of(
-    options: Options, count: Any = None, is_first: Any = 1.0, *, floor: float = 0.0
-) -> rule.Numbers:
+def numbers_of(options: Options, count: Any = 0.0, *, floor: float = 0.0) -> rule.Numbers:
     """Returns the numbers of the rule for some hyperparameters.
 
-    ``count`` is the number of steps taken before, where that matters, and a Python number or in
-    float64: powers of a beta near 1 lose half the digits of float32 when they are taken from 1.
+    Args:
+        options: The hyperparameters.
+        count: Number of steps taken before, a Python number or in float64.
+        floor: Added to ``v`` so that without an epsilon 0/0 is 0.
 
     Example:
         >>> from novograd.torch import NovoGrad
@@ -89,26 +89,9 @@ def numbers_of(
         grad_averaging=options["grad_averaging"],
         maximize=options["maximize"],
         floor=floor,
-        is_first=is_first,
-        bias=(1.0, 1.0) if count is None else (1 - beta1 ** (count + 1), 1 - beta2 ** (count + 1)),
+        count=count,
+        xp=torch if isinstance(count, Tensor) else math,
     )
-
-
-def kernel_rule(
-    options: Options, count: Any = 0, is_first: Any = 1.0, *, floor: float = 0.0
-) -> Rule:
-    """Returns the numbers that kernels take, for parts that have taken ``count`` steps.
-
-    Example:
-        >>> from novograd.torch import NovoGrad
-        >>> kernel_rule(NovoGrad([torch.zeros(1)], lr=0.5).param_groups[0]).a_by_norm
-        0.5
-    """
-    lr = options["lr"]
-    if isinstance(lr, Tensor):
-        options = changed(options, lr=lr.double().squeeze())
-    numbers = numbers_of(options, count, is_first, floor=floor)
-    return rule_of(numbers, nesterov=options["nesterov"], skip_nonfinite=options["skip_nonfinite"])
 
 
 def advance(
@@ -144,13 +127,9 @@ def advance(
         # A 0-d tensor of the CPU enters a product on any device as a number, without a copy.
         lr = lr.squeeze() if lr.device.type == "cpu" else lr.squeeze().to(v.device)
         options = changed(options, lr=(lr * torch.ones_like(v)).to(v.dtype))
-    numbers = numbers_of(
-        options,
-        None if step is None else step.double(),
-        1.0 if step is None else (step == 0).double(),
-        # With eps 0 a gradient that is zero throughout would be 0/0.
-        floor=torch.finfo(v.dtype).tiny,
-    )
+    # With eps 0 a gradient that is zero throughout would be 0/0.
+    floor = torch.finfo(v.dtype).tiny
+    numbers = numbers_of(options, 0.0 if step is None else step.double(), floor=floor)
     each: list[Any] = [x.to(v.dtype) if isinstance(x, Tensor) and x.ndim else x for x in numbers]
     numbers = rule.Numbers(*each)
-    return rule.advance(s, v, numbers, scale, maximum, where=torch.where, isfinite=torch.isfinite)
+    return rule.advance(s, v, numbers, scale, maximum, xp=torch)

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 from novograd import native, variants
 from novograd.torch.backends import Scaling, Step
 from novograd.torch.backends.eager import square_sums
-from novograd.torch.norms import advance, kernel_rule, layer_norms
+from novograd.torch.norms import advance, layer_norms, numbers_of
 from novograd.torch.options import Options, changed
 from novograd.torch.parts import Part, as_real, grid_of, in_memory
 
@@ -91,7 +91,7 @@ def step(parts: Sequence[Part], options: Options) -> None:
         (tensor([0.7000, 1.6000]), tensor(25.))
     """
     if torch.compiler.is_compiling():
-        numbers = [torch.as_tensor(x, dtype=torch.float64) for x in kernel_rule(options)]
+        numbers = [torch.as_tensor(x, dtype=torch.float64) for x in _arguments(options)]
         columns = list(map(list, zip(*parts, strict=True)))[:5]
         params, grads, exp_avgs, exp_avg_sqs, scales = columns
         torch.ops.novograd.step_(params, grads, exp_avgs, exp_avg_sqs, scales, torch.stack(numbers))
@@ -139,11 +139,23 @@ class Prepared:
         for count, alike in _by_count(parts).items():
             layers = self._layers if alike is self._parts else _layers(alike)
             layers.step(
-                [float(x) for x in kernel_rule(options, count, float(count == 0))],
+                [float(x) for x in _arguments(options, count)],
                 torch.get_num_threads(),
             )
         params, _, exp_avgs, exp_avg_sqs, *_ = zip(*self._parts, strict=True)
         torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
+
+
+def _arguments(options: Options, count: float = 0.0) -> tuple[Any, ...]:
+    """Returns the numbers that the kernels take, for parts that have taken ``count`` steps."""
+    lr = options["lr"]
+    if isinstance(lr, Tensor):
+        options = changed(options, lr=lr.double().squeeze())
+    return native.arguments(
+        numbers_of(options, count),
+        nesterov=options["nesterov"],
+        skip_nonfinite=options["skip_nonfinite"],
+    )
 
 
 def _largest(part: Part, options: Options) -> Tensor:
@@ -202,7 +214,7 @@ def _step_op(
     scales: Sequence[float],
     rule: Tensor,
 ) -> None:
-    """Takes a step by the numbers of a ``novograd.native.Rule``; opaque to compilers."""
+    """Takes a step by ``native.arguments``; opaque to compilers."""
     columns = (params, grads, exp_avgs, exp_avg_sqs, scales)
     layers = _apart([Part(*part) for part in zip(*columns, strict=True)])
     layers.step(rule.tolist(), torch.get_num_threads())

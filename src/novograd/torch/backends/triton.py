@@ -24,16 +24,15 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from novograd import variants
-from novograd.native import Rule
+from novograd.rule import Numbers
 from novograd.torch.backends import Scaling, Step
-from novograd.torch.norms import kernel_rule
+from novograd.torch.norms import numbers_of
 from novograd.torch.options import Options, changed
 from novograd.torch.parts import Grid, Part, grid_of, in_memory
 
 UNSCALES = True
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-# Of a rule, what the kernels need as numbers.
-_NUMBERS = Rule._fields.index("nesterov")
+_NUMBERS = len(Numbers._fields)
 # float64 by itself, the others in any mixture.
 _SMALL = (torch.float32, torch.bfloat16, torch.float16)
 _DTYPES = [{torch.float64}, *(set(x) for n in (1, 2, 3) for x in combinations(_SMALL, n))]
@@ -215,20 +214,20 @@ class _Numbers(NamedTuple):
 def _numbers(parts: Sequence[Part], options: Options) -> _Numbers:
     """Returns the numbers of the rule for some parts."""
     lr, device = options["lr"], parts[0].param.device
-    rule_of = partial(kernel_rule, floor=torch.finfo(parts[0].exp_avg_sq.dtype).tiny)
+    numbers = partial(numbers_of, floor=torch.finfo(parts[0].exp_avg_sq.dtype).tiny)
     if isinstance(lr, Tensor):
         if lr.device.type == "cpu" != device.type:
             options = changed(options, lr=float(lr))
         elif parts[0].step is None:
-            at_0, at_1 = (rule_of(changed(options, lr=x))[:_NUMBERS] for x in (0.0, 1.0))
+            at_0, at_1 = (numbers(changed(options, lr=x)) for x in (0.0, 1.0))
             slopes = [b - a for a, b in zip(at_0, at_1, strict=True)]
             return _Numbers(at_0, slopes, lr.to(device))
         else:
             options = changed(options, lr=lr.to(device).double().squeeze())
     if parts[0].step is None:
-        return _Numbers(rule_of(options)[:_NUMBERS])
+        return _Numbers(numbers(options))
     counts = torch.stack([cast(Tensor, part.step) for part in parts]).double()
-    each = rule_of(options, counts, (counts == 0).double())[:_NUMBERS]
+    each = numbers(options, counts)
     columns = [torch.zeros_like(counts) + x for x in each]
     return _Numbers(each=torch.stack(columns, dim=1))
 

@@ -1,8 +1,8 @@
 """The Triton kernels of a step: sums of squares, the scalars of all layers, the linear pass.
 
-A second writing of the rule: ``scalars`` of ``novograd.rule.advance``, by the numbers of a
-``novograd.native.Rule``, and ``linear_pass`` of ``novograd.rule.linear_pass``. ``triton.py``
-launches them and makes their tables.
+A second writing of the rule: ``scalars`` is ``novograd.rule.advance``, by the same ``Numbers``, and
+``linear_pass`` is ``novograd.rule.linear_pass``. ``triton.py`` launches them and makes their
+tables.
 
 A *part* is what is updated as one tensor. A *piece* of it is a range of memory without gaps that
 belongs to one layer: layer ``j`` is ``runs`` pieces of ``run`` elements, piece ``i`` of them at
@@ -22,7 +22,7 @@ of the arithmetic; where ``keep`` is 0, nothing is changed.
 import triton
 import triton.language as tl
 
-from novograd.native import Rule
+from novograd.rule import Numbers
 
 # The columns of the table. First addresses; that of known squared norms is 0 if they are unknown.
 AT_PARAM = tl.constexpr(0)
@@ -40,21 +40,20 @@ FIRST_SUM = tl.constexpr(11)  # its first partial sum
 FIRST_LAYER = tl.constexpr(12)
 SCALE = tl.constexpr(13)  # the bits of the float64 that multiplies its normalised gradient
 COLUMNS = tl.constexpr(14)
-# The numbers of a rule, without the switches behind them.
-KEEP = tl.constexpr(Rule._fields.index("keep"))
-MIX = tl.constexpr(Rule._fields.index("mix"))
-FIRST = tl.constexpr(Rule._fields.index("first"))
-CORRECTION = tl.constexpr(Rule._fields.index("correction"))
-INSIDE = tl.constexpr(Rule._fields.index("inside"))
-OUTSIDE = tl.constexpr(Rule._fields.index("outside"))
-A = tl.constexpr(Rule._fields.index("a"))
-A_BY_NORM = tl.constexpr(Rule._fields.index("a_by_norm"))
-B = tl.constexpr(Rule._fields.index("b"))
-C = tl.constexpr(Rule._fields.index("c"))
-D = tl.constexpr(Rule._fields.index("d"))
-D_BY_NORM = tl.constexpr(Rule._fields.index("d_by_norm"))
-WAKE = tl.constexpr(Rule._fields.index("wake"))
-NUMBERS = tl.constexpr(Rule._fields.index("nesterov"))
+# The numbers of the rule.
+KEEP = tl.constexpr(Numbers._fields.index("keep"))
+MIX = tl.constexpr(Numbers._fields.index("mix"))
+FIRST = tl.constexpr(Numbers._fields.index("first"))
+CORRECTION = tl.constexpr(Numbers._fields.index("correction"))
+INSIDE = tl.constexpr(Numbers._fields.index("inside"))
+OUTSIDE = tl.constexpr(Numbers._fields.index("outside"))
+NORMALISES_MOMENT = tl.constexpr(Numbers._fields.index("normalises_moment"))
+A = tl.constexpr(Numbers._fields.index("a"))
+B = tl.constexpr(Numbers._fields.index("b"))
+C = tl.constexpr(Numbers._fields.index("c"))
+D = tl.constexpr(Numbers._fields.index("d"))
+WAKE = tl.constexpr(Numbers._fields.index("wake"))
+NUMBERS = tl.constexpr(len(Numbers._fields))
 COEFFICIENTS = tl.constexpr(5)
 # Elements of a program: enough to make up for its beginning, and few enough that 25 million keep
 # all multiprocessors of a large device busy.
@@ -148,11 +147,9 @@ def scalars(
     )
     rate = tl.load(lr).to(tl.float64) if HAS_LR else 0.0
     a = tl.load(rule + A) + rate * tl.load(slopes + A)
-    a_by_norm = tl.load(rule + A_BY_NORM) + rate * tl.load(slopes + A_BY_NORM)
     b = tl.load(rule + B) + rate * tl.load(slopes + B)
     c = tl.load(rule + C) + rate * tl.load(slopes + C)
     d = tl.load(rule + D) + rate * tl.load(slopes + D)
-    d_by_norm = tl.load(rule + D_BY_NORM) + rate * tl.load(slopes + D_BY_NORM)
     wake = tl.load(rule + WAKE) + rate * tl.load(slopes + WAKE)
     scale = tl.load(row + SCALE).to(tl.float64, bitcast=True)
 
@@ -170,12 +167,13 @@ def scalars(
     # An s beyond the range makes a = 0, and must not stay in v for ever.
     tl.store(vs, v, mask=used & (tl.abs(v) < float("inf")))
 
+    divides_d = tl.load(rule + NORMALISES_MOMENT) != 0
     out = coefficients + (tl.load(row + FIRST_LAYER) + layers) * COEFFICIENTS
     dtype: tl.constexpr = coefficients.dtype.element_ty
-    tl.store(out, (a + scale * a_by_norm / norm).to(dtype), mask=mine)
+    tl.store(out, tl.where(divides_d, a, scale * a / norm).to(dtype), mask=mine)
     tl.store(out + 1, tl.where(idle, 0.0, b).to(dtype), mask=mine)
     tl.store(out + 2, c.to(dtype), mask=mine)
-    tl.store(out + 3, (d + scale * d_by_norm / norm).to(dtype), mask=mine)
+    tl.store(out + 3, tl.where(divides_d, scale * d / norm, d).to(dtype), mask=mine)
     tl.store(out + 4, used.to(dtype), mask=mine)
 
 
