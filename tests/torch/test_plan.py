@@ -8,7 +8,8 @@ import torch
 
 from novograd.torch import NovoGrad
 from novograd.torch.backends import eager, foreach, native
-from novograd.torch.plan import Plan, whole_part
+from novograd.torch.plan import Plan
+from novograd.torch.state import whole_part
 from tests.helpers.torch import parameters, set_gradients
 
 OPTIONS = {"lr": 0.1, "weight_decay": 0.1, "variant": "apex"}

@@ -1,38 +1,26 @@
 """NovoGrad as a ``torch.optim.Optimizer``."""
 
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterable
-from itertools import chain
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
 from novograd import variants
-from novograd.layers import check_layers
 from novograd.native import usable
-from novograd.torch import plan, sharding
-from novograd.torch.backends import Backend, Scaling, Step, triton
-from novograd.torch.groups import name_of, refuse_pieces, shapes_of
-from novograd.torch.layout import Layout, Layouts
-from novograd.torch.options import OPTIONS, Options, check_options, with_new
-from novograd.torch.parts import Part, parts
-from novograd.torch.plan import (
-    Assignment,
-    Plan,
-    kernels_for,
-    require_kernels,
-    wants_kernels,
-    whole_part,
-)
-from novograd.torch.sharding import Norms
-from novograd.torch.state import check_loaded, follow, new_state, restore
-from novograd.torch.state import problem as problem_of_state
+from novograd.torch.backends import Scaling, Step
+from novograd.torch.choice import assign, demands_triton, require_kernels
+from novograd.torch.gradients import check_gradients
+from novograd.torch.groups import Groups, trained
+from novograd.torch.loading import check_state_dict, restore
+from novograd.torch.options import check_options, with_new
+from novograd.torch.parts import Part
+from novograd.torch.planner import Planner, rows
+from novograd.torch.steps import steps_of
 from novograd.variants import Variant
 
-# All that live, for groups that go from one to another.
+# All that live, because a group that goes from one to another takes its layers along.
 _OPTIMIZERS: weakref.WeakSet["NovoGrad"] = weakref.WeakSet()
 
 
@@ -166,11 +154,14 @@ class NovoGrad(torch.optim.Optimizer):
             "layers": layers,
         }
         check_options(defaults)
-        self._forget()
+        self._groups = Groups(layers)
+        self._planner = Planner(self._groups)
         super().__init__(params, defaults)
         _OPTIMIZERS.add(self)
-        if fused is None and foreach is None and _any_on_cpu(self.param_groups):
-            usable()  # says so, if there are no kernels
+        if fused is None and foreach is None:
+            params = [param for group in self.param_groups for param in group["params"]]
+            if any(param.device.type == "cpu" for param in params):
+                usable()  # says so, if there are no kernels
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group.
@@ -190,17 +181,19 @@ class NovoGrad(torch.optim.Optimizer):
             >>> [group["weight_decay"] for group in optimizer.param_groups]
             [0.0, 0.001]
         """
-        self._follow_groups()
+        self._groups.follow(self.param_groups)
         if isinstance(param_group, dict):
             param_group = _with_layers(param_group)
             check_options(self.defaults | param_group)
         super().add_param_group(param_group)
+        number, added = len(self.param_groups) - 1, self.param_groups[-1]
         try:
-            self._check_group(self.param_groups[-1])
+            require_kernels(added["fused"], added["params"])
+            self._groups.check_layouts(number, added)
         except BaseException:
             self.param_groups.pop()
             raise
-        self._note_groups()
+        self._groups.note(self.param_groups)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -210,7 +203,7 @@ class NovoGrad(torch.optim.Optimizer):
             closure: Called first, with gradients enabled, to evaluate the model anew.
 
         Returns:
-            What the closure returned; None without one.
+            The result of the closure; None without one.
 
         Raises:
             RuntimeError: If flat pieces have taken the place of parameters; if the state of a
@@ -234,7 +227,8 @@ class NovoGrad(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if torch.compiler.is_compiling() and (self._sharded or self._needs_triton()):
+        compiling = torch.compiler.is_compiling()
+        if compiling and (self._groups.sharded or demands_triton(self.param_groups)):
             cast(Callable[[], None], torch.compiler.disable(self._take_step))()
         else:
             self._take_step()
@@ -249,11 +243,11 @@ class NovoGrad(torch.optim.Optimizer):
             >>> "layers" in optimizer.state_dict()["param_groups"][0]
             False
         """
-        self._take_layers()
+        self._groups.take_layers(self.param_groups)
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what ``state_dict`` returned, also of parameters in another dtype or device.
+        """Loads a state dict, also one of parameters in another dtype or on another device.
 
         Args:
             state_dict: The state of a NovoGrad of this module.
@@ -269,15 +263,15 @@ class NovoGrad(torch.optim.Optimizer):
                 ...
             ValueError: state_dict is not one of NovoGrad: param_groups[0] has no 'betas'
         """
-        self._follow_groups()
+        self._groups.follow(self.param_groups)
         loading: list[dict[str, Any]] = []
 
         def check(_: torch.optim.Optimizer, given: dict[str, Any]) -> None:
-            self._check_state_dict(given)
+            check_state_dict(given, self.param_groups, self._groups.layout)
             loading.append(given)
 
-        # As hooks, check sees what the user's own hooks made of the dict, and they see the state
-        # as it will be used.
+        # As a hook, check sees the dict that the user's own hooks have made. These see the state as
+        # it will be used.
         hooks = [
             self.register_load_state_dict_pre_hook(check),
             self.register_load_state_dict_post_hook(
@@ -297,327 +291,69 @@ class NovoGrad(torch.optim.Optimizer):
         ``GradScaler`` asks for it, and if so sets ``grad_scale`` and ``found_inf`` for the step. If
         not it waits for the device, to see whether the step is to be taken.
         """
-        return all(map(self._unscales, range(len(self.param_groups))))
-
-    # -- its parts -------------------------------------------------------------------------------
+        return self._planner.unscales(self.param_groups, self.state)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns what a copy is made of."""
-        self._take_layers()
-        return super().__getstate__() | {"_layers": dict(enumerate(self._layers.values()))}
+        """Returns the entries of a copy, among them the layers, which no group holds."""
+        self._groups.take_layers(self.param_groups)
+        return super().__getstate__() | {"_layers": dict(enumerate(self._groups.layers))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes the state of another, with the layers that are set here where it has none."""
-        super().__setstate__(state)
-        chosen = self.__dict__.get("_layers", {})
-        self._forget()
-        self._layers = dict(enumerate(chosen.values()))  # the groups are others now
-        for group in self.param_groups:
+        """Takes the entries of another, with the layers that are set here where it has none."""
+        entries = state.copy()
+        known = dict(enumerate(self._groups.layers)) if hasattr(self, "_groups") else {}
+        layers = entries.pop("_layers", known)
+        super().__setstate__(entries)
+        self._groups = Groups(self.defaults.get("layers"), layers.values())
+        self._planner = Planner(self._groups)
+        for number, group in enumerate(self.param_groups):
             group.update(with_new(group))
-            self._check_group(group)
-        self._note_groups()
+            require_kernels(group["fused"], group["params"])
+            self._groups.check_layouts(number, group)
+        self._groups.note(self.param_groups)
         _OPTIMIZERS.add(self)
-
-    def _forget(self) -> None:
-        """Makes anew what is known of groups and parameters beside what they hold themselves."""
-        # Of the groups in order, by the identity of each, which is not one of a copy.
-        self._layers: dict[int, Any] = {}
-        self._shapes: Counter[torch.Size] = Counter()
-        self._layouts = Layouts()
-        self._plans: dict[int, Plan] = {}
-        self._noted: list[Any] = []
-        self._sharded = False
-
-    def _follow_groups(self) -> None:
-        """Takes notice of what has been changed in the groups since they were last used.
-
-        Raises:
-            RuntimeError: If flat pieces have taken the place of parameters.
-        """
-        if self._noted != self._identities():
-            refuse_pieces(self._shapes, self._plain_shapes())
-            self._note_groups()
-        else:
-            self._sharded = self._any_sharded()  # the contents of tensors can be exchanged
-
-    def _note_groups(self) -> None:
-        """Notes the layers and the parameters of all groups, as they are now."""
-        self._take_layers()
-        self._shapes = self._plain_shapes()
-        self._sharded = self._any_sharded()
-        self._layouts.forget_others(chain(*(group["params"] for group in self.param_groups)))
-        self._noted = self._identities()
-
-    def _take_layers(self) -> None:
-        """Takes the layers out of the groups.
-
-        Programs flatten, compare and save the entries of groups, and layers may be a function,
-        which no file can hold.
-        """
-        self._layers = {id(group): self._layers_of(group) for group in self.param_groups}
-        for group in self.param_groups:
-            group.pop("layers", None)
-
-    def _any_sharded(self) -> bool:
-        """Whether a parameter is a DTensor."""
-        params = chain(*(group["params"] for group in self.param_groups))
-        return any(map(sharding.is_sharded, params))
-
-    def _identities(self) -> list[Any]:
-        """Returns by what changes of groups and parameters can be seen."""
-        return [
-            # Lazy parameters get their shapes later.
-            ("layers" in group, id(group), *((id(w), is_lazy(w)) for w in group["params"]))
-            for group in self.param_groups
-        ]
-
-    def _layers_of(self, group: dict[str, Any]) -> Any:
-        """Returns the layers of a group, also of one that a program has put in another's place."""
-        if "layers" in group:
-            return check_layers("layers", group["layers"])
-        if id(group) in self._layers:
-            return self._layers[id(group)]
-        number = next(i for i, known in enumerate(self.param_groups) if known is group)
-        known = list(self._layers.values())
-        return known[number] if number < len(known) else self.defaults.get("layers")
-
-    def _plain_shapes(self) -> Counter[torch.Size]:
-        """Returns the shapes of the parameters of groups without layers."""
-        plain = (group for group in self.param_groups if self._layers_of(group) is None)
-        return shapes_of([param for group in plain for param in group["params"]])
-
-    def _layout(self, group: dict[str, Any], index: int) -> Layout:
-        """Returns where the layers of a parameter of a group are; its errors name it."""
-        param, name = group["params"][index], name_of(group, index)
-        try:
-            return self._layouts.of(self._layers_of(group), name, param)
-        except (ValueError, RuntimeError) as error:
-            raise type(error)(f"parameter {self._name(group, index)}: {error}") from error
-
-    def _check_group(self, group: dict[str, Any]) -> None:
-        """Raises an error, naming the parameter, if one of a group cannot be trained."""
-        require_kernels(group["fused"], group["params"])
-        for index, param in enumerate(group["params"]):
-            if not is_lazy(param):
-                self._layout(group, index)
 
     def _take_step(self) -> None:
         """Takes a step, having checked first that it can be taken."""
-        again = [self._recalled(number) for number in range(len(self.param_groups))]
-        if None in again and not torch.compiler.is_compiling():
-            self._follow_groups()
-        for group, assigned in zip(self.param_groups, again, strict=True):
-            if assigned is None:
-                self._check_gradients(group)
-        norms = self._norms() if self._sharded else None
-        work = [
-            step
-            for number, assigned in enumerate(again)
-            for step in self._prepared(number, norms, assigned)
-        ]
-        if norms is not None:
-            for step in work:
-                step.square_sums()
-            missing = norms.all_reduce()
-            if missing:
-                work += [
-                    step
-                    for group in self.param_groups
-                    for step in self._prepared_without_gradient(group, missing, norms)
-                ]
-        for step in work:
+        found_inf, scaling = getattr(self, "found_inf", None), None
+        if found_inf is not None:
+            scaling = Scaling(getattr(self, "grad_scale", None), found_inf)
+        if torch.compiler.is_compiling():
+            ready = self._traced(scaling)
+        else:
+            ready = self._planner.prepare(self.param_groups, self.state, scaling)
+        for step in ready:
             step.take()
 
-    def _init_group(
-        self, group: dict[str, Any], *columns: list[Any], norms: Norms | None = None
-    ) -> None:
-        """Appends to the columns what has a gradient, after making state that does not exist yet.
-
-        torch.compile knows a method of this name, and calls it before it traces the rest.
-        """
-        for index, param in enumerate(group["params"]):
-            if param.grad is not None:
-                row = self._row(group, index, sharding.local_gradient(param), norms)
-                for column, x in zip(columns, row, strict=True):
-                    column.append(x)
-
-    def _row(
-        self, group: dict[str, Any], index: int, grad: Tensor, norms: Norms | None
-    ) -> tuple[Any, ...]:
-        """Returns the fields of a ``Part``, and where it is cut; makes its state if need be."""
-        param, layout = group["params"][index], self._layout(group, index)
-        state = self._state_of(group, index, layout)
-        if not state:
-            state = self.state[param]
-            state.update(new_state(group, param, layout))
-        square = norms.squares.get(param) if norms else None
-        return *whole_part(param, grad, layout.scale, state, square), layout.cuts
-
-    def _recalled(self, number: int) -> Assignment | None:
-        """Returns what updates a group, if that is as in the last step."""
-        if self._sharded or torch.compiler.is_compiling() or number not in self._plans:
-            return None
-        group = self.param_groups[number]
-        return self._plans[number].recall(group, self._layers_of(group), self.state)
-
-    def _prepared(
-        self, number: int, norms: Norms | None, assigned: Assignment | None
-    ) -> list[Step]:
-        """Returns the step of what has a gradient in a group."""
-        group = self.param_groups[number]
-        if assigned is None:
-            # As columns, in which torch.compile finds the tensors.
+    def _traced(self, scaling: Scaling | None) -> list[Step]:
+        """Returns the steps to be taken in a form that torch.compile can trace."""
+        ready: list[Step] = []
+        for number, group in enumerate(self.param_groups):
+            check_gradients(trained(number, group), self._groups, self.state)
+        for number, group in enumerate(self.param_groups):
             columns: tuple[list[Any], ...] = tuple([] for _ in range(len(Part._fields) + 1))
-            self._init_group(group, *columns, norms=norms)
-            assigned = plan.assign(group, zip(*columns, strict=True))
-            if not self._sharded and not torch.compiler.is_compiling():
-                layers = self._layers_of(group)
-                self._plans[number] = Plan(group, layers, assigned, self.state)
-        return plan.steps(group, assigned, self._scaling())
+            self._init_group(group, number, *columns)
+            assigned = assign(group, zip(*columns, strict=True))
+            ready += steps_of(group, assigned, scaling)
+        return ready
 
-    def _prepared_without_gradient(
-        self, group: dict[str, Any], params: list[Tensor], norms: Norms
-    ) -> list[Step]:
-        """Returns the step of what has a gradient in other processes only."""
-        rows = [
-            self._row(group, index, torch.zeros_like(sharding.local(param)), norms)
-            for index, param in enumerate(group["params"])
-            if any(param is one for one in params)
-        ]
-        return plan.steps(group, plan.assign(group, rows), self._scaling())
+    def _init_group(self, group: dict[str, Any], number: int, *columns: list[Any]) -> None:
+        """Appends the rows of a group to columns, after making state that does not exist yet.
 
-    def _scaling(self) -> Scaling | None:
-        """Returns what a ``GradScaler`` has set."""
-        found_inf = getattr(self, "found_inf", None)
-        return None if found_inf is None else Scaling(getattr(self, "grad_scale", None), found_inf)
-
-    def _unscales(self, number: int) -> bool:
-        """Whether all of a group will be updated by backends that unscale gradients themselves."""
-        group, assigned = self.param_groups[number], self._recalled(number)
-        if assigned is not None:
-            return all(backend.UNSCALES for backend, _ in assigned)
-        return wants_kernels(group) and all(
-            self._unscales_parameter(group, index)
-            for index, param in enumerate(group["params"])
-            if param.grad is not None
-        )
-
-    def _unscales_parameter(self, group: dict[str, Any], index: int) -> bool:
-        """Whether kernels that unscale gradients themselves can take a parameter."""
-        kernels = kernels_for(group["params"][index].device)
-        return kernels.UNSCALES and self._problem_of_kernels(kernels, group, index) is None
-
-    def _needs_triton(self) -> bool:
-        """Whether kernels are asked for that torch.compile does not take."""
-        return any(
-            triton.takes(param.device)
-            for group in self.param_groups
-            if group["fused"] or group["stochastic_rounding"]
-            for param in group["params"]
-        )
-
-    def _norms(self) -> Norms | None:
-        """Makes room for the norms of layers of which other processes have pieces, if any do."""
-        shardings = {}
-        for group in self.param_groups:
-            for index, param in enumerate(group["params"]):
-                if param.requires_grad and sharding.is_sharded(param):
-                    found = self._layout(group, index).sharding
-                    if found is not None and found.groups:
-                        shardings[param] = found
-        return Norms(shardings) if shardings else None
-
-    def _check_gradients(self, group: dict[str, Any]) -> None:
-        """Raises RuntimeError, naming the parameter, if a gradient of a group cannot be used."""
-        for index, param in enumerate(group["params"]):
-            if param.grad is None:
-                continue
-            problem = None
-            if param.grad.layout is not torch.strided:
-                problem = f"it is {param.grad.layout}, and must be dense"
-            elif (
-                self._sharded and not sharding.is_sharded(param.grad) and sharding.is_sharded(param)
-            ):
-                problem = "it must be a DTensor where the parameter is one"
-            elif torch.compiler.is_compiling():
-                pass
-            elif group["stochastic_rounding"] and param.dtype == torch.bfloat16:
-                problem = self._problem_of_kernels(triton, group, index)
-            elif group["fused"]:
-                problem = self._problem_of_kernels(kernels_for(param.device), group, index)
-            if problem is None and self._sharded and variants.get(group["variant"]).norm != "l2":
-                problem = f"the norm of variant {group['variant']!r} is not known of shards"
-            if problem:
-                asked = "".join(
-                    f"with {x}=True " for x in ("fused", "stochastic_rounding") if group[x]
-                )
-                raise RuntimeError(
-                    f"NovoGrad cannot use {asked}the gradient of parameter "
-                    f"{self._name(group, index)}: {problem}"
-                )
-
-    def _state_of(self, group: dict[str, Any], index: int, layout: Layout) -> dict[str, Any]:
-        """Returns the state of a parameter in its dtypes; it is empty before the first step.
-
-        Raises RuntimeError, naming the parameter, if the state cannot be used.
+        torch.compile knows a method of this name. It calls the method before it traces the rest,
+        and finds the tensors in the lists.
         """
-        param = group["params"][index]
-        state = self.state.get(param, {})
-        if state:
-            follow(state, param)
-            problem = problem_of_state(state, group, param, layout)
-            if problem:
-                name = self._name(group, index)
-                raise RuntimeError(f"NovoGrad cannot use the state of parameter {name}: {problem}")
-        return state
-
-    def _problem_of_kernels(
-        self, kernels: Backend, group: dict[str, Any], index: int
-    ) -> str | None:
-        """Returns why the kernels of a module cannot take a parameter, or None if they can."""
-        param, layout = group["params"][index], self._layout(group, index)
-        state = self._state_of(group, index, layout) or {
-            "exp_avg": param,
-            "exp_avg_sq": layout.new_second_moment(param),
-        }
-        whole = whole_part(param, sharding.local(param.grad), layout.scale, state)
-        problems = (kernels.problem(x, cast(Options, group)) for x in parts(whole, layout.cuts))
-        return next(filter(None, problems), None)
-
-    def _name(self, group: dict[str, Any], index: int) -> str:
-        """Returns the name of a parameter, or where it is."""
-        name = name_of(group, index)
-        if name is not None:
-            return repr(name)
-        number = next(i for i, known in enumerate(self.param_groups) if known is group)
-        return f"{index} of param_groups[{number}]"
-
-    def _check_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises ValueError if a state dict cannot be loaded; the base class checks the groups."""
-        for number, group in enumerate(state_dict["param_groups"]):
-            for name, option in OPTIONS.items():
-                if name not in group and not option.is_new:
-                    other = "grad_averaging" in group
-                    raise ValueError(
-                        "state_dict is not one of NovoGrad: "
-                        f"param_groups[{number}] has no {name!r}"
-                        + ("; `novograd convert` reads those of other NovoGrads" * other)
-                    )
-            check_options(with_new(group))
-        for theirs, ours in zip(state_dict["param_groups"], self.param_groups, strict=False):
-            require_kernels(theirs["fused"], ours["params"])
-        check_loaded(state_dict, self.param_groups, self._layout)
-
-
-def _any_on_cpu(groups: list[dict[str, Any]]) -> bool:
-    return any(param.device.type == "cpu" for group in groups for param in group["params"])
+        for row in rows(trained(number, group), self._groups, self.state):
+            for column, x in zip(columns, row, strict=True):
+                column.append(x)
 
 
 def _with_layers(group: dict[str, Any]) -> dict[str, Any]:
     """Returns a group with its layers as an entry, also if another optimizer has taken them out."""
     if "layers" in group:
-        return group.copy()  # what the caller has keeps the entry
+        return group.copy()  # the group of the caller keeps the entry
     for optimizer in _OPTIMIZERS:
-        if any(known is group for known in optimizer.param_groups):
-            return group | {"layers": optimizer._layers_of(group)}
+        for number, known in enumerate(optimizer.param_groups):
+            if known is group:
+                return group | {"layers": optimizer._groups.layers_of(number, group)}
     return group

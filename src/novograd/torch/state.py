@@ -1,43 +1,59 @@
-"""The state of a parameter: how it is made, follows its weights, and is checked and loaded."""
+"""The state of a parameter: how it is made, follows its weights and is checked."""
 
-from collections.abc import Iterator, Sequence
-from numbers import Real
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 # torch keeps its foreach operations private and stable: its own optimizers are made of them.
 # pyright: reportPrivateImportUsage=false
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
 from novograd import variants
 from novograd.torch import sharding
+from novograd.torch.groups import Group, Member
 from novograd.torch.layout import Layout
 from novograd.torch.norms import compute_dtype
 from novograd.torch.parts import Part
 
 # Second moments, which are in the precision of the arithmetic.
-_SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
+SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
 
 
-def new_state(group: dict[str, Any], param: Tensor, layout: Layout) -> dict[str, Tensor]:
-    """Returns the state of a parameter of a group before its first step.
+def state_shapes(group: Group, param: Tensor, layout: Layout) -> dict[str, torch.Size]:
+    """Returns the names of the tensors in the state of a parameter, and their shapes.
 
     Example:
         >>> from novograd.torch.layout import layout_of
         >>> w = torch.zeros(2, 3)
-        >>> list(new_state({"variant": "apex"}, w, layout_of(None, None, w)))
+        >>> list(state_shapes({"variant": "apex"}, w, layout_of(None, None, w)))
         ['exp_avg', 'exp_avg_sq', 'step']
     """
-    variant, v = variants.get(group["variant"]), layout.new_second_moment(param)
-    state = {
-        "exp_avg": torch.zeros_like(param, memory_format=torch.preserve_format),
-        "exp_avg_sq": v,
-    }
+    variant = variants.get(group["variant"])
+    shapes = {"exp_avg": param.shape, "exp_avg_sq": layout.v_shape}
     if variant.amsgrad:
-        state["max_exp_avg_sq"] = layout.new_second_moment(param)
+        shapes["max_exp_avg_sq"] = layout.v_shape
     if variant.counts:
-        state["step"] = torch.zeros((), dtype=torch.float32, device=sharding.local(v).device)
+        shapes["step"] = torch.Size()
+    return shapes
+
+
+def new_state(group: Group, param: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """Returns the state of a parameter of a group before its first step.
+
+    Example:
+        >>> from novograd.torch.layout import layout_of
+        >>> w = torch.ones(2)
+        >>> new_state({"variant": "nvidia"}, w, layout_of(None, None, w))
+        {'exp_avg': tensor([0., 0.]), 'exp_avg_sq': tensor(0.)}
+    """
+    state = {}
+    for name in state_shapes(group, param, layout):
+        if name in SECOND_MOMENTS:
+            state[name] = layout.new_second_moment(param)
+        elif name == "step":
+            state[name] = _new_count(0.0, param)
+        else:
+            state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
     return state
 
 
@@ -56,17 +72,14 @@ def follow(state: dict[str, Any], param: Tensor) -> None:
     v, wide = state.get("exp_avg_sq"), compute_dtype(param.dtype)
     if isinstance(v, Tensor) and v.dtype != wide:
         state["exp_avg"] = state["exp_avg"].to(param.dtype)
-        for name in _SECOND_MOMENTS:
+        for name in SECOND_MOMENTS:
             if name in state:
                 state[name] = state[name].to(wide)
     if not isinstance(state.get("step"), Tensor | None):
-        device = sharding.local(param).device
-        state["step"] = torch.tensor(float(state["step"]), dtype=torch.float32, device=device)
+        state["step"] = _new_count(float(state["step"]), param)
 
 
-def problem(
-    state: dict[str, Any], group: dict[str, Any], param: Tensor, layout: Layout
-) -> str | None:
+def problem(state: dict[str, Any], group: Group, param: Tensor, layout: Layout) -> str | None:
     """Returns why the state of a parameter cannot be used, or None if it can.
 
     Example:
@@ -75,13 +88,7 @@ def problem(
         >>> problem({"exp_avg": w}, {"variant": "nvidia"}, w, layout_of(None, None, w))
         "it has no 'exp_avg_sq'"
     """
-    variant = variants.get(group["variant"])
-    shapes = [("exp_avg", param.shape), ("exp_avg_sq", layout.v_shape)]
-    if variant.amsgrad:
-        shapes.append(("max_exp_avg_sq", layout.v_shape))
-    if variant.counts:
-        shapes.append(("step", torch.Size()))
-    for name, shape in shapes:
+    for name, shape in state_shapes(group, param, layout).items():
         value = state.get(name)
         if value is None:
             return f"it has no {name!r}"
@@ -92,66 +99,59 @@ def problem(
     return None
 
 
-def check_loaded(
-    state_dict: dict[str, Any], param_groups: list[dict[str, Any]], layout: Any
-) -> None:
-    """Checks that the state in a state dict fits the parameters.
+def state_of(member: Member, layout: Layout, states: Mapping[Tensor, Any]) -> dict[str, Any]:
+    """Returns the state of a parameter in the right dtypes; it is empty before the first step.
 
     Args:
-        state_dict: The state dict, of which the groups have been checked.
-        param_groups: The groups that it is to be loaded into.
-        layout: ``layout(group, index)`` of a parameter of these.
+        member: The parameter.
+        layout: Where its layers are.
+        states: The state of the optimizer.
 
     Raises:
-        ValueError: If it does not.
+        RuntimeError: If the state cannot be used.
+
+    Example:
+        >>> from novograd.torch.layout import layout_of
+        >>> w = torch.zeros(2)
+        >>> member = Member(w, {"params": [w], "variant": "nvidia"}, 0, 0)
+        >>> state_of(member, layout_of(None, None, w), {w: {"exp_avg": w}})
+        Traceback (most recent call last):
+            ...
+        RuntimeError: NovoGrad cannot use the state of parameter 0 of param_groups[0]: it has no \
+'exp_avg_sq'
     """
-    for theirs, key, ours, index in _paired(state_dict, param_groups):
-        param, state = ours["params"][index], state_dict["state"].get(key, {})
-        if not state or is_lazy(param):
-            continue
-        for name, like in new_state(theirs, param, layout(ours, index)).items():
-            if name not in state:
-                raise ValueError(
-                    f"state_dict is not one of NovoGrad: no {name!r} for parameter {key!r}"
-                )
-            value = state[name]
-            if name == "step" and isinstance(value, Real):
-                continue
-            if value.shape != like.shape:
-                raise ValueError(
-                    f"state_dict does not fit: {name!r} of parameter {key!r} must have "
-                    f"shape {tuple(like.shape)}, got {tuple(value.shape)}"
-                )
-            if not sharding.is_alike(value, like):
-                raise ValueError(
-                    f"state_dict does not fit: {name!r} of parameter {key!r} is not sharded "
-                    "as it is here; torch.distributed.checkpoint loads it"
-                )
+    state = states.get(member.param, {})
+    if state:
+        follow(state, member.param)
+        found = problem(state, member.group, member.param, layout)
+        if found:
+            raise RuntimeError(f"NovoGrad cannot use the state of parameter {member}: {found}")
+    return state
 
 
-def restore(
-    states: dict[Tensor, Any], state_dict: dict[str, Any], param_groups: list[dict[str, Any]]
-) -> None:
-    """Loads second moments anew: the base class has cast them to the dtype of the weights."""
-    for _, key, ours, index in _paired(state_dict, param_groups):
-        param, given = ours["params"][index], state_dict["state"].get(key, {})
-        for name in _SECOND_MOMENTS:
-            if name in given:
-                states[param][name] = given[name].to(param.device, compute_dtype(param.dtype))
-        if given:
-            follow(states[param], param)
+def whole_part(
+    param: Tensor, grad: Tensor, scale: float, state: dict[str, Any], square: Tensor | None = None
+) -> Part:
+    """Returns the local piece of a parameter and of its state as a part.
 
-
-def _paired(
-    state_dict: dict[str, Any], param_groups: list[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], Any, dict[str, Any], int]]:
-    """Pairs parameters of a state dict with those here, by position as the base class does.
-
-    Yields a group of the state dict, a key in it, the group here, and an index in that.
+    Example:
+        >>> w, v = torch.zeros(2), torch.tensor(0.0)
+        >>> whole_part(w, torch.ones(2), 1.0, {"exp_avg": torch.zeros(2), "exp_avg_sq": v}).grad
+        tensor([1., 1.])
     """
-    for theirs, ours in zip(state_dict["param_groups"], param_groups, strict=False):
-        for index, key in enumerate(theirs["params"][: len(ours["params"])]):
-            yield theirs, key, ours, index  # the base class refuses other numbers of parameters
+    local = sharding.local
+    maximum, step = state.get("max_exp_avg_sq"), state.get("step")
+    return Part(
+        local(param),
+        grad,
+        local(state["exp_avg"]),
+        local(state["exp_avg_sq"]),
+        scale,
+        square,
+        None if maximum is None else local(maximum),
+        step,
+        None if step is None else state["exp_avg_sq"],
+    )
 
 
 def count(parts: Sequence[Part], lr: float | Tensor, found_inf: Tensor | None = None) -> None:
@@ -188,3 +188,8 @@ def _is_fresh(part: Part, lr: float | Tensor) -> Tensor:
         largest = largest.full_tensor()
     lr = lr.squeeze().to(step.device) if isinstance(lr, Tensor) else lr
     return (step == 0) & (largest.to(step.device) == 0) & (lr == 0)
+
+
+def _new_count(steps: float, param: Tensor) -> Tensor:
+    """Returns a number of steps as a tensor on the device of a parameter."""
+    return torch.full((), steps, dtype=torch.float32, device=sharding.local(param).device)

@@ -1,0 +1,109 @@
+"""The choice of the backend that updates a part."""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from novograd.native import require
+from novograd.torch.backends import Backend, eager, foreach, native, triton
+from novograd.torch.groups import Group
+from novograd.torch.options import Options
+from novograd.torch.parts import Part, parts
+
+# Backends, and the part that each is to update.
+Assignment = list[tuple[Backend, Part]]
+
+
+def assign(group: Group, rows: Iterable[tuple[Any, ...]]) -> Assignment:
+    """Chooses the backend for each part of some parameters of a group.
+
+    Args:
+        group: The parameter group.
+        rows: For each parameter the fields of a ``Part``, and its cuts.
+
+    Raises:
+        RuntimeError: If kernels are demanded that cannot take a part.
+
+    Example:
+        >>> from novograd.torch import NovoGrad
+        >>> w, v = torch.zeros(4), torch.zeros(2)
+        >>> (group,) = NovoGrad([w], foreach=True).param_groups
+        >>> row = *Part(w, w, w, v), (0, ((0, 1), (1, 3)))
+        >>> [(backend is foreach, part.param.shape) for backend, part in assign(group, [row])]
+        [(True, torch.Size([1])), (True, torch.Size([3]))]
+    """
+    return [
+        (_backend(group, part), part) for *whole, cuts in rows for part in parts(Part(*whole), cuts)
+    ]
+
+
+def wants_kernels(group: Group) -> bool:
+    """Whether kernels are to update every part of a group that they can.
+
+    Example:
+        >>> wants_kernels({"fused": None, "foreach": None})
+        True
+        >>> wants_kernels({"fused": None, "foreach": True})
+        False
+    """
+    return group["foreach"] is None if group["fused"] is None else group["fused"]
+
+
+def kernels_for(device: torch.device) -> Backend:
+    """Returns the backend of the kernels for a device.
+
+    Example:
+        >>> kernels_for(torch.device("cpu")) is native
+        True
+    """
+    return triton if triton.takes(device) else native
+
+
+def require_kernels(fused: bool | None, params: Iterable[Tensor]) -> None:
+    """Raises RuntimeError if kernels are demanded that are not installed.
+
+    Example:
+        >>> require_kernels(None, [torch.zeros(2)])
+    """
+    if fused and not all(triton.takes(param.device) for param in params):
+        require()
+
+
+def demands_triton(groups: Iterable[Group]) -> bool:
+    """Whether kernels are demanded that torch.compile does not take.
+
+    Example:
+        >>> demands_triton([{"params": [torch.zeros(2)], "fused": True}])
+        False
+    """
+    return any(
+        triton.takes(param.device)
+        for group in groups
+        if group["fused"] or group["stochastic_rounding"]
+        for param in group["params"]
+    )
+
+
+def _backend(group: Group, part: Part) -> Backend:
+    """Returns the backend that updates a part."""
+    candidates = _candidates(group, part.param.device)
+    problem = None
+    for backend in candidates:
+        problem = backend.problem(part, cast(Options, group))
+        if problem is None:
+            return backend
+    if group["fused"]:  # while compiled; else checked before
+        raise RuntimeError(f"fused=True is not possible: {problem}")
+    return candidates[-1]
+
+
+def _candidates(group: Group, device: torch.device) -> list[Backend]:
+    """Returns the backends that the options of a group allow, the best first."""
+    if group["fused"]:
+        return [kernels_for(device)]
+    if group["foreach"] is not None:
+        return [foreach if group["foreach"] else eager]
+    others: list[Backend] = [foreach, eager]
+    return [kernels_for(device), *others] if group["fused"] is None else others

@@ -1,0 +1,111 @@
+"""The check that the gradients of a step can be used."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from novograd import variants
+from novograd.torch.backends import Backend, triton
+from novograd.torch.choice import kernels_for
+from novograd.torch.groups import Groups, Member
+from novograd.torch.options import Options
+from novograd.torch.parts import parts
+from novograd.torch.sharding import is_sharded, local
+from novograd.torch.state import state_of, whole_part
+
+
+def check_gradients(some: Iterable[Member], groups: Groups, states: Mapping[Tensor, Any]) -> None:
+    """Checks that the gradients of some parameters can be used.
+
+    Args:
+        some: The parameters, which have gradients.
+        groups: The facts about all groups.
+        states: The state of the optimizer.
+
+    Raises:
+        RuntimeError: If one cannot be used; the message names the parameter.
+
+    Example:
+        >>> from novograd.torch import NovoGrad
+        >>> from novograd.torch.groups import trained
+        >>> w = torch.zeros(2)
+        >>> w.grad = torch.ones(2).to_sparse()
+        >>> check_gradients(trained(0, NovoGrad([w]).param_groups[0]), Groups(), {})
+        Traceback (most recent call last):
+            ...
+        RuntimeError: NovoGrad cannot use the gradient of parameter 0 of param_groups[0]: it is \
+torch.sparse_coo, and must be dense
+    """
+    for member in some:
+        problem = _problem(member, groups, states)
+        if problem:
+            asked = "".join(
+                f"with {name}=True "
+                for name in ("fused", "stochastic_rounding")
+                if member.group[name]
+            )
+            raise RuntimeError(
+                f"NovoGrad cannot use {asked}the gradient of parameter {member}: {problem}"
+            )
+
+
+def _problem(member: Member, groups: Groups, states: Mapping[Tensor, Any]) -> str | None:
+    """Returns why the gradient of a parameter cannot be used, or None if it can."""
+    param, group = member.param, member.group
+    grad = cast(Tensor, param.grad)
+    if grad.layout is not torch.strided:
+        return f"it is {grad.layout}, and must be dense"
+    if groups.sharded and is_sharded(param) and not is_sharded(grad):
+        return "it must be a DTensor where the parameter is one"
+    if not torch.compiler.is_compiling():
+        kernels = _demanded_kernels(member)
+        problem = None if kernels is None else kernels_problem(kernels, member, groups, states)
+        if problem:
+            return problem
+    if groups.sharded and variants.get(group["variant"]).norm != "l2":
+        return f"the norm of variant {group['variant']!r} is not known of shards"
+    return None
+
+
+def _demanded_kernels(member: Member) -> Backend | None:
+    """Returns the kernels that have to update a parameter, if its group demands any."""
+    if member.group["stochastic_rounding"] and member.param.dtype == torch.bfloat16:
+        return triton
+    return kernels_for(member.param.device) if member.group["fused"] else None
+
+
+def kernels_problem(
+    kernels: Backend, member: Member, groups: Groups, states: Mapping[Tensor, Any]
+) -> str | None:
+    """Returns why kernels cannot update a parameter, or None if they can.
+
+    Args:
+        kernels: The backend.
+        member: The parameter, which has a gradient.
+        groups: The facts about all groups.
+        states: The state of the optimizer.
+
+    Raises:
+        RuntimeError: If the state of the parameter cannot be used.
+
+    Example:
+        >>> from novograd.torch import NovoGrad
+        >>> from novograd.torch.groups import trained
+        >>> from novograd.torch.backends import native
+        >>> w = torch.zeros(4, 6)[:, ::2]
+        >>> w.grad = torch.zeros(4, 3)
+        >>> (member,) = trained(0, NovoGrad([w]).param_groups[0])
+        >>> kernels_problem(native, member, Groups(), {})
+        'its elements have gaps, or another order than those of its gradient or state'
+    """
+    param, layout = member.param, groups.layout(member)
+    state = state_of(member, layout, states) or {
+        "exp_avg": param,
+        "exp_avg_sq": layout.new_second_moment(param),
+    }
+    whole = whole_part(param, local(param.grad), layout.scale, state)
+    options = cast(Options, member.group)
+    problems = (kernels.problem(part, options) for part in parts(whole, layout.cuts))
+    return next(filter(None, problems), None)

@@ -1,0 +1,124 @@
+"""The check of a state dict, and the part of loading it that the base class does not do."""
+
+from collections.abc import Callable, Iterator
+from numbers import Real
+from typing import Any
+
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from novograd.torch import sharding
+from novograd.torch.choice import require_kernels
+from novograd.torch.groups import Group, Member
+from novograd.torch.layout import Layout
+from novograd.torch.norms import compute_dtype
+from novograd.torch.options import OPTIONS, check_options, with_new
+from novograd.torch.state import SECOND_MOMENTS, follow, new_state
+
+
+def check_state_dict(
+    state_dict: dict[str, Any], groups: list[Group], layout: Callable[[Member], Layout]
+) -> None:
+    """Checks that a state dict is one of NovoGrad and fits the parameters.
+
+    The base class checks the numbers of groups and of their parameters.
+
+    Args:
+        state_dict: The state dict.
+        groups: The groups that it is to be loaded into.
+        layout: Returns the layout of a parameter of these.
+
+    Raises:
+        TypeError: If an option has a wrong type.
+        ValueError: If it is the state dict of another optimizer or does not fit.
+        RuntimeError: If it demands kernels that are not installed.
+
+    Example:
+        >>> import torch
+        >>> state_dict = torch.optim.SGD([torch.zeros(2)]).state_dict()
+        >>> check_state_dict(state_dict, [], len)
+        Traceback (most recent call last):
+            ...
+        ValueError: state_dict is not one of NovoGrad: param_groups[0] has no 'betas'
+    """
+    for number, group in enumerate(state_dict["param_groups"]):
+        _check_group(number, group)
+    for theirs, ours in zip(state_dict["param_groups"], groups, strict=False):
+        require_kernels(theirs["fused"], ours["params"])
+    for theirs, key, member in _paired(state_dict, groups):
+        state = state_dict["state"].get(key, {})
+        if state and not is_lazy(member.param):
+            _check_state(key, state, new_state(theirs, member.param, layout(member)))
+
+
+def restore(states: dict[Tensor, Any], state_dict: dict[str, Any], groups: list[Group]) -> None:
+    """Loads second moments anew: the base class has cast them to the dtype of the weights.
+
+    Args:
+        states: The state of the optimizer, as the base class has loaded it.
+        state_dict: The state dict.
+        groups: The groups that it has been loaded into.
+
+    Example:
+        >>> import torch
+        >>> w = torch.zeros(2, dtype=torch.bfloat16)
+        >>> states = {w: {"exp_avg": w, "exp_avg_sq": torch.tensor(1.0, dtype=torch.bfloat16)}}
+        >>> given = {0: {"exp_avg": w, "exp_avg_sq": torch.tensor(1.001)}}
+        >>> state_dict = {"state": given, "param_groups": [{"params": [0]}]}
+        >>> restore(states, state_dict, [{"params": [w]}])
+        >>> states[w]["exp_avg_sq"]
+        tensor(1.0010)
+    """
+    for _, key, member in _paired(state_dict, groups):
+        param, given = member.param, state_dict["state"].get(key, {})
+        for name in SECOND_MOMENTS:
+            if name in given:
+                states[param][name] = given[name].to(param.device, compute_dtype(param.dtype))
+        if given:
+            follow(states[param], param)
+
+
+def _check_group(number: int, group: Group) -> None:
+    """Raises ValueError if a group of a state dict is not one of NovoGrad."""
+    for name, option in OPTIONS.items():
+        if name not in group and not option.is_new:
+            other = "grad_averaging" in group
+            raise ValueError(
+                f"state_dict is not one of NovoGrad: param_groups[{number}] has no {name!r}"
+                + ("; `novograd convert` reads those of other NovoGrads" * other)
+            )
+    check_options(with_new(group))
+
+
+def _check_state(key: Any, state: dict[str, Any], new: dict[str, Tensor]) -> None:
+    """Raises ValueError if the state of a parameter is not like that before a first step."""
+    for name, like in new.items():
+        if name not in state:
+            raise ValueError(
+                f"state_dict is not one of NovoGrad: no {name!r} for parameter {key!r}"
+            )
+        value = state[name]
+        if name == "step" and isinstance(value, Real):
+            continue
+        if value.shape != like.shape:
+            raise ValueError(
+                f"state_dict does not fit: {name!r} of parameter {key!r} must have "
+                f"shape {tuple(like.shape)}, got {tuple(value.shape)}"
+            )
+        if not sharding.is_alike(value, like):
+            raise ValueError(
+                f"state_dict does not fit: {name!r} of parameter {key!r} is not sharded "
+                "as it is here; torch.distributed.checkpoint loads it"
+            )
+
+
+def _paired(state_dict: dict[str, Any], groups: list[Group]) -> Iterator[tuple[Group, Any, Member]]:
+    """Pairs parameters of a state dict with those here, by position as the base class does.
+
+    Yields a group of the state dict, a key in it, and the parameter here.
+    """
+    for number, (theirs, ours) in enumerate(zip(state_dict["param_groups"], groups, strict=False)):
+        # The base class refuses other numbers of parameters.
+        pairs = zip(theirs["params"], ours["params"], strict=False)
+        for index, (key, param) in enumerate(pairs):
+            yield theirs, key, Member(param, ours, number, index)

@@ -1,0 +1,68 @@
+"""The step of the parts of a group, one for each backend."""
+
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from novograd.torch.backends import Backend, Scaling, Step
+from novograd.torch.choice import Assignment
+from novograd.torch.groups import Group
+from novograd.torch.options import Options
+from novograd.torch.parts import Part
+from novograd.torch.state import count
+
+
+def steps_of(group: Group, assigned: Assignment, scaling: Scaling | None) -> list[Step]:
+    """Prepares the step of some parts of a group, one for each backend.
+
+    Args:
+        group: The parameter group.
+        assigned: The parts and their backends.
+        scaling: The attributes that a ``GradScaler`` has set for this step.
+
+    Example:
+        >>> from novograd.torch import NovoGrad
+        >>> from novograd.torch.backends import eager
+        >>> w, m, v = torch.zeros(2), torch.zeros(2), torch.tensor(0.0)
+        >>> part = Part(w, torch.tensor([3.0, 4.0]), m, v)
+        >>> (group,) = NovoGrad([w], lr=0.5).param_groups
+        >>> (step,) = steps_of(group, [(eager, part)], None)
+        >>> step.take()
+        >>> w
+        tensor([-0.3000, -0.4000])
+    """
+    if not assigned:
+        return []
+    compiling = torch.compiler.is_compiling()
+    options = _for_compiler(group) if compiling else cast(Options, group)
+    taken: dict[Backend, list[Part]] = {}
+    for backend, part in assigned:
+        taken.setdefault(backend, []).append(part)
+    ready = [backend.prepare(mine, options, scaling) for backend, mine in taken.items()]
+    counts = {id(part.step): part for _, part in assigned if part.step is not None}
+    if counts:
+        # Last, and once for all parts of a parameter.
+        found_inf = scaling.found_inf if scaling else None
+        take = partial(count, list(counts.values()), options["lr"], found_inf)
+        ready.append(Step(lambda: None, take))
+    return ready
+
+
+def _for_compiler(group: Group) -> Options:
+    """Puts the numbers of a group that may change from step to step into 0-d tensors.
+
+    A number that has changed once becomes an input of the compiled step. But where one operation
+    takes it as an argument, as add does alpha, Inductor fixes its value everywhere, without a
+    guard (seen in torch 2.13). float64 keeps 1 - beta2 as exact as it is between numbers.
+    """
+    one = torch.ones((), dtype=torch.float64, device=group["params"][0].device)
+    beta1, beta2 = group["betas"]
+    numbers = {
+        "lr": group["lr"] if isinstance(group["lr"], Tensor) else group["lr"] * one,
+        "betas": (beta1 * one, beta2 * one),
+        # Without decay its part of the step is left out.
+        "weight_decay": group["weight_decay"] * one if group["weight_decay"] else 0.0,
+    }
+    return cast(Options, group | numbers)
