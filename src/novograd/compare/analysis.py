@@ -109,7 +109,7 @@ class Pair:
 
     @property
     def outcome(self) -> Literal["ahead", "tie", "not ranked"]:
-        """How they compare: ``"tie"`` if their ranges of scores over the seeds overlap."""
+        """The outcome: ``"tie"`` if the ranges of the scores over the seeds overlap."""
         one, other = self.better.best, self.worse.best
         if min(len(one.scores), len(other.scores)) < 2:
             return "not ranked"

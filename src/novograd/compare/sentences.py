@@ -28,7 +28,7 @@ def ranking(analysis: Analysis) -> list[str]:
 
 
 def sentence(pair: Pair, metric: str) -> str:
-    """Says which of two optimizers is ahead, or that they tie.
+    """Compares two optimizers in a sentence.
 
     Args:
         pair: The two optimizers.
