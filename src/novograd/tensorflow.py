@@ -194,16 +194,18 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
             slot._set_save_slice_info(None)
         return slot
 
-    def _layout(self, var: Any) -> "_Layout":
+    def _layout(self, var: Any) -> "_VariableLayout":
         """Returns what the layers are of a variable, or of its copy on one replica."""
         if self._layers is None:  # of any shape, which may be unknown
-            return _Layout()
+            return _VariableLayout()
         var = tf.distribute.get_strategy().extended.value_container(var)
         partitioned = getattr(var, "_save_slice_info", None)
         name = partitioned.full_name if partitioned else var.name.split(":")[0]
         shape = var.shape.as_list()
         layers = layers_of(self._layers, (var,), shape, row_axis(name.split("/")[-1]))
-        return _Layout(layers, second_moment_shape(layers, shape), step_scale(layers, shape))
+        return _VariableLayout(
+            layers, second_moment_shape(layers, shape), step_scale(layers, shape)
+        )
 
     # -- one step --------------------------------------------------------------------------------
 
@@ -341,7 +343,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         )
 
 
-class _Layout(NamedTuple):
+class _VariableLayout(NamedTuple):
     """The layers of a variable, the shape of its v, and what its normalised gradient is scaled by.
 
     The default is that of a variable that is one layer.
@@ -352,7 +354,7 @@ class _Layout(NamedTuple):
     scale: float = 1.0
 
 
-def _squared_norms(grad: Any, layout: _Layout, by_row: bool) -> Any:
+def _squared_norms(grad: Any, layout: _VariableLayout, by_row: bool) -> Any:
     """Returns the sums of the squares of each layer, in the shape of v, or of some rows of it."""
     layers, shape, _ = layout
     if not shape:
@@ -410,7 +412,7 @@ def _check(name: str, value: Any, *, below: float = float("inf")) -> Any:
     return value
 
 
-def _check_layout(layout: _Layout, gradient: Any, var: Any) -> None:
+def _check_layout(layout: _VariableLayout, gradient: Any, var: Any) -> None:
     """Checks that the norms of layers can be told from a kind of gradient."""
     layers = layout.layers
     sparse = isinstance(gradient, tf.IndexedSlices)

@@ -18,10 +18,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from novograd import native
-from novograd.jax.layout import Layout
+from novograd.jax.layout import LeafLayout
 from novograd.jax.leaves import (
-    Hyperparameters,
     Leaf,
+    StepHyperparameters,
     Stepped,
     Switches,
     numbers_of,
@@ -55,13 +55,13 @@ class _Call(NamedTuple):
     switches: Switches
     demanded: bool
 
-    def inputs(self, operands: Sequence[Any]) -> tuple[Hyperparameters, list[Leaf]]:
+    def inputs(self, operands: Sequence[Any]) -> tuple[StepHyperparameters, list[Leaf]]:
         """Returns hyperparameters and leaves with these arrays."""
         return jax.tree.unflatten(self.tree, operands)
 
 
 def step(
-    leaves: Sequence[Leaf], hyper: Hyperparameters, switches: Switches, *, demanded: bool
+    leaves: Sequence[Leaf], hyper: StepHyperparameters, switches: Switches, *, demanded: bool
 ) -> list[Stepped]:
     """Takes a step by the kernels where they can be used, elsewhere by the rule.
 
@@ -146,7 +146,7 @@ def _problem_of(leaf: Leaf) -> str | None:
     return f"there is no kernel for a leaf of {kinds}"
 
 
-def _grid(gradient: Any, layout: Layout) -> tuple[int, int, int, int] | None:
+def _grid(gradient: Any, layout: LeafLayout) -> tuple[int, int, int, int] | None:
     """Where the kernels find the layers of a leaf; None if they cannot."""
     if isinstance(layout.layers, Split) and len(layout.layers.sizes) > 1:
         return None

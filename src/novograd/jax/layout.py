@@ -27,7 +27,7 @@ _VALUE = jax.tree_util.GetAttrKey("value")
 
 
 @dataclass(frozen=True)
-class Layout:
+class LeafLayout:
     """The layers of a leaf, or of what is here of it.
 
     Attributes:
@@ -73,9 +73,9 @@ def layouts_of(layers: Any, axis_name: Any, weights: Any) -> Any:
     Example:
         >>> layouts_of({"a": Split((2, 3)), "b": None}, None, {"a": jnp.ones((5, 7)), "b": 1.0})
         ... # doctest: +NORMALIZE_WHITESPACE
-        {'a': Layout(layers=Split(sizes=(2, 3), axis=0), v_shape=(2, 1), scale=1.0, names=(),
+        {'a': LeafLayout(layers=Split(sizes=(2, 3), axis=0), v_shape=(2, 1), scale=1.0, names=(),
                      split_names=()),
-         'b': Layout(layers=None, v_shape=(), scale=1.0, names=(), split_names=())}
+         'b': LeafLayout(layers=None, v_shape=(), scale=1.0, names=(), split_names=())}
     """
     return map_with_prefix(
         lambda one, path, leaf: _layout(one, axis_name, path, leaf),
@@ -180,7 +180,7 @@ def _start(path: Path, paths: Collection[Path]) -> Any:
     return next((path[:n] for n in range(len(path) + 1) if path[:n] in paths), None)
 
 
-def _layout(layers: Any, axis_name: Any, path: Any, leaf: Any) -> Layout:
+def _layout(layers: Any, axis_name: Any, path: Any, leaf: Any) -> LeafLayout:
     shape = jnp.shape(leaf)
     cut = axis_name(path, leaf) if callable(axis_name) else axis_name
     along = _along(cut, shape)
@@ -196,13 +196,13 @@ def _layout(layers: Any, axis_name: Any, path: Any, leaf: Any) -> Layout:
         counts = second_moment_shape(chosen, whole) or (1,) * len(shape)
         summed = [names for names, n in zip(along, counts, strict=True) if n == 1]
     if isinstance(cut, PartitionSpec):
-        return Layout(chosen, v_shape, scale, sum(summed, ()), split_names)
+        return LeafLayout(chosen, v_shape, scale, sum(summed, ()), split_names)
     names = _names(cut)
     if names and v_shape == shape and math.prod(shape) > 1:
         raise ValueError(f"axis_name is {cut!r} for a leaf whose layers are single elements")
     if isinstance(chosen, Rows) and chosen.scale == "rms":
         scale *= (devices(names) or 1) ** 0.5  # of each row there is only a piece
-    return Layout(chosen, v_shape, scale, names)
+    return LeafLayout(chosen, v_shape, scale, names)
 
 
 def _along(cut: Any, shape: tuple[int, ...]) -> list[Names]:

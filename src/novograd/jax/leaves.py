@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from novograd import rule
-from novograd.jax.layout import Layout, devices
+from novograd.jax.layout import LeafLayout, devices
 from novograd.layers import Split
 from novograd.variants import Variant
 
@@ -34,7 +34,7 @@ class Leaf:
     v: Any
     weights: Any
     maximum: Any
-    layout: Layout
+    layout: LeafLayout
     decays: bool
 
 
@@ -63,7 +63,7 @@ class Stepped(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Hyperparameters:
+class StepHyperparameters:
     """The numbers of a step: floats, or arrays of shape ().
 
     It is a node of a tree. Its arrays are its leaves; its floats belong to the structure of the
@@ -80,18 +80,18 @@ class Hyperparameters:
     count: Any = 0.0
 
 
-def _flatten(hyper: Hyperparameters) -> tuple[list[Any], tuple[float | None, ...]]:
+def _flatten(hyper: StepHyperparameters) -> tuple[list[Any], tuple[float | None, ...]]:
     values = [getattr(hyper, field.name) for field in fields(hyper)]
     arrays = [x for x in values if not isinstance(x, float)]
     return arrays, tuple(x if isinstance(x, float) else None for x in values)
 
 
-def _unflatten(constants: tuple[float | None, ...], arrays: Iterable[Any]) -> Hyperparameters:
+def _unflatten(constants: tuple[float | None, ...], arrays: Iterable[Any]) -> StepHyperparameters:
     rest = iter(arrays)
-    return Hyperparameters(*(next(rest) if x is None else x for x in constants))
+    return StepHyperparameters(*(next(rest) if x is None else x for x in constants))
 
 
-jax.tree_util.register_pytree_node(Hyperparameters, _flatten, _unflatten)
+jax.tree_util.register_pytree_node(StepHyperparameters, _flatten, _unflatten)
 
 
 class Switches(NamedTuple):
@@ -105,7 +105,7 @@ class Switches(NamedTuple):
 
 
 def step_by_rule(
-    leaves: Sequence[Leaf], hyper: Hyperparameters, switches: Switches
+    leaves: Sequence[Leaf], hyper: StepHyperparameters, switches: Switches
 ) -> list[Stepped]:
     """Takes a step; the norms of layers that are cut are those of all pieces."""
     norm = switches.variant.norm
@@ -114,7 +114,7 @@ def step_by_rule(
     return [_step(leaf, s, hyper, switches) for leaf, s in zip(leaves, sums, strict=True)]
 
 
-def numbers_of(hyper: Hyperparameters, switches: Switches, dtype: Any) -> rule.Numbers:
+def numbers_of(hyper: StepHyperparameters, switches: Switches, dtype: Any) -> rule.Numbers:
     """Returns the numbers of the rule, floats or of a dtype."""
     return rule.numbers(
         switches.variant,
@@ -131,7 +131,7 @@ def numbers_of(hyper: Hyperparameters, switches: Switches, dtype: Any) -> rule.N
     )
 
 
-def zero_second_moment(weights: Any, layout: Layout) -> jax.Array:
+def zero_second_moment(weights: Any, layout: LeafLayout) -> jax.Array:
     """Returns the second moment of a leaf before the first step.
 
     That of many layers is made as their square sums are, and so sharded like these.
@@ -153,7 +153,7 @@ def cast(value: Any, dtype: Any) -> Any:
     return value if isinstance(value, float) else jnp.asarray(value, dtype)
 
 
-def _layer_norms(gradient: Any, dtype: Any, layout: Layout, norm: str) -> jax.Array:
+def _layer_norms(gradient: Any, dtype: Any, layout: LeafLayout, norm: str) -> jax.Array:
     """Returns what v averages, of what is here of each layer, in the shape of v.
 
     That is the sum of the squares, or the largest element.
@@ -181,7 +181,7 @@ def _layer_norms(gradient: Any, dtype: Any, layout: Layout, norm: str) -> jax.Ar
 
 
 def _of_all_pieces(
-    sums: Sequence[jax.Array], layouts: Sequence[Layout], norm: str
+    sums: Sequence[jax.Array], layouts: Sequence[LeafLayout], norm: str
 ) -> list[jax.Array]:
     """Joins what the devices have of each layer: a collective for each set of mesh axes."""
     join = jax.lax.psum if norm == "l2" else jax.lax.pmax
@@ -197,7 +197,7 @@ def _of_all_pieces(
     return list(whole.values())
 
 
-def _part_of(layout: Layout, length: int) -> Any:
+def _part_of(layout: LeafLayout, length: int) -> Any:
     """Returns the number of the part to which each index belongs of what is here of an axis."""
     split: Any = layout.layers
     parts = np.repeat(np.arange(len(split.sizes)), split.sizes)
@@ -207,7 +207,7 @@ def _part_of(layout: Layout, length: int) -> Any:
     return jax.lax.dynamic_slice_in_dim(jnp.asarray(parts), start, length)
 
 
-def _spread(of_layers: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
+def _spread(of_layers: Any, layout: LeafLayout, shape: tuple[int, ...]) -> Any:
     """Makes what there is for each layer broadcast against a leaf of a shape."""
     if not isinstance(layout.layers, Split) or jnp.ndim(of_layers) == 0:
         return of_layers
@@ -216,7 +216,7 @@ def _spread(of_layers: Any, layout: Layout, shape: tuple[int, ...]) -> Any:
     return jnp.take(of_layers, part_of, axis=axis)
 
 
-def _step(leaf: Leaf, s: Any, hyper: Hyperparameters, switches: Switches) -> Stepped:
+def _step(leaf: Leaf, s: Any, hyper: StepHyperparameters, switches: Switches) -> Stepped:
     """All arithmetic is in the dtype of v."""
     g, m, layout = leaf.gradient, leaf.moment, leaf.layout
     w = 0.0 if leaf.weights is None else leaf.weights

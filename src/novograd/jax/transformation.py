@@ -16,8 +16,8 @@ from novograd.hyperparameters import check_flag, check_number
 from novograd.jax import ffi
 from novograd.jax.layout import check_tree, layouts_of, map_with_prefix
 from novograd.jax.leaves import (
-    Hyperparameters,
     Leaf,
+    StepHyperparameters,
     Stepped,
     Switches,
     step_by_rule,
@@ -373,7 +373,7 @@ class _Optimizer:
                     for path, leaf in zip(paths, every, strict=True)
                     if not _is_missing(leaf.gradient)
                 ],
-                Hyperparameters(lr, self.b1, self.b2, self.eps, decay, count),
+                StepHyperparameters(lr, self.b1, self.b2, self.eps, decay, count),
                 self.switches._replace(applies=applies),
             )
         )

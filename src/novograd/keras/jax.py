@@ -7,15 +7,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 from keras import ops
 
 from novograd.jax import ffi, leaves
-from novograd.jax.layout import Layout
-from novograd.keras.layers import Hyperparameters, Layer
+from novograd.jax.layout import LeafLayout
+from novograd.keras.layers import StepOptions, VariableUpdate
 from novograd.keras.plain import dense, fits
 from novograd.layers import step_scale
 
 __all__ = ["dense", "fits", "step", "v_layout"]
 
 
-def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
+def step(layers: Sequence[VariableUpdate], hyper: StepOptions) -> list[VariableUpdate]:
     """Takes the step of all variables.
 
     Args:
@@ -27,11 +27,11 @@ def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
     """
     given = []
     for g, w, m, v, weight_decay, chosen, maximum in layers:
-        layout = Layout(chosen, tuple(v.shape), step_scale(chosen, w.shape))
+        layout = LeafLayout(chosen, tuple(v.shape), step_scale(chosen, w.shape))
         largest = None if maximum is None else maximum.value
-        leaf = leaves.Leaf(g, m.value, v.value, w.value, layout, weight_decay != 0, largest)
+        leaf = leaves.Leaf(g, m.value, v.value, w.value, largest, layout, weight_decay != 0)
         given.append(leaf)
-    numbers = leaves.Hyperparameters(
+    numbers = leaves.StepHyperparameters(
         ops.convert_to_tensor(hyper.learning_rate),
         hyper.beta_1,
         hyper.beta_2,

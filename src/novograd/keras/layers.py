@@ -82,7 +82,7 @@ def deserialized(value: Any, custom_objects: Any = None) -> Any:
     return keras.saving.deserialize_keras_object(value, custom_objects)
 
 
-class Layer(NamedTuple):
+class VariableUpdate(NamedTuple):
     """One variable's part in a step.
 
     Attributes:
@@ -104,7 +104,7 @@ class Layer(NamedTuple):
     maximum: Any = None
 
 
-class Hyperparameters(NamedTuple):
+class StepOptions(NamedTuple):
     """What holds for all of them; ``count`` is how many steps were taken before."""
 
     learning_rate: Any

@@ -11,8 +11,8 @@ from keras import ops
 from novograd import rule, variants
 from novograd.hyperparameters import check_flag, check_number
 from novograd.keras.layers import (
-    Hyperparameters,
-    Layer,
+    StepOptions,
+    VariableUpdate,
     deserialized,
     layer_norms,
     serialized,
@@ -104,7 +104,7 @@ class NovoGrad(keras.optimizers.Optimizer):
             own, among them a ``learning_rate`` that is an int.
 
     Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
-    Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
+    Gradient Methods with VariableUpdate-wise Adaptive Moments for Training of Deep Networks",
     arXiv:1905.11286.
 
     Example:
@@ -266,7 +266,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> None:
         """Takes the step of all variables at once where the backend can, and of the others."""
-        hyper = Hyperparameters(
+        hyper = StepOptions(
             learning_rate,
             self.beta_1,
             self.beta_2,
@@ -281,11 +281,13 @@ class NovoGrad(keras.optimizers.Optimizer):
         trainable_variables = [layer.variable for layer in rest]
         super()._backend_update_step(grads, trainable_variables, learning_rate)
 
-    def _layer(self, gradient: Any, variable: Any) -> Layer:
+    def _layer(self, gradient: Any, variable: Any) -> VariableUpdate:
         index = self._get_variable_index(variable)
         momentum, v, maximum = self._states[index]
         decay = self._decay(variable)
-        return Layer(gradient, variable, momentum, v, decay, self._chosen_layers[index], maximum)
+        return VariableUpdate(
+            gradient, variable, momentum, v, decay, self._chosen_layers[index], maximum
+        )
 
     def _numbers(self, learning_rate: Any, weight_decay: float, dtype: str) -> rule.Numbers:
         """Returns the numbers of the rule, in a dtype where they are tensors."""

@@ -5,10 +5,10 @@ from typing import Any
 
 from keras import ops
 
-from novograd.keras.layers import Hyperparameters, Layer
+from novograd.keras.layers import StepOptions, VariableUpdate
 
 
-def step(layers: Sequence[Layer], _hyper: Hyperparameters) -> list[Layer]:
+def step(layers: Sequence[VariableUpdate], _hyper: StepOptions) -> list[VariableUpdate]:
     """Takes the step of the variables for which there are kernels; returns the others: all."""
     return list(layers)
 

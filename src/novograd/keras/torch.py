@@ -8,7 +8,7 @@ import torch
 from keras import ops
 from keras.src.backend import in_stateless_scope
 
-from novograd.keras.layers import Hyperparameters, Layer
+from novograd.keras.layers import StepOptions, VariableUpdate
 from novograd.keras.plain import fits, v_layout
 from novograd.layers import Layers
 from novograd.torch.backends import native
@@ -18,7 +18,7 @@ from novograd.torch.parts import Part, parts
 __all__ = ["dense", "fits", "step", "v_layout"]
 
 
-def step(layers: Sequence[Layer], hyper: Hyperparameters) -> list[Layer]:
+def step(layers: Sequence[VariableUpdate], hyper: StepOptions) -> list[VariableUpdate]:
     """Takes the step, in place, of the variables that the kernels can take.
 
     Args:
