@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,7 +45,7 @@ async def a_few_at_a_time(
 class ProgramError(Exception):
     """A program ended with an exit status other than 0.
 
-    The message is its last line of error, or the signal that killed it.
+    The message is what ``reason`` says.
     """
 
 
@@ -93,9 +93,29 @@ async def events(
                 process.kill()
                 await process.wait()
         if process.returncode:
-            errors.seek(0)
-            said = errors.read().decode(errors="replace").split("\n")
-            last = next(filter(str.strip, reversed(said)), f"exit status {process.returncode}")
-            if process.returncode < 0:  # whatever it said before has little to do with it
-                last = f"killed by {signal.Signals(-process.returncode).name}"
-            raise ProgramError(last)
+            raise ProgramError(reason(process.returncode, errors))
+
+
+def reason(status: int, errors: IO[bytes] | None = None) -> str:
+    """Says why a program failed.
+
+    Args:
+        status: Its exit status, or the negative number of the signal that killed it.
+        errors: The file of its standard error, if there is one.
+
+    Returns:
+        Its last line of error, or the signal: what a killed program said before has little to do
+        with its end.
+
+    Example:
+        >>> reason(-9), reason(3)
+        ('killed by SIGKILL', 'exit status 3')
+    """
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    said = b""
+    if errors is not None:
+        errors.seek(0)
+        said = errors.read()
+    lines = said.decode(errors="replace").split("\n")
+    return next(filter(str.strip, reversed(lines)), f"exit status {status}")

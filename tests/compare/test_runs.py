@@ -5,6 +5,9 @@ Frameworks are only ever imported by the processes that these tests start.
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from functools import cache
 
 import numpy as np
@@ -17,9 +20,12 @@ from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.plan import Settings
 from novograd.compare.runner import FRAMEWORKS
 from novograd.compare.tasks import BUILT_IN
-from novograd.compare.worker import about
+from novograd.compare.worker import about, environment
+from novograd.forks import Server
+from novograd.processes import events
 
 STEPS = 4
+TIMES = {"step_ms": 0, "update_ms": 0}
 DIVERGES = 1e38
 
 
@@ -129,9 +135,64 @@ def test_divergence_is_a_row(trained, framework):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_same_command_gives_the_same_metrics(trained, framework, tmp_path):
     (row,) = compare(tmp_path, "digits", framework, {"adamw": [OPTIMIZERS["adamw"].middle]})["runs"]
-    before = rows(trained, framework)["adamw"]
-    times = {"step_ms": 0, "update_ms": 0}
-    assert row | times == before | times
+    assert row | TIMES == rows(trained, framework)["adamw"] | TIMES
+
+
+# Runs are forked from a process that has imported the framework.
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_what_is_shared_starts_no_thread(framework):
+    program = (
+        "from novograd.compare.server import *\n"
+        f"for task in BUILT_IN: preload({framework!r}, task)\n"
+        "print(threads())"
+    )
+    given = os.environ | environment(framework)
+    command = [sys.executable, "-c", program]
+    printed = subprocess.run(command, env=given, stdout=subprocess.PIPE, check=True).stdout
+    assert int(printed.split()[-1]) == 1
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_fork_trains_as_a_fresh_process_does(trained, framework):
+    before = rows(trained, framework)["novograd:rows"]
+    spec = {
+        **{name: before[name] for name in ("optimizer", "learning_rate", "seed")},
+        "task": "digits",
+        "framework": framework,
+        "steps": STEPS,
+        "schedule": "constant",
+        "pictures": None,
+    }
+    command = [sys.executable, "-m", "novograd.compare.worker", json.dumps(spec)]
+
+    async def told():
+        return [event async for event in events(command, environment(framework))]
+
+    *steps, result = asyncio.run(told())
+    losses = [event["loss"] for event in steps if event["event"] == "step"]
+    assert [float(f"{loss:.6g}") for loss in losses] == before["loss"]
+    del result["event"]
+    assert before | result | TIMES == before | TIMES
+
+
+def test_runs_are_fresh_processes_where_an_import_starts_a_thread(trained, tmp_path, monkeypatch):
+    site, output = tmp_path / "site", tmp_path / "output"
+    site.mkdir()
+    output.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import pathlib, sys, threading\n"
+        "with open(pathlib.Path(__file__).with_name('started'), 'a') as file:\n"
+        "    print(sys.orig_argv[2], file=file)\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
+    rates = {"adamw": [OPTIMIZERS["adamw"].middle]}
+    (row,) = compare(output, "digits", "torch", rates)["runs"]
+    assert row | TIMES == rows(trained, "torch")["adamw"] | TIMES
+    started = (site / "started").read_text().split()
+    assert started == ["novograd.compare.server", "novograd.compare.worker"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +231,7 @@ def test_a_result_stands_however_its_worker_ends(tmp_path, monkeypatch):
         yield {"event": "result", "status": "finished", "metrics": {"accuracy": 1.0}}
         raise runner.ProgramError("died while cleaning up")
 
-    monkeypatch.setattr(runner, "events", told)
+    monkeypatch.setattr(Server, "events", told)
     (row,) = compare(tmp_path, "digits", "torch", {"adam": [0.1]})["runs"]
     assert row["status"] == "finished"
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,9 @@ from filelock import FileLock, Timeout
 from novograd import __version__
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.plan import Run, Settings, repeats, search
+from novograd.compare.worker import environment
 from novograd.conformance import verify
+from novograd.forks import Server
 from novograd.processes import ProgramError, a_few_at_a_time, events
 from novograd.results import machine, replace
 
@@ -24,6 +26,8 @@ RESULTS, LOCK, PICTURES = "results.json", ".lock", "pictures"
 
 Results = dict[str, Any]
 Watch = Callable[[Run, dict[str, Any]], None]
+# From the specification of a run, see novograd.compare.worker, to its events.
+Work = Callable[[Mapping[str, Any]], AsyncGenerator[dict[str, Any]]]
 
 
 class Framework(NamedTuple):
@@ -150,25 +154,26 @@ def compare(results: Results, settings: Settings, output: Path, watch: Watch) ->
         replace(output / RESULTS, dump(kept))
         return kept
 
-    async def stage(runs: Sequence[Run], planned: Sequence[Run]) -> None:
+    async def stage(work: Work, runs: Sequence[Run], planned: Sequence[Run]) -> None:
         missing = [run for run in runs if _key(asdict(run)) not in rows]
         if missing:
             watch(missing[0], {"event": "stage", "runs": missing})
 
-        async def work(run: Run) -> None:
-            row = await _run(run, output, watch)
+        async def one(run: Run) -> None:
+            row = await _run(work, run, output, watch)
             rows[_key(row)] = row
             keep("running", planned)
 
-        await a_few_at_a_time(work, missing, results["jobs"])
+        await a_few_at_a_time(one, missing, results["jobs"])
 
     planned = search(settings)
     try:
-        asyncio.run(stage(planned, planned))
-        searched = [rows[_key(asdict(run))] for run in planned]
-        more = repeats(settings, searched, results["task"]["higher_is_better"])
-        planned = planned + more
-        asyncio.run(stage(more, planned))
+        with _workers(settings) as work:
+            asyncio.run(stage(work, planned, planned))
+            searched = [rows[_key(asdict(run))] for run in planned]
+            more = repeats(settings, searched, results["task"]["higher_is_better"])
+            planned = planned + more
+            asyncio.run(stage(work, more, planned))
     except KeyboardInterrupt:
         return keep("interrupted", planned)
     return keep("finished", planned)
@@ -187,14 +192,31 @@ async def describe(task: str, framework: str | None) -> dict[str, Any]:
     """
     spec = {"task": task, "framework": framework, "optimizer": None}
     try:
-        async with aclosing(events(_command(spec), {})) as told:
+        async with aclosing(_afresh(spec)) as told:
             return [event async for event in told][-1]
     except ProgramError as error:
         return {"event": "result", "status": "failed", "error": str(error)}
 
 
-async def _run(run: Run, output: Path, watch: Watch) -> dict[str, Any]:
-    """Does one run in a worker process and returns its row."""
+@contextmanager
+def _workers(settings: Settings) -> Iterator[Work]:
+    """Yields what does runs in processes of their own, until the end of the block."""
+    if sys.platform != "linux":  # see novograd.forks
+        yield _afresh
+        return
+    command = [sys.executable, "-m", "novograd.compare.server", settings.framework, settings.task]
+    with Server(command, environment(settings.framework)) as server:
+        yield server.events
+
+
+def _afresh(spec: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+    """Starts a process that imports everything itself."""
+    command = [sys.executable, "-m", "novograd.compare.worker", json.dumps(spec)]
+    return events(command, environment(spec["framework"]))
+
+
+async def _run(work: Work, run: Run, output: Path, watch: Watch) -> dict[str, Any]:
+    """Does one run and returns its row."""
     fields = ("optimizer", "learning_rate", "seed")
     row: dict[str, Any] = {name: getattr(run, name) for name in fields}
     row |= {"loss": [], "evaluations": []}
@@ -212,17 +234,13 @@ async def _run(run: Run, output: Path, watch: Watch) -> dict[str, Any]:
     record({"event": "start"})
     pictures = None if run.seed else str(output / PICTURES / picture_of(row))
     try:
-        async with aclosing(events(_command({**asdict(run), "pictures": pictures}), {})) as told:
+        async with aclosing(work({**asdict(run), "pictures": pictures})) as told:
             async for event in told:
                 record(event)
     except ProgramError as error:
         if "status" not in row:  # a result stands, however its worker ended after it
             record({"event": "result", "status": "failed", "error": str(error)})
     return row
-
-
-def _command(spec: Mapping[str, Any]) -> list[str]:
-    return [sys.executable, "-m", "novograd.compare.worker", json.dumps(spec)]
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, float, int]:

@@ -3,13 +3,12 @@
 SPEC_JSON is a JSON object with the fields of ``novograd.compare.plan.Run`` (or with a null
 ``optimizer``, to try the task and describe it) and ``pictures``, the file to keep the pictures of a
 segmentation in, or null. Each event (see ``novograd.compare.training.train``) becomes one line of
-JSON on standard output, and nothing else does.
+JSON on standard output, and nothing else does. The process must have begun in ``environment``.
 
 An exception becomes a result event too, of status ``"failed"``, with ``error`` and ``traceback``,
 which begins where the user's own code does.
 """
 
-import contextlib
 import importlib
 import json
 import math
@@ -40,17 +39,31 @@ ENVIRONMENT = {
 }
 
 
+def environment(framework: str | None) -> dict[str, str]:
+    """Returns the variables that NumPy and frameworks read when they are imported.
+
+    Args:
+        framework: That of the run, or None if the model is to say it.
+
+    Example:
+        >>> environment("jax")["KERAS_BACKEND"]
+        'jax'
+    """
+    return ENVIRONMENT | ({"KERAS_BACKEND": framework} if framework else {})
+
+
 def main() -> None:
     """Does what the SPEC_JSON of the command line says."""
-    spec = json.loads(sys.argv[1])
-    os.environ.update(ENVIRONMENT)  # frameworks read it when imported
-    if spec["framework"]:
-        os.environ["KERAS_BACKEND"] = spec["framework"]
-    lines = sys.stdout
+    run(json.loads(sys.argv[1]))
+
+
+def run(spec: dict[str, Any]) -> None:
+    """Does what a specification says, and ends the process."""
+    lines = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no event
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            for event in _events(spec):
-                print(json.dumps(event, allow_nan=False), file=lines, flush=True)
+        for event in _events(spec):
+            print(json.dumps(event, allow_nan=False), file=lines, flush=True)
     except BrokenPipeError:
         os._exit(1)  # the comparison this run belongs to is gone, and so is anyone to tell
     os._exit(0)  # spares the framework's own clean-up, a second of it
