@@ -55,7 +55,7 @@ def test_another_variant(command):
     way = "--from", "safetensors", "--to", "safetensors", "--variant", "documented"
     result = command("lone", "target", *way)
     assert result.exit_code == 1
-    assert "goes into the moment: give lr" in said(result)
+    assert "multiplied by the learning rate: give lr" in said(result)
     result = command("lone", "target", *way, "--lr", "0.5")
     assert result.exit_code == 0, said(result)
     target = read("target", "safetensors")
@@ -69,7 +69,7 @@ def test_the_target_is_replaced_only_by_force(command, tmp_path):
     way = "source", "target", "--from", "safetensors", "--to", "safetensors"
     result = command(*way)
     assert result.exit_code == 2
-    assert "target is there already; --force replaces it" in said(result)
+    assert "target already exists; --force replaces it" in said(result)
     assert (tmp_path / "target").read_bytes() == b"mine"
     assert command(*way, "--force").exit_code == 0
     assert read("target", "safetensors").step == 12
@@ -88,9 +88,8 @@ def test_what_the_target_cannot_hold(command, tmp_path):
     write(checkpoint, "frozen", "safetensors")
     result = command("frozen", "target", "--from", "safetensors", "--to", "jax")
     assert result.exit_code == 1
-    assert "target, as jax: JAX has state for every weight, and there is none of 'frozen'" in said(
-        result
-    )
+    message = "target, as jax: JAX needs a state for every weight, but 'frozen' has none"
+    assert message in said(result)
     assert not (tmp_path / "target").exists()
 
 

@@ -73,13 +73,13 @@ def test_a_state_under_any_key(folder, content, key):
     ("key", "message"),
     [
         (None, "none under optimizer, optimizer_state_dict, optimizer_states; it has model, "),
-        (None, "it has model, 'two\\nlines', states; give the key of it (--key)"),
+        (None, "it has model, 'two\\nlines', states; if it has one under another key, give"),
         ("optim", "there is no key 'optim'; it has model, 'two\\nlines', states"),
         ("states.2", "there is no key 'states.2': no '2'; it has 0, 1"),
         ("states.x", "there is no key 'states.x': no 'x'; it has 0, 1"),
         ("states.0.x", "there is no key 'states.0.x': no 'x'; it has a"),
-        ("model", "'model' is no state dict of an optimizer; it has weight"),
-        ("states", "of 2 optimizers, not of one: give the key of one (--key), as states.0"),
+        ("model", "'model' is not an optimizer's state dict; it has weight"),
+        ("states", "of 2 optimizers: give the key of one (--key), such as states.0"),
     ],
 )
 def test_keys_that_are_not_there(folder, key, message):
@@ -100,7 +100,7 @@ def test_keys_of_kinds_that_have_none(folder):
     (folder / "source").touch()
     result = convert("source", "target", "--from", "keras", "--to", "torch", "--key", "optim")
     assert result.exit_code == 2
-    assert "files of keras have no keys; those of PyTorch and Flax have" in said(result)
+    assert "files of keras have no keys; only files of PyTorch and Flax have them" in said(result)
     with pytest.raises(ValueError, match="kind is 'keras'; got 'optim'"):
         read("source", "keras", key="optim")
 
@@ -155,14 +155,14 @@ def test_what_cannot_be_kept_is_told(folder):
     torch.save(state, "source")
     result = convert("source", "target", *WAY)
     assert result.exit_code == 0, said(result)
-    assert "The source's groups also hold schedule, curve, 3, which the target does not." in said(
+    assert "The source's groups also contain schedule, curve, 3, which the target does not" in said(
         result
     )
     (group,) = torch.load("target", weights_only=True)["param_groups"]
     assert group["initial_lr"] == 0.5
     assert not {"schedule", "curve"} & set(group)
     result = convert("source", "other", "--from", "torch", "--to", "jax")
-    assert "also hold schedule, curve, 3, initial_lr, which the target does not" in said(result)
+    assert "also contain schedule, curve, 3, initial_lr, which the target does not" in said(result)
 
 
 def test_options_of_a_published_optimizer_are_no_others(folder):
@@ -185,7 +185,7 @@ def test_weights_of_parameters_without_names(folder):
     torch.save({"optimizer": optimizer.state_dict(), "model": model.state_dict()}, "source")
     result = convert("source", "target", *WAY, "--weights")
     assert result.exit_code == 1
-    assert "there is no weight '0', among 0.weight, 0.bias, 1.weight, 1.bias; " in said(result)
+    assert "the file has no weight '0'; it has 0.weight, 0.bias, 1.weight, 1.bias; " in said(result)
     assert "without names" in said(result)
     assert "--names" in said(result)
     line = result.stderr.strip().splitlines()[-1]
@@ -206,6 +206,6 @@ def test_weights_under_another_key(folder):
     with pytest.raises(CheckpointError, match=r"no weights under model, .*; it has optimizer, net"):
         read("source", "torch", weights=True)
     torch.save({"optimizer": state, "model": [1]}, "source")
-    with pytest.raises(CheckpointError, match="'model' holds no weights by name"):
+    with pytest.raises(CheckpointError, match="'model' is not a dict of weights by name"):
         read("source", "torch", weights=True)
     assert read("source", "torch").step is None

@@ -85,7 +85,7 @@ def test_arrays_in_chunks(tmp_path, monkeypatch):
 def test_other_optimizers_are_refused(tmp_path):
     _, state = trained(optax.adam(0.1))
     (tmp_path / "source").write_bytes(flax.serialization.to_bytes(state))
-    with pytest.raises(CheckpointError, match="it is no state of optax"):
+    with pytest.raises(CheckpointError, match="so it is not of optax"):
         read(tmp_path / "source", "optax")
     _, state = trained(novograd(0.1))
     (tmp_path / "source").write_bytes(flax.serialization.to_bytes(state))

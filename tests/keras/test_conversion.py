@@ -94,9 +94,9 @@ def test_files_with_something_else_inside(tmp_path):
     model = new_model("adam")
     model.train_on_batch(training.INPUTS[0], training.INPUTS[0][:, :2])
     model.save(tmp_path / "adam.keras")
-    wrong("adam.keras", "its optimizer is no trained NovoGrad: Adam")
+    wrong("adam.keras", "its optimizer is not a trained NovoGrad: Adam")
     keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]).save(tmp_path / "none.keras")
-    wrong("none.keras", "its optimizer is no trained NovoGrad: NoneType")
+    wrong("none.keras", "its optimizer is not a trained NovoGrad: NoneType")
     model.save_weights(tmp_path / "none.weights.h5")
     with h5py.File(tmp_path / "none.weights.h5", "a") as file:
         del file["optimizer"]
@@ -105,7 +105,7 @@ def test_files_with_something_else_inside(tmp_path):
     model.save_weights(tmp_path / "some.weights.h5")
     with h5py.File(tmp_path / "some.weights.h5", "a") as file:
         del file["optimizer/vars/3"]
-    wrong("some.weights.h5", "'optimizer/vars' is not whole")
+    wrong("some.weights.h5", "'optimizer/vars' is incomplete")
     for name in ("whole.keras", "whole.weights.h5"):
         model.save(tmp_path / name) if name.endswith("s") else model.save_weights(tmp_path / name)
         whole = (tmp_path / name).read_bytes()

@@ -107,7 +107,7 @@ def test_only_the_documented_rule(tmp_path):
 
 def test_a_target_is_replaced_only_by_force(tmp_path):
     write(made(), tmp_path / "new", "tensorflow")
-    with pytest.raises(FileExistsError, match=r"new\.index is there already"):
+    with pytest.raises(FileExistsError, match=r"new\.index already exists"):
         write(made(v=np.float32(9)), tmp_path / "new", "tensorflow")
     assert read(tmp_path / "new", "tf1").entries["w"].v == 25
     write(made(v=np.float32(9)), tmp_path / "new", "tensorflow", force=True)

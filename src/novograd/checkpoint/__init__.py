@@ -1,7 +1,7 @@
-"""Checkpoints that move between NovoGrads: ``read`` one of any kind, ``write`` one of ours.
+"""Converts checkpoints between NovoGrads: ``read`` one of any kind, ``write`` one for ours.
 
-Each framework's files are in the module of its name; between them lies the neutral form, a
-``Checkpoint``. docs/checkpoints.md says what each kind of file is, and how to load what is written.
+Each framework has a module that reads and writes its files. They all convert to or from the neutral
+form, a ``Checkpoint``. docs/checkpoints.md describes the kinds of files, and how to load them.
 """
 
 import os
@@ -69,7 +69,7 @@ TARGETS = ("torch", "jax", "keras", "tensorflow", "safetensors")
 
 
 WITH_KEYS = ("torch", "jax")
-"""The modules whose files hold the optimizer's state under a key."""
+"""The modules whose files may have the optimizer's state under a key."""
 
 
 def read(
@@ -85,24 +85,26 @@ def read(
     """Reads a checkpoint.
 
     Args:
-        path: The file; of TensorFlow, the prefix of its files or the folder.
-        kind: Whose it is, a key of ``SOURCES``.
-        names: New names of the weights: a mapping of old to new, which gives their order too if it
-            has all; a sequence in the order of the source; or a function of the old name.
-        weights: Whether to take the weights along, which the file then must hold.
-        variant: Which NovoGrad wrote it, where its files do not say: for "apex" and "jax", and
-            "keras" for ``.weights.h5``. Else with which it is to go on, as by ``as_variant``.
-        lr: The current learning rate, where the file does not say it, or another.
-        key: Where the optimizer's state is in a file of PyTorch or Flax, if not where it is looked
-            for: a key, or several with dots between them, as "trainer.optim" or
+        path: The file; for TensorFlow, the prefix of its files or the folder.
+        kind: The NovoGrad that wrote the file, a key of ``SOURCES``.
+        names: New names of the weights: a mapping from old to new names, which also gives their
+            order if it has all names; a sequence in the order of the source; or a function of the
+            old name.
+        weights: Whether to read the weights too; the file must have them then.
+        variant: The variant that wrote the file, if such files do not name it: for "apex" and
+            "jax", and for "keras" with ``.weights.h5``. Otherwise the variant that continues the
+            training, see ``as_variant``.
+        lr: The current learning rate, if the file does not contain it, or to replace it.
+        key: The key of the optimizer's state in a file of PyTorch or Flax, if it is not a usual
+            one: a key, or several with dots between them, such as "trainer.optim" or
             "optimizer_states.1".
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        OSError: If it cannot be read.
+        FileNotFoundError: If the file does not exist.
+        OSError: If the file cannot be read.
         ValueError: If the kind or the variant is unknown, or files of the kind have no keys.
-        CheckpointError: If the file is damaged, or not of this kind, or does not have what is
-            asked for; the message names the file and the entry.
+        CheckpointError: If the file is damaged, is of another kind, or lacks something that was
+            requested; the message names the file and the entry.
 
     Example:
         >>> read("model.pt", "tim")  # doctest: +IGNORE_EXCEPTION_DETAIL
@@ -113,7 +115,7 @@ def read(
     if kind not in SOURCES:
         raise ValueError(f"kind must be one of {', '.join(SOURCES)}, got {kind!r}")
     if key is not None and SOURCES[kind] not in WITH_KEYS:
-        raise ValueError(f"key is for files of PyTorch and Flax, and kind is {kind!r}; got {key!r}")
+        raise ValueError(f"key must be None if kind is {kind!r}; got {key!r}")
     given = None if variant is None else variants.get(variant)
     path = Path(path)
     reader = import_module(f"novograd.checkpoint.{SOURCES[kind]}")
@@ -121,14 +123,14 @@ def read(
     try:
         with _of(path):
             if SOURCES[kind] != "tensorflow":
-                path.open("rb").close()  # or this says why not, other than the libraries
+                path.open("rb").close()  # its error is clearer than the libraries' errors
             checkpoint, found = _laid_out(
                 lambda: reader.read(path, kind=kind, variant=given, weights=weights, **keys)
             )
             old = checkpoint.names
             new = new_names(old, names)
             checkpoint = with_lr(renamed(checkpoint, names), lr)
-            if given is not None and kind != "apex":  # whose variants have more than a name
+            if given is not None and kind != "apex":  # whose file completes the variant
                 checkpoint = as_variant(checkpoint, given)
             back = {new[name]: name for name in old}
             return _laid_out(lambda: with_weights(checkpoint, found, back, weights))
@@ -137,18 +139,18 @@ def read(
 
 
 def _laid_out(read_file: Callable[[], Any]) -> Any:
-    """Reads a file, in which anything may be anywhere."""
+    """Reads a file; errors caused by unexpected content become a CheckpointError."""
     try:
         return read_file()
     except (CheckpointError, ImportError, OSError):
         raise
     except Exception as error:
-        raise CheckpointError(f"it is not laid out as such a file: {error!r}") from error
+        raise CheckpointError(f"its content is not laid out as expected: {error!r}") from error
 
 
 @contextmanager
 def _of(path: Path) -> Iterator[None]:
-    """Has errors of the operating system name this path, and not that of a draft, or none."""
+    """Makes errors of the operating system name this path, not a temporary file or no file."""
     try:
         yield
     except OSError as error:
@@ -160,18 +162,18 @@ def _of(path: Path) -> Iterator[None]:
 def write(checkpoint: Checkpoint, path: str | Path, kind: str, *, force: bool = False) -> None:
     """Writes a checkpoint.
 
-    Hyperparameters that are not known become the defaults of the variant; ``unknown`` tells which.
+    Unknown hyperparameters get the defaults of the variant; ``unknown`` lists them.
 
     Args:
-        checkpoint: What to write.
-        path: The file; of TensorFlow, the prefix of its files.
-        kind: For what, one of ``TARGETS``.
-        force: Whether a file that is there already is replaced, at once and as a whole.
+        checkpoint: The checkpoint.
+        path: The file; for TensorFlow, the prefix of its files.
+        kind: The NovoGrad that will load the file, one of ``TARGETS``.
+        force: Whether an existing file is replaced; it is replaced as a whole.
 
     Raises:
-        FileExistsError: If there is a file, and ``force`` is False.
+        FileExistsError: If the file exists and ``force`` is False.
         ValueError: If the kind is unknown.
-        CheckpointError: If the target cannot hold it; then nothing was written.
+        CheckpointError: If the target cannot represent the checkpoint; nothing is written then.
 
     Example:
         >>> import tempfile, numpy as np
@@ -190,7 +192,7 @@ def write(checkpoint: Checkpoint, path: str | Path, kind: str, *, force: bool = 
     try:
         with _of(path), tempfile.TemporaryDirectory(dir=path.parent) as folder:
             writer.write(checkpoint, Path(folder, path.name))
-            # TensorFlow finds a checkpoint by its index, so that file comes last.
+            # TensorFlow finds a checkpoint by its index, so that file is moved last.
             for file in sorted(Path(folder).iterdir()):
                 file.replace(path.with_name(file.name))
     except CheckpointError as error:
@@ -198,12 +200,12 @@ def write(checkpoint: Checkpoint, path: str | Path, kind: str, *, force: bool = 
 
 
 def how_to_load(checkpoint: Checkpoint, path: str | Path, kind: str) -> str:
-    """Returns the lines of Python that load what ``write`` wrote, with what they need.
+    """Returns the lines of Python that load a file of ``write``.
 
     Args:
-        checkpoint: What was written.
-        path: The file; of TensorFlow, the prefix of its files.
-        kind: For what it was written, one of ``TARGETS``.
+        checkpoint: The checkpoint that was written.
+        path: The file; for TensorFlow, the prefix of its files.
+        kind: The kind of the file, one of ``TARGETS``.
 
     Raises:
         ValueError: If the kind is unknown.
@@ -226,14 +228,14 @@ def refuse_existing(path: Path, kind: str, force: bool) -> None:
     """Checks that a target may be written.
 
     Raises:
-        FileExistsError: If it is there, and ``force`` is False.
+        FileExistsError: If it exists and ``force`` is False.
 
     Example:
         >>> refuse_existing(Path("."), "torch", force=False)
         Traceback (most recent call last):
             ...
-        FileExistsError: . is there already
+        FileExistsError: . already exists
     """
     file = path.with_name(f"{path.name}.index") if kind == "tensorflow" else path
     if file.exists() and not force:
-        raise FileExistsError(f"{file} is there already")
+        raise FileExistsError(f"{file} already exists")

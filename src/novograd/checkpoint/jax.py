@@ -1,6 +1,6 @@
 """Files of ``flax.serialization.to_bytes``: states of ``optax.novograd`` and of ``novograd.jax``.
 
-The format is MessagePack, with arrays as its extension types; neither JAX nor Flax is needed.
+The format is MessagePack, with extension types for arrays. JAX and Flax are not needed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,8 @@ from novograd.checkpoint.neutral import (
 )
 from novograd.variants import Variant
 
-# Of Flax: an array is (shape, name of the dtype, bytes); numbers of NumPy are arrays of shape ().
+# Flax's extension types: an array is (shape, name of the dtype, bytes); a number of NumPy is an
+# array of shape ().
 _ARRAY, _COMPLEX, _NUMBER = 1, 2, 3
 _CHUNKED = "__msgpack_chunked_array__"
 _STATE = {"optax": {"count", "mu", "nu"}, "jax": {"count", "mu", "nu", "nu_max"}}
@@ -39,14 +40,15 @@ def read(
     """Reads a file.
 
     Args:
-        path: A file with the state of an optimizer, possibly of ``optax.chain`` and other wrappers,
-            or with a dict or ``TrainState`` that has the weights as ``params`` beside it.
-        kind: "optax" for the state of ``optax.novograd``, "jax" for that of ``novograd.jax``.
-        variant: That of the rule, which states of "jax" do not say; the documented one if None.
-        key: Below which the state is, if there are others.
+        path: A file with the state of an optimizer, which may be inside the states of
+            ``optax.chain`` and other wrappers; or a dict or ``TrainState`` with that state and the
+            weights as ``params``.
+        kind: "optax" for states of ``optax.novograd``, "jax" for states of ``novograd.jax``.
+        variant: The variant for "jax", whose states do not name it; None: the documented one.
+        key: The key of the state, if the file has several states.
 
     Returns:
-        The checkpoint, whose names are paths, and the weights if the file holds them.
+        The checkpoint, whose names are paths, and the weights, or None if the file has none.
     """
     content = _unpacked(path)
     tree = content if key is None else at(content, key)
@@ -63,8 +65,8 @@ def read(
         for name, moment in moments.items():
             v = norms.get(name)
             if v is None or (kind == "optax" and v.ndim):
-                has = "no" if v is None else f"shape {v.shape} as"
-                raise CheckpointError(f"{where}: {name!r} has {has} nu: it is no state of {kind}")
+                has = "no nu" if v is None else f"nu of shape {v.shape}"
+                raise CheckpointError(f"{where}: {name!r} has {has}, so it is not of {kind}")
             if name in entries:
                 raise CheckpointError(f"it has more than one state of {name!r}")
             entries[name] = Entry(moment, v, maxima.get(name), int(state["count"]))
@@ -77,13 +79,13 @@ def read(
 def write(checkpoint: Checkpoint, path: Path) -> None:
     """Writes a file that ``flax.serialization.from_bytes`` reads.
 
-    It is that of a ``NovogradState``; with weights, of ``{"opt_state": state, "params": weights}``.
+    It has a ``NovogradState``, or with weights, ``{"opt_state": state, "params": weights}``.
     """
     entries = all_entries(checkpoint, "JAX")
     amsgrad = checkpoint.variant.amsgrad
     step = single_step(checkpoint, "JAX")
     if step > _MOST:
-        raise CheckpointError(f"JAX counts up to {_MOST} steps, and there were {step}")
+        raise CheckpointError(f"JAX counts up to {_MOST} steps, but the source took {step}")
     state = {
         "count": np.asarray(step, np.int32),
         "mu": _tree({name: entry.moment for name, entry in entries.items()}),
@@ -116,9 +118,11 @@ def _unpacked(path: Path) -> dict[str, Any]:
     try:
         content = msgpack.unpackb(path.read_bytes(), ext_hook=_unpack, raw=False)
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
-        raise CheckpointError(f"it is damaged, or no MessagePack file: {error}") from error
+        raise CheckpointError(f"it is damaged, or not a MessagePack file: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"it holds {type(content).__name__}, and no state of an optimizer")
+        raise CheckpointError(
+            f"it contains {type(content).__name__}, which is not the state of an optimizer"
+        )
     return content
 
 
@@ -129,7 +133,7 @@ def _unpack(code: int, data: bytes) -> Any:
         return np.frombuffer(content, dtype).reshape(shape)
     if code == _COMPLEX:
         return complex(*msgpack.unpackb(data))
-    raise ValueError(f"extension type {code} is none of Flax")
+    raise ValueError(f"extension type {code} is not one of Flax")
 
 
 def _pack(value: Any) -> msgpack.ExtType:
@@ -141,7 +145,7 @@ def _pack(value: Any) -> msgpack.ExtType:
 
 
 def _states(node: Any, keys: set[str], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the states in a tree that have these keys, with where they are."""
+    """Yields the path and the content of each state in a tree: of each dict with these keys."""
     if isinstance(node, dict):
         if set(node) == keys:
             yield path or "the file", node
@@ -151,7 +155,7 @@ def _states(node: Any, keys: set[str], path: str = "") -> Iterator[tuple[str, di
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the arrays of a tree by their paths."""
+    """Yields the path and the content of each array in a tree."""
     if isinstance(node, dict) and _CHUNKED in node:
         pieces = [node["chunks"][str(i)] for i in range(len(node["chunks"]))]
         shape = [node["shape"][str(i)] for i in range(len(node["shape"]))]
@@ -164,7 +168,7 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the tree of arrays whose paths are given."""
+    """Returns the tree that has each array at its path."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         *parents, last = path.split("/")

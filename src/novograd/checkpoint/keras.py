@@ -2,8 +2,9 @@
 
 In an HDF5 file the optimizer's variables are ``optimizer/vars/0``, ``optimizer/vars/1`` and so on:
 ``iteration``, ``learning_rate`` unless it is a schedule, then ``momentum``, ``v`` and with amsgrad
-``v_max`` of each weight. It names no weight; those written here have the metadata of the neutral
-form as attributes of ``optimizer``, which Keras leaves alone, and weights as ``weights/NAME``.
+``v_max`` of each weight. Keras does not store the names of the weights. Files written here have the
+metadata of the neutral form as attributes of ``optimizer``, which Keras ignores, and weights as
+``weights/NAME``.
 """
 
 import io
@@ -44,14 +45,15 @@ def read(
     """Reads a file.
 
     Args:
-        path: A ``.keras`` archive, which is loaded as ``keras.saving.load_model`` does in its safe
-            mode; names are then the paths of its variables. Or a ``.weights.h5`` file, in which
-            weights are numbered in the order of ``trainable_variables``; so is an archive read
-            that has layers whose classes Keras does not find.
-        variant: That of a ``.weights.h5`` file, which does not say it; the documented one if None.
+        path: A ``.keras`` archive or a ``.weights.h5`` file. ``keras.saving.load_model`` loads an
+            archive, in its safe mode; names are then the paths of its variables. In a
+            ``.weights.h5`` file, weights are numbered in the order of ``trainable_variables``. An
+            archive is read in the same way if Keras does not find the classes of its layers.
+        variant: The variant of a ``.weights.h5`` file, which does not name it; None: the documented
+            one.
 
     Returns:
-        The checkpoint, and the weights if it is an archive.
+        The checkpoint, and the weights, or None if they were not read.
     """
     if zipfile.is_zipfile(path):
         return _read_archive(path)
@@ -61,7 +63,7 @@ def read(
     except OSError as error:
         if not path.is_file():
             raise
-        raise CheckpointError(f"it is damaged, or no file of Keras: {error}") from error
+        raise CheckpointError(f"it is damaged, or not a file of Keras: {error}") from error
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
@@ -72,7 +74,9 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     }
     if len({known.lr for known in hyperparameters}) > 1:
         rates = sorted({known.lr or 0.0 for known in hyperparameters})
-        raise CheckpointError(f"Keras has one learning rate, and the groups have {rates}: give lr")
+        raise CheckpointError(
+            f"Keras has one learning rate, but the groups have {rates}: give one with lr"
+        )
     variables = [
         np.asarray(single_step(checkpoint, "Keras"), np.int64),
         np.asarray(hyperparameters.pop().lr, np.float32),
@@ -89,8 +93,8 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
             if entry.weights is not None:
                 try:
                     _store(file, f"weights/{name}", entry.weights)
-                except (TypeError, ValueError) as error:  # of names such as "a" and "a/b"
-                    raise CheckpointError(f"HDF5 has no place for {name!r}: {error}") from error
+                except (TypeError, ValueError) as error:  # with names such as "a" and "a/b"
+                    raise CheckpointError(f"HDF5 cannot store {name!r}: {error}") from error
     path.write_bytes(buffer.getbuffer())
 
 
@@ -114,23 +118,23 @@ def how_to_load(checkpoint: Checkpoint, path: str) -> str:
 def _read_archive(path: Path) -> tuple[Checkpoint, Mapping[str, Any] | None]:
     try:
         with warnings.catch_warnings():
-            # Keras skips an optimizer whose variables do not fit, and says no more than this.
+            # If an optimizer's variables do not fit, Keras skips them with only this warning.
             warnings.filterwarnings("error", message="Skipping variable loading")
             model: Any = keras.saving.load_model(path)
-    except Exception as error:  # of any kind, since layers are the user's
+    except Exception as error:  # of any kind, since layers are the user's code
         try:
             return _read_parts(path)
         except CheckpointError as why:
             raise CheckpointError(f"{why}; Keras cannot load it: {error}") from error
-        except Exception:  # the archive cannot be read whole
+        except Exception:  # the archive is incomplete
             raise CheckpointError(f"Keras cannot load it: {error}") from error
     optimizer = getattr(model, "optimizer", None)
     if not isinstance(optimizer, NovoGrad) or not optimizer.built:
         state = "not trained yet" if isinstance(optimizer, NovoGrad) else type(optimizer).__name__
-        raise CheckpointError(f"its optimizer is no trained NovoGrad: {state}")
+        raise CheckpointError(f"its optimizer is not a trained NovoGrad: {state}")
     weights = {x.path: _numpy(x) for x in model.trainable_variables}
     variables = [_numpy(x) for x in optimizer.variables]
-    # Averages and sums of gradients, where there are any, are before the states.
+    # Averages of weights and sums of gradients, if there are any, come before the states.
     states = len(weights) * _per_weight(optimizer.variant)
     hyperparameters = Hyperparameters(
         lr=float(_numpy(optimizer.learning_rate)),
@@ -147,13 +151,13 @@ def _read_archive(path: Path) -> tuple[Checkpoint, Mapping[str, Any] | None]:
 
 
 def _read_parts(path: Path) -> tuple[Checkpoint, Mapping[str, Any] | None]:
-    """Reads an archive as if it were a ``.weights.h5`` file, which needs no class of its layers."""
+    """Reads an archive like a ``.weights.h5`` file, without the classes of its layers."""
     with zipfile.ZipFile(path) as archive:
         optimizer = json.loads(archive.read("config.json"))["compile_config"]["optimizer"]
         content = archive.read("model.weights.h5")
     config = optimizer["config"]
     if optimizer["class_name"] != "NovoGrad":
-        raise CheckpointError(f"its optimizer is no NovoGrad: {optimizer['class_name']}")
+        raise CheckpointError(f"its optimizer is not NovoGrad: {optimizer['class_name']}")
     for option in ("use_ema", "gradient_accumulation_steps"):
         if config.get(option):
             raise CheckpointError(f"its optimizer has {option}, which adds variables to its own")
@@ -181,10 +185,10 @@ def _read_h5(file: Any, variant: Variant) -> tuple[Checkpoint, Mapping[str, Any]
     try:
         variables = [_load(stored[str(index)]) for index in range(len(stored))]
     except KeyError as error:
-        raise CheckpointError(f"'optimizer/vars' is not whole: {error}") from error
+        raise CheckpointError(f"'optimizer/vars' is incomplete: {error}") from error
     metadata = dict(file["optimizer"].attrs)
     groups = None
-    if metadata:  # written here
+    if metadata:  # the file is from `write`
         variant, groups = from_metadata(metadata)
     count = len(variables)
     per_weight = _per_weight(variant)
@@ -192,8 +196,8 @@ def _read_h5(file: Any, variant: Variant) -> tuple[Checkpoint, Mapping[str, Any]
     first = next((n for n in (2, 1) if count > n and (count - n) % per_weight == 0), None)
     if first is None or any(x.shape for x in variables[:first]):
         raise CheckpointError(
-            f"'optimizer/vars' has {count} variables, which are not iteration, learning_rate and "
-            f"{per_weight} for each weight, as variant {variant.name!r} has"
+            f"'optimizer/vars' has {count} variables; variant {variant.name!r} has iteration, "
+            f"learning_rate and {per_weight} for each weight"
         )
     if groups is None:
         names = tuple(str(index) for index in range((count - first) // per_weight))
@@ -216,10 +220,10 @@ def _per_weight(variant: Variant) -> int:
 def _entries(
     names: Sequence[str], variables: Sequence[np.ndarray], step: int, variant: Variant
 ) -> dict[str, Entry]:
-    """Returns the entries of variables that are momentum, v and v_max in turn."""
+    """Returns the entries from variables in the order momentum, v, v_max of each weight."""
     n = _per_weight(variant)
     return {
-        name: Entry(*variables[i * n : (i + 1) * n], step=step)  # v_max after v, as fields are
+        name: Entry(*variables[i * n : (i + 1) * n], step=step)  # in the order of its fields
         for i, name in enumerate(names)
     }
 
@@ -229,7 +233,7 @@ def _numpy(variable: Any) -> np.ndarray:
 
 
 def _store(group: h5py.Group, name: str, value: np.ndarray) -> None:
-    """Writes an array; bfloat16, which HDF5 does not know, as float32 and marked as Keras does."""
+    """Writes an array; HDF5 has no bfloat16, so that becomes float32 with Keras's mark."""
     if value.dtype == ml_dtypes.bfloat16:
         group.create_dataset(name, data=value.astype(np.float32)).attrs["dtype"] = "bfloat16"
     else:
@@ -239,6 +243,6 @@ def _store(group: h5py.Group, name: str, value: np.ndarray) -> None:
 def _load(stored: Any) -> np.ndarray:
     if stored.attrs.get("dtype") != "bfloat16":
         return stored[()]
-    if stored.dtype.kind == "V":  # as Keras stores it
+    if stored.dtype.kind == "V":  # Keras stores the bytes like this
         return stored[()].view(ml_dtypes.bfloat16)
     return stored[()].astype(ml_dtypes.bfloat16)

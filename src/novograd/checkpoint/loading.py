@@ -1,4 +1,4 @@
-"""How what was written is loaded: parts of the lines of Python that each target's module tells."""
+"""Parts of the Python code that ``how_to_load`` of each target returns."""
 
 from collections.abc import Collection, Mapping
 
@@ -13,12 +13,12 @@ def arguments(
     theirs: Mapping[str, str],
     needed: Collection[str] = _ARGUMENTS,
 ) -> str:
-    """Returns the arguments of an optimizer that goes on, as Python writes them.
+    """Returns the arguments of the optimizer that continues the training, as Python code.
 
     Args:
-        checkpoint: What it goes on with.
-        theirs: The names of those arguments that are called otherwise here.
-        needed: Those that the optimizer needs.
+        checkpoint: The checkpoint that the optimizer loads.
+        theirs: The optimizer's names of arguments, where they differ from ours.
+        needed: The arguments to include, by our names.
 
     Example:
         >>> import numpy as np
@@ -45,11 +45,11 @@ def arguments(
 
 
 def remarks(checkpoint: Checkpoint, grouped: bool = False) -> str:
-    """Returns, as a comment, what arguments an optimizer that goes on needs beside ``arguments``.
+    """Returns a comment that names what the optimizer needs in addition to ``arguments``.
 
     Args:
-        checkpoint: What it goes on with.
-        grouped: Whether the target has groups, so that these must be as many.
+        checkpoint: The checkpoint that the optimizer loads.
+        grouped: Whether the target has groups; it must have as many as the source then.
 
     Example:
         >>> import numpy as np
@@ -69,7 +69,7 @@ def remarks(checkpoint: Checkpoint, grouped: bool = False) -> str:
 
 
 def has_weights(checkpoint: Checkpoint) -> bool:
-    """Returns whether weights were taken along.
+    """Returns whether a checkpoint contains weights.
 
     Example:
         >>> import numpy as np

@@ -1,7 +1,8 @@
-"""The neutral form of a checkpoint, through which every conversion goes.
+"""The neutral form of a checkpoint. Every conversion reads or writes it.
 
-The moment is what ``novograd.torch`` stores for the variant: with its positive sign, so that a step
-subtracts it, and with the learning rate inside it exactly if the variant's ``rate`` is "moment".
+``moment`` is the momentum buffer as ``novograd.torch`` stores it for the variant: with positive
+sign, so that a step subtracts it, and including the learning rate only if the variant's ``rate`` is
+"moment".
 """
 
 import json
@@ -17,9 +18,9 @@ from novograd.variants import Variant
 
 FORMAT, VERSION = "novograd-checkpoint", "1"
 
-# Why a weight is not found, and how the names of all are.
-_NUMBERED = """; the optimizer was made of parameters without names, so that its state has numbers \
-for them: give their names (--names), of which a line makes the file where the model is:
+# Explains why a weight is not found, and how to give names.
+_NUMBERED = """; the optimizer was made from parameters without names, so its state has numbers \
+for them: give their names (--names). Where the model is, this line writes the file of names:
 import json, pathlib; pathlib.Path("names.json").write_text(json.dumps([n for g in \
 optimizer.param_groups for p in g["params"] for n, q in model.named_parameters() if q is p]))"""
 
@@ -30,15 +31,15 @@ Names = Mapping[str, str] | Sequence[str] | Callable[[str], str] | None
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read, converted or written; the message says of which entry."""
+    """A checkpoint cannot be read, converted or written. The message names the entry."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """The hyperparameters of a group of weights; None where the source does not say one.
+    """The hyperparameters of a group of weights; None if the source does not contain one.
 
     Raises:
-        CheckpointError: If one is not a number.
+        CheckpointError: If a value is not a number.
 
     Example:
         >>> Hyperparameters(lr="fast")
@@ -56,7 +57,7 @@ class Hyperparameters:
     nesterov: bool | None = None
 
     def __post_init__(self) -> None:
-        """Checks them, since a file may hold anything."""
+        """Checks the values, since a file may contain anything."""
         for name, value in vars(self).items():
             if not isinstance(value, (bool, int, float, type(None))):
                 raise CheckpointError(f"{name} must be a number, got {value!r}")
@@ -67,12 +68,12 @@ class Entry:
     """The state of a weight.
 
     Attributes:
-        moment: Of the weight's shape and dtype.
-        v: The second moment, of shape () or that of ``novograd.layers``, float32 at least: the
-            square of the norm, or the norm itself for variants of the largest element.
+        moment: The momentum buffer, with the weight's shape and dtype.
+        v: The second moment, in float32 or float64. Its shape is () or as in ``novograd.layers``.
+            It averages the squared norm, or the norm itself if the variant's ``norm`` is "inf".
         v_max: With amsgrad, the largest ``v`` so far.
-        step: How many steps were taken; None where the source does not count them.
-        weights: The weight itself, if it was asked for.
+        step: The number of steps so far; None if the source does not count them.
+        weights: The weight itself, if it was requested.
     """
 
     moment: np.ndarray
@@ -84,14 +85,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Group:
-    """Weights that share hyperparameters, in order; those that were never trained have no entry.
+    """Weights that share hyperparameters, in order. Weights that were never trained have no entry.
 
     Attributes:
-        names: Their names.
-        hyperparameters: Those of the rule.
-        others: What else a group of PyTorch holds, such as ``initial_lr`` of its schedulers: plain
-            data, which JSON knows.
-        lost: The names of its other entries that are not plain data. They are not kept.
+        names: The names of the weights.
+        hyperparameters: The hyperparameters of the rule.
+        others: Other plain data in a group of PyTorch, such as ``initial_lr`` of schedulers, which
+            JSON can represent.
+        lost: The names of items that are not plain data. Their values are not kept.
     """
 
     names: tuple[str, ...]
@@ -102,16 +103,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of an optimizer, whatever framework it comes from.
+    """The state of an optimizer of any framework.
 
     Attributes:
         entries: The state of each weight by its name; in the order of the groups.
-        variant: Which NovoGrad.
+        variant: The variant.
         groups: The weights in the order of the source.
 
     Raises:
-        CheckpointError: If a name is not a text or occurs twice, or an entry has shapes that do not
-            fit each other, or a dtype that no weight has.
+        CheckpointError: If a name is not valid text or occurs twice, or an entry has shapes that do
+            not fit each other, or a dtype that is not supported.
 
     Example:
         >>> entry = Entry(moment=np.zeros((2, 3), np.float32), v=np.float32(4), step=10)
@@ -121,7 +122,7 @@ class Checkpoint:
         >>> Checkpoint({"w": replace(entry, v=np.zeros(2))}, checkpoint.variant, checkpoint.groups)
         Traceback (most recent call last):
             ...
-        novograd.checkpoint.neutral.CheckpointError: v of 'w' has shape (2,), which is none of a \
+        novograd.checkpoint.neutral.CheckpointError: v of 'w' has shape (2,), which does not fit a \
 weight of shape (2, 3)
     """
 
@@ -130,32 +131,32 @@ weight of shape (2, 3)
     groups: tuple[Group, ...]
 
     def __post_init__(self) -> None:
-        """Checks the entries, brings them in order, and takes ``v`` to float32 at least."""
+        """Checks the entries, sorts them, and converts ``v`` to float32 or float64."""
         names = self.names
         for name in (*names, self.variant.name):
             if not isinstance(name, str) or not _is_text(name):
-                raise CheckpointError(f"{name!r} is no name")
+                raise CheckpointError(f"{name!r} is not a valid name")
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
-            raise CheckpointError(f"there is more than one weight {repeated[0]!r}")
+            raise CheckpointError(f"several weights have the name {repeated[0]!r}")
         unknown = set(self.entries) - set(names)
         if unknown:
-            raise CheckpointError(f"no group has the weight {min(unknown)!r}")
+            raise CheckpointError(f"the weight {min(unknown)!r} is in no group")
         entries = {
             n: _checked(n, self.entries[n], self.variant) for n in names if n in self.entries
         }
         if not entries:
-            raise CheckpointError("there is no state of any weight: no step was taken")
+            raise CheckpointError("no weight has a state: the optimizer has not taken a step")
         object.__setattr__(self, "entries", entries)
 
     @property
     def names(self) -> list[str]:
-        """The names of all weights, in order, also of those that were never trained."""
+        """The names of all weights, in order, including those that were never trained."""
         return [name for group in self.groups for name in group.names]
 
     @property
     def step(self) -> int | None:
-        """How many steps were taken at most; None if no weight says so."""
+        """The largest number of steps of a weight; None if no weight has one."""
         return max((x.step for x in self.entries.values() if x.step is not None), default=None)
 
 
@@ -164,18 +165,18 @@ def _is_text(name: str) -> bool:
 
 
 def _checked(name: str, entry: Entry, variant: Variant) -> Entry:
-    """Returns an entry with ``v`` in float32 at least, or raises CheckpointError."""
+    """Returns an entry with ``v`` in float32 or float64, or raises CheckpointError."""
     moment = np.asarray(entry.moment)
     for part in ("moment", "v", "v_max", "weights"):
         value = getattr(entry, part)
         allowed = _WEIGHTS if part in ("moment", "weights") else _NORMS
         if value is not None and np.asarray(value).dtype.name not in allowed:
             raise CheckpointError(
-                f"{part} of {name!r} has dtype {np.asarray(value).dtype.name}, which is none of "
-                f"{', '.join(allowed)}"
+                f"{part} of {name!r} has dtype {np.asarray(value).dtype.name}, and must have one "
+                f"of {', '.join(allowed)}"
             )
     if entry.step is not None and not 0 <= entry.step < 2**63:
-        raise CheckpointError(f"{name!r} took {entry.step} steps")
+        raise CheckpointError(f"step of {name!r} must be in [0, 2**63), got {entry.step}")
     v, v_max = (None if x is None else _wide(x) for x in (entry.v, entry.v_max))
     assert v is not None
     fits = v.ndim in (0, moment.ndim) and all(
@@ -183,25 +184,26 @@ def _checked(name: str, entry: Entry, variant: Variant) -> Entry:
     )
     if not fits:
         raise CheckpointError(
-            f"v of {name!r} has shape {v.shape}, which is none of a weight of shape {moment.shape}"
+            f"v of {name!r} has shape {v.shape}, which does not fit a weight of shape "
+            f"{moment.shape}"
         )
     if variant.amsgrad != (v_max is not None):
         has = "no" if v_max is None else "a"
         raise CheckpointError(
-            f"{name!r} has {has} maximum of v, and the variant is {variant.name!r}"
+            f"{name!r} has {has} maximum of v, but the variant is {variant.name!r}"
         )
     if v_max is not None and v_max.shape != v.shape:
-        raise CheckpointError(f"v_max of {name!r} has shape {v_max.shape}, and v {v.shape}")
+        raise CheckpointError(f"v_max of {name!r} has shape {v_max.shape}, but v has {v.shape}")
     weights = None if entry.weights is None else np.asarray(entry.weights)
     if weights is not None and weights.shape != moment.shape:
         raise CheckpointError(
-            f"the weights of {name!r} have shape {weights.shape}, and its moment {moment.shape}"
+            f"the weight {name!r} has shape {weights.shape}, but its moment has {moment.shape}"
         )
     return Entry(moment, v, v_max, entry.step, weights)
 
 
 def _wide(v: Any) -> np.ndarray:
-    """Returns a second moment in float32, or float64 if it is."""
+    """Returns a second moment in float32; float64 stays float64."""
     v = np.asarray(v)
     return v if v.dtype == np.float64 else v.astype(np.float32)
 
@@ -211,11 +213,11 @@ def renamed(checkpoint: Checkpoint, names: Names) -> Checkpoint:
 
     Args:
         checkpoint: The checkpoint.
-        names: The new names: a mapping of old to new, which may leave names out, and gives the
-            order if it does not; a sequence in the order of the checkpoint; or a function.
+        names: The new names: a mapping from old to new names, which also gives the order if it has
+            all names; a sequence in the order of the checkpoint; or a function of the old name.
 
     Raises:
-        CheckpointError: If it names what is not there, or two weights get one name.
+        CheckpointError: If ``names`` has an unknown name, or two weights would get one name.
 
     Example:
         >>> entry = Entry(moment=np.zeros(3, np.float32), v=np.float32(4))
@@ -242,7 +244,7 @@ def new_names(old: Sequence[str], names: Names) -> dict[str, str]:
     """Returns the new name of each old one.
 
     Raises:
-        CheckpointError: If ``names`` has names that are not there, or too few or too many.
+        CheckpointError: If ``names`` has an unknown name, or too few or too many names.
 
     Example:
         >>> new_names(["0", "1"], ["kernel", "bias"])
@@ -256,13 +258,13 @@ def new_names(old: Sequence[str], names: Names) -> dict[str, str]:
         unknown = [name for name in names if name not in old]
         if unknown:
             raise CheckpointError(
-                f"names has {unknown[0]!r}, which is none of the source: {', '.join(old)}"
+                f"names has {unknown[0]!r}, which is not in the source: {', '.join(old)}"
             )
         return {name: names.get(name, name) for name in old}
     if len(names) != len(old):
         raise CheckpointError(
-            f"names must be one for each of {len(old)} weights, got {len(names)}; the source has "
-            f"{', '.join(old)}"
+            f"names must have one name for each of {len(old)} weights, got {len(names)}; the "
+            f"source has {', '.join(old)}"
         )
     return dict(zip(old, names, strict=True))
 
@@ -270,16 +272,16 @@ def new_names(old: Sequence[str], names: Names) -> dict[str, str]:
 def with_weights(
     checkpoint: Checkpoint, found: Mapping[str, Any] | None, old: Mapping[str, str], wanted: bool
 ) -> Checkpoint:
-    """Returns a checkpoint with the weights that a file holds, or without any.
+    """Returns a checkpoint with the weights from a file, or without weights.
 
     Args:
         checkpoint: The checkpoint, which may have weights already.
-        found: The weights in the file by their names there, which are the old or the new ones.
-        old: The old name of each new one.
-        wanted: Whether weights are wanted at all.
+        found: The weights in the file, by old or new name.
+        old: The old name for each new name.
+        wanted: Whether the checkpoint shall have weights.
 
     Raises:
-        CheckpointError: If they are wanted, and one is missing or has another shape.
+        CheckpointError: If weights are wanted, and one is missing or has another shape.
 
     Example:
         >>> entry = Entry(moment=np.zeros(3, np.float32), v=np.float32(4))
@@ -295,15 +297,15 @@ def with_weights(
                 (found[n] for n in (old[name], name) if found and n in found), entry.weights
             )
             if weights is None:
-                has = f"among {listed(list(found))}" if found else "and no other"
+                has = f"; it has {listed(list(found))}" if found else " or any other"
                 hint = _NUMBERED if found and name == old[name] and name.isdecimal() else ""
-                raise CheckpointError(f"there is no weight {name!r}, {has}{hint}")
+                raise CheckpointError(f"the file has no weight {name!r}{has}{hint}")
         entries[name] = replace(entry, weights=weights)
     return replace(checkpoint, entries=entries)
 
 
 def with_lr(checkpoint: Checkpoint, lr: float | None) -> Checkpoint:
-    """Returns a checkpoint with another learning rate in all groups, unless it is None.
+    """Returns a checkpoint with the learning rate ``lr`` in all groups, or unchanged for None.
 
     Example:
         >>> entry = Entry(moment=np.zeros(3, np.float32), v=np.float32(4))
@@ -321,20 +323,20 @@ def with_lr(checkpoint: Checkpoint, lr: float | None) -> Checkpoint:
 
 
 def as_variant(checkpoint: Checkpoint, variant: str | Variant) -> Checkpoint:
-    """Returns a checkpoint with which another variant goes on.
+    """Returns a checkpoint with which another variant can continue.
 
-    The learning rate goes into the moment, or out of it, as the variants have it. Only the moment
-    of what another rule has seen so far is right then: from here on the rules differ. What
-    hyperparameters the source says are kept.
+    Multiplies the momentum buffer by the learning rate, or divides it, if the variants differ in
+    ``rate``. The new variant then continues with its own rule, so its steps differ from those that
+    the old variant would take. The source's hyperparameters are kept.
 
     Args:
         checkpoint: The checkpoint.
         variant: The other variant.
 
     Raises:
-        CheckpointError: If the learning rate is needed and not known, or 0; or if the state of one
-            says nothing about that of the other: if ``v`` is of another norm, or the moment of
-            gradients that are not normalised.
+        CheckpointError: If the learning rate is needed but is unknown or 0; or if the state cannot
+            be converted: ``v`` is of another norm, or only one of the momentum buffers has
+            normalised gradients.
 
     Example:
         >>> entry = Entry(moment=np.float32([3, 4]), v=np.float32(25))
@@ -344,11 +346,11 @@ def as_variant(checkpoint: Checkpoint, variant: str | Variant) -> Checkpoint:
         array([1.5, 2. ], dtype=float32)
     """
     old, new = checkpoint.variant, variants.get(variant)
-    for name, what in (("norm", "v"), ("normalises", "the moment")):
+    for name, what in (("norm", "v"), ("normalises", "the momentum buffer")):
         mine, theirs = getattr(old, name), getattr(new, name)
         if mine != theirs:
             raise CheckpointError(
-                f"{old.name!r} cannot go on as {new.name!r}: {what} is of another kind "
+                f"{new.name!r} cannot continue from {old.name!r}: {what} is of another kind "
                 f"({name} {mine!r}, not {theirs!r})"
             )
     entries = {}
@@ -367,21 +369,21 @@ def as_variant(checkpoint: Checkpoint, variant: str | Variant) -> Checkpoint:
 
 
 def _moved(moment: np.ndarray, old: Variant, new: Variant, lr: float | None) -> np.ndarray:
-    """Returns the moment with the learning rate where another variant has it."""
+    """Returns the momentum buffer with or without the learning rate, as the new variant needs."""
     if old.rate == new.rate:
         return moment
     if not lr:
         raise CheckpointError(
-            f"from {old.name!r} to {new.name!r} the learning rate goes "
-            f"{'into' if new.rate == 'moment' else 'out of'} the moment: give lr, the current one, "
-            f"which must not be 0; got {lr}"
+            f"from {old.name!r} to {new.name!r} the momentum buffer must be "
+            f"{'multiplied' if new.rate == 'moment' else 'divided'} by the learning rate: give lr, "
+            f"the current one, which must not be 0; got {lr}"
         )
     wide = moment.astype(np.result_type(moment.dtype, np.float32))
     return (wide * lr if new.rate == "moment" else wide / lr).astype(moment.dtype)
 
 
 def unknown(checkpoint: Checkpoint) -> list[str]:
-    """Returns which hyperparameters no or not every group says.
+    """Returns the names of hyperparameters that at least one group does not have.
 
     Example:
         >>> entry = Entry(moment=np.zeros(3, np.float32), v=np.float32(4))
@@ -397,23 +399,23 @@ def unknown(checkpoint: Checkpoint) -> list[str]:
 
 
 def completed(hyperparameters: Hyperparameters, variant: Variant) -> Hyperparameters:
-    """Returns hyperparameters with the variant's defaults in the place of unknown ones.
+    """Returns hyperparameters with the variant's defaults instead of unknown ones.
 
     Raises:
-        CheckpointError: If the learning rate is not known.
+        CheckpointError: If the learning rate is unknown.
 
     Example:
         >>> completed(Hyperparameters(lr=0.5), variants.get("optax")).beta2
         0.25
     """
     if hyperparameters.lr is None:
-        raise CheckpointError("the source does not say the learning rate: give lr, the current one")
+        raise CheckpointError("the source has no learning rate: give lr, the current one")
     missing = {n: x for n, x in defaults(variant).items() if getattr(hyperparameters, n) is None}
     return replace(hyperparameters, **missing)
 
 
 def defaults(variant: Variant) -> dict[str, Any]:
-    """Returns the hyperparameters of a variant that are not given, but for the learning rate.
+    """Returns the default hyperparameters of a variant, except the learning rate.
 
     Example:
         >>> defaults(variants.get("optax"))["beta2"]
@@ -433,7 +435,7 @@ def single_step(checkpoint: Checkpoint, framework: str) -> int:
     """Returns the number of steps for a framework that has one count for all weights.
 
     Raises:
-        CheckpointError: If the weights differ, and the variant's rule depends on it.
+        CheckpointError: If the weights have different counts and the variant depends on them.
 
     Example:
         >>> entry = Entry(moment=np.zeros(3, np.float32), v=np.float32(4), step=7)
@@ -444,18 +446,18 @@ def single_step(checkpoint: Checkpoint, framework: str) -> int:
     if checkpoint.variant.counts and len(set(steps.values())) > 1:
         least, most = (f(steps, key=lambda name: steps[name] or 0) for f in (min, max))
         raise CheckpointError(
-            f"{framework} counts the steps of all weights together, but {least!r} took "
-            f"{steps[least]} and {most!r} {steps[most]}, on which variant "
-            f"{checkpoint.variant.name!r} depends"
+            f"{framework} has one count of steps for all weights, but {least!r} took "
+            f"{steps[least]} and {most!r} {steps[most]}; variant {checkpoint.variant.name!r} "
+            "depends on the count"
         )
     return checkpoint.step or 0
 
 
 def all_entries(checkpoint: Checkpoint, framework: str) -> dict[str, Entry]:
-    """Returns the entries for a framework that has state for every weight.
+    """Returns the entries for a framework that needs a state for every weight.
 
     Raises:
-        CheckpointError: If a weight has none.
+        CheckpointError: If a weight has no state.
 
     Example:
         >>> entry = Entry(moment=np.zeros(3, np.float32), v=np.float32(4))
@@ -463,26 +465,26 @@ def all_entries(checkpoint: Checkpoint, framework: str) -> dict[str, Entry]:
         >>> all_entries(some, "Keras")
         Traceback (most recent call last):
             ...
-        novograd.checkpoint.neutral.CheckpointError: Keras has state for every weight, and there \
-is none of 'x', which was never trained
+        novograd.checkpoint.neutral.CheckpointError: Keras needs a state for every weight, but 'x' \
+has none: it was never trained
     """
     for name in checkpoint.names:
         if name not in checkpoint.entries:
             raise CheckpointError(
-                f"{framework} has state for every weight, and there is none of {name!r}, which "
-                "was never trained"
+                f"{framework} needs a state for every weight, but {name!r} has none: it was never "
+                "trained"
             )
     return dict(checkpoint.entries)
 
 
-# -- what files hold -----------------------------------------------------------------------------
+# -- content of files ----------------------------------------------------------------------------
 
 
 def at(content: Any, key: str) -> Any:
-    """Returns what is under a key of a file, or under several with dots between them.
+    """Returns the value of a key, or of several keys with dots between them.
 
     Raises:
-        CheckpointError: If there is none; the message has the keys that there are.
+        CheckpointError: If there is no such key; the message lists the existing keys.
 
     Example:
         >>> at({"state": {"optimizers": ["first", "second"]}}, "state.optimizers.1")
@@ -493,7 +495,7 @@ def at(content: Any, key: str) -> Any:
         novograd.checkpoint.neutral.CheckpointError: there is no key 'optimizer'; it has model, \
 optim
     """
-    if isinstance(content, Mapping) and key in content:  # whose name has dots itself
+    if isinstance(content, Mapping) and key in content:  # also if the key itself has dots
         return content[key]
     found = content
     for part in key.split("."):
@@ -508,7 +510,7 @@ optim
 
 
 def keys_of(content: Any) -> str:
-    """Returns the end of a message that there is no such key: which there are.
+    """Returns the end of an error message: the keys that exist.
 
     Example:
         >>> keys_of({"model": 1, "optim": 2}), keys_of(["first", "second"]), keys_of(3)
@@ -522,7 +524,7 @@ def keys_of(content: Any) -> str:
 
 
 def listed(keys: Sequence[Any], most: int = 20) -> str:
-    """Returns the first of some keys, and how many more there are.
+    """Returns the first keys as text, and how many more there are.
 
     Example:
         >>> listed("abc", most=2)
@@ -533,7 +535,7 @@ def listed(keys: Sequence[Any], most: int = 20) -> str:
 
 
 def printable(text: str) -> str:
-    """Returns a text of a file as a terminal may get it.
+    """Returns a text from a file in a form that is safe to print in a terminal.
 
     Example:
         >>> printable("model"), printable("two" + chr(10) + "lines").count(chr(10))
@@ -543,16 +545,16 @@ def printable(text: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Returns a value that JSON can hold, as it is; an array of one number as that number.
+    """Returns a value that JSON can represent; an array of shape () becomes its number.
 
     Raises:
-        CheckpointError: If JSON cannot hold it.
+        CheckpointError: If JSON cannot represent the value.
 
     Example:
         >>> plain({"initial_lr": np.float32(0.5), "name": "decayed"})
         {'initial_lr': 0.5, 'name': 'decayed'}
     """
-    if value is None or type(value) in (bool, int, float, str):  # and not float64 of NumPy
+    if value is None or type(value) in (bool, int, float, str):  # float64 of NumPy is a float, too
         return value
     if isinstance(value, (list, tuple)):
         return type(value)(map(plain, value))
@@ -561,11 +563,11 @@ def plain(value: Any) -> Any:
     number: Any = value
     if getattr(number, "shape", None) == ():
         return plain(number.item())
-    raise CheckpointError(f"{type(value).__name__} is no plain data")
+    raise CheckpointError(f"{type(value).__name__} is not plain data")
 
 
 def lost(checkpoint: Checkpoint, kind: str) -> list[str]:
-    """Returns what else groups of the source hold that a target does not.
+    """Returns the names of items in the source's groups that a target does not keep.
 
     Example:
         >>> entry = Entry(moment=np.zeros(3, np.float32), v=np.float32(4))
@@ -575,13 +577,13 @@ def lost(checkpoint: Checkpoint, kind: str) -> list[str]:
         (['initial_lr'], [])
     """
     names = [name for group in checkpoint.groups for name in group.lost]
-    if kind in ("jax", "tensorflow"):  # which have no place for it
+    if kind in ("jax", "tensorflow"):  # their files cannot store these items
         names += [name for group in checkpoint.groups for name in group.others]
     return list(dict.fromkeys(names))
 
 
 def to_metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """Returns what is no tensor, as text that files can hold beside tensors.
+    """Returns everything but the tensors, as text for the metadata of files.
 
     Example:
         >>> entry = Entry(moment=np.zeros(3, np.float32), v=np.float32(4))
@@ -606,17 +608,19 @@ def from_metadata(metadata: Mapping[str, Any]) -> tuple[Variant, tuple[Group, ..
     """Undoes ``to_metadata``.
 
     Raises:
-        CheckpointError: If the metadata are not of this version, or not whole.
+        CheckpointError: If the metadata are of another version, or incomplete.
 
     Example:
         >>> from_metadata({"format": "pt"})
         Traceback (most recent call last):
             ...
-        novograd.checkpoint.neutral.CheckpointError: its metadata are not those of \
-novograd-checkpoint 1: {'format': 'pt'}
+        novograd.checkpoint.neutral.CheckpointError: its metadata must have format \
+novograd-checkpoint and version 1, got {'format': 'pt'}
     """
     if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
-        raise CheckpointError(f"its metadata are not those of {FORMAT} {VERSION}: {dict(metadata)}")
+        raise CheckpointError(
+            f"its metadata must have format {FORMAT} and version {VERSION}, got {dict(metadata)}"
+        )
     try:
         variant = variants.get(variants.from_config(json.loads(metadata["variant"])))
         groups = tuple(

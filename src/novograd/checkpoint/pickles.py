@@ -1,8 +1,8 @@
-"""Pickles, read without running anything that they name.
+"""Reads pickles without running any code that they name.
 
-A pickle is a program: it imports what it names, calls it, and gives it items and a state. Here all
-of that is written down and none of it happens. So a file may hold objects of any class, also of
-modules that are not there, and what is wanted of it is made from the record.
+A pickle is a program: it imports functions and classes, calls them, and sets items and states of
+objects. Here every such action is only recorded. So a file may contain objects of any class, even
+of modules that are not installed. The values that are needed are made from the records.
 """
 
 import pickle
@@ -12,11 +12,11 @@ from typing import Any, BinaryIO, ClassVar
 from novograd.checkpoint.neutral import CheckpointError, printable
 
 STORAGE = "storage"
-"""The path of what is not in the pickle, but beside it; that of a name has a dot."""
+"""The path of data stored outside the pickle. It has no dot, unlike the paths of imported names."""
 
-# PyTorch reads no file that names these, and nobody's settings do.
+# PyTorch does not load files that name these modules, and no checkpoint needs them.
 _REFUSED_MODULES = frozenset({"sys", "os", "posix", "nt"})
-# Of these, the first three find objects without their names; no file here has the others.
+# The first three would find objects without naming them; checkpoints do not use the others.
 _REFUSED_OPCODES = (
     *(pickle.EXT1, pickle.EXT2, pickle.EXT4),
     *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
@@ -26,12 +26,12 @@ _DEPTH, _WIDTH = 20, 1_000_000
 
 
 class Recorded:
-    """What a pickle would have made, by which call; a subclass is what it would have imported.
+    """The record of an object that a pickle makes. Each imported name becomes a subclass.
 
     Attributes:
         path: The full name of the class or function, or ``STORAGE``.
-        args: What it would have been called with.
-        state: What the object would have been given as its state.
+        args: The arguments of the call.
+        state: The state that the pickle sets.
 
     Example:
         >>> import io, pathlib, sys
@@ -51,7 +51,7 @@ class Recorded:
         return made
 
     def __call__(self, *args: Any, **_: Any) -> "Recorded":
-        """Records a call of what a call would have returned."""
+        """Records a call of the recorded object."""
         return type(self)(self, *args)
 
     def __setstate__(self, state: Any) -> None:
@@ -59,33 +59,33 @@ class Recorded:
         self.state = state
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Leaves out an item."""
+        """Ignores an item."""
 
     def append(self, item: Any) -> None:
-        """Leaves out an item."""
+        """Ignores an item."""
 
     def extend(self, items: Any) -> None:
-        """Leaves out items."""
+        """Ignores items."""
 
     add = append
 
 
 class _Items(dict[Any, Any]):
-    """An OrderedDict, without the attributes that a pickle may give it."""
+    """Replaces OrderedDict, and ignores attributes that a pickle sets."""
 
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
-        """Leaves out attributes."""
+        """Ignores attributes."""
 
 
-# The one written in Python: the other takes any amount of memory for a short file, and looks
-# extensions up past find_class.
+# The unpickler written in Python. The one written in C can allocate any amount of memory for a
+# short file, and looks extensions up without find_class.
 _Unpickler: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _hashing(run: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Has an opcode refuse keys that are nested so deep that Python would crash on their hash."""
+    """Makes an opcode refuse keys that are nested so deep that hashing them would crash Python."""
 
     def checked(recorder: Any) -> None:
         nested = recorder.stack[-2:] if run is _Unpickler.load_setitem else recorder.stack
@@ -95,14 +95,14 @@ def _hashing(run: Callable[[Any], None]) -> Callable[[Any], None]:
                 break
             if not nested:
                 return run(recorder)
-        raise pickle.UnpicklingError("its keys are nested too deep")
+        raise pickle.UnpicklingError("its keys are nested too deeply")
 
     return checked
 
 
 class _Recorder(_Unpickler):
     def load_build(self) -> None:
-        """Gives an object its state; the inherited one would also set attributes of others."""
+        """Sets the state of a record; the inherited method would set attributes of any object."""
         state = self.stack.pop()
         if not isinstance(self.stack[-1], (Recorded, _Items)):
             raise pickle.UnpicklingError(f"{type(self.stack[-1]).__name__} has no state")
@@ -123,14 +123,14 @@ class _Recorder(_Unpickler):
         path = f"{module}.{name}"
         if module in _REFUSED_MODULES:
             raise CheckpointError(
-                f"it holds {printable(path)}, which was not executed: no checkpoint needs it, and "
-                "nothing of this file is read"
+                f"it contains {printable(path)}, which was not executed: no checkpoint needs it, "
+                "and nothing in this file is read"
             )
         return self.known.setdefault(path, _recorded(path))
 
     def persistent_load(self, pid: Any) -> Any:
         match pid:
-            case ("module", type() as container, *_):  # old files have classes of modules as such
+            case ("module", type() as container, *_):  # old files store classes of modules so
                 return container
         self.stored.append(_recorded(STORAGE)(pid))
         return self.stored[-1]
@@ -141,17 +141,18 @@ def _recorded(path: str) -> type[Recorded]:
 
 
 def load(file: BinaryIO, stored: list[Recorded] | None = None) -> Any:
-    """Reads a pickle up to its end, behind which the file may go on.
+    """Reads a pickle up to its end; the file may continue after it.
 
     Args:
         file: The file, open for reading bytes.
-        stored: To this the records of what is beside the pickle are added.
+        stored: A list to which the records of data outside the pickle are added.
 
     Returns:
-        Plain data, in which ``Recorded`` stands for everything else.
+        Plain data, with a ``Recorded`` for every other object.
 
     Raises:
-        CheckpointError: If it is damaged, or names what gives access to the system.
+        CheckpointError: If the pickle is damaged, or names a module that gives access to the
+            system.
 
     Example:
         >>> import io, pathlib, sys
@@ -160,33 +161,33 @@ def load(file: BinaryIO, stored: list[Recorded] | None = None) -> Any:
         >>> load(io.BytesIO(pickle.dumps(sys.exit)))  # doctest: +IGNORE_EXCEPTION_DETAIL
         Traceback (most recent call last):
             ...
-        CheckpointError: it holds sys.exit, which was not executed
+        CheckpointError: it contains sys.exit, which was not executed
     """
     recorder = _Recorder(file)
     try:
         content = recorder.load()
     except (CheckpointError, OSError):
         raise
-    except Exception as error:  # of any kind, since the file may hold anything
-        raise CheckpointError(f"it is damaged, or no pickle: {error!r}") from error
+    except Exception as error:  # of any kind, since the file may contain anything
+        raise CheckpointError(f"it is damaged, or not a pickle: {error!r}") from error
     if stored is not None:
         stored += recorder.stored
     return content
 
 
 Make = Callable[[Recorded, str], Any]
-"""Makes what a record says, or raises LookupError; gets the record, and where it is."""
+"""Makes the value of a record, or raises LookupError; gets the record and its place in the file."""
 
 
 class Contents(Mapping[Any, Any]):
-    """A dict of a file, whose values are made when they are asked for.
+    """A dict of a file, whose values are made when they are accessed.
 
-    So what nobody asks for may be of any class.
+    So values that nobody accesses may be of any class.
 
     Args:
         items: The dict as it was read.
-        where: Where it is in the file; nothing for the file itself.
-        make: Makes what is no plain data.
+        where: Its place in the file; empty for the file itself.
+        make: Makes values from records.
 
     Example:
         >>> contents = Contents({"lr": 0.1, "scheduler": _recorded("my.Scheduler")}, "", {}.pop)
@@ -200,11 +201,11 @@ not executed: only tensors and plain data are read
     """
 
     def __init__(self, items: Mapping[Any, Any], where: str, make: Make) -> None:
-        """Takes the dict, and makes nothing yet."""
+        """Stores the dict, and makes no values yet."""
         self._items, self._where, self._make = items, where, make
 
     def __getitem__(self, key: Any) -> Any:
-        """Returns a value; raises CheckpointError if it is of a class that is not known."""
+        """Returns a value; raises CheckpointError if its class is unknown."""
         where = f"{self._where}[{key!r}]" if self._where else printable(str(key))
         return made(self._items[key], where, self._make)
 
@@ -218,15 +219,15 @@ not executed: only tensors and plain data are read
 
 
 def made(node: Any, where: str, make: Make) -> Any:
-    """Returns a value of a file: dicts as ``Contents``, and what is recorded by ``make``.
+    """Returns a value of a file, with ``Contents`` for dicts, and ``make`` applied to records.
 
     Args:
         node: The value as it was read.
-        where: Where it is in the file; nothing for the file itself.
-        make: Makes what is no plain data.
+        where: Its place in the file; empty for the file itself.
+        make: Makes values from records.
 
     Raises:
-        CheckpointError: If it is of a class that ``make`` does not know.
+        CheckpointError: If the value is of a class that ``make`` does not know.
 
     Example:
         >>> made(({"lr": 0.1}, 3), "groups", {}.pop)[0]["lr"]
@@ -244,6 +245,6 @@ def made(node: Any, where: str, make: Make) -> Any:
     elif not isinstance(node, type):
         return node
     raise CheckpointError(
-        f"{where or 'all of it'} is of {node.path!r}, which was not executed: only tensors and "
+        f"{where or 'the content'} is of {node.path!r}, which was not executed: only tensors and "
         "plain data are read"
     )

@@ -1,6 +1,6 @@
 """The neutral form in a safetensors file.
 
-Tensors: ``moment/NAME``, ``v/NAME`` and, where there are any, ``v_max/NAME``, ``step/NAME`` (int64)
+Tensors: ``moment/NAME``, ``v/NAME`` and, if there are any, ``v_max/NAME``, ``step/NAME`` (int64)
 and ``weights/NAME``. Metadata: ``format``, ``version``, and as JSON ``variant`` and ``groups``.
 """
 
@@ -40,12 +40,12 @@ def read(path: Path, **_: Any) -> tuple[Checkpoint, None]:
         with safetensors.safe_open(path, "np") as file:
             metadata = file.metadata() or {}
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"it is damaged, or no safetensors file: {error}") from error
+        raise CheckpointError(f"it is damaged, or not a safetensors file: {error}") from error
     parts: dict[str, dict[str, Any]] = {}
     for key, tensor in content:
         part, _slash, name = key.partition("/")
         if part not in PARTS or tensor["dtype"] not in _DTYPES:
-            raise CheckpointError(f"{key!r} of dtype {tensor['dtype']} is none of a checkpoint")
+            raise CheckpointError(f"{key!r} of dtype {tensor['dtype']} is not from a checkpoint")
         array = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
         parts.setdefault(name, {})[part] = int(array) if part == "step" else array
     for name, found in parts.items():
@@ -69,7 +69,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     try:
         content = safetensors.numpy.save(tensors, to_metadata(checkpoint))
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"safetensors cannot hold it: {error}") from error
+        raise CheckpointError(f"safetensors cannot store it: {error}") from error
     path.write_bytes(content)
 
 

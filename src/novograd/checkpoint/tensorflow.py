@@ -1,7 +1,7 @@
 """Checkpoints of TensorFlow: of ``tf.compat.v1.train.Saver`` and of ``tf.train.Checkpoint``.
 
-A Saver's have the name of each variable: a weight ``NAME``, and its slots ``NAME/OPTIMIZER`` (the
-moment) and ``NAME/OPTIMIZER_v``. Those of ``tf.train.Checkpoint`` have paths of objects:
+A Saver stores variables by name: a weight ``NAME``, and its slots ``NAME/OPTIMIZER`` (the momentum
+buffer) and ``NAME/OPTIMIZER_v``. ``tf.train.Checkpoint`` stores variables by the paths of objects:
 ``NAME/.OPTIMIZER_SLOT/OPTIMIZER/SLOT``.
 """
 
@@ -30,7 +30,7 @@ from novograd.variants import DOCUMENTED
 tf1 = tf.compat.v1
 
 _ON_CPU = tf1.ConfigProto(device_count={"GPU": 0})
-_NAME = "NovoGrad"  # of the optimizer, by default
+_NAME = "NovoGrad"  # default name of the optimizer
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SLOT = re.compile(rf"(.+)/\.OPTIMIZER_SLOT/(.+)/([^/]+){re.escape(_VALUE)}")
 
@@ -39,9 +39,9 @@ def read(path: Path, kind: str, **_: Any) -> tuple[Checkpoint, Mapping[str, Any]
     """Reads a checkpoint.
 
     Args:
-        path: Its prefix, or a folder, whose latest checkpoint is read.
+        path: The prefix of its files, or a folder, whose latest checkpoint is read.
         kind: "tf1" for ``novograd.tensorflow.NovoGrad`` and ``ai4med.libs.optimizers.NovoGrad``,
-            "openseq2seq" for OpenSeq2Seq's ``NovoGrad2``, "tfa" for that of TensorFlow Addons.
+            "openseq2seq" for OpenSeq2Seq's ``NovoGrad2``, "tfa" for TensorFlow Addons' NovoGrad.
 
     Returns:
         The checkpoint, and the weights.
@@ -49,7 +49,7 @@ def read(path: Path, kind: str, **_: Any) -> tuple[Checkpoint, Mapping[str, Any]
     prefix = tf.train.latest_checkpoint(str(path)) if path.is_dir() else str(path)
     if prefix is None or not Path(f"{prefix}.index").is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
-    with open(f"{prefix}.index", "rb"):  # or this says why not, other than TensorFlow
+    with open(f"{prefix}.index", "rb"):  # its error is clearer than TensorFlow's
         pass
     try:
         stored = tf.train.load_checkpoint(prefix)
@@ -62,16 +62,16 @@ def read(path: Path, kind: str, **_: Any) -> tuple[Checkpoint, Mapping[str, Any]
 def write(checkpoint: Checkpoint, path: Path) -> None:
     """Writes a checkpoint that a ``tf.compat.v1.train.Saver`` restores.
 
-    It has the slots of an optimizer of the default name, and a ``global_step``.
+    The checkpoint has the slots of an optimizer with the default name, and a ``global_step``.
 
     Raises:
-        CheckpointError: If the variant is not the documented one, which alone the class has.
+        CheckpointError: If the variant is not the documented one: the class has no other.
     """
     if checkpoint.variant != DOCUMENTED:
         raise CheckpointError(
-            f"the TensorFlow class has the documented rule only, and the checkpoint is of variant "
-            f"{checkpoint.variant.name!r}: give variant 'documented', and lr, to go on with that "
-            "rule from here"
+            f"the TensorFlow class has the documented rule only, but the checkpoint is of variant "
+            f"{checkpoint.variant.name!r}: give variant 'documented', and lr, to continue with "
+            "that rule"
         )
     tensors = {"global_step": np.asarray(single_step(checkpoint, "TensorFlow"), np.int64)}
     for name, entry in all_entries(checkpoint, "TensorFlow").items():
@@ -80,7 +80,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
             tensors[name] = entry.weights
     values = {name: np.asarray(value) for name, value in tensors.items()}
     try:
-        # In a graph of its own, whatever the caller is in; fed, since constants must be small.
+        # In a separate graph, also if the caller uses one. Fed, since constants must be small.
         with tf.Graph().as_default(), tf1.Session(config=_ON_CPU) as session:
             inputs = [tf1.placeholder(value.dtype, value.shape) for value in values.values()]
             save = tf.raw_ops.SaveV2(
@@ -97,7 +97,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
 def how_to_load(checkpoint: Checkpoint, path: str) -> str:
     """Returns the lines of Python that load a checkpoint."""
     given = arguments(checkpoint, {"lr": "learning_rate", "nesterov": "use_nesterov"})
-    # Without a list a Saver restores all variables, also the weights.
+    # Without a list, a Saver restores all variables, including the weights.
     saved = "" if has_weights(checkpoint) else "[*optimizer.variables(), step]"
     return "\n".join(
         (
@@ -115,7 +115,7 @@ Read = Callable[[str], Any]
 
 
 def _documented(keys: set[str], get: Read) -> tuple[Checkpoint, Mapping[str, Any]]:
-    """Reads our own class: of a Saver, or of ``tf.train.Checkpoint``."""
+    """Reads a checkpoint of our class, from a Saver or from ``tf.train.Checkpoint``."""
     if any(map(_SLOT.fullmatch, keys)):
         slots = _object_slots(keys, ("momentum", "v"))
         weights = {name: name + _VALUE for name in slots}
@@ -135,7 +135,7 @@ def _documented(keys: set[str], get: Read) -> tuple[Checkpoint, Mapping[str, Any
 
 
 def _openseq2seq(keys: set[str], get: Read) -> tuple[Checkpoint, Mapping[str, Any]]:
-    """Reads OpenSeq2Seq's, which stores the moment alone: its averages stay 0, as they do here."""
+    """Reads a checkpoint of OpenSeq2Seq; it has no ``v``, so ``v`` is 0, as this variant needs."""
     slots = _named_slots(keys)
     if not slots:
         raise CheckpointError("it has no slots NAME/NovoGrad2 of a weight NAME")
@@ -147,7 +147,7 @@ def _openseq2seq(keys: set[str], get: Read) -> tuple[Checkpoint, Mapping[str, An
 
 
 def _tfa(keys: set[str], get: Read) -> tuple[Checkpoint, Mapping[str, Any]]:
-    """Reads TensorFlow Addons', whose moment has the other sign."""
+    """Reads a checkpoint of TensorFlow Addons, whose momentum buffer has the opposite sign."""
     slots = _object_slots(keys, ("m", "v"))
     if not slots:
         raise CheckpointError("it has no slots m and v of an optimizer of TensorFlow Addons")
@@ -161,7 +161,7 @@ def _tfa(keys: set[str], get: Read) -> tuple[Checkpoint, Mapping[str, Any]]:
         name: Entry(
             -get(m),
             np.asarray(get(v)),
-            # Of the weight's shape, and the same number everywhere.
+            # It has the weight's shape, and all its elements are equal.
             np.asarray(get(maxima[name]).reshape(-1)[0]) if name in maxima else None,
             step,
         )
@@ -173,7 +173,7 @@ def _tfa(keys: set[str], get: Read) -> tuple[Checkpoint, Mapping[str, Any]]:
 
 
 def _hyperparameters(keys: set[str], get: Read, optimizer: str) -> Hyperparameters:
-    """Returns those that an optimizer of Keras 2 has as variables, which is unless they change."""
+    """Returns the hyperparameters that an optimizer of Keras 2 stores: those without a schedule."""
     known = {
         ours: get(f"{optimizer}/{theirs}{_VALUE}").item()
         for theirs, ours in _HYPERPARAMETERS.items()
@@ -198,16 +198,16 @@ _HYPERPARAMETERS = {
 
 
 def _named_slots(keys: set[str]) -> dict[str, str]:
-    """Returns the key of the moment of each weight, by their names, in a checkpoint of a Saver.
+    """Returns for each weight's name the key of its momentum buffer, in a checkpoint of a Saver.
 
-    It is below the weight's own, and called after the optimizer: NovoGrad, or NovoGrad2 in
-    OpenSeq2Seq, with a number after it if there was another.
+    The key is the weight's key and the name of the optimizer: NovoGrad, or NovoGrad2 in
+    OpenSeq2Seq, followed by a number if the name was used before.
     """
     slots = {}
     for key in sorted(keys):
         *parts, optimizer = key.split("/")
         if parts and re.fullmatch(r"NovoGrad2?(_\d+)?", optimizer):
-            # Before the weight's name may be the scope in which the optimizer was applied.
+            # The scope in which the optimizer was applied may come before the weight's name.
             ends = ["/".join(parts[start:]) for start in range(len(parts))]
             name = next((end for end in ends if end in keys), ends[0])
             if name in slots:
@@ -217,7 +217,7 @@ def _named_slots(keys: set[str]) -> dict[str, str]:
 
 
 def _object_slots(keys: set[str], slots: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Returns the keys of these slots of each weight, in a checkpoint of objects."""
+    """Returns the keys of each weight's slots, in a checkpoint of ``tf.train.Checkpoint``."""
     found: dict[str, dict[str, str]] = {}
     for key in sorted(keys):
         match = _SLOT.fullmatch(key)

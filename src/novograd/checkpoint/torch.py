@@ -1,7 +1,7 @@
-"""Files of ``torch.save``: those of ``novograd.torch`` and of published NovoGrads for PyTorch.
+"""Files of ``torch.save``, from ``novograd.torch`` and from published NovoGrads for PyTorch.
 
-Nothing in them is executed. What is needed is plain data and tensors, which are made here; beside
-these there may be objects of any class, as the hyperparameters and callbacks of Lightning.
+Nothing in a file is executed. Only plain data and tensors are read. A file may also contain objects
+of any other class, such as the hyperparameters and callbacks of Lightning.
 """
 
 import io
@@ -37,18 +37,18 @@ from novograd.variants import Variant
 _OPTIMIZER = ("optimizer", "optimizer_state_dict", "optimizer_states")
 _WEIGHTS = ("model", "model_state_dict", "state_dict")
 _WANTED = ("lr", "betas", "eps", "weight_decay", "grad_averaging")
-# Options that NovoGrad has in PyTorch alone, with their defaults.
+# Options that only our PyTorch NovoGrad has, with their defaults.
 _FLAGS = {
     name: OPTIONS[name].default for name in OPTIONS if name not in (*_WANTED, "nesterov", "variant")
 }
-# What else a group of any of these optimizers has. The rest belongs to schedulers and others.
+# All options of these optimizers in a group. Other items belong, for example, to schedulers.
 _OPTIONS = {
     *(*_WANTED, *_FLAGS, "params", "param_names", "step", "nesterov", "variant", "layers"),
     *("amsgrad", "decoupled_decay", "corrected_weight_decay", "max_lr_snapshot"),
     *("weight_decouple", "fixed_decay", "adam_debias", "differentiable"),
     *("bias_correction", "norm_type", "init_zero", "exp_avg_sq"),
 }
-# How a file begins: an archive, or before PyTorch 1.6 several pickles, of which this is the first.
+# The first bytes of an archive, and the first pickle of a file as before PyTorch 1.6.
 _ARCHIVE, _MAGIC = b"PK\x03\x04", 0x1950A86A20F9469CFC6C
 _DTYPES = {
     f"torch.{name}Storage": dtype
@@ -61,12 +61,12 @@ _DTYPES = {
     )
 }
 _PLAIN_TENSORS = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter")
-# Names of moment, v and the maximum of v in the state of a parameter.
+# Names of the momentum buffer, v and the maximum of v in the state of a parameter.
 _KEYS = {"pytorch-optimizer": ("moments", "grads_ema", "")}
 _USUAL_KEYS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 Storage = Callable[[Any], bytearray]
-"""Returns the bytes of the tensors that have this key."""
+"""Returns the bytes of the storage with this key."""
 
 
 def read(
@@ -81,14 +81,14 @@ def read(
 
     Args:
         path: The file.
-        kind: Whose state it is: "torch" for that of ``novograd.torch``, or "timm", "monai", "nemo",
-            "torch-optimizer", "pytorch-optimizer", "apex".
-        variant: The variant where the file does not say it, which is for apex.
-        key: Where the state is in the file, if it is not looked for there.
-        weights: Whether the weights are wanted.
+        kind: The optimizer that wrote the state: "torch" for ``novograd.torch``, or "timm",
+            "monai", "nemo", "torch-optimizer", "pytorch-optimizer", "apex".
+        variant: The variant for "apex", whose files do not name it.
+        key: The key of the state, if it is not a usual one.
+        weights: Whether to read the weights.
 
     Returns:
-        The checkpoint, and the weights by name if they are wanted.
+        The checkpoint, and the weights by name, or None if they were not requested.
     """
     content = _load(path)
     state_dict = _state_dict(content, key)
@@ -100,7 +100,7 @@ def read(
         found.add(_variant(kind, group, where, variant))
         if len(found) > 1:
             both = " and ".join(sorted(repr(one.name) for one in found))
-            raise CheckpointError(f"{where} is of another variant than those before: {both}")
+            raise CheckpointError(f"{where} is of another variant than the groups before: {both}")
         names = tuple(group.get("param_names") or map(str, group["params"]))
         states = {
             name: state_dict["state"][index]
@@ -115,9 +115,9 @@ def read(
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes a file that ``torch.load`` reads, of the state dict that loads it.
+    """Writes a state dict of the optimizer, for ``torch.load``.
 
-    With weights it holds ``{"optimizer": state_dict, "model": weights}``.
+    With weights, the file contains ``{"optimizer": state_dict, "model": weights}``.
     """
     indices = {name: index for index, name in enumerate(checkpoint.names)}
     variant = checkpoint.variant
@@ -161,7 +161,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
 
 def how_to_load(checkpoint: Checkpoint, path: str) -> str:
     """Returns the lines of Python that load a file."""
-    # The file has all options, but without a default there is no optimizer without lr.
+    # The file has all options, but without a default the constructor needs lr.
     needed = ("variant",) if checkpoint.variant.lr else ("lr", "variant")
     params = "model.parameters()" if checkpoint.names[0] == "0" else "model.named_parameters()"
     params = "groups" if len(checkpoint.groups) > 1 else params
@@ -180,7 +180,7 @@ def how_to_load(checkpoint: Checkpoint, path: str) -> str:
 
 
 def _load(path: Path) -> Any:
-    """Returns what a file holds, with tensors that are read when they are asked for."""
+    """Returns the content of a file; its tensors are read when they are accessed."""
     with path.open("rb") as file:
         if file.read(len(_ARCHIVE)) == _ARCHIVE:
             content, storage = _load_archive(path)
@@ -192,23 +192,23 @@ def _load(path: Path) -> Any:
 
 
 def _load_archive(path: Path) -> tuple[Any, Storage]:
-    """Returns the data of an archive, and what reads its tensors."""
+    """Returns the content of an archive, and a function that reads its storages."""
     try:
         archive = torch._C.PyTorchFileReader(str(path))
         data = archive.get_record("data.pkl")
     except RuntimeError as error:
-        line = str(error).partition("\n")[0]  # without where in C++
-        raise CheckpointError(f"it is damaged, or no file of torch.save: {line}") from error
+        line = str(error).partition("\n")[0]  # without the C++ trace
+        raise CheckpointError(f"it is damaged, or not a file of torch.save: {line}") from error
     records = archive.get_all_records()
     if "byteorder" in records and archive.get_record("byteorder") != b"little":
-        raise CheckpointError("its tensors are of a machine with another order of bytes")
+        raise CheckpointError("its tensors are big-endian, which is not supported")
     return pickles.load(io.BytesIO(data)), lambda key: bytearray(archive.get_record(f"data/{key}"))
 
 
 def _load_stream(file: BinaryIO, size: int) -> tuple[Any, Storage]:
-    """Returns the data of a file as before PyTorch 1.6, and what knows its tensors."""
+    """Returns the content of a file as before PyTorch 1.6, and a function for its storages."""
     if pickles.load(file) != _MAGIC:
-        raise CheckpointError("it is damaged, or no file of torch.save")
+        raise CheckpointError("it is damaged, or not a file of torch.save")
     _version, _system = pickles.load(file), pickles.load(file)
     stored: list[Recorded] = []
     content = pickles.load(file, stored)
@@ -223,7 +223,7 @@ def _load_stream(file: BinaryIO, size: int) -> tuple[Any, Storage]:
 
 
 def _made(record: Recorded, where: str, storage: Storage) -> Any:
-    """Makes a tensor, or another value that a state dict may hold; else raises LookupError."""
+    """Makes a tensor, or another value that a state dict may contain; else raises LookupError."""
     args = record.args
     match record.path:
         case "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor":
@@ -257,10 +257,10 @@ def _stored(
     *,
     storage: Storage,
 ) -> torch.Tensor:
-    """Returns a tensor that is stored beside the pickle."""
+    """Returns a tensor whose storage is outside the pickle."""
     _, kind, key, _device, _count, *views = record.args[0]
     if any(views):
-        raise ValueError("it is a part of another tensor, as before PyTorch 0.4")
+        raise ValueError("it is a view of another storage, as before PyTorch 0.4")
     dtype, content = _dtype(kind), storage(key)
     whole = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
     tensor = torch.as_strided(whole, size, stride, offset)
@@ -270,12 +270,12 @@ def _stored(
 
 
 def _dtype(kind: type[Recorded]) -> torch.dtype:
-    """Returns the dtype of a class of storages."""
+    """Returns the dtype of a storage class."""
     return _DTYPES[kind.path]
 
 
 def _number(kind: Recorded, content: Recorded) -> Any:
-    """Returns a number of NumPy, whose bytes are text in a pickle of protocol 2."""
+    """Returns a number of NumPy; pickle protocol 2 stores its bytes as text."""
     data = content if isinstance(content, bytes) else content.args[0].encode("latin1")
     dtype = np.dtype(kind.args[0]).newbyteorder(kind.state[1])
     return np.frombuffer(data, dtype)[0].item()
@@ -288,37 +288,38 @@ def _state_dict(content: Any, key: str | None) -> Mapping[str, Any]:
         found = at(content, key)
     elif isinstance(content, Mapping) and "param_groups" not in content:
         found = next((content[key] for key in _OPTIMIZER if key in content), None)
-    if isinstance(found, (list, tuple)):  # of Lightning
+    if isinstance(found, (list, tuple)):  # as in Lightning
         if len(found) != 1:
             raise CheckpointError(
-                f"it holds the states of {len(found)} optimizers, not of one: give the key of one "
-                f"(--key), as {key or 'optimizer_states'}.0"
+                f"it has the states of {len(found)} optimizers: give the key of one (--key), such "
+                f"as {key or 'optimizer_states'}.0"
             )
         found = found[0]
     if not isinstance(found, Mapping) or not {"state", "param_groups"} <= set(found):
         if key is not None:
-            raise CheckpointError(f"{key!r} is no state dict of an optimizer{keys_of(found)}")
+            raise CheckpointError(f"{key!r} is not an optimizer's state dict{keys_of(found)}")
         raise CheckpointError(
-            f"it is no state dict of an optimizer, and has none under {', '.join(_OPTIMIZER)}"
-            f"{keys_of(content)}; give the key of it (--key) if it is elsewhere"
+            f"it is not an optimizer's state dict, and has none under {', '.join(_OPTIMIZER)}"
+            f"{keys_of(content)}; if it has one under another key, give that key (--key)"
         )
     return found
 
 
 def _weights(content: Any) -> Mapping[str, Any]:
-    """Returns the weights in a file, which are read when they are asked for."""
+    """Returns the weights in a file; they are read when they are accessed."""
     key = next((key for key in _WEIGHTS if key in content), None)
     if key is None:
         raise CheckpointError(f"it has no weights under {', '.join(_WEIGHTS)}{keys_of(content)}")
     if not isinstance(content[key], Mapping):
-        raise CheckpointError(f"{key!r} holds no weights by name")
+        raise CheckpointError(f"{key!r} is not a dict of weights by name")
     return content[key]
 
 
 def _others(kind: str, group: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Returns what a group holds beside options of NovoGrad, and the names of what cannot be kept.
+    """Returns a group's items that are not options, and the names of items that cannot be kept.
 
-    Of our own options it has those that no other framework knows, unless they have their defaults.
+    The first result also has the options that only our PyTorch NovoGrad has, unless they have their
+    default values.
     """
     others, lost = {}, []
     for name in group:
@@ -349,15 +350,15 @@ def _hyperparameters(group: Mapping[str, Any]) -> Hyperparameters:
 
 
 def _variant(kind: str, group: Mapping[str, Any], where: str, given: Variant | None) -> Variant:
-    """Returns the variant of a group, having checked that its options are of the kind."""
+    """Returns the variant of a group, after checking that its options fit the kind."""
     for option in (*_WANTED, *(("norm_type",) if kind == "apex" else ())):
         if option not in group:
-            raise CheckpointError(f"{where} has no {option!r}: it is no state of {kind}'s NovoGrad")
+            raise CheckpointError(f"{where} has no {option!r}, so it is not of {kind}'s NovoGrad")
     if ("skip_nonfinite" in group) != (kind == "torch"):
         whose = "novograd.torch" if kind != "torch" else "another library"
-        raise CheckpointError(f"{where} is of {whose}, and not of {kind}")
+        raise CheckpointError(f"{where} is of {whose}, not of {kind}")
     if group.get("maximize"):
-        raise CheckpointError(f"{where} has maximize=True, which only PyTorch knows")
+        raise CheckpointError(f"{where} has maximize=True, which only PyTorch supports")
     if kind == "torch":
         return variants.get(group.get("variant", "documented"))
     if kind == "apex":
@@ -375,7 +376,7 @@ def _variant(kind: str, group: Mapping[str, Any], where: str, given: Variant | N
 
 
 def _variant_of_pytorch_optimizer(group: Mapping[str, Any], where: str) -> Variant:
-    # The option came with the release that changed the rule.
+    # The release that changed the rule also added this option.
     name = "pytorch-optimizer" if "foreach" in group else "pytorch-optimizer-3"
     _refuse(group, where, "adam_debias")
     if not group.get("weight_decouple"):
@@ -389,9 +390,10 @@ def _variant_of_apex(group: Mapping[str, Any], where: str, given: Variant | None
     allowed = ("apex-inf", "apex-inside-inf") if inf else ("apex", "apex-inside")
     if given is None or given.name not in allowed:
         raise CheckpointError(
-            "apex does not save whether reg_inside_moment was set, and norm_type is "
-            f"{group['norm_type']}: give variant {allowed[0]!r} if it was not (its default), or "
-            f"{allowed[1]!r} if it was; got {None if given is None else given.name!r}"
+            "apex does not save reg_inside_moment. Since norm_type is "
+            f"{group['norm_type']}, give variant {allowed[0]!r} if reg_inside_moment was False "
+            f"(the default), or {allowed[1]!r} if it was True; got "
+            f"{None if given is None else given.name!r}"
         )
     _refuse(group, where, "init_zero")
     if group["bias_correction"]:
@@ -401,7 +403,7 @@ def _variant_of_apex(group: Mapping[str, Any], where: str, given: Variant | None
 
 def _refuse(group: Mapping[str, Any], where: str, option: str, matters: bool = True) -> None:
     if group.get(option) and matters:
-        raise CheckpointError(f"{where} has {option}=True, which is no variant of NovoGrad here")
+        raise CheckpointError(f"{where} has {option}=True, which no variant here has")
 
 
 def _entries(
@@ -433,31 +435,31 @@ def _entries(
 def _entries_of_apex(
     kind: str, group: Mapping[str, Any], where: str, states: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Entry]:
-    """Returns the entries of a group whose norms are one array for each dtype.
+    """Returns the entries of a group of apex, which has one array of norms for each dtype.
 
-    They are in the order of those parameters that had a gradient in the first step, which apex
-    asserts to be as many in every later one. So they can be told apart if there are as many as
+    The norms are in the order of the parameters that had a gradient in the first step. apex asserts
+    that later steps have as many. So the norms can be assigned if there are as many norms as
     parameters with state.
     """
     norms = group.get("exp_avg_sq")
     if not isinstance(norms, (list, tuple)) or len(norms) != 2 or "step" not in group:
-        raise CheckpointError(f"{where} has no norms of {kind}, or no step: no step was taken")
+        raise CheckpointError(f"{where} has no norms or no step, so {kind} has not taken a step")
     entries = {}
     for dtype, stored in zip((torch.float16, torch.float32), norms, strict=True):
         mine = [name for name, state in states.items() if state["exp_avg"].dtype == dtype]
         if len(mine) != stored.numel():
             raise CheckpointError(
                 f"{where} has {stored.numel()} norms of {dtype} weights, but {len(mine)} such "
-                "weights have a moment: which had no gradient at first cannot be known"
+                "weights have a momentum buffer: the file does not tell which norm is whose"
             )
         values = stored.double().numpy()
-        # apex keeps norms; of l2 norms v is the square.
+        # apex stores norms; v is the square of an l2 norm.
         values = values if group["norm_type"] == 0 else values**2
         for name, v in zip(mine, values, strict=True):
             moment = _array(states[name]["exp_avg"])
             entries[name] = Entry(moment, np.asarray(v, np.float32), step=int(group["step"]))
     if len(entries) != len(states):
-        raise CheckpointError(f"{where} has moments that are neither float16 nor float32")
+        raise CheckpointError(f"{where} has momentum buffers that are neither float16 nor float32")
     return entries
 
 

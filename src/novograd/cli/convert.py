@@ -13,7 +13,7 @@ from novograd import checkpoint as checkpoints
 from novograd.cli.options import one_of
 from novograd.variants import VARIANTS
 
-# What reading or writing a kind of file needs, beside the framework of its module's name.
+# The modules that must be installed to read or write each kind of file.
 NEEDS = {
     "torch": ("torch", "ml_dtypes"),
     "jax": ("msgpack", "ml_dtypes"),
@@ -31,10 +31,10 @@ def _rate(value: float | None) -> float | None:
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="File to read; of TensorFlow, the prefix of its files.")
+        Path, typer.Argument(help="File to read; for TensorFlow, the prefix of its files.")
     ],
     target: Annotated[
-        Path, typer.Argument(help="File to write; of TensorFlow, the prefix of its files.")
+        Path, typer.Argument(help="File to write; for TensorFlow, the prefix of its files.")
     ],
     from_: Annotated[
         str,
@@ -42,8 +42,8 @@ def convert(
             "--from",
             callback=one_of(checkpoints.SOURCES),
             metavar="KIND",
-            help=f"Whose file the source is: {', '.join(checkpoints.SOURCES)}. torch, jax, keras "
-            "and tf1 are NovoGrads of this package, tf1 that of Clara Train too.",
+            help=f"The NovoGrad that wrote the source: {', '.join(checkpoints.SOURCES)}. torch, "
+            "jax, keras and tf1 are NovoGrads of this package; tf1 is also for Clara Train.",
         ),
     ],
     to: Annotated[
@@ -51,21 +51,22 @@ def convert(
         typer.Option(
             callback=one_of(checkpoints.TARGETS),
             metavar="KIND",
-            help=f"For which NovoGrad of this package: {', '.join(checkpoints.TARGETS)}.",
+            help=f"The NovoGrad that will load the target: {', '.join(checkpoints.TARGETS)}.",
         ),
     ],
     names: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="JSON file of new names: an object of old to new, in the order of the target if "
-            "it has all, or a list in the order of the source.",
+            help="JSON file of new names: an object that maps old names to new ones (if it has all "
+            "names, it also gives their order in the target), or a list in the order of the "
+            "source.",
         ),
     ] = None,
     lr: Annotated[
         float | None,
         typer.Option(
-            callback=_rate, help="Current learning rate, where the source does not say it."
+            callback=_rate, help="Current learning rate, if the source does not contain it."
         ),
     ] = None,
     variant: Annotated[
@@ -73,31 +74,31 @@ def convert(
         typer.Option(
             callback=one_of(VARIANTS),
             metavar="NAME",
-            help="Which NovoGrad wrote the source, where it does not say (apex, jax, .weights.h5); "
-            "else with which the target is to go on, the source's own if not given: "
-            f"{', '.join(VARIANTS)}.",
+            help="Variant that wrote the source, if its files do not name it (apex, jax, "
+            ".weights.h5); otherwise the variant for the target, by default the same as in the "
+            f"source: {', '.join(VARIANTS)}.",
         ),
     ] = None,
     key: Annotated[
         str | None,
         typer.Option(
             metavar="KEY",
-            help="Where the optimizer's state is in a file of PyTorch or Flax, if not under a "
-            "usual key: optim, or with dots trainer.optim and optimizer_states.1.",
+            help="Key of the optimizer's state in a file of PyTorch or Flax, if it is not a usual "
+            "one: optim, or with dots, trainer.optim or optimizer_states.1.",
         ),
     ] = None,
     weights: Annotated[
-        bool, typer.Option("--weights", help="Take the weights along, if the source has them.")
+        bool, typer.Option("--weights", help="Also copy the weights, which the source must have.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the target if it is there.")
+        bool, typer.Option("--force", help="Replace the target if it exists.")
     ] = False,
 ) -> None:
-    """Carry a half-trained optimizer's state over to another NovoGrad, without a break.
+    """Convert an optimizer's state for another NovoGrad, which continues the training.
 
-    Reads the state of any published NovoGrad, and writes it for PyTorch, JAX, Keras or TensorFlow,
-    which go on with the same rule, or as safetensors. Nothing in a file is executed. Arrays are
-    never transposed. The page docs/checkpoints.md says how to load what is written.
+    The command reads the state of any published NovoGrad. It writes the state for PyTorch, JAX,
+    Keras or TensorFlow, which continue with the same rule, or as safetensors. Nothing in a file is
+    executed. Arrays are never transposed. docs/checkpoints.md shows how to load the written files.
 
     \b
     Examples:
@@ -111,9 +112,10 @@ def convert(
         _require(kind, hint)
     if key is not None and checkpoints.SOURCES[from_] not in checkpoints.WITH_KEYS:
         raise typer.BadParameter(
-            f"files of {from_} have no keys; those of PyTorch and Flax have", param_hint="'--key'"
+            f"files of {from_} have no keys; only files of PyTorch and Flax have them",
+            param_hint="'--key'",
         )
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # hides TensorFlow's messages at its start
     try:
         _writable(target, to, force)
         _exists(source, from_)
@@ -121,7 +123,7 @@ def convert(
             source, from_, names=_names(names), weights=weights, variant=variant, lr=lr, key=key
         )
         checkpoints.write(state, target, to, force=force)
-    except ModuleNotFoundError as error:  # of the backend of Keras
+    except ModuleNotFoundError as error:  # the backend of Keras is missing
         raise typer.BadParameter(
             f"{from_} to {to} needs {error.name}, which is not installed", param_hint="'--from'"
         ) from None
@@ -132,7 +134,7 @@ def convert(
 
 
 def _require(kind: str, hint: str) -> None:
-    """Checks that what a kind of file needs is installed."""
+    """Checks that the modules for a kind of file are installed."""
     missing = [module for module in NEEDS[kind] if find_spec(module) is None]
     if missing:
         extras = ",".join(["checkpoint", *({kind} & {"torch", "keras", "tensorflow"})])
@@ -143,7 +145,7 @@ def _require(kind: str, hint: str) -> None:
 
 
 def _writable(target: Path, kind: str, force: bool) -> None:
-    """Checks that the target may be written, and that there is a directory for it."""
+    """Checks that the target may be written, and that its directory exists."""
     try:
         checkpoints.refuse_existing(target, kind, force)
     except FileExistsError as error:
@@ -153,7 +155,7 @@ def _writable(target: Path, kind: str, force: bool) -> None:
 
 
 def _exists(source: Path, kind: str) -> None:
-    """Checks that there is a source; one of TensorFlow is a folder or the prefix of some files."""
+    """Checks that the source exists; for TensorFlow it is a folder or the prefix of files."""
     prefix = checkpoints.SOURCES[kind] == "tensorflow" and not source.is_dir()
     file = source.with_name(f"{source.name}.index") if prefix else source
     if not file.exists():
@@ -171,22 +173,26 @@ def _names(path: Path | None) -> Any:
     given = list(names.values()) if isinstance(names, dict) else names
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
         raise typer.BadParameter(
-            f"{path} must hold an object of strings, or a list of them", param_hint="'--names'"
+            f"{path} must contain an object of strings, or a list of strings",
+            param_hint="'--names'",
         )
     return names
 
 
 def _report(state: checkpoints.Checkpoint, target: Path, to: str) -> None:
-    """Says what was written, what was not known or kept, and how it is loaded."""
-    step = "a step that is not known" if state.step is None else f"step {state.step}"
+    """Prints what was written, what is unknown, what was not kept, and how to load the target."""
+    step = "an unknown step" if state.step is None else f"step {state.step}"
     typer.echo(f"{target}: {len(state.entries)} weights at {step}, variant {state.variant.name}")
     held = {"torch": set(vars(checkpoints.Hyperparameters())), "keras": {"lr"}}.get(to, set())
     assumed = [name for name in checkpoints.unknown(state) if name in held]
     if assumed:
         typer.echo(
-            f"The source does not say {', '.join(assumed)}: the target has the variant's defaults."
+            f"The source does not contain {', '.join(assumed)}: the target has the variant's "
+            "defaults."
         )
     lost = checkpoints.lost(state, to)
     if lost:
-        typer.echo(f"The source's groups also hold {', '.join(lost)}, which the target does not.")
+        typer.echo(
+            f"The source's groups also contain {', '.join(lost)}, which the target does not keep."
+        )
     typer.echo(f"To load it:\n{checkpoints.how_to_load(state, target, to)}")
