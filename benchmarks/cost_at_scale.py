@@ -1,12 +1,12 @@
-"""Computes what a step of sharded weights costs on many devices, and prints it.
+"""Computes and prints the cost of a step with sharded weights on many devices.
 
-The tables are those of docs/scale.md.
+It prints the tables of docs/scale.md.
 
 Usage::
 
     python benchmarks/cost_at_scale.py
 
-Nothing is measured here: the page says what the constants are and where they come from.
+It measures nothing. docs/scale.md explains the constants and their sources.
 """
 
 import math
@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 DEVICES = (8, 64, 1024, 16384)
-BANDWIDTH = 4.8e12  # bytes a second: what the makers state for an H200
-HOP = 15e-6  # seconds that a small message takes from one device to the next, assumed
-# Bytes that a step moves for each float32 weight. NovoGrad: g for the norm; g, m, w read and m, w
-# written for the pass. AdamW: w, g, m, v read and w, m, v written.
+BANDWIDTH = 4.8e12  # bytes a second of an H200, according to its maker
+HOP = 15e-6  # assumed seconds of a small message from one device to the next
+# Bytes that a step moves for each float32 weight. NovoGrad reads g for the squared norm; the linear
+# pass reads g, m, w and writes m, w. AdamW reads w, g, m, v and writes w, m, v.
 NOVOGRAD, ADAMW = 4 + 20, 28
 
 
 class Transformer(NamedTuple):
-    """A decoder with gated feed-forward layers and an output layer of its own."""
+    """A decoder with gated feed-forward layers and a separate output layer."""
 
     name: str
     layers: int
@@ -32,25 +32,25 @@ class Transformer(NamedTuple):
     vocabulary: int
 
     def matrices(self) -> list[tuple[int, int]]:
-        """Returns the shapes of all matrices, (rows, columns)."""
+        """Returns the shapes (rows, columns) of all matrices."""
         w, k, h = self.width, self.keys, self.hidden
         one = [(w, w), (k, w), (k, w), (w, w), (h, w), (h, w), (w, h)]
         return self.layers * one + 2 * [(self.vocabulary, w)]
 
     def weights(self) -> int:
-        """Returns how many weights there are, with two norms in each layer and a last one."""
+        """Returns the number of weights, including two norms in each layer and a last norm."""
         return sum(map(math.prod, self.matrices())) + self.norms() * self.width
 
     def norms(self) -> int:
-        """Returns how many vectors there are."""
+        """Returns the number of vectors."""
         return 2 * self.layers + 1
 
     def tensors(self) -> int:
-        """Returns how many tensors there are."""
+        """Returns the number of tensors."""
         return len(self.matrices()) + self.norms()
 
     def rows(self) -> int:
-        """Returns how many second moments there are with ``Rows``."""
+        """Returns the number of second moments with ``Rows``."""
         return sum(rows for rows, _ in self.matrices()) + self.norms() * self.width
 
 
@@ -62,7 +62,7 @@ MODELS = (
 
 
 def state() -> Iterator[tuple[str, ...]]:
-    """Yields the rows of the table of state."""
+    """Yields the rows of the table of state sizes."""
     yield "weights", "devices", "AdamW", "NovoGrad", "of it v", "v with `Rows`"
     for model in MODELS:
         for devices in DEVICES:
@@ -78,7 +78,7 @@ def state() -> Iterator[tuple[str, ...]]:
 
 
 def step() -> Iterator[tuple[str, ...]]:
-    """Yields the rows of the table of a step."""
+    """Yields the rows of the table of step times."""
     yield (
         *("weights", "devices", "AdamW moves", "in ms", "NovoGrad moves", "in ms"),
         *("collective", "hops", "in ms", "NovoGrad / AdamW"),
@@ -98,7 +98,7 @@ def step() -> Iterator[tuple[str, ...]]:
 
 
 def size(number: float) -> str:
-    """Returns a number of bytes in units of 1,000.
+    """Returns a number of bytes with a unit: a power of 1,000.
 
     Example:
         >>> size(12_345), size(2e9)
@@ -109,7 +109,7 @@ def size(number: float) -> str:
 
 
 def markdown(rows: Iterator[tuple[str, ...]]) -> str:
-    """Returns a table."""
+    """Returns a Markdown table."""
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *body])
 

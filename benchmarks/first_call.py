@@ -1,11 +1,11 @@
-"""What the first call of an optimizer step takes in JAX: tracing, compiling, and the step.
+"""Measures the first call of an optimizer step in JAX: tracing, compiling, and the step.
 
 Usage, on Linux::
 
     python benchmarks/first_call.py
 
-The optimizers are those of ``novograd bench``, on two cores, each call in a process of its own.
-The results are printed and written to ``benchmarks/results/step_time_jax.json``.
+It measures the optimizers of ``novograd bench`` on two cores, each call in a separate process. It
+prints the results, and writes them to ``benchmarks/results/step_time_jax.json``.
 """
 
 import statistics
@@ -24,7 +24,7 @@ MODEL, CALLS = "ResNet-50", 3
 
 
 def first_call(name: str) -> float:
-    """Returns the seconds that the first call of an optimizer's step takes."""
+    """Returns the seconds of the first call of an optimizer's step."""
     training = bench.Training(*bench.CANDIDATES[name], bench.drawn(resnet50()))
     start = time.perf_counter()
     training.step()
@@ -32,7 +32,7 @@ def first_call(name: str) -> float:
 
 
 def main() -> None:
-    """Measures everything, prints it and writes the result file."""
+    """Measures all optimizers, prints the table and writes the result file."""
     keep_to_two_cores()
     names = [name for name in bench.CANDIDATES if name != bench.AGAIN]
     calls = in_own_processes(first_call, names * CALLS)

@@ -1,19 +1,20 @@
-"""An optimizer step on an NVIDIA GPU: ours by Triton, torch's own and MONAI's, and plain copying.
+"""Measures optimizer steps on an NVIDIA GPU: ours with Triton, torch's and MONAI's, and a copy.
 
 Usage::
 
     python benchmarks/gpu_step.py              # everything; about ten minutes
     python benchmarks/gpu_step.py --rounds 5   # a quick look; do not commit what it writes
 
-Each optimizer is measured in turn with torch's fused AdamW, by CUDA events around each step: in
-eager steps, which are sent one after the other without waiting, so that the time that the host
-takes counts where it is longer, and in replays of a CUDA graph. Before each the device's cache is
-overwritten, outside of the time. ``copy`` is what a device-to-device copy of the same number of
-bytes as NovoGrad moves takes: 24 a float32 weight, read and written.
+Steps of each optimizer and of torch's fused AdamW alternate. CUDA events measure each step, both
+eager and as a replay of a CUDA graph. Eager steps are launched without waiting for the one before,
+so their time is the host's time where that is longer. The device's cache is overwritten before each
+step, outside the measured time. ``copy`` is a device-to-device copy that moves as many bytes as
+NovoGrad: 24 a float32 weight, counting reads and writes.
 
-At the end a transformer is trained in bfloat16, for the share of the optimizer in its steps.
+At the end a transformer is trained in bfloat16, to measure the optimizer's share of a training
+step.
 
-The results are printed and written to ``benchmarks/results/gpu_step.json``.
+The program prints the results, and writes them to ``benchmarks/results/gpu_step.json``.
 """
 
 import argparse
@@ -46,9 +47,9 @@ class Candidate(NamedTuple):
     """An optimizer.
 
     Attributes:
-        make: Makes it, of parameters.
-        compiled: Whether its step is to be compiled.
-        captured: Whether it can be captured in a graph.
+        make: Makes the optimizer for parameters.
+        compiled: Whether to compile its step.
+        captured: Whether its step can be captured in a graph.
     """
 
     make: Make
@@ -76,7 +77,7 @@ MODELS: dict[str, Callable[[], Shapes]] = {
 
 
 def step_of(candidate: Candidate, shapes: Shapes) -> Callable[[], Any]:
-    """Makes the step of an optimizer, having taken one."""
+    """Makes an optimizer, takes its first step, and returns its step."""
     params = [torch.nn.Parameter(torch.randn(shape, device="cuda")) for shape in shapes]
     for param in params:
         param.grad = torch.randn_like(param)
@@ -87,7 +88,7 @@ def step_of(candidate: Candidate, shapes: Shapes) -> Callable[[], Any]:
 
 
 def captured(step: Callable[[], Any]) -> Callable[[], Any]:
-    """Captures a step in a graph and returns its replay."""
+    """Captures a step in a graph, and returns the graph's replay."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
@@ -95,14 +96,14 @@ def captured(step: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def copying(shapes: Shapes) -> Callable[[], Any]:
-    """Makes a copy of half as many bytes as NovoGrad moves, which are read and written."""
+    """Returns a copy of half as many bytes as NovoGrad moves: each byte is read and written."""
     size = BYTES // 2 * sum(map(prod, shapes))
     source, target = (torch.ones(size, dtype=torch.uint8, device="cuda") for _ in range(2))
     return partial(target.copy_, source)
 
 
 def measured(calls: list[Callable[[], Any]], rounds: int) -> np.ndarray:
-    """Returns the seconds of each call, of shape (rounds, calls); they take turns."""
+    """Makes each call once a round, and returns the seconds, of shape (rounds, calls)."""
     cache = torch.cuda.get_device_properties(0).L2_cache_size
     beyond = torch.ones(2 * cache, dtype=torch.uint8, device="cuda")
     marks = []
@@ -120,7 +121,7 @@ def measured(calls: list[Callable[[], Any]], rounds: int) -> np.ndarray:
 
 
 def compared(candidate: Candidate, shapes: Shapes, rounds: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the kinds of steps, and the seconds of the candidate's, the reference's and copies."""
+    """Yields each kind of step, with the seconds of the candidate, the reference and the copy."""
     mine, theirs = (step_of(x, shapes) for x in (candidate, CANDIDATES[REFERENCE]))
     copy = copying(shapes)
     yield "eager", measured([mine, theirs, copy], rounds)
@@ -129,7 +130,7 @@ def compared(candidate: Candidate, shapes: Shapes, rounds: int) -> Iterator[tupl
 
 
 def memory_of(candidate: Candidate, shapes: Shapes) -> float:
-    """Returns the bytes a weight that a step needs at most beside what it keeps."""
+    """Returns the peak of temporary memory during a step, in bytes a weight."""
     step = step_of(candidate, shapes)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -141,14 +142,14 @@ def memory_of(candidate: Candidate, shapes: Shapes) -> float:
 
 
 def freed() -> None:
-    """Gives back the memory of what was measured."""
+    """Frees the memory of finished measurements."""
     torch.compiler.reset()
     gc.collect()
     torch.cuda.empty_cache()
 
 
 def model_figures(shapes: Shapes, rounds: int) -> Figures:
-    """Measures all candidates with the tensors of a model."""
+    """Measures all candidates with weights of a model's shapes."""
     figures: Figures = {}
     for name, candidate in CANDIDATES.items():
         try:
@@ -166,13 +167,13 @@ def model_figures(shapes: Shapes, rounds: int) -> Figures:
                 memory_of(candidate, shapes), 3
             )
         except torch.OutOfMemoryError:
-            figures[f"{name}, eager"] = {"left_out": "for want of memory"}
+            figures[f"{name}, eager"] = {"left_out": "it needs too much memory"}
         freed()
     return figures
 
 
 class Transformer(torch.nn.Module):
-    """A causal language model of GPT-2 small's size."""
+    """A causal language model as large as GPT-2 small."""
 
     def __init__(self, width: int = 768, layers: int = 12, heads: int = 12, words: int = 50257):
         """Makes the weights, in bfloat16, on the GPU."""
@@ -191,7 +192,7 @@ class Transformer(torch.nn.Module):
         self.blocks = torch.nn.ModuleList(block() for _ in range(layers))
 
     def forward(self, words: torch.Tensor) -> torch.Tensor:
-        """Returns the loss of predicting each word by those before it."""
+        """Returns the loss of predicting each word from the words before it."""
         x = self.embedding(words[:, :-1])
         mask = torch.nn.Transformer.generate_square_subsequent_mask(
             x.shape[1], device=x.device, dtype=x.dtype
@@ -203,7 +204,7 @@ class Transformer(torch.nn.Module):
 
 
 def share_of_step(candidate: Candidate, rounds: int, batch: int = 8, length: int = 1024) -> Any:
-    """Trains, and returns milliseconds of a whole step and of the optimizer in it."""
+    """Trains, and returns the milliseconds of a training step and of its optimizer step."""
     torch.manual_seed(0)
     model = Transformer()
     optimizer = candidate.make(list(model.parameters()))

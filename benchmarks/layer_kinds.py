@@ -1,17 +1,18 @@
-"""Measures what the kinds of layers bring: whole tensors, rows, elements, beside AdamW and SGD.
+"""Compares training with different layers (whole parameters, rows, elements), AdamW and SGD.
 
 Writes ``benchmarks/results/layer_kinds.json`` and shows it as tables. Usage::
 
     python benchmarks/layer_kinds.py
 
-Runs that are in the file already are not done again, so it can be interrupted.
+Runs that are already in the file are not repeated, so the program can be interrupted.
 
-Two tasks: a transformer that predicts the next character of Python's own documentation, and the
-brain segmentation of ``novograd compare``. The learning rate of every recipe is searched in the
-same way: from a first guess by factors of 3 (or, for what differs little from a recipe that was
-searched, from that one's) and then by factors of the root of 3, until both neighbours of the best
-do worse. One seed is searched, and the best rate is run with others. The search looks at the same
-validation data as the result, which favours every recipe alike.
+There are two tasks: a transformer that predicts the next character of Python's documentation, and
+the brain segmentation of ``novograd compare``. The learning rate of every recipe is searched in the
+same way: from a first guess in factors of 3, then in factors of the square root of 3, until both
+neighbours of the best rate are worse. A recipe that differs little from a recipe with a known best
+rate starts at that rate, and uses only the smaller factors. The search uses one seed; the best rate
+is then run with other seeds. The search uses the same validation data as the result, which favours
+every recipe alike.
 """
 
 import json
@@ -45,13 +46,13 @@ RESULT = Path(__file__).parent / "results" / "layer_kinds.json"
 SEARCH_SEED = 100
 
 
-# -- recipes: an optimizer and its settings, but for the learning rate ---------------------------
+# -- recipes: an optimizer and its settings, except the learning rate ----------------------------
 
 
 class AdamRows(torch.optim.Optimizer):
-    """AdamW without decay, with one second moment for each row: the mean of its elements'.
+    """AdamW without weight decay, with one second moment for each row: the mean over its elements.
 
-    What lies between NovoGrad's rows and AdamW: the layers of the one, the formula of the other.
+    It combines the layers of NovoGrad with ``Rows`` and the formula of AdamW.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class AdamRows(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        """Takes AdamW's arguments."""
+        """Accepts arguments of AdamW."""
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()
@@ -96,7 +97,7 @@ def _parts(name: str, param: Tensor, rows: int) -> Layers:
     return Split((param.shape[rows] // 3,) * 3, rows) if "in_proj" in name else None
 
 
-# Of the name of a weight, the weight, and its axis of rows.
+# Functions of a weight's name, the weight, and its axis of rows.
 LAYERS: dict[str, Callable[[str, Tensor, int], Layers]] = {
     "whole": lambda *_: None,
     "parts": _parts,
@@ -110,14 +111,14 @@ LAYERS: dict[str, Callable[[str, Tensor, int], Layers]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """An optimizer with everything but its learning rate.
+    """An optimizer with all settings except the learning rate.
 
     Attributes:
-        optimizer: One of ``OPTIMIZERS``.
-        settings: Its arguments.
-        layers: One of ``LAYERS``, for NovoGrad.
+        optimizer: A key of ``OPTIMIZERS``.
+        settings: The optimizer's arguments.
+        layers: A key of ``LAYERS``, for NovoGrad.
         but: Other layers for some kinds of weights.
-        ratios: What multiplies the learning rate of some kinds of weights.
+        ratios: Factors of the learning rate for some kinds of weights.
     """
 
     optimizer: str
@@ -127,7 +128,7 @@ class Recipe:
     ratios: Mapping[str, float] = field(default_factory=dict)
 
     def build(self, params: Iterable[tuple[str, Tensor]], task: "Task") -> torch.optim.Optimizer:
-        """Makes the optimizer of a task's named parameters."""
+        """Makes the optimizer for a task's named parameters."""
         groups: dict[float, dict[str, Any]] = {}
         for name, param in params:
             ratio = self.ratios.get(task.kind(name, param), 1.0)
@@ -144,13 +145,13 @@ class Recipe:
 
 
 def _apply_ratios(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Multiplies the learning rate, which has just been set the same for all groups."""
+    """Multiplies each group's learning rate by its factor; the rates have just been set anew."""
     for group in optimizer.param_groups:
         group["lr"] *= group["ratio"]
 
 
 def novograd(layers: str, betas: tuple[float, float] = (0.9, 0.98), **options: Any) -> Recipe:
-    """Returns a recipe of NovoGrad: its layers, ``but`` and ``ratios``, and its arguments."""
+    """Returns a recipe of NovoGrad; ``options`` are ``but``, ``ratios`` and its arguments."""
     more = {name: options.pop(name) for name in ("but", "ratios") if name in options}
     return Recipe("NovoGrad", {"betas": betas, "foreach": True, **options}, layers, **more)
 
@@ -169,7 +170,7 @@ def sgd(beta1: float = 0.9) -> Recipe:
 
 
 class Transformer(nn.Module):
-    """Predicts the next character: 2 layers of width 64 with 4 heads, normalised before."""
+    """Predicts the next character: 2 blocks of width 64 with 4 heads and pre-normalisation."""
 
     context = 64
 
@@ -192,7 +193,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(param, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns logits, (batch, context, characters), of int64 numbers (batch, context)."""
+        """Returns logits (batch, context, characters) for int64 characters (batch, context)."""
         x = self.token(x) + self.position.weight
         for block in self.blocks:
             x = block(x, src_mask=self.mask, is_causal=True)
@@ -200,7 +201,7 @@ class Transformer(nn.Module):
 
 
 def run_text(recipe: Recipe, rate: float, seed: int, steps: int = 600) -> float:
-    """Trains on the text and returns nats per character of the validation part."""
+    """Trains on the text, and returns the loss on the validation part, in nats per character."""
     torch.manual_seed(seed)
     read = text.load()
     training, validation = torch.from_numpy(read.training), torch.from_numpy(read.test)
@@ -227,7 +228,7 @@ def run_text(recipe: Recipe, rate: float, seed: int, steps: int = 600) -> float:
 
 
 def kind_in_text(name: str, param: Tensor) -> str:
-    """Says which part of the transformer a weight belongs to."""
+    """Returns the kind of a weight: the part of the transformer to which it belongs."""
     if param.ndim == 1:
         return "vectors"
     parts = {"self_attn": "attention", "linear": "mlp", "output": "output"}
@@ -235,7 +236,7 @@ def kind_in_text(name: str, param: Tensor) -> str:
 
 
 def run_brain(recipe: Recipe, rate: float, seed: int, steps: int = 200) -> float:
-    """Trains on the brain task and returns one minus the mean Dice of the test slices."""
+    """Trains on the brain task, and returns one minus the mean Dice of the test slices."""
     trainer = compare.trainer_of(
         brain.TASK, lambda named, _: (recipe.build(named, BRAIN), {}), seed
     )
@@ -245,19 +246,19 @@ def run_brain(recipe: Recipe, rate: float, seed: int, steps: int = 200) -> float
 
 
 def kind_in_brain(_: str, param: Tensor) -> str:
-    """Tells kernels from biases and the weights of norms."""
+    """Returns the kind of a weight: kernels, or vectors (biases and weights of norms)."""
     return "vectors" if param.ndim == 1 else "kernels"
 
 
 class Task(NamedTuple):
-    """What is trained.
+    """A task.
 
     Attributes:
-        run: Trains by a recipe, a learning rate and a seed, and returns what is to be small.
-        kind: Says of a named weight which kind it is.
+        run: Trains with a recipe, a learning rate and a seed, and returns a score; lower is better.
+        kind: Returns the kind of a named weight.
         rows: The axis of the output units.
-        seeds: Of the result.
-        score: What the tables show of the result, and its name.
+        seeds: The seeds for the best learning rate.
+        score: The name of the column in the tables, and a function from the score to its value.
     """
 
     run: Callable[[Recipe, float, int], float]
@@ -272,17 +273,17 @@ BRAIN = Task(run_brain, kind_in_brain, -1, (0, 1), ("Dice", lambda loss: 1 - los
 TASKS = {"text": TEXT, "brain": BRAIN}
 
 
-# -- what is run ----------------------------------------------------------------------------------
+# -- the tables -----------------------------------------------------------------------------------
 
 
 class Entry(NamedTuple):
     """A line of a table.
 
     Attributes:
-        recipe: What is run.
-        guess: Where the search begins: a power of the root of 3, or the name of the entry whose
-            best it is, and then only factors of the root of 3 are tried.
-        seeds: Whether the best is run with the other seeds.
+        recipe: The recipe.
+        guess: The start of the search: a power of the square root of 3; or the name of another
+            entry, to start at its best rate and use only factors of the square root of 3.
+        seeds: Whether the best rate is also run with the other seeds.
     """
 
     recipe: Recipe
@@ -338,14 +339,14 @@ TABLES: dict[str, dict[str, Entry]] = {
 
 
 class Results:
-    """The runs that were done, kept in a file after each, so that none is done twice.
+    """The finished runs. The file is written after each run, so that no run is repeated.
 
     Args:
         path: The file.
     """
 
     def __init__(self, path: Path) -> None:
-        """Reads it, if it is there."""
+        """Reads the file, if it exists."""
         self._path = path
         self._content: dict[str, Any] = {"runs": []}
         if path.exists():
@@ -353,7 +354,7 @@ class Results:
         self._known = {self._key(row): row["score"] for row in self._content["runs"]}
 
     def score(self, task: str, recipe: Recipe, power: int, seed: int) -> float:
-        """Returns what is to be small of a run, after doing it if need be."""
+        """Returns the score of a run; does the run if it is not in the file."""
         rate = float(f"{3 ** (power / 2):.3g}")
         row = {"task": task, **asdict(recipe), "learning_rate": rate, "seed": seed}
         row = json.loads(json.dumps(row))  # tuples become lists
@@ -383,7 +384,7 @@ def _dumped(content: Mapping[str, Any]) -> str:
 
 
 def about() -> dict[str, Any]:
-    """Returns the machine, the versions and the data."""
+    """Returns descriptions of the machine, the versions and the data."""
     read = text.load()
     return {
         **machine(),
@@ -399,12 +400,13 @@ def about() -> dict[str, Any]:
 
 
 def search(score: Callable[[int], float], guess: int, factors: Sequence[int]) -> int:
-    """Returns the best power of the root of 3.
+    """Returns the best power of the square root of 3.
 
     Args:
-        score: Gives what is to be small.
-        guess: The first to try.
-        factors: Distances of the neighbours to look at, in turn, until both do worse.
+        score: Returns the score of a power; lower is better.
+        guess: The first power to try.
+        factors: Distances to neighbours. For each distance in order, the search moves to the best
+            neighbour until both neighbours are worse.
 
     Example:
         >>> search(lambda power: abs(power + 3), 2, (2, 1))
@@ -417,9 +419,9 @@ def search(score: Callable[[int], float], guess: int, factors: Sequence[int]) ->
 
 
 def line(results: Results, task: str, name: str) -> tuple[int, list[float]]:
-    """Does the runs of a line of a table, and returns its best power and the scores at it.
+    """Does the runs of a line of a table, and returns its best power and the scores there.
 
-    The first score is that of the search.
+    The first score is from the search.
     """
     entry = TABLES[task][name]
 
@@ -435,7 +437,7 @@ def line(results: Results, task: str, name: str) -> tuple[int, list[float]]:
 
 
 def main() -> None:
-    """Does the runs that are missing and shows the tables."""
+    """Does the missing runs, and shows the tables."""
     torch.set_num_threads(1)
     results = Results(RESULT)
     for task, entries in TABLES.items():

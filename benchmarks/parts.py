@@ -1,4 +1,4 @@
-"""Parts of a program, each in a process of its own, and the file that keeps their figures."""
+"""Runs the parts of a benchmark in separate processes, and keeps their figures in one file."""
 
 import json
 import os
@@ -16,27 +16,28 @@ T = TypeVar("T")
 
 
 def in_own_processes(function: Callable[[str], T], names: Iterable[str]) -> list[T]:
-    """Calls a function of a module with each name, each time in a new process, in turn."""
+    """Calls a module's function with each name, one after the other, each in a new process."""
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         return list(pool.map(function, names))
 
 
 def keep_to_two_cores() -> None:
-    """Has the processes that this one starts use two cores.
+    """Makes the processes that this one starts use two cores.
 
-    In those, a framework makes as many threads when it is imported; here that was done before.
+    A framework makes one thread for each core when it is imported. This process has imported it
+    already, so only new processes have two threads.
     """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
 
 
 def keep(path: Path, part: str, framework: Any, figures: dict[str, Any]) -> None:
-    """Puts the figures of a part into a result file, beside those of the other parts.
+    """Writes the figures of a part into a result file, and keeps those of the other parts.
 
     Args:
         path: The file.
         part: The name of the part.
-        framework: The module of ``novograd.bench`` that was measured.
-        figures: What is to be kept.
+        framework: The measured module of ``novograd.bench``.
+        figures: The figures of the part.
     """
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     about = {**machine(), "threads": framework.threads(), **framework.VERSIONS}

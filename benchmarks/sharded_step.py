@@ -1,17 +1,17 @@
-"""How long an optimizer step of sharded weights takes: two processes on CPUs, over gloo.
+"""Measures optimizer steps with sharded weights: two processes on CPUs, with gloo.
 
 Usage, on Linux::
 
     python benchmarks/sharded_step.py
     python benchmarks/sharded_step.py --rounds 5   # a quick look; do not commit what it writes
 
-Every weight is a DTensor, cut along its first axis over two processes of one core each, as
-``fully_shard`` leaves them. All candidates of a table have their own weights and state, read the
-same gradients, and are measured in turn; each step begins at a barrier, and takes as long as it
-does in the slower process. Figures are medians; a ratio is the median of the ratios within each
-round. The two processes share the machine's memory bandwidth, and gloo goes through its loopback.
+Every weight is a DTensor that is sharded along its first axis over two processes of one core each,
+as by ``fully_shard``. Each optimizer of a table has its own weights and state; all read the same
+gradients. In each round every optimizer takes one step. Each step begins at a barrier, and its time
+is that in the slower process. Figures are medians; a ratio is the median of the ratios within each
+round. The two processes share the machine's memory bandwidth, and gloo uses the loopback device.
 
-The results are printed and written to ``benchmarks/results/sharded_step.json``.
+The program prints the results, and writes them to ``benchmarks/results/sharded_step.json``.
 """
 
 import argparse
@@ -49,7 +49,7 @@ CANDIDATES = {
     "NovoGrad, foreach": partial(OURS, foreach=True),
     "NovoGrad, rows": partial(OURS, layers=Rows()),
 }
-# GPT-2 small without AdamW's foreach, whose temporary tensors leave no memory for the rest.
+# GPT-2 small without AdamW's foreach, whose temporary tensors need too much memory.
 TABLES: dict[str, tuple[Shapes, set[str]]] = {
     "ResNet-50, 161 tensors": ([shape[::-1] for shape in resnet50()], set()),
     "GPT-2 small, 148 tensors": (gpt2(), {"AdamW, foreach"}),
@@ -60,8 +60,8 @@ def table(shapes: Shapes, left_out: set[str], rounds: int) -> tuple[np.ndarray, 
     """Measures one table in this process.
 
     Returns:
-        Seconds of the slower process, of shape (rounds, candidates); and for each candidate how
-        many collectives a step takes.
+        Seconds in the slower process, of shape (rounds, optimizers); and for each optimizer the
+        number of collectives in a step.
     """
     mesh = init_device_mesh("cpu", (WORLD,))
     gradients = [
@@ -88,7 +88,7 @@ def table(shapes: Shapes, left_out: set[str], rounds: int) -> tuple[np.ndarray, 
 
 
 def process(rank: int, folder: str, rounds: int) -> None:
-    """Measures all tables; the first process prints and writes them."""
+    """Measures all tables; the first process prints the tables and writes the file."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[rank % len(cores)]})
     torch.set_num_threads(1)

@@ -1,16 +1,15 @@
-"""What there is to know of a step in PyTorch beside what ``novograd bench`` measures.
+"""Measures properties of a step in PyTorch that ``novograd bench`` does not measure.
 
 Usage, on Linux::
 
-    python benchmarks/step_time.py              # everything, each part in a process of its own
+    python benchmarks/step_time.py              # everything, each part in a separate process
     python benchmarks/step_time.py busy         # one part
     python benchmarks/step_time.py --rounds 5   # a quick look; do not commit what it writes
 
-The parts: a step in bfloat16, one with another process busy on one of the cores, and the memory
-that one needs beside its state. The optimizers are those of ``novograd bench``, measured in the
-same way, on two cores.
-
-The results are printed and written to ``benchmarks/results/step_time_torch.json``.
+The parts: a step in bfloat16, a step while another process uses one of the cores, and the memory
+that a step needs in addition to its state. The program measures the optimizers of ``novograd
+bench`` in the same way, on two cores. It prints the results, and writes them to
+``benchmarks/results/step_time_torch.json``.
 """
 
 import argparse
@@ -49,7 +48,7 @@ IN_MEMORY: dict[str, Make] = {
 
 
 def bfloat16(rounds: int) -> dict[str, Any]:
-    """Measures steps with weights, gradients and state in bfloat16, and ours in float32 beside."""
+    """Measures steps with weights, gradients and state in bfloat16, and our step in float32."""
     torch.manual_seed(0)
     names = (REFERENCE, "NovoGrad", "NovoGrad, foreach")
     half = Gradients(gpt2(), torch.bfloat16)
@@ -66,7 +65,7 @@ def bfloat16(rounds: int) -> dict[str, Any]:
 
 def busy(rounds: int) -> dict[str, Any]:
     """Measures steps without and with another process that keeps one of the cores busy."""
-    rounds *= 3  # they scatter more
+    rounds *= 3  # the times vary more
     names = (REFERENCE, "SGD with momentum, fused", "NovoGrad")
     gradients = Gradients(resnet50())
     steps = [bench.step(CANDIDATES[name], gradients) for name in names]
@@ -98,24 +97,24 @@ def busy_process(core: int) -> Iterator[None]:
 
 
 def memory(_: int) -> dict[str, Any]:
-    """Counts the memory that steps need; it does not vary, so that it takes no rounds."""
+    """Measures the memory that steps need. It does not vary, so one round is enough."""
     figures: Figures = dict(zip(IN_MEMORY, in_own_processes(needed, IN_MEMORY), strict=True))
     show("GPT-2 small, memory", figures)
     return {"results": {"GPT-2 small": figures}}
 
 
 def needed(name: str) -> dict[str, float]:
-    """Returns the bytes for each weight of an optimizer's state, and of a step beside that.
+    """Returns the bytes a weight of an optimizer's state, and of the extra memory of a step.
 
-    The latter is the peak of the memory in use, as Linux counts it for this process, during the
-    third step, less what was in use before it: weights, gradients and state are there by then.
+    The extra memory is the peak of this process's memory during the third step, as Linux counts it,
+    minus the memory in use before: weights, gradients and state exist by then.
     """
     shapes = gpt2()
     optimizer = bench.with_weights(IN_MEMORY[name], Gradients(shapes))
     for _ in range(2):
         optimizer.step()
-    ctypes.CDLL(None).malloc_trim(0)  # or the step might use what the one before gave back
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts from here
+    ctypes.CDLL(None).malloc_trim(0)  # or the step might reuse memory that the last step freed
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
     before = in_use("VmRSS")
     optimizer.step()
     extra = in_use("VmHWM") - before
@@ -134,7 +133,7 @@ def needed(name: str) -> dict[str, float]:
 
 
 def in_use(key: str) -> int:
-    """Returns a number of bytes from what Linux says about this process."""
+    """Returns a number of bytes from Linux's status of this process."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(key + ":"):
             return 1024 * int(line.split()[1])
@@ -145,12 +144,12 @@ PARTS = {"bfloat16": bfloat16, "busy": busy, "memory": memory}
 
 
 def measured(part: str, rounds: int) -> None:
-    """Measures a part, prints it and writes it into the result file."""
+    """Measures a part, prints its figures and writes them into the result file."""
     keep(RESULT, part, bench, PARTS[part](rounds))
 
 
 def main() -> None:
-    """Measures one part, or all."""
+    """Measures one part, or all parts."""
     parser = argparse.ArgumentParser(description="Measures optimizer steps in PyTorch.")
     parser.add_argument("part", nargs="?", choices=PARTS)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default: {ROUNDS}")

@@ -1,4 +1,4 @@
-"""How the programs of this folder show their figures."""
+"""Shows figures as a table."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from rich.table import Table
 
 from novograd.bench.timing import Figures
 
-WIDTH = 140  # also where there is no terminal
+WIDTH = 140  # whatever the terminal's width is
 
 
 def show(title: str, figures: Figures) -> None:

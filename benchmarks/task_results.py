@@ -1,11 +1,11 @@
-"""Writes what ``novograd compare`` found on its tasks into the pages of ``docs/tasks/``.
+"""Writes results of ``novograd compare`` into the pages of ``docs/tasks/``.
 
 Usage::
 
     python benchmarks/task_results.py
 
-The results are those in ``benchmarks/results/compare/``, copied from ``results.json`` of the
-comparisons, whose commands they name.
+The results are in ``benchmarks/results/compare/``: copies of ``results.json`` of comparisons. Each
+names the command of its comparison.
 """
 
 import json
@@ -19,7 +19,7 @@ from novograd.compare.sentences import at_default, robust, spread, steps_to_targ
 
 RESULTS = Path(__file__).parent / "results" / "compare"
 PAGES = Path(__file__).parents[1] / "docs" / "tasks"
-FOUND = "## What was found\n"  # everything after it is written here
+FOUND = "## What was found\n"  # this program writes everything after this heading
 
 
 def load() -> dict[str, dict[str, Any]]:
@@ -47,7 +47,7 @@ def table(analysis: Analysis) -> str:
 
 
 def standings(analysis: Analysis) -> Iterator[str]:
-    """Says of each NovoGrad where it stands, as lines of Markdown."""
+    """Yields for each NovoGrad a line of Markdown that compares it with the other optimizers."""
     for name in analysis.results["optimizers"]:
         if OPTIMIZERS[name].kind == "novograd":
             parts = [
@@ -59,7 +59,7 @@ def standings(analysis: Analysis) -> Iterator[str]:
 
 
 def found(task: str) -> str:
-    """Returns what the page of a task says of the comparisons there are."""
+    """Returns the text about all comparisons on a task, for the page of the task."""
     parts = []
     for results in load().values():
         if results["settings"]["task"] == task:
@@ -71,7 +71,7 @@ def found(task: str) -> str:
 
 
 def page(path: Path) -> str:
-    """Returns a page with what was found."""
+    """Returns the text of a page with the current results."""
     text, _, _ = path.read_text(encoding="utf-8").partition(FOUND)
     return f"{text}{FOUND}\n{found(path.stem)}"
 

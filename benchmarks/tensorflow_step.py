@@ -1,11 +1,11 @@
-"""What a decay adds to an optimizer step in TensorFlow, in a Session and in a tf.function.
+"""Measures the cost of weight decay in TensorFlow, in a Session and in a tf.function.
 
-Run it as ``make bench-tensorflow``. The optimizers without decay are those of ``novograd bench``,
-and all are measured as there: with weights and slots of their own, in turn in one process, each
-step from fresh gradients, whose making is part of its time. Figures are medians; a ratio is the
-median of the ratios within each round.
+Run it as ``make bench-tensorflow``. It measures the optimizers of ``novograd bench`` without weight
+decay, and optimizers with weight decay, in the same way: each has its own weights and slots, and
+takes one step in each round, all in one process. Each step computes new gradients, which is part of
+its time. Figures are medians; a ratio is the median of the ratios within each round.
 
-The result is printed and written to ``benchmarks/results/tensorflow_step.json``.
+The program prints the result, and writes it to ``benchmarks/results/tensorflow_step.json``.
 """
 
 import json
@@ -35,18 +35,18 @@ SHAPES = {"20 x 1M": [(1000, 1000)] * 20, "ResNet-50": resnet50()}
 
 
 class WithDecay:
-    """Another optimizer with ``DECAY`` times the weights added to its gradients."""
+    """An optimizer that adds ``DECAY`` times the weights to the gradients of another one."""
 
     def __init__(self, optimizer: Any):
-        """Takes the optimizer to give a decay."""
+        """Stores the other optimizer."""
         self._optimizer = optimizer
 
     def apply_gradients(self, grads_and_vars: Any) -> Any:
-        """Applies the gradients with the decay in them."""
+        """Applies the gradients, with weight decay added."""
         return self._optimizer.apply_gradients([(g + DECAY * w, w) for g, w in grads_and_vars])
 
 
-# Bytes moved for each float32 weight, if no cache helps and the gradient is there already.
+# Bytes moved for each float32 weight, if no cache helps and the gradient exists already.
 CANDIDATES: dict[str, tuple[int, bench.Make]] = {
     **{name: (bench.BYTES[name], make) for name, make in bench.CANDIDATES.items()},
     "MomentumOptimizer, decay": (40, lambda: WithDecay(bench.MOMENTUM())),
@@ -61,14 +61,14 @@ CANDIDATES: dict[str, tuple[int, bench.Make]] = {
 
 
 def build(make: bench.Make, sources: list[Any], by: Any) -> Any:
-    """Returns the operation of one step from fresh gradients."""
+    """Returns the operation of one step with new gradients."""
     weights = variables([tuple(source.shape) for source in sources])
     gradients = [source * by for source in sources]
     return make().apply_gradients(list(zip(gradients, weights, strict=True)))
 
 
 def session_steps(shapes: Shapes) -> Iterator[Step]:
-    """Yields a step of each candidate as a run of one v1 Session."""
+    """Yields a step of each optimizer, as a run of one v1 Session."""
     with tf.Graph().as_default():
         by = tf1.placeholder(tf.float32, [])
         sources = variables(shapes)
@@ -76,16 +76,16 @@ def session_steps(shapes: Shapes) -> Iterator[Step]:
         session = tf1.Session()
         session.run(tf1.global_variables_initializer())
     for operation in operations:
-        yield Step(lambda turn, operation=operation: session.run(operation, {by: factor(turn)}))
+        yield Step(lambda number, operation=operation: session.run(operation, {by: factor(number)}))
 
 
 def function_steps(shapes: Shapes) -> Iterable[Step]:
-    """Returns a step of each candidate as a call of a tf.function."""
+    """Returns a step of each optimizer, as a call of a tf.function."""
     return bench.function_steps(shapes, [make for _, make in CANDIDATES.values()])
 
 
 def main() -> None:
-    """Measures everything, prints it and writes the result file."""
+    """Measures all optimizers, prints the tables and writes the result file."""
     results: dict[str, Any] = {
         **machine(),
         "tensorflow": tf.__version__,
