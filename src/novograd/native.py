@@ -1,7 +1,7 @@
-"""The native CPU kernels (``csrc/``), for the bindings: whether they exist and their arguments.
+"""The native CPU kernels (``csrc/``): whether they are installed, and their arguments.
 
-The kernels know no variant. They compute the sum of squares of a layer, its scalars by the numbers
-of ``novograd.rule``, and the linear pass.
+The kernels do not know the variants. They compute the squared norm of a layer, its coefficients
+from the numbers of ``novograd.rule``, and the linear pass.
 """
 
 import functools
@@ -21,7 +21,7 @@ else:
     PROBLEM = None
 
 
-# In elements. Of shorter pieces with gaps between them most of what is read would be in vain.
+# In elements. With shorter pieces, most of the memory that the CPU reads would belong to the gaps.
 SHORTEST_RUN = 16
 
 
@@ -32,13 +32,13 @@ def arguments(
     skip_nonfinite: bool = False,
     increment: bool = False,
 ) -> tuple[Any, ...]:
-    """Returns the numbers of a step in the order in which the kernels take them.
+    """Returns the numbers of a step in the order that the kernels expect.
 
     Args:
-        numbers: Those of the variant and its hyperparameters.
-        nesterov: Whether the weights take Nesterov's look-ahead step.
-        skip_nonfinite: Whether a layer is left untouched if its ``s`` is not finite.
-        increment: Whether to compute what is to be added to the weights instead of these.
+        numbers: The numbers of the variant and its hyperparameters.
+        nesterov: Whether to use Nesterov momentum.
+        skip_nonfinite: Whether a layer stays unchanged if its ``s`` is not finite.
+        increment: Whether to compute the change of the weights instead of the new weights.
 
     Example:
         >>> from novograd import rule
@@ -56,17 +56,17 @@ def arguments(
 def grid(
     shape: tuple[int, ...], strides: tuple[int, ...], v_shape: tuple[int, ...]
 ) -> tuple[int, int, int, int] | None:
-    """Returns how the kernels find the layers of a tensor, or None if they cannot.
+    """Returns where the kernels find the layers of a tensor, or None if they cannot find them.
 
     Args:
-        shape: Of the weights.
-        strides: Of their memory, in elements.
-        v_shape: Of their second moment, as of ``novograd.layers``; not that of ``Split``, whose
-            parts are tensors of their own.
+        shape: Shape of the weights.
+        strides: Strides of the weights, in elements.
+        v_shape: Shape of the second moment, see ``novograd.layers``. ``Split`` is not supported:
+            pass each part of it as a separate tensor.
 
     Returns:
-        ``(runs, layers, run, stride)``: layer ``j`` is ``runs`` pieces of memory of ``run``
-        elements each, piece ``i`` of them at ``i*stride + j*run``.
+        ``(runs, layers, run, stride)``: layer ``j`` consists of ``runs`` pieces of memory. Each
+        has ``run`` elements, and piece ``i`` starts at ``i*stride + j*run``.
 
     Example:
         >>> grid((8, 3, 5), (15, 5, 1), ()), grid((8, 3, 5), (15, 5, 1), (8, 1, 1))
@@ -80,7 +80,7 @@ def grid(
     axes = [axis for axis in zip(strides, shape, kept, strict=True) if axis[1] != 1]
     ordered = [stride for stride, _, is_kept in axes if is_kept]
     if ordered != sorted(ordered, reverse=True):
-        return None  # the layers are in another order than their v
+        return None  # the layers lie in another order than their v
     axes.sort()
     # From the innermost axis outwards: the elements of a piece, the layers, the pieces.
     run, reach = _merged(axes, False, 1)
@@ -93,7 +93,7 @@ def grid(
 
 
 def _merged(axes: list[tuple[int, int, bool]], kept: bool, reach: int) -> tuple[int, int]:
-    """Takes axes without gaps between them off a list; returns their size and their reach."""
+    """Removes axes without gaps between them from a list; returns their size and their reach."""
     count = 1
     while axes and axes[0][0] == reach and axes[0][2] is kept:
         _, size, _ = axes.pop(0)
@@ -103,17 +103,17 @@ def _merged(axes: list[tuple[int, int, bool]], kept: bool, reach: int) -> tuple[
 
 
 def usable() -> bool:
-    """Whether there are kernels; says once, as a RuntimeWarning, if there are none."""
+    """Whether the kernels are installed; if not, the first call gives a RuntimeWarning."""
     if kernels is None:
         _warn_once()
     return kernels is not None
 
 
 def require() -> None:
-    """Checks that there are kernels, for somebody who asked for them.
+    """Checks that the kernels are installed, for ``fused=True``.
 
     Raises:
-        RuntimeError: If there are none.
+        RuntimeError: If they are not installed.
     """
     if kernels is None:
         raise RuntimeError(f"fused=True is not possible: {PROBLEM}")
@@ -134,8 +134,8 @@ def processors() -> int:
 @functools.cache
 def _warn_once() -> None:
     warnings.warn(
-        f"{PROBLEM}; a slower implementation is used. Where there is a C++20 compiler, installing "
-        "novograd-optimizer again builds them.",
+        f"{PROBLEM}; a slower backend is used. To build the kernels, install novograd-optimizer "
+        "again where a C++20 compiler is available.",
         RuntimeWarning,
         stacklevel=2,
     )

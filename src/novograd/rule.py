@@ -1,20 +1,20 @@
 """The NovoGrad rule: a norm, a few scalars, one linear pass.
 
-Every NovoGrad ever published is the same three steps for each layer, in this order::
+Every published NovoGrad does the same three things for each layer, in this order::
 
-    s = sum of g^2                                 the caller's: the only reduction of the algorithm
+    s = sum of g^2                                 by the caller: the only reduction
     v, (a, b, c, d) = advance(s, v, ...)           a few numbers per layer; v = keep*v + mix*s
     m = beta1*m + a*g + b*w ;  w = c*w - d*m       linear_pass: one pass over memory
 
-and what differs between them is a handful of ``numbers``. With those of the documented rule (NVIDIA
-Clara Train 3.1, ``ai4med.libs.optimizers.NovoGrad``), ``keep = beta2``, ``mix = 1 - beta2``, and::
+Variants differ only in a few ``numbers``. For the documented rule (NVIDIA Clara Train 3.1,
+``ai4med.libs.optimizers.NovoGrad``), ``keep = beta2``, ``mix = 1 - beta2``, and::
 
     m = beta1*m + lr*k*(g/sqrt(v + epsilon) + weight_decay*w) ;  w = w - m
     k = 1 - beta1 with grad_averaging, else 1
 
-While a layer's ``v`` is exactly 0, it becomes ``first*s`` (``first`` is 1). All values may be
+While a layer's ``v`` is exactly 0, the new ``v`` is ``first*s`` (``first`` is 1). Values may be
 arrays or tensors of any framework, or Python numbers; ``xp`` is the array library, for example
-``numpy``. Nothing is modified in place and nothing is converted.
+``numpy``. The functions do not modify values in place and do not convert them.
 """
 
 import math
@@ -24,12 +24,12 @@ from novograd.variants import Variant
 
 
 class Numbers(NamedTuple):
-    """The variant and its hyperparameters, as numbers: all that a step needs of them.
+    """The variant and its hyperparameters as numbers, which is all that a step needs to know.
 
-    The kernels take them in this order. With ``norm = (correction*v + inside)^power + outside``,
-    ``advance`` divides ``a`` by the norm, or ``d`` where ``normalises_moment`` is 1.
-    Where ``wake`` is 0, no decay enters the moment of a layer that has no history: programs make a
-    fresh optimizer's state by a step with zero gradients and lr 0.
+    The kernels expect this order. With ``norm = (correction*v + inside)^power + outside``,
+    ``advance`` divides ``a`` by the norm, or ``d`` if ``normalises_moment`` is 1.
+    If ``wake`` is 0, the momentum buffer of a layer without history gets no weight decay: programs
+    create the state of a new optimizer by a step with zero gradients and lr 0.
     """
 
     beta1: Any
@@ -49,7 +49,7 @@ class Numbers(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """The scalars of ``linear_pass`` for one layer, or arrays for many."""
+    """The coefficients of ``linear_pass``: scalars for one layer, or arrays for many."""
 
     a: Any
     b: Any
@@ -58,7 +58,7 @@ class Coefficients(NamedTuple):
 
 
 class Advanced(NamedTuple):
-    """The result of ``advance``: the new second moments, and the scalars of the linear pass."""
+    """The result of ``advance``: new second moments and the coefficients of the linear pass."""
 
     v: Any
     largest: Any
@@ -82,16 +82,16 @@ def numbers(
     """Returns the numbers of a variant.
 
     Args:
-        variant: Which NovoGrad.
+        variant: The published form of NovoGrad.
         lr: Learning rate; all hyperparameters may be arrays.
-        beta1: Decay rate of the moment.
+        beta1: Decay rate of the momentum buffer.
         beta2: Decay rate of ``v``.
-        epsilon: Keeps the norm from 0, inside or outside the root.
+        epsilon: Added to the norm, inside or outside the root, so that the norm is not 0.
         weight_decay: Factor of the weights.
-        grad_averaging: Whether what enters the moment is multiplied by ``1 - beta1``.
-        maximize: Whether to step along the gradient rather than against it.
-        floor: Added to ``v`` so that without an epsilon 0/0 is 0: the smallest normal number.
-        count: Number of steps taken before, as a float or a floating array.
+        grad_averaging: Whether the new term of ``m`` is multiplied by ``1 - beta1``.
+        maximize: Whether to step along the gradient instead of against it.
+        floor: Added to ``v`` to avoid 0/0 if epsilon is 0: the smallest normal number.
+        count: Number of steps before this one, as a float or a floating array.
         xp: The array library, for ``log`` and ``expm1``.
 
     Example:
@@ -140,7 +140,7 @@ def numbers(
 
 
 def _bias(beta: Any, count: Any, xp: Any) -> Any:
-    """Returns ``1 - beta^(count + 1)``, with all digits in float32 too."""
+    """Returns ``1 - beta^(count + 1)``, accurate to the last digits in float32 too."""
     log = xp.log(beta) if not isinstance(beta, float) else math.log(beta) if beta else -math.inf
     return -xp.expm1((count + 1) * log)
 
@@ -148,13 +148,13 @@ def _bias(beta: Any, count: Any, xp: Any) -> Any:
 def advance(
     s: Any, v: Any, numbers: Numbers, scale: Any = 1.0, largest: Any = None, *, xp: Any
 ) -> Advanced:
-    """Returns the second moments of layers after a step, and the scalars of their linear pass.
+    """Returns the new second moments of layers, and the coefficients of their linear pass.
 
     Args:
-        s: What the gradients add to ``v``: squared norms, in the dtype of ``v``.
+        s: The squared norms of the gradients, in the dtype of ``v``.
         v: Second moments before the step; 0 while a layer has no history.
-        numbers: Those of the variant.
-        scale: What the normalised gradients are multiplied by.
+        numbers: The numbers of the variant.
+        scale: Factor of the normalised gradients.
         largest: The largest second moments so far, for amsgrad.
         xp: The array library, for ``where`` and ``isfinite``.
 
@@ -167,16 +167,16 @@ def advance(
         >>> v.tolist()
         [9.0, 0.0]
     """
-    # TensorFlow 1 compares tensors by identity with ==, and by value with >.
+    # In TensorFlow 1, == compares the identity of tensors, but > compares their values.
     new = xp.where(v > 0, numbers.keep * v + numbers.mix * s, numbers.first * s)
     used = new if largest is None else xp.where(new < largest, largest, new)
     a, b, d = numbers.a, numbers.b, numbers.d
     norm = (numbers.correction * used + numbers.inside) ** numbers.power + numbers.outside
     a, d = (a, scale * d / norm) if numbers.normalises_moment else (scale * a / norm, d)
     if not isinstance(numbers.wake, float | int) or numbers.wake == 0:
-        # 0*v has the dtype in which numbers become arrays.
+        # The term 0*v gives the numbers the dtype of v.
         b = xp.where((v <= 0) & (new <= 0) & (numbers.wake == 0), 0.0 * v, 0.0 * v + b)
-    # Where v leaves the range of its dtype, a is 0: the gradient counts for nothing.
+    # If v overflows its dtype, a is 0: the step ignores the gradient.
     finite = xp.isfinite(new)
     kept = None if largest is None else xp.where(finite, used, largest)
     return Advanced(xp.where(finite, new, v), kept, Coefficients(a, b, numbers.c, d))
@@ -185,7 +185,7 @@ def advance(
 def linear_pass(
     w: Any, m: Any, g: Any, scalars: Coefficients, *, beta1: Any, nesterov: bool = False
 ) -> tuple[Any, Any]:
-    """Returns the new weights and moment, ``(w, m)``.
+    """Returns the new weights and momentum buffer, ``(w, m)``.
 
     Nesterov's form (Sutskever et al., 2013) is ``w = c*w - d*(beta1*m + a*g + b*w)``.
 

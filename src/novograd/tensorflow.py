@@ -1,8 +1,8 @@
 """The documented NovoGrad, on TensorFlow's ``MomentumOptimizer``.
 
 ``NovoGrad`` is the class that NVIDIA Clara Train 3.1 documents as
-``ai4med.libs.optimizers.NovoGrad``, for TensorFlow >= 2.12: sessions and graphs, eager execution,
-``tf.function`` with and without XLA, and ``MirroredStrategy``.
+``ai4med.libs.optimizers.NovoGrad``. It needs TensorFlow >= 2.12 and works in sessions and graphs,
+eager execution, ``tf.function`` with and without XLA, and ``MirroredStrategy``.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,59 +26,61 @@ from novograd.layers import (
 )
 from novograd.variants import DOCUMENTED
 
-# The functions that the rule takes of an array library.
+# The functions that the rule uses from an array library.
 _XP = SimpleNamespace(where=tf.compat.v1.where, isfinite=tf.math.is_finite)
-# Below this, dividing by beta1 to fold the decay into the moment costs accuracy (see _fold_decay).
+# Below this, the division by beta1 in _fold_decay costs accuracy.
 _SMALLEST_FOLDING_BETA1 = 0.1
 
 
 class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
     """Stochastic gradient descent with layer-wise normalised gradients.
 
-    For each layer, which is a variable unless ``layers`` says otherwise, with gradient ``g_t`` and
-    weights ``w_{t-1}``::
+    A layer is a variable, unless ``layers`` says otherwise. For each layer with gradient ``g_t``
+    and weights ``w_{t-1}``::
 
         v_t = beta2*v_{t-1} + (1 - beta2)*|g_t|^2      v_1 = |g_1|^2; one number per layer
         m_t = beta1*m_{t-1} + k*lr_t*(g_t/sqrt(v_t + epsilon) + weight_decay*w_{t-1})
         w_t = w_{t-1} - m_t                            k = 1 - beta1 with grad_averaging, else 1
 
-    While ``v`` is exactly 0 there is no history: the first gradient that is not zero sets it.
-    The slots are ``momentum``, which is ``m_t`` with its sign and the learning rate inside, in the
-    variable's dtype; and ``v``, in float32 (float64 for float64 variables): a scalar, or an array
-    with one number for each layer, as ``novograd.layers`` says.
+    While ``v`` is exactly 0, the layer has no history: its first gradient that is not zero sets
+    ``v``.
 
-    Numbers: the norm and all scalars are float32 at least. float16 and bfloat16 variables are
-    updated in float32 arithmetic and rounded once. Where ``|g_t|^2`` is too large for the dtype of
-    ``v``, that gradient counts for nothing and ``v`` stays as it was, so that the weights stay
-    finite; where it is too small, it counts as zero. A gradient that itself holds an infinity or
-    NaN makes the weights NaN, as with every TensorFlow optimizer.
+    There are two slots. ``momentum`` is ``m_t``, with its sign and the learning rate inside, in the
+    variable's dtype. ``v`` is in float32 (float64 for float64 variables). It is a scalar, or has
+    one number for each layer, in the shape that ``novograd.layers`` gives.
 
-    ``tf.IndexedSlices`` gradients stay sparse, as in the base class: the norm is of the gradient
-    with duplicate indices summed, and rows that it does not touch keep their weights and moment,
-    and their ``v`` where it is theirs alone. Under a distribution strategy the norm is of the
-    gradient summed over the replicas. Each partition of a partitioned variable is a layer of its
-    own, or has its own layers.
+    Numbers: the norm and all scalars have at least float32 precision. float16 and bfloat16 weights
+    are updated in float32 arithmetic and rounded once. If ``|g_t|^2`` is too large for the dtype of
+    ``v``, the step ignores that gradient and keeps ``v``, so that the weights stay finite. If
+    ``|g_t|^2`` is too small, it counts as zero. A gradient that itself holds an infinity or NaN
+    makes the weights NaN, as with every TensorFlow optimizer.
+
+    ``tf.IndexedSlices`` gradients stay sparse, as in the base class. Duplicate indices are summed
+    before the norm is computed. Rows without a gradient keep their weights and momentum buffer, and
+    also their ``v`` if each row has its own. Under a distribution strategy, the norm is computed
+    from the gradient summed over the replicas. Each partition of a partitioned variable is a
+    separate layer, or has separate layers.
 
     Args:
         learning_rate: ``lr``; a float, a scalar tensor or variable, or a callable without
-            arguments that returns one of these. Changes from step to step are allowed.
-        beta1: Decay rate of the moment, in [0, 1); given like ``learning_rate``.
-        beta2: Decay rate of ``v``, in [0, 1); given like ``learning_rate``. 0 normalises each
-            gradient by its own norm.
+            arguments that returns one of these. It may change from step to step.
+        beta1: Decay rate of ``m``, in [0, 1); given like ``learning_rate``.
+        beta2: Decay rate of ``v``, in [0, 1); given like ``learning_rate``. With 0, each gradient
+            is normalised by its own norm.
         epsilon: Added to ``v`` inside the root, to avoid a division by zero; a float.
-        weight_decay: Factor of the weights in the moment; given like ``learning_rate``.
-        grad_averaging: Whether what enters the moment is multiplied by ``1 - beta1``.
-        use_locking: Whether to use locks for the updates of weights and moments.
+        weight_decay: Factor of the weights in ``m``; given like ``learning_rate``.
+        grad_averaging: Whether the new term of ``m`` is multiplied by ``1 - beta1``.
+        use_locking: Whether to use locks for the updates of weights and momentum buffers.
         name: Prefix of the names of the operations and slots.
         use_nesterov: Whether to use Nesterov momentum.
-        layers: What the layers of each variable are: ``Stacked``, ``Split`` or ``Rows`` of
-            ``novograd.layers``; None, for which each variable is one; or a function that returns
-            one of these for a variable, and always the same.
+        layers: Which weights share one ``v``: ``Stacked``, ``Split`` or ``Rows`` of
+            ``novograd.layers``; None for the whole variable; or a function of a variable that
+            returns one of these. It must always return the same for the same variable.
 
     Raises:
-        TypeError: If an argument has a type not named above.
-        ValueError: If a Python number is out of range: negative, NaN or infinite, or a beta of 1
-            or more; or if a tensor is not a scalar.
+        TypeError: If an argument has a type that is not named above.
+        ValueError: If a Python number is negative, NaN or infinite, or a beta is 1 or more; or if a
+            tensor is not a scalar.
 
     Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
     Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
@@ -116,7 +118,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         use_nesterov: bool = False,
         layers: Layers | Callable[[Any], Layers] = None,
     ):
-        """Checks the arguments, which the class documents, and creates no variable yet."""
+        """Checks the arguments (see the class). Variables are created later."""
         if not isinstance(name, str):
             raise TypeError(f"name must be a str, got {name!r} of type {type(name).__name__}")
         beta1 = _check("beta1", beta1, below=1)
@@ -145,11 +147,11 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
 
         Args:
             grads_and_vars: Pairs of (gradient, variable), as ``compute_gradients`` returns them.
-                Variables whose gradient is None are left alone.
+                A variable does not change if its gradient is None.
             global_step: A variable to increment by one after the update.
             name: Name of the returned operation; the optimizer's name by default.
-            **base_arguments: Passed on to the base class as they are, for what newer releases of
-                TensorFlow accept (``skip_gradients_aggregation``).
+            **base_arguments: Passed to the base class unchanged, for arguments of newer releases of
+                TensorFlow (``skip_gradients_aggregation``).
 
         Returns:
             An operation that applies the gradients and, if ``global_step`` was given, increments
@@ -158,10 +160,10 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         Raises:
             TypeError: If ``grads_and_vars`` is malformed.
             ValueError: If no variable has a gradient; if the layers of a variable do not fit its
-                shape; or if they are ``Split`` along the first axis of a variable whose gradient is
-                ``tf.IndexedSlices``, of which the norms of parts are not known.
-            RuntimeError: If ``_distributed_apply()`` should be used instead (in a cross-replica
-                context).
+                shape; or if the layers are ``Split`` along the first axis of a variable whose
+                gradient is ``tf.IndexedSlices``, because the norms of its parts are not known.
+            RuntimeError: If this is called in a cross-replica context, which needs
+                ``_distributed_apply()`` instead.
         """
         pairs = _check_pairs(grads_and_vars)
         for gradient, var in pairs:
@@ -181,8 +183,8 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
     def _get_or_make_slot_with_initializer(
         self, var, initializer, shape, dtype, slot_name, op_name
     ):
-        # Also called by the base class for a checkpoint that is restored before the first step,
-        # which takes every slot to have the shape, dtype and name of its variable.
+        # The base class also calls this for a checkpoint that is restored before the first step. It
+        # assumes that every slot has the shape, dtype and name of its variable.
         if slot_name == "v":
             shape = tf.TensorShape(self._layout(var).v_shape)
             dtype, op_name = _compute_dtype(var), self._name + "_v"
@@ -190,13 +192,13 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
             var, initializer, shape, dtype, slot_name, op_name
         )
         if slot_name == "v" and getattr(slot, "_save_slice_info", None):
-            # TensorFlow takes it to be as large as its partition, and to be saved as a part of one.
+            # TensorFlow assumes that the slot is as large as its partition, and saves it as a part.
             slot._set_save_slice_info(None)
         return slot
 
     def _layout(self, var: Any) -> "_VariableLayout":
-        """Returns what the layers are of a variable, or of its copy on one replica."""
-        if self._layers is None:  # of any shape, which may be unknown
+        """Returns the layers of a variable, or of its copy on one replica."""
+        if self._layers is None:  # the shape may be unknown, and is not needed
             return _VariableLayout()
         var = tf.distribute.get_strategy().extended.value_container(var)
         partitioned = getattr(var, "_save_slice_info", None)
@@ -210,13 +212,13 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
     # -- one step --------------------------------------------------------------------------------
 
     def _prepare(self):
-        # Each callable is called once a step. Python numbers stay what they are until they meet a
-        # tensor, so that 1 - beta2 is exact and float64 variables see float64 scalars.
+        # Each callable is called once in a step. Python numbers stay Python numbers until they are
+        # combined with a tensor. So 1 - beta2 is exact, and float64 variables get float64 scalars.
         self._lr_now, self._beta1_now, self._beta2_now, self._weight_decay_now = (
             _resolve(value)
             for value in (self._learning_rate, self._beta1, self._beta2, self._weight_decay)
         )
-        # What the base class's operations are given. Our learning rate is inside the step already.
+        # For the operations of the base class. Our step includes the learning rate already.
         self._learning_rate_tensor = tf.constant(1.0, tf.float64)
         self._momentum_tensor = (
             tf.constant(self._beta1_now, tf.float64)
@@ -242,9 +244,9 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
     def _apply_to_all(
         self, apply_momentum: Callable[[Any, Any], Any], grad: Any, var: Any, fold_decay: bool
     ) -> Any:
-        """Takes a dense step, in the base class's one operation where its arithmetic will do.
+        """Takes a dense step, by the base class's operation if its precision is sufficient.
 
-        That operation is a second writing of the rule's linear pass, with c = d = 1: it applies
+        That operation is the linear pass of the rule with c = d = 1: it computes
         m = beta1*m + step; w = w - m.
         """
         scalars, store_v = self._update_v(grad, var)
@@ -260,9 +262,9 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
             return tf.group(apply_momentum(step, var), store_v)
 
     def _update_v(self, grad: Any, var: Any, indices: Any = None) -> tuple[rule.Coefficients, Any]:
-        """Returns the scalars of the linear pass, and the operation that stores the new v.
+        """Returns the coefficients of the linear pass, and the operation that stores the new v.
 
-        Given some rows, and where these are layers of their own, the v of no other is touched.
+        If indices of rows are given and each row has its own v, only the v of these rows change.
         """
         dtype, layout = _compute_dtype(var), self._layout(var)
         lr, beta1, beta2, weight_decay = (
@@ -282,11 +284,10 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
             epsilon=self._epsilon,
             weight_decay=weight_decay,
             grad_averaging=self._grad_averaging,
-            # With epsilon 0 a gradient that is zero throughout would be 0/0.
+            # With epsilon 0, a gradient of zeros would give 0/0.
             floor=float(np.finfo(dtype.name).tiny),
         )
-        # The where of version 1 does not broadcast, for which that of version 2 takes five times as
-        # long on scalars.
+        # tf.compat.v1.where does not broadcast, but is five times as fast as tf.where on scalars.
         new, _, scalars = rule.advance(s, old, numbers, layout.scale, xp=_XP)
         scalars = scalars._replace(a=_repeated(scalars.a, layout.layers))
         return scalars, self._store(slot, new, indices)
@@ -294,7 +295,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
     def _linear_pass(
         self, grad: Any, var: Any, scalars: rule.Coefficients, indices: Any = None
     ) -> Any:
-        """Takes the linear pass of the rule in compute precision, on some rows or on all."""
+        """Takes the linear pass of the rule in at least float32, on some rows or on all."""
         dtype = _compute_dtype(var)
         slot = self.get_slot(var, "momentum")
         w, m = (tf.cast(_read(x, indices), dtype) for x in (var, slot))
@@ -309,7 +310,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         return tf.group(self._store(var, w, indices), self._store(slot, m, indices))
 
     def _store(self, target: Any, value: Any, indices: Any) -> Any:
-        """Writes some rows of a variable, or all of it, rounded to its dtype."""
+        """Writes some rows of a variable, or all rows, rounded to its dtype."""
         value = tf.cast(value, target.dtype.base_dtype)
         if indices is None:
             return target.assign(value, use_locking=self._use_locking, read_value=False)
@@ -318,22 +319,23 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         )
 
     def _decays(self) -> bool:
-        """Whether the weights enter the moment; True for whatever is not known to be 0."""
+        """Whether there is weight decay; False only if it is known to be 0."""
         return not isinstance(self._weight_decay_now, float) or self._weight_decay_now != 0
 
     def _can_fold_decay(self) -> bool:
-        """Whether beta1*(m + b/beta1*w) + a*g can stand for beta1*m + a*g + b*w."""
+        """Whether beta1*(m + b/beta1*w) + a*g can replace beta1*m + a*g + b*w."""
         return (
             isinstance(self._beta1_now, float)
             and self._beta1_now >= _SMALLEST_FOLDING_BETA1
-            and not self._use_nesterov  # its step needs a*g + b*w on its own
+            and not self._use_nesterov  # Nesterov's step needs a*g + b*w as a separate term
         )
 
     def _fold_decay(self, var: Any, b: Any) -> Any:
-        """Adds ``b/beta1*w`` to the moment in place: 12 bytes a weight, and no temporary.
+        """Adds ``b/beta1*w`` to the momentum buffer in place.
 
-        Adding ``b*w`` to the step instead writes a temporary of the size of the variable and
-        reads it back (benchmarks/tensorflow_step.py has both).
+        This moves 12 bytes per weight and needs no temporary tensor. Adding ``b*w`` to the step
+        instead would write a temporary tensor of the size of the variable and read it again
+        (benchmarks/tensorflow_step.py measures both).
         """
         return tf.raw_ops.ResourceApplyGradientDescent(
             var=self.get_slot(var, "momentum").handle,
@@ -344,9 +346,9 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
 
 
 class _VariableLayout(NamedTuple):
-    """The layers of a variable, the shape of its v, and what its normalised gradient is scaled by.
+    """The layers of a variable, the shape of its v, and the factor of its normalised gradient.
 
-    The default is that of a variable that is one layer.
+    The defaults describe a variable that is one layer.
     """
 
     layers: Layers = None
@@ -355,7 +357,7 @@ class _VariableLayout(NamedTuple):
 
 
 def _squared_norms(grad: Any, layout: _VariableLayout, by_row: bool) -> Any:
-    """Returns the sums of the squares of each layer, in the shape of v, or of some rows of it."""
+    """Returns the squared norm of each layer, in the shape of v or of some rows of v."""
     layers, shape, _ = layout
     if not shape:
         # l2_loss is one pass without a temporary, and more accurate than a dot product.
@@ -369,7 +371,7 @@ def _squared_norms(grad: Any, layout: _VariableLayout, by_row: bool) -> Any:
 
 
 def _repeated(scalars: Any, layers: Layers) -> Any:
-    """Returns one number for each layer as what broadcasts against the weights."""
+    """Repeats one number per layer, so that the result broadcasts with the weights."""
     if not isinstance(layers, Split):
         return scalars
     parts = np.repeat(np.arange(len(layers.sizes)), layers.sizes)
@@ -377,23 +379,23 @@ def _repeated(scalars: Any, layers: Layers) -> Any:
 
 
 def _read(variable: Any, indices: Any) -> Any:
-    """Returns some rows of a variable, or all of it."""
+    """Returns some rows of a variable, or all rows."""
     return tf.convert_to_tensor(variable) if indices is None else tf.gather(variable, indices)
 
 
 def _compute_dtype(var: Any) -> tf.DType:
-    """The dtype of ``v`` and of the arithmetic: float64 for float64 variables, else float32."""
+    """Returns the dtype of ``v`` and the arithmetic: float64 for float64, else float32."""
     return tf.float64 if var.dtype.base_dtype == tf.float64 else tf.float32
 
 
 def _resolve(value: Any) -> Any:
-    """Calls a callable, and turns every kind of Python number into a float."""
+    """Calls a callable, and converts every kind of Python number to a float."""
     value = value() if callable(value) else value
     return float(value) if isinstance(value, Real) else value
 
 
 def _cast(value: Any, dtype: tf.DType) -> Any:
-    """Casts a tensor; a Python number takes the dtype of whatever it meets."""
+    """Casts a tensor; a Python number stays, since TensorFlow gives it the dtype of the tensor."""
     return value if isinstance(value, float) else tf.cast(value, dtype)
 
 
@@ -413,18 +415,18 @@ def _check(name: str, value: Any, *, below: float = float("inf")) -> Any:
 
 
 def _check_layout(layout: _VariableLayout, gradient: Any, var: Any) -> None:
-    """Checks that the norms of layers can be told from a kind of gradient."""
+    """Checks that the norms of the layers can be computed from this kind of gradient."""
     layers = layout.layers
     sparse = isinstance(gradient, tf.IndexedSlices)
     if sparse and isinstance(layers, Split) and layers.axis % len(layout.v_shape) == 0:
         raise ValueError(
-            f"layers of {var.name} must not be split along its first axis, got {layers}, for its "
-            "gradient is tf.IndexedSlices; tf.convert_to_tensor makes that dense"
+            f"layers of {var.name} must not be split along its first axis, got {layers}, because "
+            "its gradient is tf.IndexedSlices; tf.convert_to_tensor makes the gradient dense"
         )
 
 
 def _check_pairs(grads_and_vars: Any) -> tuple[tuple[Any, Any], ...]:
-    """Returns the pairs as a tuple, having checked that they are pairs and hold gradients."""
+    """Checks that there are pairs with gradients, and returns them as a tuple."""
     try:
         pairs = tuple(grads_and_vars)
     except TypeError as error:
@@ -438,7 +440,7 @@ def _check_pairs(grads_and_vars: Any) -> tuple[tuple[Any, Any], ...]:
 
 
 def _check_gradient(gradient: Any) -> Any:
-    """Converts what TensorFlow can, as the base class does, but with one kind of error."""
+    """Returns a gradient as a tensor, as the base class does, but raises only TypeError."""
     if gradient is None or isinstance(gradient, (tf.Tensor, tf.IndexedSlices)):
         return gradient
     try:
