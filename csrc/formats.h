@@ -1,4 +1,4 @@
-// The formats in which numbers are stored, for kernels.cpp: see there why all of it is internal.
+// Number formats in memory, for kernels.cpp, which explains why everything here is internal.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@
 namespace novograd {
 namespace {
 
-// Stored numbers that C++20 has no type for.
+// Formats without a type in C++20.
 struct BFloat16 {
   std::uint16_t bits;
 };
@@ -37,10 +37,11 @@ double load(double x) { return x; }
 float load(float x) { return x; }
 float load(BFloat16 x) { return from_bits(std::uint32_t{x.bits} << 16); }
 
-// Rounds a float to the nearest bfloat16, ties to even; the result is in the upper half.
+// Rounds a float to the nearest bfloat16, ties to even. The result is in the upper half of the
+// word.
 std::uint32_t round_to_bfloat16(float value) {
   const std::uint32_t bits = bits_of(value);
-  // Half of the last place that is kept, and its own last bit.
+  // Adds just under half of the last place that is kept, and its bit: ties go to even.
   return value != value ? 0x7fc00000 : bits + 0x7fff + (bits >> 16 & 1);
 }
 
@@ -50,7 +51,7 @@ void store(BFloat16& x, float value) {
   x.bits = static_cast<std::uint16_t>(round_to_bfloat16(value) >> 16);
 }
 
-// Without branches, so that loops over it are vectorised. After F. Giesen's half_to_float_fast5 and
+// Without branches, so that compilers vectorise loops. From F. Giesen's half_to_float_fast5 and
 // float_to_half_fast3_rtne, which are in the public domain.
 #if !defined(__F16C__)
 float load(Float16 x) {
@@ -59,7 +60,7 @@ float load(Float16 x) {
   const std::uint32_t exponent = shifted & 0x0f800000;
   const std::uint32_t normal = shifted + 0x38000000;
   const std::uint32_t infinite = normal + 0x38000000;
-  // Subnormal: as the fraction of 2^-14, whose leading bit is then taken away.
+  // Subnormal numbers: makes 2^-14 plus the number, and subtracts 2^-14.
   const std::uint32_t small = bits_of(from_bits(normal + 0x00800000) - from_bits(0x38800000));
   return from_bits(sign | (exponent == 0x0f800000 ? infinite : exponent == 0 ? small : normal));
 }
@@ -69,7 +70,7 @@ void store(Float16& x, float value) {
   const std::uint32_t magnitude = bits & 0x7fffffff;
   const std::uint32_t odd = (magnitude >> 13) & 1;
   const std::uint32_t normal = (magnitude - 0x38000000 + 0xfff + odd) >> 13;
-  // Below 2^-14: adding 0.5 makes the hardware round at the place of 2^-24.
+  // Below 2^-14: adding 0.5 makes the hardware round to multiples of 2^-24.
   const std::uint32_t small = bits_of(from_bits(magnitude) + 0.5f) - 0x3f000000;
   const std::uint32_t large = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;
   const std::uint32_t half = magnitude >= 0x47800000  ? large
@@ -79,8 +80,8 @@ void store(Float16& x, float value) {
 }
 #endif
 
-// Compilers do not vectorise the conversion instructions: float16 is converted by blocks, where the
-// processor has them.
+// Compilers do not vectorise the processor's conversion instructions for float16. So, with these
+// instructions, float16 is converted in blocks.
 constexpr std::size_t block = 256;
 
 template <class T>

@@ -1,4 +1,4 @@
-// Which copy of the kernels this machine runs.
+// Chooses the instruction set of the kernels.
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>

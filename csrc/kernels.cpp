@@ -1,11 +1,12 @@
-// The loops, compiled once for each instruction set: NOVOGRAD_KERNELS is the name of this copy.
+// The loops, compiled once for each instruction set. NOVOGRAD_KERNELS is the name of the set.
 //
-// Everything has internal linkage but the table at the end. The linker merges what has external
-// linkage, also inline functions and templates of the standard library, and would give the copy of
-// a newer instruction set to a machine without it; so nothing of the library is called either.
+// Everything except the table at the end has internal linkage. The linker merges functions with
+// external linkage, including inline functions and templates of the standard library. A machine
+// could then get code for a newer instruction set than it has. So this file does not call the
+// standard library either.
 //
-// Results are the same bits in every copy. Sums have their own lanes, in float64, in which squares
-// of shorter types are exact; and no product is contracted with a sum (-ffp-contract=off).
+// All instruction sets give the same bits. A sum has a fixed number of lanes, in float64, where
+// squares of shorter types are exact; and -ffp-contract=off forbids fused multiply-add.
 #include "kernels.h"
 
 #include <cstring>
@@ -28,7 +29,8 @@ constexpr std::size_t lanes = 32;
 
 void add_square(double& sum, double x) { sum += x * x; }
 
-// Two bfloat16 in one word need no shuffling: one is its upper half, the other shifted there.
+// Two bfloat16 in one word. Converting them needs no shuffles: one is the upper half of the word,
+// the other is shifted there.
 struct BFloat16Pair {
   BFloat16 halves[2];
 };
@@ -67,7 +69,7 @@ void add_squares(const BFloat16* g, std::size_t size, double* sums) {
   for (std::size_t j = 0; j < lanes; ++j) sums[j] = lane[j];
 }
 
-// Adds a number of lanes that is a power of two.
+// Adds up the lanes; `width` is a power of two.
 double total(double* sums, std::size_t width) {
   for (std::size_t half = width / 2; half > 0; half /= 2) {
     for (std::size_t j = 0; j < half; ++j) sums[j] += sums[j + half];
@@ -75,7 +77,7 @@ double total(double* sums, std::size_t width) {
   return sums[0];
 }
 
-// Of fewer elements than lanes: the same bits, without the lanes that would add zeros.
+// For fewer elements than lanes: gives the same bits, without lanes that would only add zeros.
 template <class G>
 double short_square_sum(const G* g, std::size_t size) {
   double sums[lanes];
@@ -88,7 +90,7 @@ double short_square_sum(const G* g, std::size_t size) {
   return total(sums, width);
 }
 
-// The scalars in the type C of the computation, and what they make of an element.
+// The scalars in the type C of the computation, and the update of an element.
 template <class C>
 struct Update {
   C beta1, a, b, c, d, ahead;
@@ -101,7 +103,7 @@ struct Update {
         d(static_cast<C>(s.d)),
         ahead(static_cast<C>(s.ahead)) {}
 
-  // Replaces the moment and returns what goes to the target.
+  // Replaces `m`, and returns the new element of the target.
   C operator()(C w, C g, C& m) const {
     const C push = a * g + b * w;
     m = beta1 * m + push;
@@ -109,8 +111,8 @@ struct Update {
   }
 };
 
-// target may be weights or gradient: each element is read before it is written. Without `write`
-// there is none, and only the moment changes. The update is a copy, which no store can change.
+// `target` may be `weights` or `gradient`: each element is read before it is written. Without
+// `write`, only the momentum buffer changes. `update` is a copy, which no store can change.
 template <bool write, class C, class W, class G, class M>
 void pass(W* target, const W* weights, const G* gradient, M* moment, std::size_t size,
           Update<C> update) {
@@ -204,7 +206,7 @@ void linear_pass(void* target, const void* weights, const void* gradient, void* 
       static_cast<M*>(moment), size, Update<C>(scalars));
 }
 
-// -- which of them -----------------------------------------------------------------------------
+// -- choice of the loop for dtypes ---------------------------------------------------------------
 
 SquareSum choose_square_sum(Dtype gradient) {
   switch (gradient) {

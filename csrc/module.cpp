@@ -1,4 +1,4 @@
-// The Python module novograd._native. Arrays come as addresses, so that it knows no framework.
+// The Python module novograd._native. It gets arrays as addresses, so it depends on no framework.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
@@ -28,8 +28,8 @@ namespace {
 
 using Addresses = std::vector<std::uintptr_t>;
 using OptionalAddresses = std::vector<std::optional<std::uintptr_t>>;
-using Numbers = std::array<std::size_t, 4>;  // of a Grid
-using Kind = std::array<Dtype, 3>;           // of weights, gradient and moment
+using Numbers = std::array<std::size_t, 4>;  // the members of a Grid
+using Kind = std::array<Dtype, 3>;           // dtypes of weights, gradient and momentum buffer
 
 const char* name(Dtype dtype) {
   switch (dtype) {

@@ -10,7 +10,7 @@
 namespace novograd {
 namespace {
 
-// The entry of GCC's OpenMP runtime, which LLVM's has as well.
+// The entry point of GCC's OpenMP runtime. LLVM's runtime has it, too.
 using OpenMp = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
 
 std::atomic<bool> forked = false;

@@ -1,17 +1,18 @@
-// Who does the work of a step.
+// Runs the work of a step on several threads.
 #pragma once
 
 #include <functional>
 
 namespace novograd {
 
-// Calls `work` on this thread and on up to `threads - 1` others at once; returns when it has
-// returned wherever it was called. `work` has to be complete whichever of these calls do it, and
+// Calls `work` on this thread and on up to `threads - 1` other threads at once, and returns when
+// all calls have returned. The work must be complete even if only some of these calls run. `work`
 // must not throw.
 //
-// The others are those of the process's OpenMP team if it has one, as with PyTorch on Linux: after
-// the backward pass they spin for milliseconds, and would keep other threads off their cores.
-// Otherwise, and after a fork, which no OpenMP team survives, they are those of `pool()`.
+// The other threads are the process's OpenMP threads if it has an OpenMP runtime, as with PyTorch
+// on Linux: after the backward pass these threads spin for milliseconds, and would keep other
+// threads off their cores. Without OpenMP, and after a fork, which OpenMP threads do not survive,
+// the other threads are those of `pool()`.
 void parallel(int threads, const std::function<void()>& work);
 
 }  // namespace novograd

@@ -35,7 +35,7 @@ void Pool::grow(int threads) {
   try {
     for (; started_ < threads; ++started_) std::thread(&Pool::serve, this).detach();
   } catch (const std::system_error&) {
-    // The system has no more threads to give: fewer do the work.
+    // The system gives no more threads, so fewer threads do the work.
   }
 }
 
@@ -54,8 +54,8 @@ void Pool::serve() {
 }
 
 Pool& pool() {
-  // Never destroyed, since its threads never end. A forked child has none of them, and perhaps a
-  // locked mutex: it leaves that pool alone and makes another.
+  // Never destroyed, since its threads never end. In a forked child these threads do not exist, and
+  // a mutex may be locked. So the child does not use the old pool and makes a new one.
   static Pool* current = [] {
     pthread_atfork(nullptr, nullptr, [] { current = new Pool; });
     return new Pool;

@@ -1,4 +1,4 @@
-// Waiting for what another thread is about to do.
+// Waits for another thread by spinning.
 #pragma once
 
 #include <chrono>
@@ -9,8 +9,8 @@
 
 namespace novograd {
 
-// Returns whether `done()` became true within some tens of microseconds. If not, the other thread
-// has probably lost its core, and the caller should sleep: spinning on would only keep it away.
+// Returns whether `done()` became true within some tens of microseconds. If it did not, the other
+// thread has probably lost its core. The caller should then sleep, to leave its own core free.
 template <class Done>
 bool spin_until(const Done& done) {
   using Clock = std::chrono::steady_clock;

@@ -1,7 +1,7 @@
-// The plan of a step. Its square sums and its linear passes are cut into chunks of fixed size, and
-// any thread takes whatever may be done next; nobody waits for anybody before everything is taken.
-// Partial sums belong to chunks, not to threads, and are added in the order of the chunks: so the
-// results are the same bits for any number of threads.
+// Divides a step among threads. The square sums and linear passes are cut into chunks of fixed
+// size. Each thread takes the next chunk that can be done, and waits only if there is none. Partial
+// sums belong to chunks, not to threads, and are added in the order of the chunks. So the results
+// have the same bits for any number of threads.
 #include "step.h"
 
 #include <algorithm>
@@ -18,15 +18,16 @@
 namespace novograd {
 namespace {
 
-// In elements. A chunk's three arrays fit in a core's cache; what it takes dwarfs its hand-over.
+// All constants count elements. A chunk's three arrays fit in a core's cache. Its work takes much
+// longer than handing it to a thread.
 constexpr std::size_t chunk = 1 << 15;
-// A layer up to this is done by one thread, which still has its gradient in its cache for the pass.
+// One thread does a layer of up to this size; its gradient is still in the cache for the pass.
 constexpr std::size_t whole = 1 << 17;
-// Smaller layers are handed out together, up to about this many elements,
+// Such layers are handed out in batches of about this size.
 constexpr std::size_t batch = 1 << 14;
-// of which each layer takes as long as some more: its own square root, its own call of a loop.
+// Fixed cost of a layer: its square root and its call of a loop.
 constexpr std::size_t overhead = 16;
-// Waking a thread takes as long as a pass over this many elements.
+// Waking a thread costs as much as a pass over this many elements.
 constexpr std::size_t worth_a_thread = 1 << 16;
 
 std::size_t chunks(const Tensor& tensor) { return (tensor.grid.layer_size() + chunk - 1) / chunk; }
@@ -37,8 +38,8 @@ T* at(T* start, std::size_t index, Dtype dtype) {
   return static_cast<Byte*>(start) + index * bytes(dtype);
 }
 
-// Calls `take(offset, size)` for every piece of memory in which a layer's elements from `start` on
-// lie, `size` elements in all.
+// Calls `take(offset, length)` for each piece of memory that contains some of the `size` elements
+// of a layer that begin at element `start`.
 template <class Take>
 void pieces(const Grid& grid, std::size_t layer, std::size_t start, std::size_t size,
             const Take& take) {
@@ -53,12 +54,12 @@ void pieces(const Grid& grid, std::size_t layer, std::size_t start, std::size_t 
   }
 }
 
-// A step, or without a rule the square sums alone.
+// A step; without a rule, only its square sums.
 class Step {
  public:
   Step(std::span<const Tensor> tensors, const Rule* rule, const Kernels& kernels);
 
-  // Takes all of it, on up to `threads` threads.
+  // Does the step on up to `threads` threads.
   void run(int threads);
 
  private:
@@ -69,9 +70,9 @@ class Step {
     double* sums;
     Scalars scalars;
     std::atomic<std::size_t> next_sum = 0, summed = 0, next_pass = 0;
-    std::atomic<int> ready = 0;  // the scalars are there
+    std::atomic<int> ready = 0;  // 1: `scalars` is set
   };
-  // Layers of a tensor that are too small for that.
+  // Layers of a tensor that are too small to share.
   struct Range {
     const Tensor* tensor;
     std::size_t first, end;
@@ -98,7 +99,7 @@ class Step {
   const Kernels& kernels_;
   std::size_t cost_ = 0;                    // in elements
   std::vector<Range> small_;                // largest layers first
-  std::vector<std::size_t> batches_ = {0};  // where in it each begins, and the end
+  std::vector<std::size_t> batches_ = {0};  // where each batch begins in small_, and the end
   std::atomic<std::size_t> next_batch_ = 0;
   std::vector<double> sums_;
   std::vector<Shared> shared_;  // largest first
@@ -149,7 +150,7 @@ void Step::share(const std::vector<const Tensor*>& tensors) {
 }
 
 void Step::divide(const std::vector<const Tensor*>& tensors) {
-  std::size_t taken = 0;  // by the batch that is being filled
+  std::size_t taken = 0;  // cost of the current batch
   for (const Tensor* tensor : tensors) {
     const auto layers = tensor->grid.layers, cost = tensor->grid.layer_size() + overhead;
     for (std::size_t first = 0, end = 0; first < layers; first = end) {
@@ -164,7 +165,7 @@ void Step::divide(const std::vector<const Tensor*>& tensors) {
 }
 
 void Step::run(int threads) {
-  // Whether subnormal numbers count as zero is a setting of each thread: that of the caller holds.
+  // Each thread has its own setting whether subnormal numbers count as zero. All use the caller's.
   std::fenv_t environment;
   std::fegetenv(&environment);
   parallel(cost_ > worth_a_thread ? threads : 1, [&] {
@@ -176,15 +177,15 @@ void Step::run(int threads) {
   });
 }
 
-// Takes chunks until there are none left.
+// Does chunks until none is left.
 void Step::work() {
-  std::size_t open = 0;      // the shared layers before this one have no pass left to take
-  std::size_t unsummed = 0;  // ... no sum
+  std::size_t open = 0;      // shared layers before this one have no passes left
+  std::size_t unsummed = 0;  // shared layers before this one have no sums left
   while (true) {
-    // Passes first: what was read for the sums is still in the cache.
+    // Passes first: gradients that were read for the sums are still in the cache.
     if (pass_one(open, unsummed) || sum_one(unsummed) || finish_batch()) continue;
     if (open == shared_.size() || rule_ == nullptr) return;
-    // Another thread is at its last sums.
+    // Another thread is still doing this layer's last sums.
     const std::atomic<int>& ready = shared_[open].ready;
     if (!spin_until([&] { return ready.load(std::memory_order_acquire) != 0; })) {
       ready.wait(0, std::memory_order_acquire);
@@ -199,7 +200,7 @@ bool Step::pass_one(std::size_t& open, std::size_t unsummed) {
     if (shared.ready.load(std::memory_order_acquire) == 0) continue;
     const std::size_t taken = shared.next_pass.fetch_add(1, std::memory_order_relaxed);
     if (taken < chunks(tensor)) {
-      // Backwards: the end was read last.
+      // Backwards, since the sums read the end last.
       const std::size_t start = (chunks(tensor) - 1 - taken) * chunk;
       pass(tensor, shared.layer, shared.scalars, start,
            std::min(chunk, tensor.grid.layer_size() - start));
@@ -217,7 +218,7 @@ bool Step::sum_one(std::size_t& unsummed) {
     const std::size_t taken = shared.next_sum.fetch_add(1, std::memory_order_relaxed);
     if (taken >= chunks(tensor)) continue;
     shared.sums[taken] = sum(tensor, shared.layer, taken);
-    // The last of them sees the sums of all others.
+    // The thread that finishes last sees the sums of all others.
     if (shared.summed.fetch_add(1, std::memory_order_acq_rel) + 1 == chunks(tensor)) {
       const double s = std::accumulate(shared.sums, shared.sums + chunks(tensor), 0.0);
       if (rule_ == nullptr) {
@@ -257,7 +258,7 @@ void Step::finish(const Tensor& tensor, std::size_t layer) const {
   }
 }
 
-// The sum of the squares of a chunk.
+// Returns the sum of the squares of a chunk.
 double Step::sum(const Tensor& tensor, std::size_t layer, std::size_t index) const {
   const std::size_t start = index * chunk;
   const std::size_t size = std::min(chunk, tensor.grid.layer_size() - start);
@@ -269,7 +270,7 @@ double Step::sum(const Tensor& tensor, std::size_t layer, std::size_t index) con
   return s;
 }
 
-// Replaces v, by the sum of the squares.
+// Updates v with the squared norm `s`, and returns the scalars.
 Scalars Step::advance(const Tensor& tensor, std::size_t layer, double s) const {
   const auto replace = [&](auto* v) {
     const Scalars result = scalars(s, *v, tensor.scale, *rule_);
@@ -286,7 +287,7 @@ void Step::pass(const Tensor& tensor, std::size_t layer, const Scalars& scalars,
          [&](std::size_t offset, std::size_t length) { pass(tensor, scalars, offset, length); });
 }
 
-// The same for a piece of memory.
+// Does the pass over one piece of memory.
 void Step::pass(const Tensor& tensor, const Scalars& scalars, std::size_t start,
                 std::size_t size) const {
   void* target = tensor.target == nullptr ? nullptr : at(tensor.target, start, tensor.weight_dtype);
@@ -305,7 +306,7 @@ void Step::pass(const Tensor& tensor, const Scalars& scalars, std::size_t start,
       at(tensor.moment, start, tensor.moment_dtype), size, scalars);
 }
 
-// What an array covers: pieces of memory of `length` bytes, `stride` bytes apart.
+// The memory of an array: pieces of `length` bytes, `stride` bytes apart.
 struct Extent {
   const std::byte *begin, *end;
   std::size_t length, stride;
@@ -320,8 +321,9 @@ Extent extent(const void* start, const Grid& grid, Dtype dtype, std::size_t tens
   return {begin, begin + (grid.runs - 1) * stride + length, length, stride, tensor, written};
 }
 
-// Whether two of them share a byte; x does not begin after y. In the gaps of an extent there is
-// room for others of its stride only, whose pieces lie all in the same place between its own.
+// Returns whether two extents share a byte; x must not begin after y. Only an extent of the same
+// stride can lie in gaps: its pieces are then all at the same place between the pieces of the
+// other.
 bool meet(const Extent& x, const Extent& y) {
   if (y.begin >= x.end) return false;
   if (y.stride != x.stride) return true;
@@ -359,8 +361,8 @@ std::optional<std::pair<std::size_t, std::size_t>> overlap(std::span<const Tenso
   }
   std::sort(extents.begin(), extents.end(),
             [](const Extent& x, const Extent& y) { return x.begin < y.begin; });
-  // Of the extents so far, those that may reach into the next. Where nothing overlaps, those that
-  // are written are few: parts of one array.
+  // Earlier extents that may reach into the next one. If nothing overlaps, only few of them are
+  // written: parts of one array.
   std::vector<const Extent*> read, written;
   for (const Extent& next : extents) {
     const auto first_met = [&](std::vector<const Extent*>& others) {

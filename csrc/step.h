@@ -1,4 +1,4 @@
-// One step of all tensors.
+// One step for all tensors.
 #pragma once
 
 #include <cstddef>
@@ -12,21 +12,22 @@
 
 namespace novograd {
 
-// Updates target, moment and v of each layer, on up to `threads` threads. The result does not
-// depend on their number. There must be a linear pass for the dtypes, and no memory that is written
-// may overlap any other, but for a target that is its tensor's weights or gradient.
+// Updates target, momentum buffer and v of each layer, on up to `threads` threads. The result does
+// not depend on the number of threads. There must be a linear pass for the dtypes. Memory that is
+// written must not overlap other memory, except that a target may be its tensor's weights or
+// gradient.
 //
-// Where a tensor has `squares`, these are the sums of the squares of its layers' gradients, and
-// none are computed. They may be of more than what lies here: also of a layer without elements v is
-// updated then. Otherwise such a layer is left alone.
+// If a tensor has `squares`, these are the squared norms of its layers, and `step` does not compute
+// them. They may include elements that are stored elsewhere. So v of a layer without elements is
+// updated too; without `squares`, such a layer is not changed.
 void step(std::span<const Tensor> tensors, const Rule& rule, const Kernels& kernels, int threads);
 
-// Writes the `squares` of each tensor: the same bits that `step` would compute.
+// Computes the squared norms as `step` does, with the same bits, and writes them to `squares`.
 void square_sums(std::span<const Tensor> tensors, const Kernels& kernels, int threads);
 
-// Two tensors, by their numbers, of which one writes to memory of the other; or one, with itself.
-// Strided tensors may lie in the gaps of one another if they have the same stride, as the parts of
-// one array do; of any others the gaps count as theirs. Nothing is asked of `squares`.
+// Returns the indices of two tensors where a step writes to memory of the other, or twice the index
+// of one tensor that overlaps itself. Tensors of the same stride may lie in each other's gaps, as
+// parts of one array do; for other tensors, gaps count as their memory. `squares` are not checked.
 std::optional<std::pair<std::size_t, std::size_t>> overlap(std::span<const Tensor> tensors);
 
 }  // namespace novograd

@@ -1,4 +1,4 @@
-// What a step is taken of. Nothing here knows a framework: a tensor is sizes and addresses.
+// Inputs of a step. They do not depend on a framework: a tensor is sizes and addresses.
 #pragma once
 
 #include <cstddef>
@@ -16,26 +16,27 @@ constexpr std::size_t bytes(Dtype dtype) {
   }
 }
 
-// Where the layers of a tensor lie, in elements: layer j is `runs` pieces of memory of `run`
-// elements each, piece i of them at i*stride + j*run. Neither pieces nor layers may overlap.
+// Where the layers of a tensor lie. All numbers count elements. Layer j consists of `runs` pieces
+// of `run` elements each; piece i begins at i*stride + j*run. Pieces must not overlap, also
+// not those of different layers.
 struct Grid {
   std::size_t runs, layers, run, stride;
 
   constexpr std::size_t layer_size() const { return runs * run; }
 };
 
-// Layers that lie in one tensor. Each has a v of its own, and perhaps a given sum of squares.
+// The layers of one tensor. Each layer has its own v, and its squared norm may be given.
 struct Tensor {
-  Grid grid;           // of weights, gradient, moment and target alike
+  Grid grid;           // the same for weights, gradient, moment and target
   double scale;        // factor of the normalised gradient
-  Dtype weight_dtype;  // of `weights` and `target`
+  Dtype weight_dtype;  // dtype of `weights` and `target`
   Dtype gradient_dtype;
   Dtype moment_dtype;
   const void* weights;
   const void* gradient;
   void* moment;
   void* v;       // a number for each layer: float64 for float64 weights, else float32
-  void* target;  // the new weights; may be `weights`, or `gradient` where the dtypes agree; or null
+  void* target;  // the new weights; may be null, `weights`, or `gradient` if it has the same dtype
   double* squares = nullptr;  // a number for each layer, see step.h; or null
 };
 

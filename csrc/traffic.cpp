@@ -16,7 +16,7 @@ void traffic(float* weights, const float* gradient, float* moment, std::size_t s
     for (std::size_t part = next++; part < parts; part = next++) {
       const std::size_t start = size * part / parts, length = size * (part + 1) / parts - start;
       Scalars scalars{};
-      // Far from every overflow, whatever the sum; and the sum is needed.
+      // Depends on the sum, so that it is computed, and does not overflow, whatever the sum is.
       scalars.beta1 = scalars.a = 0.5 + 1e-300 * square_sum(gradient + start, length);
       scalars.c = 0.5, scalars.d = 1e-3;
       pass(weights + start, weights + start, gradient + start, moment + start, length, scalars);

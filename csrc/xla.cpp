@@ -51,8 +51,8 @@ RuleNumbers rule_numbers(const Array& given) {
   return rule;
 }
 
-// Returns where to update a state in place: in the result, which is the argument if XLA aliased
-// them.
+// Returns the memory of the result, to update a state in place. Copies the state there, unless XLA
+// aliased argument and result.
 void* in_result(const Array& argument, const Array& result) {
   if (result.data != argument.data) {
     std::memcpy(result.data, argument.data, argument.size * bytes(argument.dtype));
@@ -60,7 +60,7 @@ void* in_result(const Array& argument, const Array& result) {
   return result.data;
 }
 
-// Returns the attribute of a name; it must be of the type that xla.h says, which is not checked.
+// Returns the attribute with a name. Its type must be as in xla.h; it is not checked.
 template <class Attribute>
 const Attribute& attribute(const XLA_FFI_Attrs& attrs, std::string_view name) {
   for (std::int64_t i = 0; i < attrs.size; ++i) {
@@ -106,7 +106,7 @@ void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, const XLA
         .weight_dtype = gradient.dtype,
         .gradient_dtype = gradient.dtype,
         .moment_dtype = moment.dtype,
-        // Without weights in the rule (b = 0, c = 1) any finite numbers do.
+        // If the rule does not use the weights (b = 0, c = 1), any finite numbers will do.
         .weights = weighted ? argument(3).data : gradient.data,
         .gradient = gradient.data,
         .moment = state(0),
@@ -135,12 +135,12 @@ XLA_FFI_Error* error(const XLA_FFI_Api* api, const char* message) {
 }
 
 XLA_FFI_Error* handler(XLA_FFI_CallFrame* frame) {
-  // XLA first asks which version of its interface this is.
+  // XLA first asks for the version of its interface that the handler uses.
   if (const auto* asked = frame->extension_start;
       asked != nullptr && asked->type == XLA_FFI_Extension_Metadata) {
     auto& metadata = *reinterpret_cast<const XLA_FFI_Metadata_Extension*>(asked)->metadata;
     metadata.api_version.major_version = XLA_FFI_API_MAJOR;
-    // Nothing newer is used, so that older versions of XLA take it as well.
+    // The handler uses nothing newer, so older versions of XLA can call it, too.
     metadata.api_version.minor_version = 1;
     metadata.traits = 0;
     return nullptr;

@@ -3,12 +3,13 @@
 
 namespace novograd {
 
-// The address of the handler, an XLA_FFI_Handler. Its attributes are `threads`, an int32, and for
-// each of n leaves its `grids`, the four numbers of a Grid as int64, and its `scales`, a float64.
-// It takes `RuleNumbers`, then n gradients, n moments, n v and, unless b = 0 and c = 1, n weights.
-// It returns n targets, if wanted, n moments and n v; the last two should be aliased to those that
-// it took. The targets have the dtype of the gradients. With `increment` set they should be aliased
-// to these, otherwise to the weights.
+// Returns the address of the handler, an XLA_FFI_Handler, for n leaves. Its attributes are
+// `threads` (an int32), `grids` (four int64 for each leaf, the numbers of a Grid) and `scales` (a
+// float64 for each leaf). Its arguments are `RuleNumbers`, then n gradients, n momentum buffers, n
+// v and, unless b = 0 and c = 1, n weights. Its results are n targets, if wanted, n momentum
+// buffers and n v. The caller should alias the momentum buffers and v to the arguments. The targets
+// have the dtype of the gradients; the caller should alias them to the gradients if `increment` is
+// set, else to the weights.
 void* xla_step();
 
 }  // namespace novograd
