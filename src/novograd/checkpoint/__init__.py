@@ -121,10 +121,10 @@ def read(
     reader = import_module(f"novograd.checkpoint.{SOURCES[kind]}")
     keys = {"key": key} if SOURCES[kind] in WITH_KEYS else {}
     try:
-        with _of(path):
+        with _errors_name(path):
             if SOURCES[kind] != "tensorflow":
                 path.open("rb").close()  # its error is clearer than the libraries' errors
-            checkpoint, found = _laid_out(
+            checkpoint, found = _expecting_layout(
                 lambda: reader.read(path, kind=kind, variant=given, weights=weights, **keys)
             )
             old = checkpoint.names
@@ -133,12 +133,12 @@ def read(
             if given is not None and kind != "apex":  # whose file completes the variant
                 checkpoint = as_variant(checkpoint, given)
             back = {new[name]: name for name in old}
-            return _laid_out(lambda: with_weights(checkpoint, found, back, weights))
+            return _expecting_layout(lambda: with_weights(checkpoint, found, back, weights))
     except CheckpointError as error:
         raise CheckpointError(f"{path}, as {kind}: {error}") from error
 
 
-def _laid_out(read_file: Callable[[], Any]) -> Any:
+def _expecting_layout(read_file: Callable[[], Any]) -> Any:
     """Reads a file; errors caused by unexpected content become a CheckpointError."""
     try:
         return read_file()
@@ -149,7 +149,7 @@ def _laid_out(read_file: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def _of(path: Path) -> Iterator[None]:
+def _errors_name(path: Path) -> Iterator[None]:
     """Makes errors of the operating system name this path, not a temporary file or no file."""
     try:
         yield
@@ -190,7 +190,7 @@ def write(checkpoint: Checkpoint, path: str | Path, kind: str, *, force: bool = 
     refuse_existing(path, kind, force)
     writer = import_module(f"novograd.checkpoint.{kind}")
     try:
-        with _of(path), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        with _errors_name(path), tempfile.TemporaryDirectory(dir=path.parent) as folder:
             writer.write(checkpoint, Path(folder, path.name))
             # TensorFlow finds a checkpoint by its index, so that file is moved last.
             for file in sorted(Path(folder).iterdir()):

@@ -19,7 +19,7 @@ from novograd.variants import Variant
 FORMAT, VERSION = "novograd-checkpoint", "1"
 
 # Explains why a weight is not found, and how to give names.
-_NUMBERED = """; the optimizer was made from parameters without names, so its state has numbers \
+_HOW_TO_NAME = """; the optimizer was made from parameters without names, so its state has numbers \
 for them: give their names (--names). Where the model is, this line writes the file of names:
 import json, pathlib; pathlib.Path("names.json").write_text(json.dumps([n for g in \
 optimizer.param_groups for p in g["params"] for n, q in model.named_parameters() if q is p]))"""
@@ -298,7 +298,7 @@ def with_weights(
             )
             if weights is None:
                 has = f"; it has {listed(list(found))}" if found else " or any other"
-                hint = _NUMBERED if found and name == old[name] and name.isdecimal() else ""
+                hint = _HOW_TO_NAME if found and name == old[name] and name.isdecimal() else ""
                 raise CheckpointError(f"the file has no weight {name!r}{has}{hint}")
         entries[name] = replace(entry, weights=weights)
     return replace(checkpoint, entries=entries)
@@ -360,7 +360,7 @@ def as_variant(checkpoint: Checkpoint, variant: str | Variant) -> Checkpoint:
                 entry = checkpoint.entries[name]
                 entries[name] = replace(
                     entry,
-                    moment=_moved(entry.moment, old, new, group.hyperparameters.lr),
+                    moment=_rescaled(entry.moment, old, new, group.hyperparameters.lr),
                     v_max=(entry.v if entry.v_max is None else entry.v_max)
                     if new.amsgrad
                     else None,
@@ -368,7 +368,7 @@ def as_variant(checkpoint: Checkpoint, variant: str | Variant) -> Checkpoint:
     return replace(checkpoint, entries=entries, variant=new)
 
 
-def _moved(moment: np.ndarray, old: Variant, new: Variant, lr: float | None) -> np.ndarray:
+def _rescaled(moment: np.ndarray, old: Variant, new: Variant, lr: float | None) -> np.ndarray:
     """Returns the momentum buffer with or without the learning rate, as the new variant needs."""
     if old.rate == new.rate:
         return moment

@@ -70,7 +70,7 @@ class Recorded:
     add = append
 
 
-class _Items(dict[Any, Any]):
+class _PlainDict(dict[Any, Any]):
     """Replaces OrderedDict, and ignores attributes that a pickle sets."""
 
     __slots__ = ()
@@ -84,7 +84,7 @@ class _Items(dict[Any, Any]):
 _Unpickler: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _hashing(run: Callable[[Any], None]) -> Callable[[Any], None]:
+def _refusing_deep_keys(run: Callable[[Any], None]) -> Callable[[Any], None]:
     """Makes an opcode refuse keys that are nested so deep that hashing them would crash Python."""
 
     def checked(recorder: Any) -> None:
@@ -104,19 +104,19 @@ class _Recorder(_Unpickler):
     def load_build(self) -> None:
         """Sets the state of a record; the inherited method would set attributes of any object."""
         state = self.stack.pop()
-        if not isinstance(self.stack[-1], (Recorded, _Items)):
+        if not isinstance(self.stack[-1], (Recorded, _PlainDict)):
             raise pickle.UnpicklingError(f"{type(self.stack[-1]).__name__} has no state")
         self.stack[-1].__setstate__(state)
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        opcode: _hashing(run) if bytes([opcode]) in _HASHING else run
+        opcode: _refusing_deep_keys(run) if bytes([opcode]) in _HASHING else run
         for opcode, run in _Unpickler.dispatch.items()
         if bytes([opcode]) not in _REFUSED_OPCODES
     } | {pickle.BUILD[0]: load_build}
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file, encoding="utf-8", errors="surrogateescape")
-        self.known: dict[str, type] = {"collections.OrderedDict": _Items}
+        self.known: dict[str, type] = {"collections.OrderedDict": _PlainDict}
         self.stored: list[Recorded] = []
 
     def find_class(self, module: str, name: str) -> type:
