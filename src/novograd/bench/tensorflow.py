@@ -1,7 +1,7 @@
-"""TensorFlow: its own optimizers, NovoGrad as one would write it first, and ours.
+"""TensorFlow: its own optimizers, a straightforward NovoGrad, and ours.
 
-Gradients are fresh in each step, as they are in training: each optimizer's step multiplies stored
-numbers by a scalar that changes, and that multiplication is part of its time.
+Each step computes new gradients, as training does: it multiplies stored numbers by a scalar that
+changes. That multiplication is part of the measured time.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,21 +22,21 @@ from novograd.variants import DOCUMENTED
 tf1 = tf.compat.v1
 
 # TensorFlow's executor needs about a hundred runs to learn which operations are cheap enough to run
-# without a thread of their own.
+# without a separate thread.
 WARM_UP = 100
 REFERENCE, AGAIN = "MomentumOptimizer", "MomentumOptimizer again"
 REMARKS = (
-    "In TensorFlow the gradients' making, 8 bytes a weight, is part of each time but the bound's.",
+    "In TensorFlow each time, except the bound's, includes making the gradients: 8 bytes a weight.",
 )
 LEARNING_RATE, BETA1 = 1e-3, 0.95
 VERSIONS = {"tensorflow": tf.__version__}
 
 
 class PlainNovoGrad(tf1.train.MomentumOptimizer):
-    """The rule in TensorFlow's ordinary operations: how one would write it first."""
+    """The rule in TensorFlow's ordinary operations, written in the most direct way."""
 
     def __init__(self, weight_decay: float = 0.0):
-        """Takes 0 for no decay."""
+        """Accepts a weight decay; 0 means none."""
         super().__init__(LEARNING_RATE, BETA1)
         self._weight_decay = weight_decay
 
@@ -57,7 +57,7 @@ class PlainNovoGrad(tf1.train.MomentumOptimizer):
             weight_decay=self._weight_decay,
             grad_averaging=False,
         )
-        new, _, scalars = rule.advance(s, v, numbers, where=tf.where, isfinite=tf.math.is_finite)
+        new, _, scalars = rule.advance(s, v, numbers, xp=tf.experimental.numpy)
         step = scalars.a * grad
         if self._weight_decay:
             step += scalars.b * var
@@ -76,7 +76,7 @@ CANDIDATES: dict[str, Make] = {
     "NovoGrad": partial(NovoGrad, LEARNING_RATE),
     "NovoGrad, plain operations": PlainNovoGrad,
 }
-# What each moves for a float32 weight, if no cache helps and the gradient is there already.
+# Bytes that each step moves for a float32 weight, if no cache helps; the gradient exists already.
 BYTES = {
     REFERENCE: 20,
     AGAIN: 20,
@@ -97,9 +97,9 @@ def variables(shapes: Shapes) -> list[Any]:
     ]
 
 
-def factor(turn: int) -> float:
-    """What the stored numbers are multiplied by, to make the gradients of a round."""
-    return 1.0 + 1e-3 * turn
+def factor(number: int) -> float:
+    """Returns the factor of the stored numbers that makes the gradients of a round."""
+    return 1.0 + 1e-3 * number
 
 
 def function_steps(shapes: Shapes, makers: Iterable[Make]) -> list[Step]:
@@ -117,11 +117,11 @@ def _function_step(shapes: Shapes, sources: list[Any], optimizer: Any) -> Step:
         optimizer.apply_gradients(list(zip(gradients, weights, strict=True)))
         return by  # a result to wait for
 
-    return Step(lambda turn: step(tf.constant(factor(turn))).numpy())
+    return Step(lambda number: step(tf.constant(factor(number))).numpy())
 
 
 def threads() -> int:
-    """Returns how many threads take a step."""
+    """Returns the number of threads of a step."""
     return tf.config.threading.get_intra_op_parallelism_threads() or processors()
 
 
@@ -129,10 +129,10 @@ def steps(shapes: Shapes) -> tuple[dict[str, Step], dict[str, str]]:
     """Makes the step of each optimizer.
 
     Args:
-        shapes: Those of the weights.
+        shapes: The shapes of the weights.
 
     Returns:
-        The steps, and of the optimizers that are left out, why.
+        The steps by name, and for each optimizer that is left out, the reason.
     """
     size = sum(map(prod, shapes))
     made = dict(zip(CANDIDATES, function_steps(shapes, CANDIDATES.values()), strict=True))
