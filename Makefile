@@ -41,7 +41,7 @@ test-keras-tensorflow test-keras-torch test-keras-jax: test-keras-%: .venv/test
 # would use it elsewhere, and other tests are of a torch without it.
 test-triton: .venv/test .venv/triton
 	TRITON_INTERPRET=1 PYTHONPATH=.venv/triton $(PYTEST) tests/gpu tests/torch/test_amp.py \
-	  "tests/torch/test_sharding.py::test_fsdp[FSDP 2-fused]"
+	  "tests/torch/test_sharding.py::test_fsdp[FSDP 2]"
 
 # The same by a GPU, with whatever torch and Triton are there.
 test-gpu:

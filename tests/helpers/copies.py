@@ -37,22 +37,24 @@ def assert_survives_what_its_control_does(
     """Checks everything public in each way in which the framework's own of its kind survives."""
     ours, controls = {}, {}
     for name, case in cases.items():
-        for way, run in ways.items():
-            control = _problem(case, run, case.control) if case.control else None
-            problem = _problem(case, run, case.make)
-            if problem and not control:
-                ours[name, way] = problem
-            if control and way != "pickle":
-                controls[name, way] = control
+        problems = _problems(case, case.make, ways)
+        of_control = _problems(case, case.control, ways) if case.control else {}
+        ours |= {(name, way): x for way, x in problems.items() if way not in of_control}
+        controls |= {(name, way): x for way, x in of_control.items() if way != "pickle"}
     assert not ours
     # And the controls survive everything but pickle, or the line above would not tell much.
     assert not controls
 
 
-def _problem(case: Case, way: Way, make: Callable[[], Any]) -> str | None:
-    """Returns why what is made does not survive a way, or None."""
-    try:
-        expected, after = case.does(make()), case.does(way(make()))
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None if after == expected else f"{after} is not {expected}"
+def _problems(case: Case, make: Callable[[], Any], ways: Mapping[str, Way]) -> dict[str, str]:
+    """Returns the ways that what is made does not survive, and why."""
+    expected, found = case.does(make()), {}
+    for name, way in ways.items():
+        try:
+            after = case.does(way(make()))
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+        else:
+            if after != expected:
+                found[name] = f"{after} is not {expected}"
+    return found

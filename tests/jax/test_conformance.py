@@ -4,15 +4,13 @@ import jax
 import pytest
 
 from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
-from novograd.conformance.jax import ADAPTERS, EagerAdapter
+from novograd.conformance.jax import ADAPTERS
 from tests.helpers.conformance import checks
 
-# Each compiles a program for each case.
-COMPILED = [name for name, adapter in ADAPTERS.items() if adapter is not EagerAdapter]
 
-
+# Each compiles for each case: one program, or one for each operation.
 @pytest.mark.parametrize(
-    ("adapter", "case"), checks(ADAPTERS, [*CASES, *VARIANT_CASES], dear=COMPILED)
+    ("adapter", "case"), checks(ADAPTERS, [*CASES, *VARIANT_CASES], dear=ADAPTERS)
 )
 def test_conformance(adapter, case):
     check(adapter, case)

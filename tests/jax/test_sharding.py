@@ -15,12 +15,14 @@ from novograd.jax import NovogradState, novograd
 from novograd.layers import Rows, Split, Stacked
 from tests.helpers import programs
 from tests.helpers.jax import assert_close, made_up, oracle, train
+from tests.helpers.parameters import crossed
 
 SHAPES = {"matrix": (8, 4), "vector": (8,)}
 MESHES = {
     "1-D": ((8,), ("x",), {"matrix": P("x"), "vector": P("x")}),
     "2-D": ((4, 2), ("x", "y"), {"matrix": P("x", "y"), "vector": P(("x", "y"))}),
 }
+KINDS = {"automatic": AxisType.Auto, "explicit": AxisType.Explicit}
 HYPER = {"weight_decay": 0.1, "nesterov": True}
 
 
@@ -111,7 +113,7 @@ def test_pmap():
         assert_close(state.nu[key], np.full(8, norm))
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("init", [lambda f: f, jax.jit], ids=["init", "jitted init"])
 @pytest.mark.parametrize("name", MESHES)
 def test_jit_with_sharded_arrays(name, init, kind):
@@ -191,8 +193,7 @@ def assert_same(actual, expected):
     jax.tree.map(assert_close, actual, expected)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("cut", CUTS)
+@crossed("cut", {name: name for name in CUTS}, "kind", KINDS)
 def test_layers_under_jit(cut, kind):
     mesh, specs, weights, gradients = layered(cut, kind)
     shardings = {key: NamedSharding(mesh, spec) for key, spec in specs.items()}
@@ -232,8 +233,7 @@ def test_under_jit_no_pieces_are_moved(cut):
         assert f" {moving}" not in text
 
 
-@pytest.mark.parametrize("init", ["whole", "pieces"])
-@pytest.mark.parametrize("cut", CUTS)
+@crossed("cut", {name: name for name in CUTS}, "init", {"whole": "whole", "pieces": "pieces"})
 def test_layers_in_shard_map(cut, init):
     mesh, specs, weights, gradients = layered(cut)
     optimizer = novograd(

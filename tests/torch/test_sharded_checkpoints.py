@@ -88,15 +88,21 @@ def resume(shape, folder):
     return everything(model, optimizer), spread
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """What four processes saved."""
+    folder = tmp_path_factory.mktemp("processes")
+    run(4, save, folder, (4,), str(folder / "checkpoint"))
+    return str(folder / "checkpoint")
+
+
 @pytest.mark.filterwarnings("ignore:.*:FutureWarning", "ignore:.*:UserWarning")
 @pytest.mark.parametrize("shape", [(4,), (2,), (1,), (), (2, 2)], ids=str)
-def test_a_checkpoint_of_four_processes_continues_on(tmp_path, shape):
-    folder = str(tmp_path / "checkpoint")
-    run(4, save, tmp_path, (4,), folder)
+def test_a_checkpoint_of_four_processes_continues_on(tmp_path, checkpoint, shape):
     model, optimizer = made(())
     train(model, optimizer, range(WHOLE))
     expected, before = everything(model, optimizer), dict(Model().named_parameters())
-    for actual, spread in run(torch.Size(shape).numel(), resume, tmp_path, shape, folder):
+    for actual, spread in run(torch.Size(shape).numel(), resume, tmp_path, shape, checkpoint):
         assert spread == bool(shape)
         for name, (w, m, v) in expected.items():
             movement = (w - before[name]).abs().max()

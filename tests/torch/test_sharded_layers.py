@@ -113,14 +113,28 @@ def sharded(placement, dtype, options):
     return everything(weights, optimizer), communication.get_total_counts(), spread
 
 
+def all_sharded(names):
+    return {name: sharded(name, torch.float32, {}) for name in names}
+
+
+@pytest.fixture(scope="module")
+def of_every_placement(tmp_path_factory):
+    """What each process has of each placement, by a group of processes for each size of meshes."""
+    names = {2: [], 4: []}
+    for name, (shape, _) in PLACEMENTS.items():
+        names[torch.Size(shape).numel()].append(name)
+    found = {}
+    for world, some in names.items():
+        ranks = run(world, all_sharded, tmp_path_factory.mktemp("processes"), some)
+        found |= {name: [rank[name] for rank in ranks] for name in some}
+    return found
+
+
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_layers_in_pieces(tmp_path, placement):
+def test_layers_in_pieces(of_every_placement, placement):
     expected = alone()
-    shape, placements = PLACEMENTS[placement]
-    cut = sum(isinstance(p, Shard) for p in placements)
-    for actual, collectives, _ in run(
-        torch.Size(shape).numel(), sharded, tmp_path, placement, torch.float32, {}
-    ):
+    cut = sum(isinstance(p, Shard) for p in PLACEMENTS[placement][1])
+    for actual, collectives, _ in of_every_placement[placement]:
         assert_same(actual, expected, 1e-6)
         assert collectives == cut
 
@@ -132,8 +146,8 @@ def test_layers_in_pieces_by_every_implementation(tmp_path, implementation):
         assert_same(actual, alone(torch.float64), 1e-12)
 
 
-def test_second_moments_are_spread_with_their_layers(tmp_path):
-    for *_, spread in run(2, sharded, tmp_path, "first axis", torch.float32, {}):
+def test_second_moments_are_spread_with_their_layers(of_every_placement):
+    for *_, spread in of_every_placement["first axis"]:
         assert spread == {"experts", "rows", "rms", "bias"}
 
 

@@ -1,0 +1,24 @@
+"""Parameters of tests."""
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import pytest
+
+
+def crossed(first: str, firsts: Mapping[str, Any], second: str, seconds: Mapping[str, Any]) -> Any:
+    """Parametrizes a test by the product of two things that hardly depend on each other.
+
+    Each value of the one goes with the first value of the other. The rest of the product is run
+    with ``--full`` only.
+    """
+    return pytest.mark.parametrize(
+        (first, second),
+        [
+            pytest.param(
+                firsts[x], seconds[y], id=f"{x}-{y}", marks=[pytest.mark.full] if i and j else []
+            )
+            for (i, x), (j, y) in product(enumerate(firsts), enumerate(seconds))
+        ],
+    )
