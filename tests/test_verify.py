@@ -4,16 +4,23 @@ import asyncio
 import os
 import sys
 from contextlib import aclosing
+from dataclasses import replace
 from importlib.util import find_spec
+from itertools import product
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from novograd import cli
+from novograd import cli, rule
 from novograd.conformance import CASES, VARIANT_CASES, report, verify
+from novograd.conformance.cases import DTYPES
+from novograd.conformance.choice import chosen, features
+from novograd.conformance.numpy import RuleAdapter
 from novograd.conformance.verify import FRAMEWORKS, Framework, Row
+from novograd.layers import Split
 from novograd.processes import ProgramError, events
+from tests import test_mutants as mutants
 
 WRONG_RULE = """
 from novograd import rule
@@ -27,8 +34,9 @@ def command():
     return lambda *arguments: CliRunner().invoke(cli.app, ["verify", *arguments])
 
 
-def test_right_rule_passes(command):
-    result = command("--framework", "numpy")
+@pytest.mark.parametrize("options", [(), ("--full",)])
+def test_right_rule_passes(command, options):
+    result = command("--framework", "numpy", *options)
     assert result.exit_code == 0, result.output
     lines = [line.split() for line in result.output.splitlines()]
     (first,) = (line for line in lines if line[:1] == ["numpy"] and "rule" in line)
@@ -37,7 +45,11 @@ def test_right_rule_passes(command):
     assert first[5] == "pass"
     others = ["float64", "bfloat16", "float16"]  # of the rule, and of the kernels
     assert [line[0] for line in lines if line[2:] == ["pass"]] == 2 * others
-    assert f"{2 * len(CASES + VARIANT_CASES)} checks of 30 steps each, 0 failed." in result.output
+    every = 2 * len(CASES + VARIANT_CASES)
+    some = len(chosen(["rule", "native kernels"], CASES + VARIANT_CASES))
+    ran, more = (every, "") if options else (f"{some} of {every}", " --full runs all of them.")
+    last = f"{ran} checks, of 30 steps each, were run; 0 failed.{more}"
+    assert " ".join(result.output.split()).endswith(last)
 
 
 def test_wrong_rule_fails(command, monkeypatch, tmp_path):
@@ -47,7 +59,8 @@ def test_wrong_rule_fails(command, monkeypatch, tmp_path):
     result = command("--framework", "numpy")
     assert result.exit_code == 1
     assert "fail" in result.output
-    assert "numpy rule defaults: MismatchError: defaults, step 0, layer 0" in result.output
+    first = "documented learning rate"
+    assert f"numpy rule {first}: MismatchError: {first}, step 0, layer 0" in result.output
 
 
 def test_process_that_dies_is_a_row(command, monkeypatch):
@@ -57,6 +70,20 @@ def test_process_that_dies_is_a_row(command, monkeypatch):
     assert result.exit_code == 1
     said = "numpy ModuleNotFoundError: No module named 'novograd.conformance.caffe'"
     assert said in " ".join(result.output.split())
+
+
+def test_frameworks_of_one_module_share_the_variants(monkeypatch):
+    same = {name: Framework("numpy", ("numpy",)) for name in ("one", "two")}
+    monkeypatch.setattr(verify, "FRAMEWORKS", same)
+    counts = {}
+
+    def watch(name, event):
+        counts.setdefault(name, []).append(event.get("case", ""))
+
+    verify.verify(["two", "one"], jobs=2, full=False, watch=watch)
+    variants = {case.name for case in VARIANT_CASES}
+    assert variants <= {*counts["two"]}
+    assert not variants & {*counts["one"]}
 
 
 def test_framework_that_is_not_installed_is_refused(command, monkeypatch):
@@ -76,10 +103,81 @@ def test_every_framework_has_its_module_and_is_installed_here(framework):
 
 def test_table_fits_eighty_columns(capsys):
     names = ("keras-tensorflow", "2.13.0+cpu", "function, mirrored", "bfloat16")
-    rows = [Row(*names, cases=2, ulps=1.234, errors=["x: wrong"]), Row("jax", "0.10", "", "")]
+    rows = [Row(*names, of=9, cases=2, ulps=1.234, errors=["x: wrong"]), Row("jax", "0.10", "", "")]
     Console(width=80).print(report.table(rows))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1][-3:] == ["bfloat16", "1.23", "fail"]
+
+
+# The choice
+
+
+@pytest.mark.parametrize("cases", [CASES, CASES + VARIANT_CASES], ids=["documented", "variants"])
+@pytest.mark.parametrize("count", range(1, 8))
+def test_choice_covers_everything_in_few_checks(count, cases):
+    names = [f"adapter {i}" for i in range(count)]
+    checks = chosen(names, cases)
+    assert {(name, case.dtype) for name, case in checks} == {*product(names, DTYPES)}
+    every = frozenset().union(*map(features, cases))
+    assert every == frozenset().union(*(features(case) for _, case in checks))
+    assert {case.variant for _, case in checks} == {case.variant for case in cases}
+    assert len(checks) == len({(name, case.name) for name, case in checks}) < len(cases)
+    assert checks == chosen(names, cases)
+    assert checks == sorted(checks, key=lambda x: (names.index(x[0]), cases.index(x[1])))
+
+
+def test_choice_may_keep_the_variants_from_an_adapter():
+    cases = CASES + VARIANT_CASES
+    checks = chosen(["eager", "compiled"], cases, documented=["compiled"])
+    assert {case.dtype for name, case in checks if name == "compiled"} == {*DTYPES}
+    assert {case.name for _, case in checks} >= {case.name for case in VARIANT_CASES}
+    assert {case.variant for name, case in checks if name == "compiled"} == {"documented"}
+
+
+def test_choice_of_nothing_is_empty():
+    assert chosen([], CASES) == chosen(["adapter"], []) == []
+
+
+def test_features_see_all_that_a_case_can_have():
+    first, *_ = CASES
+    hyper = replace(first.hyper, beta1=0.0, nesterov=True)
+    layers = (Split((1, 6)), *first.layers[1:])
+    changes = {
+        "hyper": hyper,
+        "scale": 2.0,
+        "zero": frozenset({3}),
+        "missing": {0: frozenset({1})},
+        "reload_at": 4,
+        "schedule": lambda step: {"beta2": 0.5},
+        "layers": layers,
+    }
+    assert features(replace(first, **changes)) - features(first) == {
+        *("beta1 0", "nesterov", "beta1 0 and nesterov"),
+        *("float32 gradients of 2", "zero gradient later", "missing gradient at first"),
+        *("reload later", "schedule of beta2", "Split(sizes=(1, 6), axis=0) of ()"),
+    }
+
+
+# As many adapters as frameworks have; tests/test_mutants.py has the choice for one.
+SPREAD = {count: chosen(map(str, range(count)), CASES) for count in (2, 5, 7)}
+
+
+@pytest.mark.parametrize("count", SPREAD)
+@pytest.mark.parametrize(
+    ("name", "wrong"), mutants.FORMULAS, ids=lambda x: getattr(x, "__name__", x)
+)
+def test_choice_catches_wrong_formulas(monkeypatch, name, wrong, count):
+    monkeypatch.setattr(rule, name, wrong)
+    assert mutants.fails(RuleAdapter, [case for _, case in SPREAD[count]])
+
+
+@pytest.mark.parametrize("count", SPREAD)
+@pytest.mark.parametrize("adapter", mutants.WRONG_BOOKKEEPING)
+def test_choice_catches_wrong_bookkeeping(adapter, count):
+    assert mutants.fails(adapter, [case for _, case in SPREAD[count]])
+
+
+# Programs
 
 
 def test_program_is_stopped_when_its_events_are_no_longer_wanted():

@@ -3,10 +3,11 @@
 * ``cases``: what is run: shapes, dtypes, hyperparameters, gradients.
 * ``check``: runs a case through an adapter and compares weights and state after every step with
   ``novograd.reference``.
+* ``choice``: which checks stand for all of a framework.
 * ``adapters``: what an adapter is.
 * ``numpy``, ``tensorflow``, ``torch``, ``jax``, ``keras``: adapters of the rule itself and of each
   framework's NovoGrad.
-* ``verify``, ``worker``, ``report``: all of it at once, a process per framework.
+* ``verify``, ``worker``, ``report``: ``novograd verify``, a process per framework.
 """
 
 from novograd.conformance.cases import CASES, VARIANT_CASES, Case

@@ -34,5 +34,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         for row in rows
         for error in row.errors
     ]
-    cases, failed = sum(row.cases for row in rows), len(wrong)
-    return [*wrong, f"{cases} checks of {Case.steps} steps each, {failed} failed."]
+    cases, of, failed = sum(row.cases for row in rows), sum(row.of for row in rows), len(wrong)
+    ran = f"{cases} checks" if cases == of else f"{cases} of {of} checks"
+    more = "" if cases == of else " --full runs all of them."
+    return [*wrong, f"{ran}, of {Case.steps} steps each, were run; {failed} failed.{more}"]

@@ -1,11 +1,13 @@
-"""Every case through every adapter of the frameworks that are installed: ``novograd verify``."""
+"""The cases through the adapters of the frameworks that are installed: ``novograd verify``."""
 
 import asyncio
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import product
 from typing import Any
 
 from novograd.processes import ProgramError, a_few_at_a_time, events
@@ -20,11 +22,13 @@ class Framework:
         module: The module of ``novograd.conformance`` that has its adapters.
         needs: The packages that must be installed.
         environment: Environment variables of the process.
+        documented: Those of its adapters of which a choice has the documented rule alone.
     """
 
     module: str
     needs: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    documented: tuple[str, ...] = ()
 
 
 def _keras(backend: str, **environment: str) -> Framework:
@@ -34,10 +38,10 @@ def _keras(backend: str, **environment: str) -> Framework:
 FRAMEWORKS: Mapping[str, Framework] = {
     "numpy": Framework("numpy", ("numpy",)),
     "tensorflow": Framework("tensorflow", ("tensorflow",), {"TF_CPP_MIN_LOG_LEVEL": "3"}),
-    "torch": Framework("torch", ("torch",)),
+    "torch": Framework("torch", ("torch",), documented=("foreach, compiled", "fused, compiled")),
     "jax": Framework("jax", ("jax", "optax")),
+    "keras-torch": _keras("torch"),  # the fastest of the three, for the variants in a choice
     "keras-tensorflow": _keras("tensorflow", TF_CPP_MIN_LOG_LEVEL="3"),
-    "keras-torch": _keras("torch"),
     "keras-jax": _keras("jax", JAX_ENABLE_X64="1"),
 }
 
@@ -51,7 +55,8 @@ class Row:
         version: The version of that framework.
         implementation: A key of its ``ADAPTERS``.
         dtype: The dtype of the weights.
-        cases: Number of cases run.
+        of: Number of cases that there are for that dtype.
+        cases: Number of those that were run.
         ulps: The largest error of those that pass, as ``check`` returns it.
         errors: What was wrong with those that fail.
     """
@@ -60,6 +65,7 @@ class Row:
     version: str
     implementation: str
     dtype: str
+    of: int = 0
     cases: int = 0
     ulps: float = 0.0
     errors: list[str] = field(default_factory=list)
@@ -75,26 +81,35 @@ def installed() -> list[str]:
     return [name for name, framework in FRAMEWORKS.items() if all(map(find_spec, framework.needs))]
 
 
-def verify(names: Sequence[str], jobs: int, watch: Watch) -> list[Row]:
-    """Runs the checks, some frameworks at a time.
+def verify(names: Sequence[str], jobs: int, full: bool, watch: Watch) -> list[Row]:
+    """Runs checks, some frameworks at a time.
 
     Args:
         names: Keys of ``FRAMEWORKS``.
         jobs: How many processes to run at once.
+        full: Whether to run all checks, and not the choice of ``novograd.conformance.choice``. In
+            a choice, of frameworks with the same module the first alone runs the variants: a
+            variant is not written for each of them.
         watch: Called with the framework's name and each event of ``novograd.conformance.worker``.
 
     Returns:
         A row for each framework, implementation and dtype, in the order of ``names``. A process
         that dies leaves a row, with its error, that has no implementation.
     """
-    found = asyncio.run(a_few_at_a_time(lambda name: _verify(name, watch), names, jobs))
+    firsts = {FRAMEWORKS[name].module: name for name in reversed(names)}.values()
+
+    async def one(name: str) -> list[Row]:
+        return await _verify(name, {"full": full, "variants": name in firsts}, watch)
+
+    found = asyncio.run(a_few_at_a_time(one, names, jobs))
     return [row for rows in found for row in rows]
 
 
-async def _verify(name: str, watch: Watch) -> list[Row]:
+async def _verify(name: str, options: Mapping[str, bool], watch: Watch) -> list[Row]:
     """Runs the checks of one framework."""
     framework = FRAMEWORKS[name]
-    command = [sys.executable, "-m", "novograd.conformance.worker", framework.module]
+    spec = {"module": framework.module, "documented": framework.documented, **options}
+    command = [sys.executable, "-m", "novograd.conformance.worker", json.dumps(spec)]
     rows: dict[tuple[str, str], Row] = {}
     version = ""
     try:
@@ -102,13 +117,16 @@ async def _verify(name: str, watch: Watch) -> list[Row]:
             async for event in told:
                 if "version" in event:
                     version = event["version"]
+                    rows = {
+                        key: Row(name, version, *key, of=event["cases"][key[1]])
+                        for key in product(event["implementations"], event["cases"])
+                    }
                 else:
-                    key = event["implementation"], event["dtype"]
-                    _add(rows.setdefault(key, Row(name, version, *key)), event)
+                    _add(rows[event["implementation"], event["dtype"]], event)
                 watch(name, event)
     except ProgramError as error:
         rows["", ""] = Row(name, version, "", "", errors=[str(error)])
-    return list(rows.values())
+    return [row for row in rows.values() if row.cases or row.errors]
 
 
 def _add(row: Row, event: dict[str, Any]) -> None:
