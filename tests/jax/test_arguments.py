@@ -253,7 +253,7 @@ def test_integers_are_refused_by_name(where, decay, mu_dtype, kind, way, jit):
     dtype = "int32" if kind == "int" else kind
     with pytest.raises(
         TypeError,
-        match=rf"^{name}\['y'\]\[0\] must be of a floating or complex dtype, got {dtype}; a leaf "
+        match=rf"^{name}\['y'\]\[0\] must have a floating or complex dtype, got {dtype}; a leaf "
         "that is not trained needs None as its gradient",
     ):
         run(way, jit, optimizer, weights, optimizer.init(weights), {"x": jnp.ones(2), "y": [g]})

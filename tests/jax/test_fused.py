@@ -435,10 +435,10 @@ def test_demanded_with_an_axis_name():
 @pytest.mark.parametrize(
     ("arguments", "gradient", "message"),
     [
-        ({"mu_dtype": "bfloat16"}, jnp.ones(3), r"gradient float32\[3\], moment bfloat16\[3\]"),
+        ({"mu_dtype": "bfloat16"}, jnp.ones(3), r"float32\[3\], momentum buffer bfloat16\[3\]"),
         ({}, jnp.ones(3, jnp.bfloat16), r"gradient bfloat16\[3\].* weights float32\[3\]"),
         ({}, np.float32(1.0), "arrays only"),
-        ({}, 1.0, r"gradient float32\[\], moment float32\[3\]"),
+        ({}, 1.0, r"gradient float32\[\], momentum buffer float32\[3\]"),
     ],
 )
 def test_demanded_for_a_leaf_without_a_kernel(arguments, gradient, message):

@@ -380,6 +380,6 @@ def test_a_state_of_other_layers():
     state = novograd(0.1).init(w)
     with pytest.raises(
         ValueError,
-        match=r"^state.nu\['a'\] has shape \(\), but that of Stacked\(axes=0\) is \(3, 1\)$",
+        match=r"^state.nu\['a'\] must have shape \(3, 1\) for layers=Stacked\(axes=0\), got \(\)$",
     ):
         novograd(0.1, layers=Stacked()).update(w, state)

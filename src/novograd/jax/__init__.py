@@ -1,9 +1,9 @@
 """The documented NovoGrad as an optax gradient transformation.
 
-``novograd`` is the rule of NVIDIA Clara Train 3.1's ``ai4med.libs.optimizers.NovoGrad`` with the
-learning rate inside the moment; ``scale_by_novograd`` is its direction alone, for
-``optax.chain``. Both are pure functions on trees: they work under ``jax.jit``, ``jax.vmap``,
-``jax.lax.scan``, sharded and with all of optax's wrappers.
+``novograd`` is the rule of NVIDIA Clara Train 3.1's ``ai4med.libs.optimizers.NovoGrad``, with the
+learning rate inside the momentum buffer. ``scale_by_novograd`` returns only its direction, for
+``optax.chain``. Both are pure functions on trees: they work under ``jax.jit``, ``jax.vmap`` and
+``jax.lax.scan``, with sharded arrays, and with all of optax's wrappers.
 """
 
 from novograd.jax.transformation import Novograd, NovogradState, novograd, scale_by_novograd

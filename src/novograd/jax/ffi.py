@@ -1,8 +1,8 @@
-"""A step of the leaves by the native CPU kernels: one call of XLA for all leaves, in place.
+"""A step of the leaves by the native CPU kernels: one XLA call for all leaves, in place.
 
-It is a primitive of JAX, so that each transformation finds in it what it needs. Lowered for one
-CPU device it is a call of the kernels; lowered for anything else, and under ``jax.vmap`` and
-differentiation, it is the rule in JAX's operations.
+The step is a primitive of JAX, because a primitive can define what each transformation does with
+it. Lowered for one CPU device, the step is a call of the kernels. Lowered for other devices, and
+under ``jax.vmap`` and differentiation, the step is the rule in JAX's operations.
 """
 
 import functools
@@ -31,7 +31,7 @@ from novograd.layers import Split
 from novograd.variants import Variant
 
 _TARGET = "novograd_step"
-# The dtypes of the moment for which there is a kernel, by that of the gradient.
+# The dtypes of the momentum buffer that have a kernel, by the dtype of the gradient.
 _MOMENTS = {
     "float64": ("float64",),
     "float32": ("float32",),
@@ -43,12 +43,12 @@ _MOMENTS = {
 
 
 class _Call(NamedTuple):
-    """The parts of a step that are known while it is traced.
+    """What is known about a step while it is traced.
 
     Attributes:
         tree: The structure of ``(hyper, leaves)``, whose arrays are the operands.
-        switches: The choices that are made once.
-        demanded: Whether anything but the kernels is an error.
+        switches: The options that never change.
+        demanded: Whether it is an error if the kernels cannot be used.
     """
 
     tree: Any
@@ -56,14 +56,14 @@ class _Call(NamedTuple):
     demanded: bool
 
     def inputs(self, operands: Sequence[Any]) -> tuple[StepHyperparameters, list[Leaf]]:
-        """Returns hyperparameters and leaves with these arrays."""
+        """Returns the hyperparameters and leaves that hold these arrays."""
         return jax.tree.unflatten(self.tree, operands)
 
 
 def step(
     leaves: Sequence[Leaf], hyper: StepHyperparameters, switches: Switches, *, demanded: bool
 ) -> list[Stepped]:
-    """Takes a step by the kernels where they can be used, elsewhere by the rule.
+    """Takes a step by the kernels for the leaves that they support, and by the rule for others.
 
     Raises:
         RuntimeError: If the kernels are demanded and cannot be used for all leaves.
@@ -74,7 +74,7 @@ def step(
     for i, leaf in enumerate(leaves):
         problem = place or _problem_of(leaf)
         if problem and demanded:
-            raise cannot(problem)
+            raise error_of_fused(problem)
         groups["rule" if problem else "decaying" if leaf.decays else "plain"][i] = leaf
     for group, chosen in groups.items():
         if group == "rule":
@@ -83,47 +83,49 @@ def step(
             used = hyper if group == "decaying" else replace(hyper, weight_decay=0.0)
             operands, tree = jax.tree.flatten((used, list(chosen.values())))
             call = _Call(tree, switches, demanded)
-            done = jax.tree.unflatten(_outputs(len(chosen)), _step_p.bind(*operands, call=call))
+            done = jax.tree.unflatten(
+                _output_structure(len(chosen)), _step_p.bind(*operands, call=call)
+            )
         else:
             continue
         stepped.update(zip(chosen, done, strict=True))
     return [stepped[i] for i in range(len(leaves))]
 
 
-def _outputs(leaves: int) -> Any:
-    """Returns the structure of what a step of some leaves returns."""
+def _output_structure(leaves: int) -> Any:
+    """Returns the tree structure of the result of a step of this many leaves."""
     return jax.tree.structure([Stepped(0, 0, 0)] * leaves)
 
 
-def cannot(problem: str) -> RuntimeError:
-    """Returns the error of ``fused=True``."""
+def error_of_fused(problem: str) -> RuntimeError:
+    """Returns the error for ``fused=True`` if the kernels cannot be used."""
     return RuntimeError(f"fused=True, but {problem}")
 
 
 def _problem_of_place() -> str | None:
-    """Why the kernels cannot be used where this is traced, or None."""
+    """Returns why the kernels cannot be used where the step is traced, or None."""
     if native.kernels is None:
         if jax.default_backend() == "cpu":
-            native.usable()  # says so
+            native.usable()  # gives the warning
         return native.PROBLEM
     problem = _problem_of_registration()
     if problem:
         return problem
     kinds = jax.sharding.get_abstract_mesh().axis_types
     if any(kind != jax.sharding.AxisType.Auto for kind in kinds):
-        return "there is no kernel for pieces of leaves, as in shard_map or an explicit mesh"
+        return "there is no kernel for pieces of leaves (in shard_map or with an explicit mesh)"
     return None
 
 
 def _problem_of_variant(variant: Variant) -> str | None:
-    """Why there is no kernel for a variant, or None."""
+    """Returns why there is no kernel for a variant, or None."""
     if variant.amsgrad or variant.norm == "inf":
         return f"there is no kernel for variant {variant.name!r}"
     return None
 
 
 def _problem_of(leaf: Leaf) -> str | None:
-    """Why there is no kernel for a leaf, or None."""
+    """Returns why there is no kernel for a leaf, or None."""
     arrays = jax.tree.leaves(replace(leaf, maximum=None))
     if not all(isinstance(x, (jax.Array, np.ndarray)) for x in arrays):
         return "there is a kernel for arrays only"
@@ -138,16 +140,16 @@ def _problem_of(leaf: Leaf) -> str | None:
         if _grid(leaf.gradient, leaf.layout):
             return None
         return f"there is no kernel for {leaf.layout.layers} of a leaf of shape {gradient[1]}"
-    names = ("gradient", "moment", "v", "weights")
+    names = ("gradient", "momentum buffer", "v", "weights")
     kinds = ", ".join(
         f"{name} {dtype}{list(shape)}"
         for name, (dtype, shape) in zip(names, (gradient, moment, v, *weights), strict=False)
     )
-    return f"there is no kernel for a leaf of {kinds}"
+    return f"there is no kernel for a leaf with {kinds}"
 
 
 def _grid(gradient: Any, layout: LeafLayout) -> tuple[int, int, int, int] | None:
-    """Where the kernels find the layers of a leaf; None if they cannot."""
+    """Returns where the kernels find the layers of a leaf, or None if they cannot find them."""
     if isinstance(layout.layers, Split) and len(layout.layers.sizes) > 1:
         return None
     strides = [math.prod(gradient.shape[i + 1 :]) for i in range(gradient.ndim)]
@@ -159,15 +161,16 @@ def _grid(gradient: Any, layout: LeafLayout) -> tuple[int, int, int, int] | None
 
 
 def _update_is_multiple_of_moment(variant: Variant, moments: Sequence[Any]) -> bool:
-    """Whether what is added to the weights can be computed from their moments, times one number.
+    """Whether the update is the new momentum buffer times one number for all leaves.
 
-    Of half precision these are rounded, and a product would be once more.
+    If this number is not 1 and a buffer has half precision, the answer is False: the buffer is
+    rounded, and the product would be rounded again.
     """
     times_one = variant.rate == "moment" or all(m.dtype.itemsize > 2 for m in moments)
     return variant.decay == "moment" and variant.normalises == "gradient" and times_one
 
 
-# -- the two ways to take the step ----------------------------------------------------------------
+# -- the step by the rule and by the kernels ------------------------------------------------------
 
 
 def _by_rule(*operands: Any, call: _Call) -> list[Any]:
@@ -181,7 +184,7 @@ def _by_kernels(*operands: Any, call: _Call) -> list[Any]:
     gradients, moments = [leaf.gradient for leaf in leaves], [leaf.moment for leaf in leaves]
     norms = [leaf.v for leaf in leaves]
     weights = [leaf.weights for leaf in leaves if leaf.weights is not None]
-    # The kernels compute the scalars in float64 anyway.
+    # The dtype of the numbers matters little: the kernels compute the coefficients in float64.
     dtype = jnp.result_type(*(v.dtype for v in norms))
     numbers = numbers_of(hyper, switches, dtype)
     arguments = native.arguments(
@@ -199,8 +202,8 @@ def _by_kernels(*operands: Any, call: _Call) -> list[Any]:
     ):
         targets, first = gradients, 1
     else:
-        # Where c is 1, the increment of the linear pass is -d*m. XLA computes it where it is used,
-        # so that it takes no memory, and the gradients may be kept.
+        # Because c is 1, the update is -d*m. XLA computes it where it is used, so the update needs
+        # no memory and the kernels do not overwrite the gradients.
         targets, first = [], 1
     results = [*targets, *moments, *norms]
     overwritten = [*range(first, first + len(targets)), *range(1 + n, 1 + 3 * n)]
@@ -227,17 +230,17 @@ def _by_kernels(*operands: Any, call: _Call) -> list[Any]:
 
 @functools.cache
 def _problem_of_registration() -> str | None:
-    """Makes the kernels known to JAX, once; returns why that is not possible, or None."""
+    """Registers the kernels with JAX, once; returns why that is not possible, or None."""
     if not hasattr(jax.sharding, "get_abstract_mesh"):
         return "this version of JAX is too old for the kernels"
     try:
         jax.ffi.register_ffi_target(_TARGET, native.kernels.xla_step(), platform="cpu")
-    except RuntimeError as error:  # another version of XLA's interface
-        return f"this version of JAX does not take the kernels ({error})"
+    except RuntimeError as error:  # XLA has another version of the interface
+        return f"this version of JAX does not accept the kernels ({error})"
     return None
 
 
-# -- what the transformations of JAX need ---------------------------------------------------------
+# -- rules for the transformations of JAX ---------------------------------------------------------
 
 _step_p = Primitive("novograd_step")
 _step_p.multiple_results = True
@@ -259,7 +262,7 @@ def _abstract(*operands: Any, call: _Call) -> list[Any]:
 
 def _batch(args: Sequence[Any], axes: Sequence[Any], *, call: _Call) -> tuple[list[Any], list[int]]:
     if call.demanded:
-        raise cannot("there is no kernel for a batch of optimizers, as in vmap")
+        raise error_of_fused("there is no kernel for a batch of optimizers (in vmap)")
     results = jax.vmap(functools.partial(_by_rule, call=call), in_axes=tuple(axes))(*args)
     return results, [0] * len(results)
 
@@ -268,7 +271,7 @@ def _differentiate(
     primals: Sequence[Any], tangents: Sequence[Any], *, call: _Call
 ) -> tuple[list[Any], list[Any]]:
     if call.demanded:
-        raise cannot("the kernels have no derivative")
+        raise error_of_fused("the kernels have no derivative")
     full = [ad.instantiate_zeros(t) for t in tangents]
     return jax.jvp(functools.partial(_by_rule, call=call), list(primals), full)
 
@@ -286,7 +289,7 @@ def _lower_for_cpu(context: Any, *args: Any, call: _Call) -> Any:
 
 def _lower(problem: str | None, context: Any, *args: Any, call: _Call) -> Any:
     if problem and call.demanded:
-        raise cannot(problem)
+        raise error_of_fused(problem)
     chosen: Callable[..., Any] = _by_rule if problem else _by_kernels
     lower = mlir.lower_fun(functools.partial(chosen, call=call), multiple_results=True)
     return lower(context, *args)

@@ -1,4 +1,4 @@
-"""Where the layers of the leaves are, which is known while a step is traced."""
+"""The layers of the leaves, which are known while a step is traced."""
 
 import math
 from collections.abc import Callable, Collection, Hashable, Sequence
@@ -21,21 +21,21 @@ from novograd.layers import (
 )
 
 Names = tuple[Hashable, ...]
-Path = tuple[Any, ...]  # as of jax.tree_util.tree_map_with_path
+Path = tuple[Any, ...]  # as in jax.tree_util.tree_map_with_path
 
 _VALUE = jax.tree_util.GetAttrKey("value")
 
 
 @dataclass(frozen=True)
 class LeafLayout:
-    """The layers of a leaf, or of what is here of it.
+    """The layers of a leaf, or of the piece of a leaf on one device.
 
     Attributes:
-        layers: What they are.
+        layers: The layers.
         v_shape: Shape of their second moments.
-        scale: What their normalised gradients are multiplied by.
-        names: The mesh axes over which the pieces of a layer lie.
-        split_names: Those over which the axis is cut that ``Split`` splits.
+        scale: Factor of their normalised gradients.
+        names: The mesh axes along which a layer is cut into pieces.
+        split_names: The mesh axes along which the axis of ``Split`` is cut.
     """
 
     layers: Layers = None
@@ -49,7 +49,7 @@ def check_tree(layers: Any) -> Any:
     """Returns ``layers`` after checking that it is a tree of layers and functions.
 
     Raises:
-        TypeError: If there is anything else in it.
+        TypeError: If the tree holds anything else.
     """
     for one in jax.tree.leaves(layers):
         check_layers("layers", one)
@@ -60,11 +60,11 @@ def layouts_of(layers: Any, axis_name: Any, weights: Any) -> Any:
     """Returns the layout of each leaf of a tree, as a tree.
 
     Args:
-        layers: A prefix of the tree; each leaf of it is layers, None, or a function of the path and
-            the leaf that returns these. The path has no boxes of Flax in it.
-        axis_name: The names of the mesh axes over which the pieces of a layer lie, None, or a
-            function of the path and the leaf that returns these or a ``PartitionSpec``.
-        weights: The tree, of weights or of arrays of their shapes.
+        layers: A prefix of the tree. Each leaf of the prefix is layers, None, or a function of the
+            path and the leaf that returns one of these. The path has no boxes of Flax.
+        axis_name: The names of the mesh axes along which a layer is cut into pieces; None; or a
+            function of the path and the leaf that returns one of these or a ``PartitionSpec``.
+        weights: The tree, of weights or of arrays that have their shapes.
 
     Raises:
         TypeError: If a function returns something else.
@@ -93,25 +93,25 @@ def map_with_prefix(
     weights: Any,
     is_leaf: Callable[[Any], bool] | None = None,
 ) -> Any:
-    """Calls a function for each leaf of a tree, with what a prefix of the tree holds for it.
+    """Calls a function for each leaf of a tree, with the value that a prefix of the tree gives it.
 
-    The two are compared by paths, so that it does not matter which kinds of nodes they are made of,
-    nor whether their leaves are in the boxes of Flax. Where the tree has no leaves, as in
-    ``optax.MaskedNode`` and in the placeholders of ``optax.tree_map_params``, it stays as it is,
-    whatever the prefix holds there.
+    The tree and the prefix are compared by paths. So they may have different kinds of nodes, and
+    their leaves may be in the boxes of Flax. Parts of the tree without leaves stay as they are,
+    whatever the prefix holds there: ``optax.MaskedNode`` and the placeholders of
+    ``optax.tree_map_params``.
 
     Args:
-        function: ``(held, path, leaf) -> result``; the path is without boxes.
-        name: What the prefix is called in an error.
+        function: ``(held, path, leaf) -> result``; the path has no boxes.
+        name: Name of the prefix in an error.
         prefix: The prefix.
         weights: The tree.
-        is_leaf: What else is a leaf of the prefix.
+        is_leaf: Whether a node of the prefix counts as a leaf.
 
     Returns:
         The tree of the results.
 
     Raises:
-        ValueError: If it is no prefix of the tree.
+        ValueError: If ``prefix`` is not a prefix of the tree.
 
     Example:
         >>> weights = {"a": [1.0, 2.0], "b": None}
@@ -121,14 +121,14 @@ def map_with_prefix(
     held_paths, values, _ = _flatten(prefix, is_leaf)
     held = dict(zip(held_paths, values, strict=True))
     paths, parts, structure = _flatten(weights, _is_empty)
-    starts = [_start(path, held) for path in paths]
+    starts = [_known_start(path, held) for path in paths]
     for path, part, start in zip(paths, parts, starts, strict=True):
         if start is None and not _is_empty(part):
-            raise _no_prefix(name, f"it has nothing for params{jax.tree_util.keystr(path)}")
+            raise _not_a_prefix(name, f"it has nothing for params{jax.tree_util.keystr(path)}")
     used, known = {*starts}, {*paths}
     for path in held:
-        if path not in used and _start(path, known) is None:
-            raise _no_prefix(name, f"there is no params{jax.tree_util.keystr(path)}")
+        if path not in used and _known_start(path, known) is None:
+            raise _not_a_prefix(name, f"there is no params{jax.tree_util.keystr(path)}")
     return structure.unflatten(
         part if _is_empty(part) else function(held[start], path, part)
         for path, part, start in zip(paths, parts, starts, strict=True)
@@ -136,7 +136,7 @@ def map_with_prefix(
 
 
 def devices(names: Names) -> int | None:
-    """Returns how many devices lie along mesh axes; None outside of their ``jax.shard_map``.
+    """Returns the number of devices along mesh axes; None outside their ``jax.shard_map``.
 
     Example:
         >>> jax.vmap(lambda x: x * devices(("x",)), axis_name="x")(jnp.ones(3)), devices(("x",))
@@ -148,20 +148,20 @@ def devices(names: Names) -> int | None:
         return None
 
 
-def _no_prefix(name: str, why: str) -> ValueError:
+def _not_a_prefix(name: str, why: str) -> ValueError:
     return ValueError(f"{name} must be a prefix of the tree of weights: {why}")
 
 
 def _flatten(tree: Any, is_leaf: Any) -> tuple[list[Path], list[Any], Any]:
-    """Returns the paths of the leaves, without boxes, the leaves and the structure of a tree."""
+    """Returns the paths (without boxes), the leaves and the structure of a tree."""
     found, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
     return _without_boxes([path for path, _ in found]), [leaf for _, leaf in found], structure
 
 
 def _without_boxes(paths: Sequence[Path]) -> list[Path]:
-    """Leaves out the boxes of Flax: the nodes that hold nothing but ``.value``.
+    """Removes the boxes of Flax from paths: the nodes that hold only ``.value``.
 
-    NNX gives ``init`` the weights in them, and ``update`` all arrays without.
+    NNX gives ``init`` the weights in boxes, but gives ``update`` all arrays without boxes.
     """
     nodes = {path[:i] for path in paths for i, key in enumerate(path) if key != _VALUE}
     return [
@@ -175,15 +175,15 @@ def _is_empty(part: Any) -> bool:
     return not jax.tree.leaves(part)
 
 
-def _start(path: Path, paths: Collection[Path]) -> Any:
-    """Returns the start of a path, or all of it, that is among other paths; None if none is."""
+def _known_start(path: Path, paths: Collection[Path]) -> Any:
+    """Returns the shortest start of a path that is one of the given paths, or None."""
     return next((path[:n] for n in range(len(path) + 1) if path[:n] in paths), None)
 
 
 def _layout(layers: Any, axis_name: Any, path: Any, leaf: Any) -> LeafLayout:
     shape = jnp.shape(leaf)
     cut = axis_name(path, leaf) if callable(axis_name) else axis_name
-    along = _along(cut, shape)
+    along = _cuts(cut, shape)
     whole = tuple(n * (devices(names) or 1) for n, names in zip(shape, along, strict=True))
     chosen = layers_of(layers, (path, leaf), whole, row_axis(_name(path)))
     scale = step_scale(chosen, whole)
@@ -199,18 +199,22 @@ def _layout(layers: Any, axis_name: Any, path: Any, leaf: Any) -> LeafLayout:
         return LeafLayout(chosen, v_shape, scale, sum(summed, ()), split_names)
     names = _names(cut)
     if names and v_shape == shape and math.prod(shape) > 1:
-        raise ValueError(f"axis_name is {cut!r} for a leaf whose layers are single elements")
+        raise ValueError(
+            f"axis_name must be None for a leaf whose layers are single elements, got {cut!r}"
+        )
     if isinstance(chosen, Rows) and chosen.scale == "rms":
-        scale *= (devices(names) or 1) ** 0.5  # of each row there is only a piece
+        scale *= (devices(names) or 1) ** 0.5  # each row is only a piece here
     return LeafLayout(chosen, v_shape, scale, names)
 
 
-def _along(cut: Any, shape: tuple[int, ...]) -> list[Names]:
-    """Returns the mesh axes over which each axis of a leaf is cut, as far as that is known."""
+def _cuts(cut: Any, shape: tuple[int, ...]) -> list[Names]:
+    """Returns the mesh axes along which each axis of a leaf is cut; () if that is not known."""
     if not isinstance(cut, PartitionSpec):
         return [()] * len(shape)
     if len(cut) > len(shape):
-        raise ValueError(f"axis_name is {cut} for a leaf of shape {shape}")
+        raise ValueError(
+            f"axis_name must not have more axes than a leaf of shape {shape}, got {cut}"
+        )
     return [_names(names) for names in (*cut, *[None] * (len(shape) - len(cut)))]
 
 
@@ -221,6 +225,6 @@ def _names(names: Any) -> Names:
 
 
 def _name(path: Any) -> str:
-    """Returns the name of a leaf; in the boxes of Flax it is that of the box."""
+    """Returns the name of a leaf; for a leaf in a box of Flax, the name of the box."""
     names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
     return next((name for name in reversed(names) if name != "value"), "")

@@ -1,4 +1,4 @@
-"""A step of the leaves in JAX's own operations, on any device and under every transformation."""
+"""A step of the leaves in JAX's operations, for all devices and transformations."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -17,16 +17,16 @@ from novograd.variants import Variant
 
 @dataclass(frozen=True)
 class Leaf:
-    """The inputs of a step for one leaf: a node of a tree, whose arrays are its leaves.
+    """The inputs of a step for one leaf. For JAX, it is a tree whose leaves are the arrays.
 
     Attributes:
         gradient: The gradient.
-        moment: The moment.
+        moment: The momentum buffer.
         v: The second moment.
-        weights: The weights, or None where the step does not need them.
+        weights: The weights, or None if the step does not need them.
         maximum: The largest ``v`` so far for amsgrad, else None.
         layout: The layers of the leaf.
-        decays: Whether weight decay applies to it.
+        decays: Whether weight decay applies to the leaf.
     """
 
     gradient: Any
@@ -49,9 +49,9 @@ class Stepped(NamedTuple):
     """The outputs of a step for one leaf.
 
     Attributes:
-        weights: The increment of the weights, in the dtype of the gradient; or the new weights,
-            where ``Switches.applies``.
-        moment: The new moment.
+        weights: The new weights if ``Switches.applies``, else what to add to the weights, in the
+            dtype of the gradient.
+        moment: The new momentum buffer.
         v: The new second moment.
         maximum: The largest ``v`` so far for amsgrad, else None.
     """
@@ -64,12 +64,12 @@ class Stepped(NamedTuple):
 
 @dataclass(frozen=True)
 class StepHyperparameters:
-    """The numbers of a step: floats, or arrays of shape ().
+    """The hyperparameters of a step: floats, or arrays of shape ().
 
-    It is a node of a tree. Its arrays are its leaves; its floats belong to the structure of the
+    For JAX, this is a tree whose leaves are the arrays. The floats belong to the structure of the
     tree, so that they stay constants of a compiled program.
 
-    ``count`` is the number of steps taken before, for variants for which it matters.
+    ``count`` is the number of steps before this one, for variants that count steps.
     """
 
     lr: Any
@@ -95,7 +95,7 @@ jax.tree_util.register_pytree_node(StepHyperparameters, _flatten, _unflatten)
 
 
 class Switches(NamedTuple):
-    """What is decided once; ``applies`` is whether a step adds to the weights itself."""
+    """The options that never change; ``applies`` is whether a step returns the new weights."""
 
     variant: Variant
     grad_averaging: bool
@@ -107,15 +107,15 @@ class Switches(NamedTuple):
 def step_by_rule(
     leaves: Sequence[Leaf], hyper: StepHyperparameters, switches: Switches
 ) -> list[Stepped]:
-    """Takes a step; the norms of layers that are cut are those of all pieces."""
+    """Takes a step; the norm of a layer includes its pieces on all devices."""
     norm = switches.variant.norm
     sums = [_layer_norms(leaf.gradient, leaf.v.dtype, leaf.layout, norm) for leaf in leaves]
-    sums = _of_all_pieces(sums, [leaf.layout for leaf in leaves], norm)
+    sums = _combine_pieces(sums, [leaf.layout for leaf in leaves], norm)
     return [_step(leaf, s, hyper, switches) for leaf, s in zip(leaves, sums, strict=True)]
 
 
 def numbers_of(hyper: StepHyperparameters, switches: Switches, dtype: Any) -> rule.Numbers:
-    """Returns the numbers of the rule, floats or of a dtype."""
+    """Returns the numbers of the rule: floats, or arrays of the given dtype."""
     return rule.numbers(
         switches.variant,
         lr=cast(hyper.lr, dtype),
@@ -124,7 +124,7 @@ def numbers_of(hyper: StepHyperparameters, switches: Switches, dtype: Any) -> ru
         epsilon=cast(hyper.epsilon, dtype),
         weight_decay=cast(hyper.weight_decay, dtype),
         grad_averaging=switches.grad_averaging,
-        # With eps 0 a gradient that is zero throughout would be 0/0.
+        # With eps 0, a gradient of zeros would give 0/0.
         floor=float(jnp.finfo(dtype).tiny),
         count=cast(hyper.count, dtype),
         xp=jnp,
@@ -134,13 +134,13 @@ def numbers_of(hyper: StepHyperparameters, switches: Switches, dtype: Any) -> ru
 def zero_second_moment(weights: Any, layout: LeafLayout) -> jax.Array:
     """Returns the second moment of a leaf before the first step.
 
-    That of many layers is made as their square sums are, and so sharded like these.
+    For many layers it is computed like the squared norms, so that it has their sharding.
     """
     dtype = compute_dtype(weights)
     if layout.v_shape == ():
         return jnp.zeros((), dtype)
     sums = _layer_norms(jnp.zeros_like(weights, dtype=dtype), dtype, layout, "l2")
-    return sums if devices(layout.names) is None else _of_all_pieces([sums], [layout], "l2")[0]
+    return sums if devices(layout.names) is None else _combine_pieces([sums], [layout], "l2")[0]
 
 
 def compute_dtype(w: Any) -> Any:
@@ -149,17 +149,17 @@ def compute_dtype(w: Any) -> Any:
 
 
 def cast(value: Any, dtype: Any) -> Any:
-    """Casts an array; a Python number takes the dtype of what it meets, so that 1 - b2 is exact."""
+    """Casts an array; a Python number stays a Python number, so that 1 - b2 is exact."""
     return value if isinstance(value, float) else jnp.asarray(value, dtype)
 
 
 def _layer_norms(gradient: Any, dtype: Any, layout: LeafLayout, norm: str) -> jax.Array:
-    """Returns what v averages, of what is here of each layer, in the shape of v.
+    """Returns the quantity that v averages, for the pieces on this device, in the shape of v.
 
-    That is the sum of the squares, or the largest element.
+    That is the squared norm of each layer or, with norm "inf", its largest absolute value.
     """
     real = _as_real(gradient, dtype)
-    # The largest element of nothing is 0.
+    # The largest value of an empty leaf is 0.
     squares, total = (
         (jnp.square(real), jnp.sum)
         if norm == "l2"
@@ -172,18 +172,18 @@ def _layer_norms(gradient: Any, dtype: Any, layout: LeafLayout, norm: str) -> ja
     if not isinstance(layout.layers, Split):
         summed = tuple(i for i, size in enumerate(layout.v_shape) if size == 1)
         return total(squares, axis=summed, keepdims=True)
-    # First over the other axes: of an axis that is sharded only a vector is then taken apart.
+    # Sum over the other axes first. If the split axis is sharded, only a vector must be divided.
     axis = range(squares.ndim)[layout.layers.axis]
     vector = total(squares, axis=tuple(i for i in range(squares.ndim) if i != axis))
     parts = np.arange(len(layout.layers.sizes))
-    of_each = jnp.where(_part_of(layout, vector.size) == parts[:, None], vector, 0)
+    of_each = jnp.where(_part_numbers(layout, vector.size) == parts[:, None], vector, 0)
     return total(of_each, axis=1).reshape(layout.v_shape)
 
 
-def _of_all_pieces(
+def _combine_pieces(
     sums: Sequence[jax.Array], layouts: Sequence[LeafLayout], norm: str
 ) -> list[jax.Array]:
-    """Joins what the devices have of each layer: a collective for each set of mesh axes."""
+    """Combines the pieces of each layer, by one collective for each set of mesh axes."""
     join = jax.lax.psum if norm == "l2" else jax.lax.pmax
     together: dict[frozenset[Any], list[int]] = {}
     for i, layout in enumerate(layouts):
@@ -197,8 +197,8 @@ def _of_all_pieces(
     return list(whole.values())
 
 
-def _part_of(layout: LeafLayout, length: int) -> Any:
-    """Returns the number of the part to which each index belongs of what is here of an axis."""
+def _part_numbers(layout: LeafLayout, length: int) -> Any:
+    """Returns the number of the part that each index on this device belongs to."""
     split: Any = layout.layers
     parts = np.repeat(np.arange(len(split.sizes)), split.sizes)
     if not layout.split_names:
@@ -208,16 +208,16 @@ def _part_of(layout: LeafLayout, length: int) -> Any:
 
 
 def _spread(of_layers: Any, layout: LeafLayout, shape: tuple[int, ...]) -> Any:
-    """Makes what there is for each layer broadcast against a leaf of a shape."""
+    """Repeats one number per layer, so that the result broadcasts with a leaf."""
     if not isinstance(layout.layers, Split) or jnp.ndim(of_layers) == 0:
         return of_layers
     axis = layout.layers.axis
-    part_of = _part_of(layout, shape[axis])
-    return jnp.take(of_layers, part_of, axis=axis)
+    numbers = _part_numbers(layout, shape[axis])
+    return jnp.take(of_layers, numbers, axis=axis)
 
 
 def _step(leaf: Leaf, s: Any, hyper: StepHyperparameters, switches: Switches) -> Stepped:
-    """All arithmetic is in the dtype of v."""
+    """Takes a step of one leaf, in the dtype of v."""
     g, m, layout = leaf.gradient, leaf.moment, leaf.layout
     w = 0.0 if leaf.weights is None else leaf.weights
     if not leaf.decays:
@@ -225,7 +225,7 @@ def _step(leaf: Leaf, s: Any, hyper: StepHyperparameters, switches: Switches) ->
     numbers = numbers_of(hyper, switches, leaf.v.dtype)
     v, maximum, scalars = rule.advance(s, leaf.v, numbers, layout.scale, leaf.maximum, xp=jnp)
     scalars = rule.Coefficients(*(_spread(x, layout, g.shape) for x in scalars))
-    if not switches.applies:  # what is added to the weights
+    if not switches.applies:  # the result is then added to the weights
         scalars = scalars._replace(c=scalars.c - 1.0)
     weights, moment = rule.linear_pass(
         _as_real(w, v.dtype),
@@ -244,10 +244,10 @@ def _step(leaf: Leaf, s: Any, hyper: StepHyperparameters, switches: Switches) ->
 
 
 def _as_real(x: Any, dtype: Any) -> jax.Array:
-    """Returns a leaf in a real dtype, the parts of a complex one along a new axis."""
+    """Returns a leaf in a real dtype; a complex leaf gets a new axis for its two parts."""
     return jnp.asarray(jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x, dtype)
 
 
 def _as_leaf(x: jax.Array, like: Any) -> jax.Array:
-    """Undoes ``_as_real``, and rounds to the dtype of another leaf."""
+    """Converts the result of ``_as_real`` back, and rounds to the dtype of ``like``."""
     return (jax.lax.complex(x[0], x[1]) if jnp.iscomplexobj(like) else x).astype(like.dtype)

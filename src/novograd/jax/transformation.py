@@ -27,16 +27,16 @@ from novograd.variants import Variant
 
 
 class NovogradState(NamedTuple):
-    """What NovoGrad stores.
+    """The state of NovoGrad.
 
     Attributes:
-        count: Number of steps taken; int32, of shape ().
-        mu: The moment ``m``, with its sign and the learning rate inside; a tree like the weights,
-            in their dtype or ``mu_dtype``.
-        nu: The average ``v`` of the squared norm; a tree like the weights, with one number for each
-            layer, in float32 (float64 for float64 and complex128 weights): of shape () where the
-            leaf is a layer, else as ``novograd.layers`` says. 0 where there is no history.
-        nu_max: The largest ``nu`` so far, a tree like it, for variants with amsgrad; else None.
+        count: Number of steps so far; int32, of shape ().
+        mu: The momentum buffer ``m``, with its sign and the learning rate inside. A tree like the
+            weights, in their dtype or ``mu_dtype``.
+        nu: The second moment ``v``. A tree like the weights, in float32 (float64 for float64 and
+            complex128 weights). A leaf of it is a scalar, or has one number for each layer, in the
+            shape that ``novograd.layers`` gives. It is 0 for a layer without history.
+        nu_max: The largest ``nu`` so far, a tree like ``nu``, for variants with amsgrad; else None.
     """
 
     count: Any
@@ -46,12 +46,12 @@ class NovogradState(NamedTuple):
 
 
 class Novograd(optax.GradientTransformationExtraArgs):
-    """What ``novograd`` returns: a gradient transformation that can also take the whole step.
+    """The gradient transformation that ``novograd`` returns; ``step`` also updates the weights.
 
-    It is the tuple of ``init`` and ``update``, as every gradient transformation is.
+    Like every gradient transformation, it is a tuple of ``init`` and ``update``.
 
     Attributes:
-        init: Makes a ``NovogradState`` from the weights.
+        init: Creates a ``NovogradState`` from the weights.
         update: ``update(gradients, state, params) -> (updates, state)``.
 
     Example:
@@ -62,19 +62,20 @@ class Novograd(optax.GradientTransformationExtraArgs):
         [0.7 1.6]
     """
 
-    # Kept, since JAX knows by the identity of a function whether it has compiled it.
+    # Cached, because JAX compiles a function again if the function object is another one.
     @functools.cached_property
     def step(self) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-        """``step(params, state, gradients) -> (params, state)``: both halves of a step at once.
+        """``step(params, state, gradients) -> (params, state)``: ``update`` and ``apply_updates``.
 
-        It is what ``optax.apply_updates`` makes of the updates, rounded once. The native kernels
-        compute the new weights where the old ones are, if ``params`` and ``state`` are donated to
-        the jitted function around it (and returned in that order), and so save a pass over memory.
+        The result equals ``optax.apply_updates`` of the updates, but is rounded once. The native
+        kernels write the new weights over the old weights if ``params`` and ``state`` are donated
+        to the jitted function around ``step`` (and returned in that order). This saves a pass over
+        memory.
 
-        It belongs to ``update``: where that was replaced by another function, there is none.
+        ``step`` belongs to ``update``. If ``update`` is replaced, ``step`` does not exist.
 
         Raises:
-            AttributeError: If ``update`` is not that of ``novograd``.
+            AttributeError: If ``update`` is not the function that ``novograd`` made.
 
         Example:
             >>> optimizer = novograd(0.5)
@@ -108,95 +109,101 @@ def novograd(
 ) -> Novograd:
     """Stochastic gradient descent with layer-wise normalised gradients.
 
-    For each layer, that is, each leaf unless ``layers`` says otherwise, with gradient ``g_t`` and
-    weights ``w_{t-1}``::
+    A layer is a leaf, unless ``layers`` says otherwise. For each layer with gradient ``g_t``
+    and weights ``w_{t-1}``::
 
         v_t = b2*v_{t-1} + (1 - b2)*|g_t|^2            v_1 = |g_1|^2; one number per layer
         m_t = b1*m_{t-1} + k*lr_t*(g_t/sqrt(v_t + eps) + weight_decay*w_{t-1})
         update = -m_t                                  k = 1 - b1 with grad_averaging, else 1
 
-    While ``v`` is exactly 0 there is no history: the first gradient that is not zero sets it. The
-    state is a ``NovogradState``. The updates have the dtype of the gradients.
+    While ``v`` is exactly 0, the layer has no history: its first gradient that is not zero sets
+    ``v``.
 
-    This is the documented rule. Every other published NovoGrad is a ``variant`` of it, with its own
+    This is the documented rule. Every other published NovoGrad is a ``variant`` with its own
     defaults: see ``novograd.variants`` and docs/variants.md. ``variant="optax"`` is the rule of
-    ``optax.novograd``: it adds ``eps`` outside the root, multiplies by the learning rate after the
-    moment, has ``b1=0.9`` and ``b2=0.25``, and takes the first step for the only one without
-    history. (optax also stores ``v`` in the dtype of the weights.)
+    ``optax.novograd``. It adds ``eps`` outside the root, has the learning rate in the update
+    instead of ``m``, has ``b1=0.9`` and ``b2=0.25``, and only in the first step has no history.
+    (optax also stores ``v`` in the dtype of the weights.)
 
-    Numbers: the norm and all scalars are float32 at least. Half-precision leaves are computed in
-    float32, of which moment and update are each rounded once. Where ``|g_t|^2`` is too large for
-    the dtype of ``v``, that gradient counts for nothing and ``v`` stays as it was; where it is too
-    small, it counts as zero. A gradient that itself holds an infinity or NaN makes the weights
-    NaN, as with every optimizer of optax, unless ``skip_nonfinite`` is set.
+    The state is a ``NovogradState``. The updates have the dtype of the gradients.
 
-    Leaves that are None, in the gradients or everywhere, are left alone, together with their
-    state; so are those whose gradient has dtype float0, which is that of an integer. All others
-    must be of a floating or complex dtype. Complex leaves behave as their pairs of real numbers.
+    Numbers: the norm and all scalars have at least float32 precision. float16 and bfloat16 weights
+    are updated in float32 arithmetic; the momentum buffer and the update are each rounded once. If
+    ``|g_t|^2`` is too large for the dtype of ``v``, the step ignores that gradient and keeps ``v``,
+    so that the weights stay finite. If ``|g_t|^2`` is too small, it counts as zero. A gradient that
+    itself holds an infinity or NaN makes the weights NaN, as with every optimizer of optax, unless
+    ``skip_nonfinite`` is set.
 
-    With ``optax.inject_hyperparams`` all numbers that are given may change from step to step. Its
-    ``static_args`` must name ``mask``, ``mu_dtype``, ``layers`` and ``axis_name`` where these are
-    given as types or functions, and for weights that are not float32 its ``hyperparam_dtype``
-    should be given as float32, or ``b2`` is rounded.
+    A leaf that is None, in the gradients or everywhere, does not change, and its state does not
+    change either. The same holds for a leaf whose gradient has dtype float0, which JAX returns for
+    integers. All other leaves must have a floating or complex dtype. Complex numbers are treated
+    as pairs of real numbers.
+
+    With ``optax.inject_hyperparams``, all numbers that are given may change from step to step. Its
+    ``static_args`` must name ``mask``, ``mu_dtype``, ``layers`` and ``axis_name`` if these are
+    types or functions. For weights that are not float32, set its ``hyperparam_dtype`` to float32;
+    otherwise ``b2`` is rounded.
 
     Args:
-        learning_rate: ``lr``; a float, an array of shape (), or a schedule, which is called with
-            the number of steps taken before.
-        b1: Decay rate of the moment, in [0, 1); a float or an array of shape (). This and the next
-            arguments have the defaults of the variant; those of the documented rule are 0.95, 0.98
-            for ``b2``, 1e-8, and False for ``grad_averaging``.
-        b2: Decay rate of ``v``, in [0, 1); given like ``b1``. 0 normalises each gradient by its
-            own norm.
+        learning_rate: ``lr``; a float, an array of shape (), or a schedule: a function of the
+            number of steps before this one.
+        b1: Decay rate of ``m``, in [0, 1); a float or an array of shape (). The defaults of ``b1``,
+            ``b2``, ``eps`` and ``grad_averaging`` come from the variant. The documented rule has
+            0.95, 0.98, 1e-8 and False.
+        b2: Decay rate of ``v``, in [0, 1); given like ``b1``. With 0, each gradient is normalised
+            by its own norm.
         eps: Added to ``v`` inside the root, to avoid a division by zero; given like ``b1``.
-        weight_decay: Factor of the weights in the moment; given like ``learning_rate``. Unless
-            it is the number 0, ``update`` needs ``params``.
-        grad_averaging: Whether what enters the moment is multiplied by ``1 - b1``.
-        variant: Which NovoGrad: a name, or a ``novograd.variants.Variant``.
-        nesterov: Whether to use Nesterov momentum: the update is then
+        weight_decay: Factor of the weights in ``m``; given like ``learning_rate``. Unless it is
+            the number 0, ``update`` needs ``params``.
+        grad_averaging: Whether the new term of ``m`` is multiplied by ``1 - b1``.
+        variant: The published form of NovoGrad: a name, or a ``novograd.variants.Variant``.
+        nesterov: Whether to use Nesterov momentum. The update is then
             ``-(b1*m_t + (m_t - b1*m_{t-1}))``.
-        mask: Which leaves decay: a tree of bools, or a prefix of one, like the weights; or a
-            function that makes it from the weights. By default all.
-        mu_dtype: A real floating dtype for the moment, by default that of the weights. Complex
-            moments keep theirs.
-        layers: What shares one ``v``: ``Stacked``, ``Split``, ``Rows`` of ``novograd.layers``, or
-            None, the whole leaf. One for all leaves, or a prefix of their tree; in the place of
-            each may be a function ``(path, leaf) -> layers`` of the leaf's path, as of
-            ``jax.tree_util.tree_map_with_path`` but without the boxes of Flax, and an array of its
-            shape. The rows of ``Rows()`` are along the last axis, but of a leaf named ``embedding``
-            along the first.
-        axis_name: Inside ``jax.shard_map`` or ``jax.pmap``, where a leaf is what one device has of
-            it: the name or names of the mesh axes over which the pieces *of a layer* lie. The
-            square sums are added up over them. It is not for axes along which devices have copies,
-            as in data parallelism, whose norms would be counted once for each copy; nor for those
-            that tell layers apart: experts that are ``Stacked`` along the axis that is cut are
-            whole where they are, and need none. Names hold for all leaves. Where leaves differ, a
-            function ``(path, leaf) -> names``, None or a ``PartitionSpec``, of the kind that
-            ``jax.shard_map`` was given for the leaf. Only that also says how long the whole leaf
-            is; it is needed for leaves of ``Rows`` that are cut between their rows (whose number
-            ``scale="norm"`` divides by) and of ``Split`` that are cut along the axis that is
-            split. Under ``jax.jit`` with sharded arrays norms are global without ``axis_name``.
-        skip_nonfinite: Whether a layer keeps weights, moment and ``v`` in a step in which its
-            ``|g_t|^2`` is infinite or NaN.
-        fused: Whether to use the native CPU kernels, one call for all leaves. None: where they can
-            be, which is in programs for one CPU device, for leaves for whose dtypes and layers
-            there is a kernel; elsewhere, and under ``jax.vmap``, ``jax.shard_map``,
-            differentiation and ``jax.export``, the rule in JAX's operations. False: nowhere. True:
-            an error where they cannot be used. The results agree up to rounding.
+        mask: Which leaves decay: a tree of bools like the weights, or a prefix of such a tree; or a
+            function that makes one of these from the weights. By default all leaves decay.
+        mu_dtype: A real floating dtype for the momentum buffer, by default the dtype of the
+            weights. The momentum buffers of complex weights always have the dtype of the weights.
+        layers: Which weights share one ``v``: ``Stacked``, ``Split`` or ``Rows`` of
+            ``novograd.layers``; None for the whole leaf; or a function ``(path, leaf) -> layers``
+            that returns one of these. Give one for all leaves, or a prefix of the tree of leaves.
+            The ``path`` is like in ``jax.tree_util.tree_map_with_path``, but without the boxes of
+            Flax; the ``leaf`` is an array of the leaf's shape. The rows of ``Rows()`` are along the
+            last axis, but along the first axis of a leaf named ``embedding``.
+        axis_name: The name or names of the mesh axes along which *one layer* is cut into pieces,
+            inside ``jax.shard_map`` or ``jax.pmap``. There, a leaf is the piece on one device. The
+            squared norms are added up along these axes. Do not name axes along which devices have
+            copies, as in data parallelism: the norm would count once for each copy. Do not name
+            axes that separate whole layers either: experts that are ``Stacked`` along the axis that
+            is cut are whole on their device. Names apply to all leaves. If leaves differ, give a
+            function ``(path, leaf) -> names`` that returns names, None, or a ``PartitionSpec`` like
+            the one that ``jax.shard_map`` has for the leaf. Only a ``PartitionSpec`` tells the
+            length of the whole leaf. That length is needed for ``Rows`` that are cut between their
+            rows (``scale="norm"`` divides by the number of rows), and for ``Split`` that is cut
+            along its axis. Under ``jax.jit`` with sharded arrays, norms are global without
+            ``axis_name``.
+        skip_nonfinite: Whether a layer keeps its weights, momentum buffer and ``v`` in a step in
+            which its ``|g_t|^2`` is infinite or NaN.
+        fused: Whether to use the native CPU kernels, with one call for all leaves. None uses the
+            kernels where possible, and elsewhere the rule in JAX's operations. The kernels need a
+            program for one CPU device, and leaves with dtypes and layers that have a kernel. They
+            do not work under ``jax.vmap``, ``jax.shard_map``, differentiation and ``jax.export``.
+            False never uses the kernels. True raises an error where they cannot be used. The
+            results agree up to rounding.
 
     Returns:
-        An optax gradient transformation; its updates are for ``optax.apply_updates``. Its ``step``
-        does both at once.
+        An optax gradient transformation. Its updates are for ``optax.apply_updates``. Its ``step``
+        updates the weights directly.
 
     Raises:
-        TypeError: If an argument has a type not named above. By ``update`` and ``step``: if a leaf
-            that has a gradient is not of a floating or complex dtype.
-        ValueError: If a Python number is out of range: negative, NaN or infinite, or a decay rate
-            of 1 or more; or if an array is not of shape (). By ``init`` and ``update``: if the
-            layers do not fit the leaves, or ``layers`` or ``mask`` is no prefix of their tree. By
-            ``update``: if it needs ``params``, or if the shapes of the second moments in the state
-            are not those of the layers.
+        TypeError: If an argument has a type that is not named above. ``update`` and ``step`` raise
+            it if a leaf with a gradient does not have a floating or complex dtype.
+        ValueError: If a Python number is negative, NaN or infinite, or a decay rate is 1 or more;
+            or if an array does not have shape (). ``init`` and ``update`` raise it if the layers do
+            not fit the leaves, or if ``layers`` or ``mask`` is not a prefix of their tree.
+            ``update`` raises it if it needs ``params``, or if the second moments in the state do
+            not have the shapes for ``layers``.
         RuntimeError: With ``fused=True``, if the kernels are not installed or ``axis_name`` is
-            given. By ``update``, or when it is traced or lowered: if they cannot be used.
+            given. ``update``, or tracing or lowering it, raises it if the kernels cannot be used.
 
     Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
     Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
@@ -263,17 +270,20 @@ def scale_by_novograd(
     skip_nonfinite: bool = False,
     fused: bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """The direction of ``novograd``, to be multiplied by a learning rate elsewhere.
+    """The direction of ``novograd``; another transformation multiplies it by a learning rate.
 
-    The same rule with ``lr = 1``, and the update is ``+m_t`` as of every ``optax.scale_by_*``.
-    Arguments, state, errors and source are those of ``novograd``.
+    This is the same rule with ``lr = 1``. The update is ``+m_t``, as in every ``optax.scale_by_*``.
+    Arguments, state, errors and source are the same as for ``novograd``.
 
-    Of variants with the learning rate at the update, ``optax.chain(scale_by_novograd(variant=...),
-    optax.scale_by_learning_rate(lr))`` is ``novograd(lr, variant=...)``, unless their decay is
-    decoupled. Of the others, in ``optax.chain(scale_by_novograd(),
-    optax.scale_by_learning_rate(lr))`` the learning rate multiplies the whole moment, as in the
-    paper; in ``novograd(lr)`` each gradient keeps the one with which it entered. The two are equal,
-    up to rounding, while ``lr`` is constant, and differ under a schedule.
+    If a variant has the learning rate in the update, and its decay is not decoupled,
+    ``optax.chain(scale_by_novograd(variant=...), optax.scale_by_learning_rate(lr))`` equals
+    ``novograd(lr, variant=...)``.
+
+    Other variants, such as the documented rule, have the learning rate in ``m``. In
+    ``optax.chain(scale_by_novograd(), optax.scale_by_learning_rate(lr))`` the learning rate
+    multiplies the whole momentum buffer, as in the paper. In ``novograd(lr)`` each gradient keeps
+    the learning rate of its own step. The two are equal, up to rounding, while ``lr`` is constant.
+    They differ under a schedule.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -307,9 +317,10 @@ def scale_by_novograd(
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class _Optimizer:
-    """The arguments of ``novograd`` after their checks, and what is done with them.
+    """The checked arguments of ``novograd``, and the functions of the transformation.
 
-    Its methods can be copied and pickled wherever the arguments can, which closures cannot.
+    The functions are methods because closures cannot be copied or pickled. Methods can, if the
+    arguments can.
     """
 
     learning_rate: Any
@@ -336,26 +347,26 @@ class _Optimizer:
         )
 
     def update(self, updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
-        """Returns what is to be added to the weights, and the new state."""
+        """Returns the updates, which are added to the weights, and the new state."""
         if self._decays and params is None:
             raise ValueError("update needs params=, the current weights, for weight_decay")
-        return self._take("updates", updates, state, params, applies=False)
+        return self._step("updates", updates, state, params, applies=False)
 
     def step(self, params: Any, state: Any, gradients: Any) -> tuple[Any, Any]:
         """Returns the new weights and the new state."""
-        return self._take("gradients", gradients, state, params, applies=True)
+        return self._step("gradients", gradients, state, params, applies=True)
 
     @property
     def _decays(self) -> bool:
         return not isinstance(self.weight_decay, float) or self.weight_decay != 0
 
-    def _take(
+    def _step(
         self, name: str, gradients: Any, state: Any, params: Any, *, applies: bool
     ) -> tuple[Any, Any]:
         variant = self.switches.variant
         found, tree = jax.tree_util.tree_flatten_with_path(gradients, is_leaf=lambda g: g is None)
         paths, given = [path for path, _ in found], [gradient for _, gradient in found]
-        # Of the moments, since gradients may be missing.
+        # The shapes come from the momentum buffers, because gradients may be missing.
         layouts = _check_nu(state.nu, layouts_of(self.layers, self.axis_name, state.mu))
         moments, norms, layouts = map(tree.flatten_up_to, (state.mu, state.nu, layouts))
         maxima = tree.flatten_up_to(state.nu_max) if variant.amsgrad else [None] * len(given)
@@ -391,27 +402,27 @@ class _Optimizer:
 def _direction(
     update: Any, updates: Any, state: Any, params: Any = None, **_: Any
 ) -> tuple[Any, Any]:
-    """The ``update`` of ``scale_by_novograd``, by that of ``novograd``."""
+    """Calls the ``update`` of ``novograd``, and returns the updates with the opposite sign."""
     added, state = update(updates, state, params)
     return jax.tree.map(jnp.negative, added), state
 
 
 def _is_missing(gradient: Any) -> bool:
-    """Whether a leaf has no gradient: None, or what ``jax.grad`` returns for integers."""
+    """Whether a leaf has no gradient: None, or float0, which ``jax.grad`` returns for integers."""
     return gradient is None or getattr(gradient, "dtype", None) == jax.dtypes.float0
 
 
 def _check_leaf(name: str, path: Any, leaf: Leaf, *, needs_weights: bool) -> Leaf:
-    """Returns a leaf as arrays, after checking that they hold fractions.
+    """Returns a leaf as arrays, after checking that their dtypes are not integer.
 
-    Integers would round each step to nothing.
+    Integer weights would be rounded in each step and never change.
     """
 
     def check(name: str, x: Any) -> Any:
-        x = x if hasattr(x, "dtype") else jnp.asarray(x)  # Python's numbers
+        x = x if hasattr(x, "dtype") else jnp.asarray(x)  # Python numbers
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             raise TypeError(
-                f"{name}{jax.tree_util.keystr(path)} must be of a floating or complex dtype, got "
+                f"{name}{jax.tree_util.keystr(path)} must have a floating or complex dtype, got "
                 f"{x.dtype}; a leaf that is not trained needs None as its gradient"
             )
         return x
@@ -425,31 +436,31 @@ def _check_leaf(name: str, path: Any, leaf: Leaf, *, needs_weights: bool) -> Lea
 
 
 def _mu_dtype(w: Any, mu_dtype: Any) -> Any:
-    """The dtype of the moment of a leaf."""
+    """Returns the dtype of the momentum buffer of a leaf."""
     dtype = jnp.result_type(w)
     return mu_dtype if mu_dtype is not None and jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
 def _step_function(fused: bool | None, axis_name: Any) -> Any:
-    """Returns the function that takes a step of leaves."""
+    """Returns the function that takes a step of the leaves."""
     if fused is not None and check_flag("fused", fused):
         if native.kernels is None:
-            raise ffi.cannot(f"{native.PROBLEM}")
+            raise ffi.error_of_fused(f"{native.PROBLEM}")
         if axis_name is not None:
-            raise ffi.cannot("there is no kernel for pieces of leaves, as axis_name= says they are")
+            raise ffi.error_of_fused("there is no kernel for pieces of leaves (with axis_name=)")
     if fused is False or axis_name is not None:
         return step_by_rule
     return functools.partial(ffi.step, demanded=fused is True)
 
 
 def _check_nu(nu: Any, layouts: Any) -> Any:
-    """Returns the layouts after checking that the second moments have their shapes."""
+    """Returns the layouts after checking that they fit the shapes of the second moments."""
 
     def check(path: Any, layout: Any, v: Any) -> None:
         if jnp.shape(v) != layout.v_shape:
             raise ValueError(
-                f"state.nu{jax.tree_util.keystr(path)} has shape {jnp.shape(v)}, but that of "
-                f"{layout.layers} is {layout.v_shape}"
+                f"state.nu{jax.tree_util.keystr(path)} must have shape {layout.v_shape} for "
+                f"layers={layout.layers}, got {jnp.shape(v)}"
             )
 
     jax.tree_util.tree_map_with_path(check, layouts, nu)
@@ -465,18 +476,18 @@ def _decaying(params: Any, mask: Any) -> Any:
 
 
 def _is_function(mask: Any) -> bool:
-    """Whether a mask is a function; trees may be callable as well, as modules are."""
+    """Whether a mask is a function; trees, such as modules, may be callable too."""
     return callable(mask) and jax.tree_util.all_leaves([mask])
 
 
 def _resolve(value: Any, count: jax.Array) -> Any:
-    """Calls a schedule, and turns every kind of Python number into a float."""
+    """Calls a schedule, and converts every kind of Python number to a float."""
     value = value(count) if callable(value) else value
     return float(value) if isinstance(value, Real) else value
 
 
 def _check_schedule(name: str, value: Any) -> Any:
-    """Checks a hyperparameter that may be a schedule as well."""
+    """Checks a hyperparameter that may also be a schedule."""
     return value if callable(value) else _check(name, value)
 
 
@@ -500,13 +511,13 @@ def _check_mask(mask: Any) -> Any:
             if not isinstance(leaf, (bool, np.bool_)):
                 raise TypeError(
                     f"mask must be a tree of bools, or a function that makes one, got {leaf!r} "
-                    f"of type {type(leaf).__name__} in it"
+                    f"of type {type(leaf).__name__} in the tree"
                 )
     return mask
 
 
 def _check_mu_dtype(mu_dtype: Any) -> Any:
-    """Returns a dtype after checking that it is a real floating one, or None."""
+    """Returns a dtype after checking that it is a real floating dtype or None."""
     if mu_dtype is None:
         return None
     message = f"mu_dtype must be a real floating dtype or None, got {mu_dtype!r}"

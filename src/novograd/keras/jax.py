@@ -1,4 +1,4 @@
-"""What the optimizer needs of Keras's JAX backend, which has native kernels and layouts."""
+"""The parts of the optimizer for Keras's JAX backend, which has native kernels and layouts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,18 +15,18 @@ from novograd.layers import step_scale
 __all__ = ["dense", "fits", "step", "v_layout"]
 
 
-def step(layers: Sequence[VariableUpdate], hyper: StepOptions) -> list[VariableUpdate]:
+def step(updates: Sequence[VariableUpdate], hyper: StepOptions) -> list[VariableUpdate]:
     """Takes the step of all variables.
 
     Args:
-        layers: One for each variable. All decay alike, or not at all.
+        updates: One for each variable. The weight decay of each is 0 or the same number.
         hyper: The hyperparameters.
 
     Returns:
-        The variables that are left to do: none.
+        The variables that were not updated: none.
     """
     given = []
-    for g, w, m, v, weight_decay, chosen, maximum in layers:
+    for g, w, m, v, weight_decay, chosen, maximum in updates:
         layout = LeafLayout(chosen, tuple(v.shape), step_scale(chosen, w.shape))
         largest = None if maximum is None else maximum.value
         leaf = leaves.Leaf(g, m.value, v.value, w.value, largest, layout, weight_decay != 0)
@@ -36,14 +36,14 @@ def step(layers: Sequence[VariableUpdate], hyper: StepOptions) -> list[VariableU
         hyper.beta_1,
         hyper.beta_2,
         hyper.epsilon,
-        max((layer.weight_decay for layer in layers), default=0.0),
+        max((update.weight_decay for update in updates), default=0.0),
         ops.convert_to_tensor(hyper.count) if hyper.variant.counts else 0.0,
     )
     switches = leaves.Switches(
         hyper.variant, hyper.grad_averaging, hyper.nesterov, skip_nonfinite=False, applies=True
     )
     stepped = ffi.step(given, numbers, switches, demanded=False)
-    for (_, w, m, v, *_, maximum), after in zip(layers, stepped, strict=True):
+    for (_, w, m, v, *_, maximum), after in zip(updates, stepped, strict=True):
         w.assign(after.weights)
         m.assign(after.moment)
         v.assign(after.v)
@@ -53,17 +53,17 @@ def step(layers: Sequence[VariableUpdate], hyper: StepOptions) -> list[VariableU
 
 
 def v_layout(momentum: Any, shape: tuple[int, ...]) -> NamedSharding | None:
-    """Returns the layout of ``v``: that of its moment on the axes that it has in full.
+    """Returns the layout of ``v``: on axes of full length, the layout of the momentum buffer.
 
-    Given none, Keras takes that of a pattern which matches the name. The name holds that of the
-    weight, so this may be the layout of the weight, which has other axes.
+    Without a layout, Keras would look for a pattern that matches the variable's name. That name
+    contains the name of the weight, so Keras could find the weight's layout, which has other axes.
 
     Example:
         >>> import keras
         >>> v_layout(keras.Variable([1.0]), ()) is None  # on one device
         True
     """
-    sharding = getattr(momentum.value, "sharding", None)  # what is traced has none
+    sharding = getattr(momentum.value, "sharding", None)  # a traced array has no sharding
     if not isinstance(sharding, NamedSharding):
         return None
     lengths = zip(sharding.spec, momentum.shape, shape, strict=False)

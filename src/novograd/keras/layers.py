@@ -1,4 +1,4 @@
-"""Layers of Keras variables, and what a step of them needs."""
+"""Layers of Keras variables, and the inputs of a step."""
 
 from dataclasses import asdict
 from itertools import accumulate, pairwise
@@ -15,9 +15,9 @@ _KINDS = {kind.__name__: kind for kind in (Stacked, Split, Rows)}
 
 
 def layer_norms(g: Any, layers: Layers, norm: str) -> Any:
-    """Returns what the ``v`` of layers averages, in its shape.
+    """Returns the quantity that ``v`` averages, in the shape of ``v``.
 
-    That is the sum of the squares of a gradient, or with norm "inf" its largest element.
+    That is the squared norm of each layer or, with norm "inf", its largest absolute value.
 
     Example:
         >>> tuple(layer_norms(ops.ones((3, 4)), Split((1, 2)), "l2").shape)
@@ -27,7 +27,7 @@ def layer_norms(g: Any, layers: Layers, norm: str) -> Any:
     total = ops.sum if norm == "l2" else _largest
     if isinstance(layers, Split):
         axes = tuple(range(len(g.shape)))
-        # On TensorFlow ops.split cannot make a single part.
+        # On TensorFlow, ops.split cannot return a single part.
         before = (slice(None),) * axes[layers.axis]
         ends = accumulate(layers.sizes, initial=0)
         parts = [squares[(*before, slice(*part))] for part in pairwise(ends)]
@@ -39,12 +39,12 @@ def layer_norms(g: Any, layers: Layers, norm: str) -> Any:
 
 
 def _largest(x: Any, axes: Any = None, keepdims: bool = False) -> Any:
-    """Returns the largest of numbers that are not negative, 0 of none."""
+    """Returns the largest of numbers that are not negative, or 0 if there are none."""
     return ops.max(x, axes, keepdims=keepdims, initial=0)
 
 
 def spread(x: Any, layers: Layers) -> Any:
-    """Returns an array in the shape of ``v`` as one that broadcasts with the weights.
+    """Repeats an array in the shape of ``v``, so that the result broadcasts with the weights.
 
     Example:
         >>> tuple(spread(ops.array([[1.0], [2.0]]), Split((1, 2))).shape)
@@ -56,7 +56,7 @@ def spread(x: Any, layers: Layers) -> Any:
 
 
 def serialized(layers: Any) -> Any:
-    """Returns ``layers`` as what a config may hold.
+    """Returns ``layers`` in a form for a config.
 
     Example:
         >>> serialized(Split((2, 3)))
@@ -69,7 +69,7 @@ def serialized(layers: Any) -> Any:
 
 
 def deserialized(value: Any, custom_objects: Any = None) -> Any:
-    """Undoes ``serialized``.
+    """Returns the ``layers`` that ``serialized`` has converted.
 
     Example:
         >>> deserialized({"kind": "Stacked", "axes": [0, 1]})
@@ -83,16 +83,16 @@ def deserialized(value: Any, custom_objects: Any = None) -> Any:
 
 
 class VariableUpdate(NamedTuple):
-    """One variable's part in a step.
+    """The inputs of a step for one variable.
 
     Attributes:
-        gradient: Its gradient, a tensor of the backend.
+        gradient: The gradient, a tensor of the backend.
         variable: The variable.
-        momentum: The variable of its moment.
-        v: The variable of its second moment.
-        weight_decay: What holds for it.
-        layers: What its layers are.
-        maximum: The variable of its largest second moments, for amsgrad.
+        momentum: The variable of the momentum buffer.
+        v: The variable of the second moment.
+        weight_decay: The weight decay of this variable.
+        layers: The layers of this variable.
+        maximum: The variable of the largest second moments so far, for amsgrad.
     """
 
     gradient: Any
@@ -105,7 +105,7 @@ class VariableUpdate(NamedTuple):
 
 
 class StepOptions(NamedTuple):
-    """What holds for all of them; ``count`` is how many steps were taken before."""
+    """The inputs of a step for all variables; ``count`` is the number of steps before this one."""
 
     learning_rate: Any
     beta_1: float

@@ -27,7 +27,7 @@ elif keras.backend.backend() == "jax":
     from novograd.keras import jax as backend
 elif keras.backend.backend() == "torch":
     from novograd.keras import torch as backend
-else:  # such as OpenVINO's, on which models are loaded but not trained
+else:  # such as OpenVINO, which can load models but not train them
     from novograd.keras import plain as backend
 
 
@@ -35,58 +35,61 @@ else:  # such as OpenVINO's, on which models are loaded but not trained
 class NovoGrad(keras.optimizers.Optimizer):
     """Stochastic gradient descent with layer-wise normalised gradients.
 
-    For each layer, which is a variable unless ``layers`` says otherwise, with gradient ``g_t`` and
-    weights ``w_{t-1}``::
+    A layer is a variable, unless ``layers`` says otherwise. For each layer with gradient ``g_t``
+    and weights ``w_{t-1}``::
 
         v_t = beta_2*v_{t-1} + (1 - beta_2)*|g_t|^2    v_1 = |g_1|^2; one number per layer
         m_t = beta_1*m_{t-1} + k*lr_t*(g_t/sqrt(v_t + epsilon) + weight_decay*w_{t-1})
         w_t = w_{t-1} - m_t                            k = 1 - beta_1 with grad_averaging, else 1
 
-    While ``v`` is exactly 0 there is no history: the first gradient that is not zero sets it.
+    While ``v`` is exactly 0, the layer has no history: its first gradient that is not zero sets
+    ``v``.
 
-    This is the documented rule. Every other published NovoGrad is a ``variant`` of it, with its own
+    This is the documented rule. Every other published NovoGrad is a ``variant`` with its own
     defaults: see ``novograd.variants`` and docs/variants.md.
 
-    State: ``variables`` holds, in an order that saved files rely on and that will not change, what
-    the base class creates (``iteration``; ``learning_rate`` unless it is a schedule or callable;
-    the averages of ``use_ema`` and the sums of ``gradient_accumulation_steps`` where these are
-    used), then for each weight ``momentum``, which is ``m_t`` with its sign and the learning rate
-    inside, in the weight's dtype, and ``v``, in float32 (float64 for float64 weights): a scalar, or
-    of the shape that ``novograd.layers`` gives; variants with amsgrad have ``v_max`` after it. A
-    file that is saved on one backend can be loaded on the others.
+    State: ``variables`` has an order that saved files rely on and that will not change. First come
+    the variables of the base class: ``iteration``; ``learning_rate`` unless it is a schedule or
+    callable; the averages of ``use_ema`` and the sums of ``gradient_accumulation_steps`` if these
+    are used. Then come two variables for each weight. ``momentum`` is ``m_t``, with its sign and
+    the learning rate inside, in the weight's dtype. ``v`` is in float32 (float64 for float64
+    weights). It is a scalar, or has one number for each layer, in the shape that
+    ``novograd.layers`` gives. Variants with amsgrad have ``v_max`` after ``v``. A file that was
+    saved on one backend can be loaded on the others.
 
-    Numbers: the norm and all scalars are float32 at least. float16 and bfloat16 weights are updated
-    in float32 arithmetic and rounded once. Where ``|g_t|^2`` is too large for the dtype of ``v``,
-    that gradient counts for nothing and ``v`` stays as it was, so that the weights stay finite;
-    where it is too small, it counts as zero. A gradient that itself holds an infinity or NaN makes
-    the weights NaN, as with every Keras optimizer. Keras keeps ``learning_rate`` in
-    ``keras.config.floatx()``: for all digits in float64 set that to ``"float64"``.
+    Numbers: the norm and all scalars have at least float32 precision. float16 and bfloat16 weights
+    are updated in float32 arithmetic and rounded once. If ``|g_t|^2`` is too large for the dtype of
+    ``v``, the step ignores that gradient and keeps ``v``, so that the weights stay finite. If
+    ``|g_t|^2`` is too small, it counts as zero. A gradient that itself holds an infinity or NaN
+    makes the weights NaN, as with every Keras optimizer. Keras stores ``learning_rate`` in
+    ``keras.config.floatx()``: set that to ``"float64"`` for full float64 precision.
 
-    Gradients are dense: sparse ones, such as an embedding's ``tf.IndexedSlices``, are summed over
-    duplicate indices before they are clipped, and rows that a batch does not touch still move by
-    their moment. Under a distribution strategy the norm is of the gradient summed over the
-    replicas. Under ``keras.distribution`` the moment has the layout of its weight, and so has ``v``
-    on the axes that it has in full.
+    Sparse gradients, such as ``tf.IndexedSlices`` of an embedding, are made dense. Duplicate
+    indices are summed before gradients are clipped. Rows that a batch does not use still change by
+    their momentum buffer. Under a distribution strategy, the norm is computed from the gradient
+    summed over the replicas. Under ``keras.distribution``, the momentum buffer has the layout of
+    its weight. So has ``v``, on the axes on which it has the full length.
 
     Args:
         learning_rate: ``lr``; a float, a ``keras.optimizers.schedules.LearningRateSchedule``, or
-            a callable without arguments that returns the value. This and the next arguments have
-            the defaults of the variant; those of the documented rule are 0.01, 0.95, 0.98, 1e-8,
-            and False for ``grad_averaging``.
-        beta_1: Decay rate of the moment, in [0, 1).
-        beta_2: Decay rate of ``v``, in [0, 1). 0 normalises each gradient by its own norm.
+            a callable without arguments that returns the value. The defaults of ``learning_rate``,
+            ``beta_1``, ``beta_2``, ``epsilon`` and ``grad_averaging`` come from the variant. The
+            documented rule has 0.01, 0.95, 0.98, 1e-8 and False.
+        beta_1: Decay rate of ``m``, in [0, 1).
+        beta_2: Decay rate of ``v``, in [0, 1). With 0, each gradient is normalised by its own norm.
         epsilon: Added to ``v`` inside the root, to avoid a division by zero.
-        weight_decay: Factor of the weights in the moment, and nowhere else. Weights named to
-            ``exclude_from_weight_decay`` take 0. None is 0, as in every Keras optimizer.
-        grad_averaging: Whether what enters the moment is multiplied by ``1 - beta_1``.
+        weight_decay: Factor of the weights in ``m``; the decay is not applied a second time.
+            Weights named in ``exclude_from_weight_decay`` do not decay. None means 0, as in every
+            Keras optimizer.
+        grad_averaging: Whether the new term of ``m`` is multiplied by ``1 - beta_1``.
         nesterov: Whether to use Nesterov momentum.
-        variant: Which NovoGrad: a name, or a ``novograd.variants.Variant``.
-        layers: What shares one ``v``: ``Stacked``, ``Split`` or ``Rows`` of ``novograd.layers``, or
-            None for the whole variable; or a function of a variable that returns one of these.
-            ``get_config`` holds it, a function as Keras does: by the name under which it is
-            registered.
-        clipnorm: This and the arguments that follow are those of every Keras optimizer; gradients
-            are clipped before their norm is taken.
+        variant: The published form of NovoGrad: a name, or a ``novograd.variants.Variant``.
+        layers: Which weights share one ``v``: ``Stacked``, ``Split`` or ``Rows`` of
+            ``novograd.layers``; None for the whole variable; or a function of a variable that
+            returns one of these. ``get_config`` includes it. Keras stores a function by the name
+            under which it is registered.
+        clipnorm: This and the arguments below are the same in every Keras optimizer. Gradients are
+            clipped before their norm is computed.
         clipvalue: See ``keras.optimizers.Optimizer``.
         global_clipnorm: See ``keras.optimizers.Optimizer``.
         use_ema: See ``keras.optimizers.Optimizer``.
@@ -95,16 +98,16 @@ class NovoGrad(keras.optimizers.Optimizer):
         loss_scale_factor: See ``keras.optimizers.Optimizer``.
         gradient_accumulation_steps: See ``keras.optimizers.Optimizer``.
         name: Name of the optimizer.
-        **kwargs: Passed on to the base class as they are.
+        **kwargs: Passed to the base class unchanged.
 
     Raises:
-        TypeError: If a hyperparameter of the rule is not a number, or a flag not a bool.
-        ValueError: If a number is out of range: negative, NaN or infinite, or a beta of 1 or more;
-            by ``build``, if ``layers`` do not fit a weight; or if Keras refuses an argument of its
-            own, among them a ``learning_rate`` that is an int.
+        TypeError: If a hyperparameter of the rule is not a number, or a flag is not a bool.
+        ValueError: If a number is negative, NaN or infinite, or a beta is 1 or more; or if Keras
+            rejects one of its arguments, for example an int as ``learning_rate``. ``build`` raises
+            it if ``layers`` do not fit a weight.
 
     Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
-    Gradient Methods with VariableUpdate-wise Adaptive Moments for Training of Deep Networks",
+    Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
     arXiv:1905.11286.
 
     Example:
@@ -142,7 +145,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         name: str = "novograd",
         **kwargs: Any,
     ):
-        """Checks the arguments, which the class documents; ``build`` makes the state."""
+        """Checks the arguments (see the class). ``build`` creates the state."""
         chosen = variants.get(variant)
         if learning_rate is None:
             learning_rate = chosen.lr
@@ -150,7 +153,7 @@ class NovoGrad(keras.optimizers.Optimizer):
             raise ValueError(
                 f"learning_rate must be given: the variant {chosen.name!r} has no default"
             )
-        if isinstance(learning_rate, float):  # Keras checks what else it may be
+        if isinstance(learning_rate, float):  # Keras checks the other types
             learning_rate = check_number("learning_rate", learning_rate)
         super().__init__(
             learning_rate=learning_rate,
@@ -179,10 +182,10 @@ class NovoGrad(keras.optimizers.Optimizer):
         self.layers = check_layers("layers", layers)
 
     def build(self, variables: list[Any]) -> None:
-        """Creates the state of the given weights, unless it exists."""
+        """Creates the state of the given weights, unless it exists already."""
         if self.built:
             return
-        shapes = [tuple(variable.shape) for variable in variables]  # TensorFlow has its own kind
+        shapes = [tuple(variable.shape) for variable in variables]  # TensorFlow has its own type
         chosen = [
             layers_of(self.layers, (variable,), shape, row_axis(variable.name))
             for variable, shape in zip(variables, shapes, strict=True)
@@ -190,7 +193,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         super().build(variables)
         self._chosen_layers = chosen
         self._states = [
-            # Keras writes the gradient of such a variable (a scale of float8) into it.
+            # For such a variable (a scale of float8), the gradient is the new value.
             None
             if self._overwrite_variable_with_gradient(variable)
             else self._new_state(variable, second_moment_shape(layers, shape))
@@ -200,15 +203,15 @@ class NovoGrad(keras.optimizers.Optimizer):
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Takes one step of the variables.
 
-        Sparse gradients are made dense first. So Keras clips, accumulates and unscales the sums
-        over duplicate indices.
+        Sparse gradients are made dense first. So Keras clips, accumulates and unscales gradients
+        whose duplicate indices are summed.
 
         Args:
-            grads: The gradients, each of its variable's shape, or None.
-            trainable_variables: The variables, by default those of ``build``.
+            grads: The gradients; each is None or has the shape of its variable.
+            trainable_variables: The variables, by default the variables given to ``build``.
 
         Raises:
-            ValueError: If a gradient has another shape, or Keras refuses the variables.
+            ValueError: If a gradient has another shape, or Keras rejects the variables.
         """
         dense = [None if gradient is None else backend.dense(gradient) for gradient in grads]
         variables = self._trainable_variables
@@ -224,9 +227,9 @@ class NovoGrad(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Takes one step of one variable."""
-        _, _, momentum, v, decay, layers, maximum = self._layer(gradient, variable)
+        _, _, momentum, v, decay, layers, maximum = self._update_of(gradient, variable)
         dtype = _compute_dtype(variable)
-        # TensorFlow may not know the shape of the gradient. Elsewhere the reshape does nothing.
+        # TensorFlow may not know the shape of the gradient. On other backends this does nothing.
         g = ops.cast(ops.reshape(gradient, variable.shape), dtype)
         w, m = ops.cast(variable, dtype), ops.cast(momentum, dtype)
         s, old = layer_norms(g, layers, self.variant.norm), ops.convert_to_tensor(v)
@@ -244,7 +247,7 @@ class NovoGrad(keras.optimizers.Optimizer):
             self.assign(maximum, largest)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make an equal optimizer, without its state."""
+        """Returns the arguments that create an equal optimizer; the state is not included."""
         return super().get_config() | {
             "beta_1": self.beta_1,
             "beta_2": self.beta_2,
@@ -257,7 +260,7 @@ class NovoGrad(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "NovoGrad":
-        """Returns the optimizer of a config."""
+        """Returns a new optimizer from a config."""
         layers = deserialized(config.get("layers"), custom_objects)
         variant = variants.from_config(config.get("variant", "documented"))
         return super().from_config(config | {"layers": layers, "variant": variant}, custom_objects)
@@ -265,7 +268,7 @@ class NovoGrad(keras.optimizers.Optimizer):
     def _backend_update_step(
         self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> None:
-        """Takes the step of all variables at once where the backend can, and of the others."""
+        """Takes the step by kernels where the backend has them, then variable by variable."""
         hyper = StepOptions(
             learning_rate,
             self.beta_1,
@@ -276,12 +279,12 @@ class NovoGrad(keras.optimizers.Optimizer):
             self.variant,
             self.iterations,
         )
-        rest = backend.step(list(map(self._layer, grads, trainable_variables)), hyper)
-        grads = [layer.gradient for layer in rest]
-        trainable_variables = [layer.variable for layer in rest]
+        rest = backend.step(list(map(self._update_of, grads, trainable_variables)), hyper)
+        grads = [update.gradient for update in rest]
+        trainable_variables = [update.variable for update in rest]
         super()._backend_update_step(grads, trainable_variables, learning_rate)
 
-    def _layer(self, gradient: Any, variable: Any) -> VariableUpdate:
+    def _update_of(self, gradient: Any, variable: Any) -> VariableUpdate:
         index = self._get_variable_index(variable)
         momentum, v, maximum = self._states[index]
         decay = self._decay(variable)
@@ -290,7 +293,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         )
 
     def _numbers(self, learning_rate: Any, weight_decay: float, dtype: str) -> rule.Numbers:
-        """Returns the numbers of the rule, in a dtype where they are tensors."""
+        """Returns the numbers of the rule; those that are tensors have the given dtype."""
         return rule.numbers(
             self.variant,
             lr=learning_rate,
@@ -299,7 +302,7 @@ class NovoGrad(keras.optimizers.Optimizer):
             epsilon=self.epsilon,
             weight_decay=weight_decay,
             grad_averaging=self.grad_averaging,
-            # With epsilon 0 a gradient that is zero throughout would be 0/0.
+            # With epsilon 0, a gradient of zeros would give 0/0.
             floor=float(np.finfo(dtype).tiny),
             count=ops.cast(self.iterations, dtype) if self.variant.counts else 0.0,
             xp=ops,
@@ -309,7 +312,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         return (self.weight_decay or 0.0) if self._use_weight_decay(variable) else 0.0
 
     def _new_state(self, variable: Any, shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
-        """Creates momentum, v and its maximum of a variable, in the order of saved files."""
+        """Creates momentum, v and v_max of a variable, in the order of saved files."""
         momentum = self.add_variable_from_reference(variable, name="momentum")
         name = momentum.name.removesuffix("momentum") + "v"
         new = functools.partial(
@@ -322,13 +325,13 @@ class NovoGrad(keras.optimizers.Optimizer):
         return momentum, v, new(name=f"{name}_max") if self.variant.amsgrad else None
 
     def _apply_weight_decay(self, variables: Any) -> None:
-        """Does nothing: the decay is in the moment, and the base class would apply it again."""
+        """Does nothing: the step includes the decay, and the base class would apply it again."""
 
 
-# The names by which compile() finds the class, beside "novograd>NovoGrad".
+# The names by which compile() finds the class, in addition to "novograd>NovoGrad".
 keras.saving.get_custom_objects().update(novograd=NovoGrad, NovoGrad=NovoGrad)
 
 
 def _compute_dtype(variable: Any) -> str:
-    """The dtype of ``v`` and of the arithmetic: float64 for float64 variables, else float32."""
+    """Returns the dtype of ``v`` and the arithmetic: float64 for float64, else float32."""
     return "float64" if keras.backend.standardize_dtype(variable.dtype) == "float64" else "float32"

@@ -1,4 +1,4 @@
-"""What the optimizer needs of a backend, for one that has neither kernels nor layouts."""
+"""The parts of the optimizer for a Keras backend that has neither kernels nor layouts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +8,13 @@ from keras import ops
 from novograd.keras.layers import StepOptions, VariableUpdate
 
 
-def step(layers: Sequence[VariableUpdate], _hyper: StepOptions) -> list[VariableUpdate]:
-    """Takes the step of the variables for which there are kernels; returns the others: all."""
-    return list(layers)
+def step(updates: Sequence[VariableUpdate], _hyper: StepOptions) -> list[VariableUpdate]:
+    """Returns all variables, because there are no kernels that update them."""
+    return list(updates)
 
 
 def dense(gradient: Any) -> Any:
-    """Returns a gradient as a dense tensor, with the sum of what it holds for one index.
+    """Returns a gradient as a dense tensor, with the values of duplicate indices summed.
 
     Example:
         >>> tuple(dense([1.0, 2.0]).shape)
@@ -34,7 +34,7 @@ def fits(gradient: Any, variable: Any) -> bool:
 
 
 def v_layout(_momentum: Any, _shape: tuple[int, ...]) -> Any:
-    """Returns the layout of ``v``, given its moment and its shape; None is Keras's default.
+    """Returns the layout of ``v``; None is Keras's default.
 
     Example:
         >>> v_layout(None, ()) is None

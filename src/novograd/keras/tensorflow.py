@@ -1,4 +1,4 @@
-"""What the optimizer needs of Keras's TensorFlow backend, which has sparse gradients."""
+"""The parts of the optimizer for Keras's TensorFlow backend, which has sparse gradients."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ __all__ = ["dense", "fits", "step", "v_layout"]
 
 
 def dense(gradient: Any) -> Any:
-    """Returns a gradient as a dense tensor, with the sum of what it holds for one index.
+    """Returns a gradient as a dense tensor, with the values of duplicate indices summed.
 
     Example:
         >>> dense(tf.IndexedSlices(tf.ones((2, 1)), [1, 1], [2, 1])).numpy().tolist()
@@ -20,7 +20,7 @@ def dense(gradient: Any) -> Any:
 
 
 def fits(gradient: Any, variable: Any) -> bool:
-    """Returns whether a gradient has the shape of its variable, as far as it is known.
+    """Returns whether a gradient has the shape of its variable; unknown sizes fit.
 
     Example:
         >>> fits(tf.ones(2), tf.ones(2)), fits(tf.ones(1), tf.ones(2))

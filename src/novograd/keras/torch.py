@@ -1,4 +1,4 @@
-"""What the optimizer needs of Keras's PyTorch backend, which has native kernels."""
+"""The parts of the optimizer for Keras's PyTorch backend, which has native kernels."""
 
 import functools
 from collections.abc import Sequence
@@ -18,18 +18,19 @@ from novograd.torch.parts import Part, parts
 __all__ = ["dense", "fits", "step", "v_layout"]
 
 
-def step(layers: Sequence[VariableUpdate], hyper: StepOptions) -> list[VariableUpdate]:
-    """Takes the step, in place, of the variables that the kernels can take.
+def step(updates: Sequence[VariableUpdate], hyper: StepOptions) -> list[VariableUpdate]:
+    """Takes the step of the variables that the kernels support, in place.
 
     Args:
-        layers: One for each variable.
+        updates: One for each variable.
         hyper: The hyperparameters.
 
     Returns:
-        The others. In a stateless scope these are all: what is there must not be changed in place.
+        The variables that were not updated. In a stateless scope these are all variables, because
+        variables must not be changed in place there.
     """
     if in_stateless_scope():
-        return list(layers)
+        return list(updates)
     options: Any = {
         "lr": ops.convert_to_tensor(hyper.learning_rate, "float64"),
         "betas": (hyper.beta_1, hyper.beta_2),
@@ -43,23 +44,23 @@ def step(layers: Sequence[VariableUpdate], hyper: StepOptions) -> list[VariableU
     count: Any = ops.convert_to_tensor(hyper.count) if hyper.variant.counts else None
     groups: dict[float, list[Part]] = {}
     rest = []
-    for layer in layers:
-        w, m, v = (x.value for x in (layer.variable, layer.momentum, layer.v))
-        layout = _layout(layer.layers, layer.variable.shape)
-        maximum = None if layer.maximum is None else layer.maximum.value
-        whole = Part(w, layer.gradient, m, v, layout.scale, None, maximum, count)
+    for update in updates:
+        w, m, v = (x.value for x in (update.variable, update.momentum, update.v))
+        layout = _layout(update.layers, update.variable.shape)
+        maximum = None if update.maximum is None else update.maximum.value
+        whole = Part(w, update.gradient, m, v, layout.scale, None, maximum, count)
         found = list(parts(whole, layout.cuts))
         if any(native.problem(part, options) for part in found):
-            rest.append(layer)
+            rest.append(update)
         else:
-            groups.setdefault(layer.weight_decay, []).extend(found)
+            groups.setdefault(update.weight_decay, []).extend(found)
     for weight_decay, group in groups.items():
         native.step(group, options | {"weight_decay": weight_decay})
     return rest
 
 
 def dense(gradient: Any) -> Any:
-    """Returns a gradient as a dense tensor, with the sum of what it holds for one index.
+    """Returns a gradient as a dense tensor, with the values of duplicate indices summed.
 
     Example:
         >>> dense(torch.sparse_coo_tensor([[1, 1]], [1.0, 1.0], (2,))).tolist()
@@ -73,5 +74,5 @@ def dense(gradient: Any) -> Any:
 
 @functools.lru_cache(maxsize=4096)
 def _layout(layers: Layers, shape: tuple[int, ...]) -> Layout:
-    """Finds out once where the layers of a variable are."""
+    """Returns where the layers of a variable are; cached."""
     return layout_of(layers, None, torch.empty(shape, device="meta"))
