@@ -1,5 +1,6 @@
-// The step against a plain loop in double, on many threads at once; for the sanitizers, which see
-// what Python's tests cannot. Prints what is wrong, and returns how many things are.
+// Compares the step with a plain loop in double, and runs it on many threads. The sanitizers run
+// these tests, and find errors that the Python tests cannot find. Prints every failed check, and
+// returns their number.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,12 +27,12 @@ int wrong = 0;
 void expect(bool right, const std::string& what) {
   if (right) return;
   ++wrong;
-  std::printf("wrong: %s\n", what.c_str());
+  std::printf("failed: %s\n", what.c_str());
 }
 
 constexpr Dtype all_dtypes[] = {Dtype::float64, Dtype::float32, Dtype::bfloat16, Dtype::float16};
-// Shared between threads, of one thread in several chunks, not a multiple of any width, and none;
-// then the same with several layers, with and without gaps, and layers of one element.
+// Sizes for several threads, for several chunks of one thread, not a multiple of any vector width,
+// and 0; then several layers, with and without gaps, and layers of one element.
 const std::vector<Grid> grids = {{1, 1, 300'001, 300'001},
                                  {1, 1, 140'000, 140'000},
                                  {1, 1, 100'003, 100'003},
@@ -63,7 +64,7 @@ constexpr Rule rule = {.beta1 = 0.9,
                        .skip_nonfinite = 1,
                        .increment = 0};
 
-// Heap memory of exactly the right size, so that a sanitizer sees a step beyond it.
+// Heap memory of exactly the right size, so that a sanitizer finds an access beyond its end.
 struct Model {
   std::vector<std::vector<std::byte>> memory;
   std::vector<std::vector<double>> squares;
@@ -74,7 +75,7 @@ struct Model {
       auto& bytes_ = memory.emplace_back(size * bytes(dtype));
       for (std::size_t i = 0; i < size; ++i) {
         seed = seed * 1664525 + 1013904223;
-        // A few whole numbers, exact in every dtype: 1, -1, 2 or -2 in its own bits.
+        // 1, -1, 2 or -2: exact in every dtype.
         const bool two = seed >> 30 & 1, negative = seed >> 31;
         put(bytes_.data() + i * bytes(dtype), dtype, two, negative);
       }
@@ -82,7 +83,7 @@ struct Model {
     };
     unsigned seed = 0;
     for (const Grid& grid : grids) {
-      // Up to the end of the last piece.
+      // The last piece has no gap after it.
       const std::size_t size =
           grid.run == 0 ? 0 : (grid.runs - 1) * grid.stride + grid.layers * grid.run;
       void* w = make(size, weights, ++seed);
@@ -93,8 +94,8 @@ struct Model {
     }
   }
 
-  // From now on steps take the square sums from memory, and the caller has to write them.
-  void take_squares_apart() {
+  // After this call, the steps read the square sums from memory, and the caller must write them.
+  void separate_square_sums() {
     for (Tensor& tensor : tensors) {
       tensor.squares = squares.emplace_back(tensor.grid.layers).data();
     }
@@ -114,7 +115,7 @@ struct Model {
   }
 };
 
-void every_kernel_agrees_on_any_number_of_threads() {
+void all_kernels_agree_on_any_number_of_threads() {
   for (Dtype w : all_dtypes) {
     for (Dtype g : all_dtypes) {
       for (Dtype m : all_dtypes) {
@@ -126,7 +127,7 @@ void every_kernel_agrees_on_any_number_of_threads() {
             for (int i = 0; i < 2; ++i) step(model.tensors, rule, *kernels, threads);
             if (expected.empty()) expected = model.memory;
             Model apart(w, g, m);
-            apart.take_squares_apart();
+            apart.separate_square_sums();
             for (int i = 0; i < 2; ++i) {
               square_sums(apart.tensors, *kernels, threads);
               step(apart.tensors, rule, *kernels, 1);
@@ -142,9 +143,9 @@ void every_kernel_agrees_on_any_number_of_threads() {
   }
 }
 
-void a_step_is_what_the_rule_says() {
+void a_step_agrees_with_a_plain_loop() {
   Model model(Dtype::float64, Dtype::float64, Dtype::float64), start = model;
-  // The copies of the addresses still point into the first.
+  // The addresses in the copy still point into `model`; only its memory is used.
   step(model.tensors, rule, kernels(), 3);
   for (std::size_t i = 0; i < model.tensors.size(); ++i) {
     const auto numbers = [i](const Model& of, std::size_t kind) {
@@ -171,7 +172,7 @@ void a_step_is_what_the_rule_says() {
         weights[j] = w[j] - (rule.beta1 * moments[j] + push);
       });
     }
-    double error = 0;  // also of what lies in the gaps, which is to stay
+    double error = 0;  // includes the gaps, which must not change
     for (std::size_t j = 0; j < weights.size(); ++j) {
       error = std::max({error, std::abs(numbers(model, 0)[j] - weights[j]),
                         std::abs(numbers(model, 2)[j] - moments[j])});
@@ -192,7 +193,7 @@ void parts_of_one_array_do_not_overlap() {
   expect(overlap(std::vector{part(0, 11, 0), part(10, 20, 1)}).has_value(), "parts overlap");
 }
 
-// Callers compete for the pool; whoever does not get it works alone.
+// Callers compete for the pool; a caller that does not get it works alone.
 void many_callers_at_once() {
   Model expected(Dtype::float32, Dtype::float32, Dtype::float32);
   for (int i = 0; i < 5; ++i) step(expected.tensors, rule, kernels(), 1);
@@ -237,19 +238,19 @@ void traffic_stays_inside() {
 
 }  // namespace
 
-// With the argument "threads" only what is about threads: ThreadSanitizer is slow, and allows a
-// forked child no threads.
+// The argument "threads" selects only the tests of threads: ThreadSanitizer is slow, and does not
+// allow threads in a forked child.
 int main(int count, char** arguments) {
   const bool everything = count == 1 || std::string(arguments[1]) != "threads";
-  a_step_is_what_the_rule_says();
+  a_step_agrees_with_a_plain_loop();
   parts_of_one_array_do_not_overlap();
   many_callers_at_once();
   the_pool_calls_on_several_threads_and_returns_after_all();
   traffic_stays_inside();
   if (everything) {
-    every_kernel_agrees_on_any_number_of_threads();
+    all_kernels_agree_on_any_number_of_threads();
     a_forked_child_steps();
   }
-  std::printf("%s\n", wrong == 0 ? "all right" : "something is wrong");
+  std::printf("%s\n", wrong == 0 ? "all checks passed" : "some checks failed");
   return wrong;
 }
