@@ -57,16 +57,16 @@ const std::vector<Kind>& kinds() {
   return found;
 }
 
-struct Layers {
-  std::vector<Tensor> tensors;
+struct Tensors {
+  std::vector<Tensor> all;
 };
 
 void* pointer(std::uintptr_t address) { return reinterpret_cast<void*>(address); }
 
-Layers layers(const std::vector<std::size_t>& kind, const std::vector<Numbers>& grids,
-              const std::vector<double>& scales, const Addresses& weights,
-              const Addresses& gradients, const Addresses& moments, const Addresses& vs,
-              const std::optional<OptionalAddresses>& squares) {
+Tensors make_tensors(const std::vector<std::size_t>& kind, const std::vector<Numbers>& grids,
+                     const std::vector<double>& scales, const Addresses& weights,
+                     const Addresses& gradients, const Addresses& moments, const Addresses& vs,
+                     const std::optional<OptionalAddresses>& squares) {
   const std::size_t n = kind.size();
   for (std::size_t given : {grids.size(), scales.size(), weights.size(), gradients.size(),
                             moments.size(), vs.size(), squares ? squares->size() : n}) {
@@ -92,15 +92,15 @@ Layers layers(const std::vector<std::size_t>& kind, const std::vector<Numbers>& 
   return {std::move(tensors)};
 }
 
-void write_square_sums(const Layers& layers, int threads) {
-  for (const Tensor& tensor : layers.tensors) {
+void write_square_sums(const Tensors& tensors, int threads) {
+  for (const Tensor& tensor : tensors.all) {
     if (tensor.squares == nullptr) {
       throw std::invalid_argument("square_sums needs an address in squares for every tensor");
     }
   }
   const Kernels& chosen = kernels();
   const nb::gil_scoped_release release;
-  square_sums(layers.tensors, chosen, threads);
+  square_sums(tensors.all, chosen, threads);
 }
 
 }  // namespace
@@ -110,30 +110,30 @@ NB_MODULE(_native, m) {
   for (const auto& [w, g, m_] : kinds()) names.append(nb::make_tuple(name(w), name(g), name(m_)));
   m.attr("KINDS") = nb::tuple(names);
 
-  nb::class_<Layers>(m, "Layers")
+  nb::class_<Tensors>(m, "Tensors")
       .def(
           "__init__",
-          [](Layers* self, const std::vector<std::size_t>& kinds, const std::vector<Numbers>& grids,
-             const std::vector<double>& scales, const Addresses& weights,
-             const Addresses& gradients, const Addresses& moments, const Addresses& vs,
-             const std::optional<OptionalAddresses>& squares) {
-            new (self)
-                Layers(layers(kinds, grids, scales, weights, gradients, moments, vs, squares));
+          [](Tensors* self, const std::vector<std::size_t>& kinds,
+             const std::vector<Numbers>& grids, const std::vector<double>& scales,
+             const Addresses& weights, const Addresses& gradients, const Addresses& moments,
+             const Addresses& vs, const std::optional<OptionalAddresses>& squares) {
+            new (self) Tensors(
+                make_tensors(kinds, grids, scales, weights, gradients, moments, vs, squares));
           },
           nb::kw_only(), "kinds"_a, "grids"_a, "scales"_a, "weights"_a, "gradients"_a, "moments"_a,
           "vs"_a, "squares"_a = nb::none())
       .def("overlap",
-           [](const Layers& self) {
+           [](const Tensors& self) {
              const nb::gil_scoped_release release;
-             return overlap(self.tensors);
+             return overlap(self.all);
            })
       .def("square_sums", &write_square_sums, "threads"_a)
       .def(
           "step",
-          [](const Layers& self, const RuleNumbers& rule, int threads) {
+          [](const Tensors& self, const RuleNumbers& rule, int threads) {
             const Kernels& chosen = kernels();
             const nb::gil_scoped_release release;
-            step(self.tensors, std::bit_cast<Rule>(rule), chosen, threads);
+            step(self.all, std::bit_cast<Rule>(rule), chosen, threads);
           },
           "rule"_a, "threads"_a);
 

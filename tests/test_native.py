@@ -54,7 +54,7 @@ def instruction_set(request, monkeypatch):
 
 def layers_of(kind, weights, gradients, moments, vs, grids=None, scales=None, squares=None):
     """Arrays as the kernels take them, all of one kind; by default each is one layer."""
-    return native.kernels.Layers(
+    return native.kernels.Tensors(
         kinds=[kind] * len(weights),
         grids=grids or [(1, 1, x.size, x.size) for x in weights],
         scales=scales or [1.0] * len(weights),
@@ -505,7 +505,7 @@ def test_overlap_is_found_wherever_it_is(drawn):
         extents += [Extent(i, True, start, runs, length) for start in (w, m)]
         extents.append(Extent(i, False, g, runs, length))
         extents.append(Extent(i, True, v, 1, 4 * layers if run or given_squares else 0))
-    layers = native.kernels.Layers(
+    layers = native.kernels.Tensors(
         kinds=[native.kernels.KINDS.index(("float32",) * 3)] * len(drawn),
         grids=[(runs, layers, run, 7) for *_, runs, layers, run, _ in drawn],
         scales=[1.0] * len(drawn),
@@ -540,7 +540,7 @@ def test_lists_of_different_lengths_are_refused(short):
     lists |= {"grids": [(1, 1, 1, 1)] * 2, "scales": [1.0] * 2, "squares": [None] * 2}
     lists[short] = lists[short][:1]
     with pytest.raises(ValueError, match="the same length"):
-        native.kernels.Layers(**lists)
+        native.kernels.Tensors(**lists)
 
 
 def test_an_unknown_instruction_set_is_refused(monkeypatch):

@@ -22,7 +22,7 @@ def address(*x):
     arrays.append(array)
     return ctypes.addressof(array)
 arrays = []
-layers = native.kernels.Layers(
+layers = native.kernels.Tensors(
     kinds=[native.kernels.KINDS.index(("float32",) * 3)], grids=[(1, 1, 2, 2)], scales=[1.0],
     weights=[address(1, 2)], gradients=[address(3, 4)], moments=[address(0, 0)], vs=[address(0)],
 )

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 KINDS: tuple[tuple[str, str, str], ...]
 """Dtypes of weights, gradient and momentum buffer for which there are kernels."""
 
-class Layers:
-    """Addresses of arrays; they must stay valid as long as this object is used."""
+class Tensors:
+    """Addresses of tensors, which must stay valid as long as this object is used."""
 
     def __init__(
         self,
@@ -24,7 +24,8 @@ class Layers:
 
         Args:
             kinds: Indices into ``KINDS``.
-            grids: Where the layers lie, see ``novograd.native.grid``. Complex numbers are pairs.
+            grids: Where the layers lie, see ``novograd.native.grid``. A complex number counts as
+                two elements.
             scales: Factors of the normalised gradients.
             weights: Addresses of the weights.
             gradients: Addresses of the gradients.
@@ -32,8 +33,8 @@ class Layers:
             vs: Addresses of the second moments: contiguous, one number for each layer, float64 for
                 float64 weights, else float32.
             squares: Addresses of the squared norms: contiguous, one float64 for each layer; None or
-                0 if there are none. If given, ``step`` does not compute them, and also updates the
-                second moment of a layer that has no elements here.
+                0 if there are none. If given, ``step`` does not compute the squared norms, and
+                also updates the second moment of a layer that has no elements here.
 
         Raises:
             ValueError: If the lists differ in length.
@@ -46,7 +47,7 @@ class Layers:
         """Writes the squared norms to ``squares``, without the GIL.
 
         Raises:
-            ValueError: If a tensor has no address in ``squares``; nothing has changed then.
+            ValueError: If a tensor has no address in ``squares``. Nothing is changed in this case.
         """
 
     def step(self, rule: Sequence[float], threads: int) -> None:

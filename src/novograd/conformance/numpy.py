@@ -111,7 +111,7 @@ class NativeAdapter(RuleAdapter):
             if all(part.grid for part in found):
                 parts += found
                 rest[i] = None
-        layers = native.kernels.Layers(
+        tensors = native.kernels.Tensors(
             kinds=[native.kernels.KINDS.index((part.gradient.dtype.name,) * 3) for part in parts],
             grids=[part.grid for part in parts],
             scales=[part.scale for part in parts],
@@ -121,7 +121,7 @@ class NativeAdapter(RuleAdapter):
             vs=[part.layer.second_moment.ctypes.data for part in parts],
         )
         numbers = self._numbers(hyper)
-        layers.step(native.arguments(numbers, nesterov=hyper.nesterov), self.threads)
+        tensors.step(native.arguments(numbers, nesterov=hyper.nesterov), self.threads)
         return super().step(rest, hyper)
 
     def reload(self) -> None:

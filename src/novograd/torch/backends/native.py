@@ -237,7 +237,7 @@ def _apart(parts: Sequence[Part]) -> Any:
 
 def _layers(parts: Sequence[Part]) -> Any:
     """Hands parts to the kernels, as addresses; they have to live as long."""
-    return native.kernels.Layers(
+    return native.kernels.Tensors(
         kinds=[_KINDS[part.param.dtype, part.grad.dtype, part.exp_avg.dtype] for part in parts],
         grids=[grid_of(part) for part in parts],
         scales=[part.scale for part in parts],
