@@ -1,10 +1,8 @@
-"""What the tests share: training on given gradients, with the transformation and by the oracle."""
+"""Training on given gradients with the transformation of JAX."""
 
 import jax
 import numpy as np
 import optax
-
-from novograd import reference
 
 
 def train(optimizer, weights, gradients, jit=True):
@@ -19,24 +17,6 @@ def train(optimizer, weights, gradients, jit=True):
     for gradient in gradients:
         weights, state = step(gradient, weights, state)
     return weights, state
-
-
-def oracle(weights, gradients, learning_rate=0.1, weight_decay=0.0, **changes):
-    """Trains one leaf in float64; returns w, m and v. Schedules are functions of the step."""
-    hyper = {
-        "beta1": 0.95,
-        "beta2": 0.98,
-        "epsilon": 1e-8,
-        "grad_averaging": False,
-        "nesterov": False,
-    }
-    w, m, v = weights, np.zeros(np.shape(weights)), 0.0
-    for step, gradient in enumerate(gradients):
-        lr, decay = (x(step) if callable(x) else x for x in (learning_rate, weight_decay))
-        w, m, v = reference.step(
-            w, m, v, gradient, learning_rate=lr, weight_decay=decay, **hyper | changes
-        )
-    return w, m, v
 
 
 def made_up(shapes, steps=6, dtype=np.float32):

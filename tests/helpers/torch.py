@@ -1,10 +1,7 @@
-"""What several tests of the PyTorch class use."""
+"""Parameters, gradients and training for the tests of the PyTorch class."""
 
-import numpy as np
 import pytest
 import torch
-
-from novograd import reference
 
 IMPLEMENTATIONS = {
     "single": {"foreach": False},
@@ -38,23 +35,6 @@ def train(optimizer, steps, start=0):
     for step in range(start, start + steps):
         set_gradients(params, step)
         optimizer.step()
-
-
-def expected(weights, gradients, rates, **changes):
-    """The oracle's weights after steps of one layer with these gradients and learning rates."""
-    hyper = {
-        "beta1": 0.95,
-        "beta2": 0.98,
-        "epsilon": 1e-8,
-        "weight_decay": 0.0,
-        "grad_averaging": False,
-        "nesterov": False,
-    } | changes
-    w = np.array(weights, np.float64)
-    m, v = np.zeros_like(w), np.zeros(())
-    for gradient, rate in zip(gradients, rates, strict=True):
-        w, m, v = reference.step(w, m, v, gradient, learning_rate=rate, **hyper)
-    return w
 
 
 def states_of(optimizer):

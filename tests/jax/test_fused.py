@@ -10,7 +10,8 @@ from jax.sharding import PartitionSpec as P
 
 from novograd import native
 from novograd.jax import ffi, novograd, scale_by_novograd
-from tests.helpers.jax import assert_close, made_up, oracle, train
+from tests.helpers.jax import assert_close, made_up, train
+from tests.helpers.oracle import trained
 from tests.helpers.parameters import crossed
 
 SHAPES = {"a": (3,), "b": (2, 4)}
@@ -174,7 +175,7 @@ def test_large_leaves_are_shared_by_threads():
     weights, gradients = made_up({"large": (700, 500), "small": (3,)}, steps=2)
     w, state = train(novograd(0.1, **HYPER, fused=True), weights, gradients)
     for key in weights:
-        expected = oracle(weights[key], [g[key] for g in gradients], **HYPER)
+        expected = trained(weights[key], [g[key] for g in gradients], **HYPER)
         for actual, value in zip((w, state.mu, state.nu), expected, strict=True):
             assert_close(actual[key], value)
 

@@ -11,7 +11,8 @@ import pytest
 from novograd import native
 from novograd.jax import novograd, scale_by_novograd
 from novograd.layers import Rows, Split, Stacked
-from tests.helpers.jax import assert_close, made_up, oracle, train
+from tests.helpers.jax import assert_close, made_up, train
+from tests.helpers.oracle import trained
 
 HYPER = {"weight_decay": 0.1, "nesterov": True}
 FUSED = [False, pytest.param(None, marks=pytest.mark.skipif(not native.kernels, reason="no C++"))]
@@ -107,7 +108,7 @@ def test_rows(scale, fused):
             def row(x, axis=axis, i=i):
                 return np.take(np.atleast_1d(x), i, axis)
 
-            expected = oracle(
+            expected = trained(
                 row(weights[key]), [row(g[key]) for g in gradients], scale=factor, **HYPER
             )
             assert_close(row(w[key]), expected[0])

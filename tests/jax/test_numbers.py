@@ -8,7 +8,8 @@ import pytest
 
 from novograd.jax import novograd
 from novograd.variants import VARIANTS
-from tests.helpers.jax import assert_close, made_up, oracle, train
+from tests.helpers.jax import assert_close, made_up, train
+from tests.helpers.oracle import trained
 
 NUMBERS = {"learning_rate": 0.5, "b1": 0.9}
 BOTH = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
@@ -54,7 +55,7 @@ def test_the_step_is_right(jit, dtype, size, tolerance, request):
     stored = [np.asarray(jnp.asarray(g, dtype), np.float64) for g in gradients]
     w, _ = steps(gradients, dtype, jit)
     assert w.dtype == dtype
-    expected, _, _ = oracle(np.ones(3), stored, learning_rate=0.5, beta1=0.9)
+    expected, _, _ = trained(np.ones(3), stored, learning_rate=0.5, beta1=0.9)
     assert_close(w, expected, rtol=tolerance)
 
 
@@ -126,7 +127,7 @@ def test_half_precision_is_rounded_once():
     w, gradient = (random.standard_normal(1000).astype(np.float16) for _ in range(2))
     optimizer = novograd(0.5, weight_decay=0.1, nesterov=True)
     updates, state = optimizer.update(jnp.asarray(gradient), optimizer.init(w), w)
-    after, moment, _ = oracle(w, [gradient], learning_rate=0.5, weight_decay=0.1, nesterov=True)
+    after, moment, _ = trained(w, [gradient], learning_rate=0.5, weight_decay=0.1, nesterov=True)
     for actual, exact in ((state.mu, moment), (updates, after - w.astype(np.float64))):
         unit = np.spacing(np.abs(exact).astype(np.float16)).astype(np.float64)
         assert np.all(np.abs(np.asarray(actual, np.float64) - exact) <= unit / 2 + 2e-7)
@@ -135,7 +136,7 @@ def test_half_precision_is_rounded_once():
 def test_the_update_comes_from_the_moment_before_it_is_rounded():
     gradients = [jnp.asarray(g["a"]) for g in made_up({"a": (50,)})[1]]
     w, state = train(novograd(0.1, mu_dtype=jnp.bfloat16), jnp.zeros(50), gradients[:1])
-    expected, moment, _ = oracle(np.zeros(50), gradients[:1])
+    expected, moment, _ = trained(np.zeros(50), gradients[:1])
     assert_close(w, expected)
     np.testing.assert_array_equal(state.mu, jnp.asarray(moment, jnp.bfloat16))
 
@@ -180,7 +181,7 @@ def test_float64_leaves_beside_float32_leaves(as_array):
         == ({"a": "float64", "b": "float32"},) * 3
     )
     for key, tolerance in (("a", 1e-14), ("b", 2e-6)):
-        expected = oracle(weights[key], [g[key] for g in gradients], weight_decay=0.1)
+        expected = trained(weights[key], [g[key] for g in gradients], weight_decay=0.1)
         for actual, value in zip((w, state.mu, state.nu), expected, strict=True):
             assert_close(actual[key], value, tolerance)
 
@@ -209,7 +210,7 @@ def test_complex_leaves_behave_as_their_pairs(jit, shape):
 
     optimizer = novograd(0.1, weight_decay=0.1, nesterov=True)
     w, state = train(optimizer, join(weights), [join(g) for g in gradients], jit)
-    expected = oracle(
+    expected = trained(
         np.stack([weights["re"], weights["im"]]),
         [np.stack([g["re"], g["im"]]) for g in gradients],
         weight_decay=0.1,

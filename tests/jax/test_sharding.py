@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 from novograd.jax import NovogradState, novograd
 from novograd.layers import Rows, Split, Stacked
 from tests.helpers import programs
-from tests.helpers.jax import assert_close, made_up, oracle, train
+from tests.helpers.jax import assert_close, made_up, train
+from tests.helpers.oracle import trained
 from tests.helpers.parameters import crossed
 
 SHAPES = {"matrix": (8, 4), "vector": (8,)}
@@ -32,7 +33,7 @@ def mesh_of(name, kind=AxisType.Auto):
 
 
 def expected(weights, gradients):
-    return {k: oracle(w, [g[k] for g in gradients], **HYPER) for k, w in weights.items()}
+    return {k: trained(w, [g[k] for g in gradients], **HYPER) for k, w in weights.items()}
 
 
 def assert_is_that_of_whole_leaves(w, state, weights, gradients):
@@ -91,7 +92,7 @@ def test_shard_map_with_a_leaf_that_is_skipped():
     w, _ = shard_map_steps(optimizer, "1-D", weights, [*gradients[:2], spoiled, *gradients[3:]])
     kept = [g["vector"] for g in gradients[:2] + gradients[3:]]
     # Seven devices hold only finite numbers, and leave their pieces alone as well.
-    assert_close(w["vector"], oracle(weights["vector"], kept, **HYPER)[0])
+    assert_close(w["vector"], trained(weights["vector"], kept, **HYPER)[0])
     assert_close(w["matrix"], expected(weights, gradients)["matrix"][0])
 
 

@@ -10,14 +10,15 @@ import pytest
 
 from novograd.jax import Novograd, novograd, scale_by_novograd
 from novograd.layers import Rows, Stacked
-from tests.helpers.jax import assert_close, made_up, oracle, train
+from tests.helpers.jax import assert_close, made_up, train
+from tests.helpers.oracle import trained
 
 SHAPES = {"a": (3,), "b": (2, 4)}
 
 
 def per_leaf(weights, gradients, **hyper):
     """Trains each leaf by the oracle; returns the weights."""
-    return {k: oracle(w, [g[k] for g in gradients], **hyper)[0] for k, w in weights.items()}
+    return {k: trained(w, [g[k] for g in gradients], **hyper)[0] for k, w in weights.items()}
 
 
 def assert_trees_close(actual, expected, rtol=2e-6):
@@ -78,7 +79,7 @@ def test_the_learning_rate_outside_differs_under_a_schedule():
     expected = np.float64(weights["a"])
     for step in range(len(gradients)):
         # With a learning rate of 1 the oracle's moment is the direction.
-        _, direction, _ = oracle(
+        _, direction, _ = trained(
             np.zeros(3), [g["a"] for g in gradients[: step + 1]], learning_rate=1.0
         )
         expected = expected - decreasing(step) * direction
@@ -285,8 +286,8 @@ def test_trees_for_all_weights_are_given_where_some_are_masked(arguments):
     for mask in ({"a": True, "b": False}, {"a": False, "b": True}, {"a": False, "b": False}):
         optimizer = optax.masked(novograd(0.1, **ARGUMENTS[arguments]), mask)
         w, _ = train(optimizer, weights, gradients)
-        for key, trained in mask.items():
-            if trained:
+        for key, is_ours in mask.items():
+            if is_ours:
                 assert_trees_close(w[key], expected[key])
 
 
@@ -438,7 +439,7 @@ def test_scan():
         weights, gradients, learning_rate=decreasing, weight_decay=0.1, nesterov=True
     )
     assert_trees_close(w, expected)
-    last = oracle(weights["a"], [g["a"] for g in gradients])[2]
+    last = trained(weights["a"], [g["a"] for g in gradients])[2]
     assert_close(norms[-1], last)
 
 
@@ -522,11 +523,11 @@ def test_strict_modes(jit, as_array):
     ):
         w, _ = train(optimizer, cast(weights), [cast(g) for g in gradients], jit)
     hyper = {"epsilon": 0.0, "weight_decay": 0.1, "grad_averaging": True, "nesterov": True}
-    assert_close(w["scalar"], oracle(weights["c"], [g["c"] for g in gradients], **hyper)[0])
-    pair = oracle(
+    assert_close(w["scalar"], trained(weights["c"], [g["c"] for g in gradients], **hyper)[0])
+    pair = trained(
         np.stack([weights["a"]] * 2), [np.stack([g["a"]] * 2) for g in gradients], **hyper
     )[0]
     assert_close(jnp.stack([w["complex"].real, w["complex"].imag]), pair)
     half, *half_gradients = (np.asarray(cast(x)["half"], np.float64) for x in (weights, *gradients))
     # As of apply_if_finite: two roundings to bfloat16 in each step.
-    assert_close(w["half"], oracle(half, half_gradients, **hyper)[0], rtol=5e-2)
+    assert_close(w["half"], trained(half, half_gradients, **hyper)[0], rtol=5e-2)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from novograd import reference
 from novograd.keras import NovoGrad
 from novograd.variants import VARIANTS
+from tests.helpers.oracle import trained
 
 HYPER = {
     "learning_rate": 0.5,
@@ -62,13 +62,10 @@ def train_compiled(gradients, dtype="float32", **changes):
 MODES = pytest.mark.parametrize("run", [train, train_compiled])
 
 
-def oracle(gradients, **changes):
-    w, m, v = np.ones_like(gradients[0]), np.zeros_like(gradients[0]), 0.0
-    for gradient in gradients:
-        w, m, v = reference.step(
-            w, m, v, gradient, beta1=BETAS[0], beta2=BETAS[1], **HYPER | changes
-        )
-    return w
+def oracle(gradients):
+    return trained(np.ones_like(gradients[0]), gradients, beta1=BETAS[0], beta2=BETAS[1], **HYPER)[
+        0
+    ]
 
 
 @MODES
@@ -129,15 +126,8 @@ def test_half_precision_is_rounded_once(dtype):
     before, g = (numpy(x).astype(np.float64) for x in (w, gradient))
     optimizer = new(weight_decay=0.1)
     optimizer.apply([keras.ops.convert_to_tensor(gradient)], [w])
-    exact, moment, _ = reference.step(
-        before,
-        np.zeros(1000),
-        0.0,
-        g,
-        beta1=BETAS[0],
-        beta2=BETAS[1],
-        **HYPER | {"weight_decay": 0.1},
-    )
+    hyper = HYPER | {"beta1": BETAS[0], "beta2": BETAS[1], "weight_decay": 0.1}
+    exact, moment, _ = trained(before, [g], **hyper)
     np.testing.assert_array_equal(numpy(w), exact.astype(numpy(w).dtype))
     np.testing.assert_array_equal(numpy(optimizer.variables[2]), moment.astype(numpy(w).dtype))
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 from novograd import reference
 from novograd.layers import Rows, Split, Stacked
 from novograd.tensorflow import NovoGrad
+from tests.helpers.oracle import trained
 
 tf1 = tf.compat.v1
 
@@ -73,13 +74,8 @@ def oracle_rows(shape, axis, scale, steps=STEPS):
     """Each row by the oracle, on its own."""
     rows = []
     for i in range(shape[axis]):
-        w, m, v = np.take(random(shape), i, axis).astype(np.float64), 0.0, 0.0
-        for step in range(steps):
-            g = np.take(random(shape, step + 1), i, axis).astype(np.float64)
-            w, m, v = reference.step(
-                w, m, v, g, **OPTIONS, epsilon=1e-8, grad_averaging=False, nesterov=False,
-                scale=scale,
-            )  # fmt: skip
+        gradients = [np.take(random(shape, step + 1), i, axis) for step in range(steps)]
+        w, m, v = trained(np.take(random(shape), i, axis), gradients, **OPTIONS, scale=scale)
         rows.append((w, m, v))
     w, m, v = zip(*rows, strict=True)
     return np.stack(w, axis), np.stack(m, axis), np.array(v)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from novograd import reference
 from novograd.tensorflow import NovoGrad
+from tests.helpers.oracle import trained
 
 WRAPS = {
     "eager": lambda f: f,
@@ -38,11 +38,8 @@ def train(gradients, dtype="float32", wrap="eager", **changes):
     return w.numpy(), norms
 
 
-def oracle(gradients, **changes):
-    w, m, v = np.ones_like(gradients[0]), np.zeros_like(gradients[0]), 0.0
-    for gradient in gradients:
-        w, m, v = reference.step(w, m, v, gradient, **HYPER | changes, nesterov=False)
-    return w
+def oracle(gradients):
+    return trained(np.ones_like(gradients[0]), gradients, **HYPER)[0]
 
 
 @pytest.mark.parametrize("wrap", WRAPS)
@@ -111,14 +108,7 @@ def test_half_precision_is_rounded_once():
     w = tf.Variable(random.standard_normal(1000), dtype=tf.float16)
     before = w.numpy().astype(np.float64)
     NovoGrad(**HYPER | {"weight_decay": 0.1}).apply_gradients([(tf.constant(gradient), w)])
-    exact, _, _ = reference.step(
-        before,
-        np.zeros(1000),
-        0.0,
-        gradient,
-        **HYPER | {"weight_decay": 0.1},
-        nesterov=False,
-    )
+    exact, _, _ = trained(before, [gradient], **HYPER | {"weight_decay": 0.1})
     np.testing.assert_array_equal(w.numpy(), exact.astype(np.float16))
 
 

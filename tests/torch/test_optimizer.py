@@ -12,10 +12,10 @@ from torch.optim import lr_scheduler
 from novograd.torch import NovoGrad
 from novograd.torch.backends import eager, foreach, native
 from novograd.variants import VARIANTS
+from tests.helpers.oracle import trained
 from tests.helpers.torch import (
     SHAPES,
     every_implementation,
-    expected,
     parameters,
     set_gradients,
     train,
@@ -52,7 +52,7 @@ def test_groups_have_options_of_their_own(implementation):
         ({"weight_decay": 0.1, "beta1": 0.5, "beta2": 0.9}, {}),
         strict=True,
     ):
-        wanted = expected(w, g, [0.1] * 5, nesterov=True, **changes)
+        wanted = trained(w, g, nesterov=True, **changes)[0]
         np.testing.assert_allclose(param.detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -141,7 +141,7 @@ def test_schedulers(implementation, tensor, schedule):
         optimizer.step()
         scheduler.step()
     assert len(set(rates)) == 5
-    wanted = expected(start, given, rates)
+    wanted = trained(start, given, learning_rate=rates.__getitem__)[0]
     np.testing.assert_allclose(w.detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -266,7 +266,7 @@ def test_gradient_of_another_dtype(implementation):
     gradient = torch.randn(3, 5)
     w.grad = gradient
     NovoGrad([w], lr=0.1, **implementation).step()
-    wanted = torch.from_numpy(expected(start, [gradient.numpy()], [0.1])).to(torch.bfloat16)
+    wanted = torch.from_numpy(trained(start, [gradient.numpy()])[0]).to(torch.bfloat16)
     assert torch.equal(w.detach(), wanted)
 
 
@@ -418,7 +418,7 @@ def test_the_implementation_follows_options_and_tensors(monkeypatch):
 
         monkeypatch.setattr(module, function, watched)
 
-    watch(native, "Prepared")
+    watch(native, "PreparedByKernels")
     watch(foreach, "step")
     watch(eager, "step")
     strided = torch.nn.Parameter(torch.randn(3, 4).T[::2])
