@@ -24,7 +24,7 @@ def start(module: str, *arguments: Any, **environment: str) -> subprocess.Popen[
 def finish(process: subprocess.Popen[str]) -> str:
     """Waits for a program, which must not fail, and returns what it printed."""
     try:
-        printed, errors = process.communicate(timeout=120)
+        printed, errors = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 0, printed + errors
