@@ -11,9 +11,10 @@ import torch
 from novograd import variants
 from novograd.conformance.torch import TritonAdapter
 from novograd.layers import Rows, Split, Stacked
+from novograd.rule import Numbers
 from novograd.torch import NovoGrad
 from novograd.torch.backends import eager, triton
-from novograd.torch.norms import kernel_rule
+from novograd.torch.norms import numbers_of
 from novograd.torch.parts import Part
 from tests.helpers import torch as helpers
 from tests.helpers.torch import set_gradients, train
@@ -109,7 +110,7 @@ def test_dtypes(dtypes):
     options = NovoGrad([w], **OPTIONS).param_groups[0]
     part = Part(w, g, m, torch.tensor(2.0, device=DEVICE))
     twin = Part(w.clone(), g.clone(), m.clone(), part.exp_avg_sq.clone())
-    triton.Prepared([part]).step(options)
+    triton.PreparedByTriton([part]).step(options)
     eager.step([twin], options)
     # One rounding to the dtype of each; float32 differs by the order of additions.
     for x, y in zip(part[:4], twin[:4], strict=True):
@@ -127,10 +128,10 @@ def test_the_numbers_of_a_rule_depend_linearly_on_the_learning_rate(name):
         (group,) = NovoGrad(
             [torch.zeros(1)], lr=0.1, variant=name, maximize=maximize, weight_decay=decay
         ).param_groups
-        at = {lr: torch.tensor(kernel_rule(group | {"lr": lr}, 3.0, 0.0)) for lr in (0.0, 0.7, 1.0)}
+        at = {lr: torch.tensor(numbers_of(group | {"lr": lr}, 3.0)) for lr in (0.0, 0.7, 1.0)}
         torch.testing.assert_close(at[0.0] + 0.7 * (at[1.0] - at[0.0]), at[0.7])
-        beside = kernel_rule(group)._fields.index("a")
-        assert torch.equal(at[0.0][:beside], at[1.0][:beside])
+        before = Numbers._fields.index("a")
+        assert torch.equal(at[0.0][:before], at[1.0][:before])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -299,7 +300,7 @@ def test_other_dtypes_are_rounded_to_the_nearest():
 @pytest.mark.parametrize(
     ("make", "options", "said"),
     [
-        (lambda x: x.T[::2], {}, "its elements have gaps, or another order"),
+        (lambda x: x.T[::2], {}, "it is not contiguous, or its memory layout differs"),
         (lambda x: x, {"variant": "apex-inf"}, "no kernel for variant 'apex-inf'"),
         (lambda x: x, {"variant": "nvidia-amsgrad"}, "no kernel for variant"),
     ],

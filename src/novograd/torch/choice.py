@@ -12,19 +12,19 @@ from novograd.torch.groups import Group
 from novograd.torch.options import Options
 from novograd.torch.parts import Part, parts
 
-# Backends, and the part that each is to update.
+# Pairs of a backend and a part that it updates.
 Assignment = list[tuple[Backend, Part]]
 
 
 def assign(group: Group, rows: Iterable[tuple[Any, ...]]) -> Assignment:
-    """Chooses the backend for each part of some parameters of a group.
+    """Chooses the backend for each part of the given parameters of a group.
 
     Args:
         group: The parameter group.
-        rows: For each parameter the fields of a ``Part``, and its cuts.
+        rows: For each parameter, the fields of a ``Part`` and the cuts.
 
     Raises:
-        RuntimeError: If kernels are demanded that cannot take a part.
+        RuntimeError: If ``fused`` is True and the kernels do not support a part.
 
     Example:
         >>> from novograd.torch import NovoGrad
@@ -40,7 +40,7 @@ def assign(group: Group, rows: Iterable[tuple[Any, ...]]) -> Assignment:
 
 
 def wants_kernels(group: Group) -> bool:
-    """Whether kernels are to update every part of a group that they can.
+    """Whether kernels update each part of a group that they support.
 
     Example:
         >>> wants_kernels({"fused": None, "foreach": None})
@@ -58,28 +58,28 @@ def kernels_for(device: torch.device) -> Backend:
         >>> kernels_for(torch.device("cpu")) is native
         True
     """
-    return triton if triton.takes(device) else native
+    return triton if triton.supports_device(device) else native
 
 
 def require_kernels(fused: bool | None, params: Iterable[Tensor]) -> None:
-    """Raises RuntimeError if kernels are demanded that are not installed.
+    """Raises RuntimeError if ``fused`` is True and the kernels are not installed.
 
     Example:
         >>> require_kernels(None, [torch.zeros(2)])
     """
-    if fused and not all(triton.takes(param.device) for param in params):
+    if fused and not all(triton.supports_device(param.device) for param in params):
         require()
 
 
 def demands_triton(groups: Iterable[Group]) -> bool:
-    """Whether kernels are demanded that torch.compile does not take.
+    """Whether a group demands Triton kernels, which torch.compile does not support.
 
     Example:
         >>> demands_triton([{"params": [torch.zeros(2)], "fused": True}])
         False
     """
     return any(
-        triton.takes(param.device)
+        triton.supports_device(param.device)
         for group in groups
         if group["fused"] or group["stochastic_rounding"]
         for param in group["params"]
@@ -94,7 +94,7 @@ def _backend(group: Group, part: Part) -> Backend:
         problem = backend.problem(part, cast(Options, group))
         if problem is None:
             return backend
-    if group["fused"]:  # while compiled; else checked before
+    if group["fused"]:  # only under torch.compile; otherwise check_gradients raises before
         raise RuntimeError(f"fused=True is not possible: {problem}")
     return candidates[-1]
 

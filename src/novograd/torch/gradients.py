@@ -1,4 +1,4 @@
-"""The check that the gradients of a step can be used."""
+"""Checks that a step can use the gradients."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -16,16 +16,16 @@ from novograd.torch.sharding import is_sharded, local
 from novograd.torch.state import state_of, whole_part
 
 
-def check_gradients(some: Iterable[Member], groups: Groups, states: Mapping[Tensor, Any]) -> None:
-    """Checks that the gradients of some parameters can be used.
+def check_gradients(chosen: Iterable[Member], groups: Groups, states: Mapping[Tensor, Any]) -> None:
+    """Checks that a step can use the gradients of the given parameters.
 
     Args:
-        some: The parameters, which have gradients.
+        chosen: The parameters, which have gradients.
         groups: The facts about all groups.
         states: The state of the optimizer.
 
     Raises:
-        RuntimeError: If one cannot be used; the message names the parameter.
+        RuntimeError: If a gradient cannot be used. The message names the parameter.
 
     Example:
         >>> from novograd.torch import NovoGrad
@@ -35,19 +35,19 @@ def check_gradients(some: Iterable[Member], groups: Groups, states: Mapping[Tens
         >>> check_gradients(trained(0, NovoGrad([w]).param_groups[0]), Groups(), {})
         Traceback (most recent call last):
             ...
-        RuntimeError: NovoGrad cannot use the gradient of parameter 0 of param_groups[0]: it is \
-torch.sparse_coo, and must be dense
+        RuntimeError: NovoGrad cannot use the gradient of parameter 0 of param_groups[0]: it must \
+be dense, got torch.sparse_coo
     """
-    for member in some:
+    for member in chosen:
         problem = _problem(member, groups, states)
         if problem:
-            asked = "".join(
+            with_options = "".join(
                 f"with {name}=True "
                 for name in ("fused", "stochastic_rounding")
                 if member.group[name]
             )
             raise RuntimeError(
-                f"NovoGrad cannot use {asked}the gradient of parameter {member}: {problem}"
+                f"NovoGrad cannot use {with_options}the gradient of parameter {member}: {problem}"
             )
 
 
@@ -56,21 +56,21 @@ def _problem(member: Member, groups: Groups, states: Mapping[Tensor, Any]) -> st
     param, group = member.param, member.group
     grad = cast(Tensor, param.grad)
     if grad.layout is not torch.strided:
-        return f"it is {grad.layout}, and must be dense"
+        return f"it must be dense, got {grad.layout}"
     if groups.sharded and is_sharded(param) and not is_sharded(grad):
-        return "it must be a DTensor where the parameter is one"
+        return "it must be a DTensor, because the parameter is a DTensor"
     if not torch.compiler.is_compiling():
         kernels = _demanded_kernels(member)
         problem = None if kernels is None else kernels_problem(kernels, member, groups, states)
         if problem:
             return problem
     if groups.sharded and variants.get(group["variant"]).norm != "l2":
-        return f"the norm of variant {group['variant']!r} is not known of shards"
+        return f"the norm of variant {group['variant']!r} does not support DTensors"
     return None
 
 
 def _demanded_kernels(member: Member) -> Backend | None:
-    """Returns the kernels that have to update a parameter, if its group demands any."""
+    """Returns the kernels that must update a parameter, or None if any backend may update it."""
     if member.group["stochastic_rounding"] and member.param.dtype == torch.bfloat16:
         return triton
     return kernels_for(member.param.device) if member.group["fused"] else None
@@ -88,7 +88,7 @@ def kernels_problem(
         states: The state of the optimizer.
 
     Raises:
-        RuntimeError: If the state of the parameter cannot be used.
+        RuntimeError: If the step cannot use the state of the parameter.
 
     Example:
         >>> from novograd.torch import NovoGrad
@@ -98,7 +98,7 @@ def kernels_problem(
         >>> w.grad = torch.zeros(4, 3)
         >>> (member,) = trained(0, NovoGrad([w]).param_groups[0])
         >>> kernels_problem(native, member, Groups(), {})
-        'its elements have gaps, or another order than those of its gradient or state'
+        'it is not contiguous, or its memory layout differs from that of its gradient or state'
     """
     param, layout = member.param, groups.layout(member)
     state = state_of(member, layout, states) or {

@@ -1,7 +1,8 @@
-"""What can take a step of some parts: the same two functions in each module here.
+"""The backends: each module here has the same two functions, ``problem`` and ``prepare``.
 
-``eager`` is the rule itself, one tensor at a time. The others are second writings of it: by torch's
-foreach operations, by the kernels for CPUs (``native``), and by those for GPUs (``triton``).
+``eager`` uses the rule directly, one tensor at a time. The other modules implement the rule again:
+``foreach`` with torch's foreach operations, ``native`` with the kernels for CPUs, and ``triton``
+with the kernels for GPUs.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,11 +15,11 @@ from novograd.torch.parts import Part
 
 
 class Scaling(NamedTuple):
-    """What a ``GradScaler`` hands to an optimizer that unscales gradients itself.
+    """The values that a ``GradScaler`` gives to an optimizer that unscales gradients itself.
 
     Attributes:
-        grad_scale: What the gradients are to be divided by, of one element; None for 1.
-        found_inf: Not 0 where the step is to be left out.
+        grad_scale: The divisor of the gradients, with one element; None means 1.
+        found_inf: If not 0, the step must change nothing.
     """
 
     grad_scale: Tensor | None
@@ -26,12 +27,12 @@ class Scaling(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A step that is ready to be taken.
+    """A prepared step.
 
     Attributes:
-        square_sums: Computes the norms of what is here of layers that other processes have pieces
-            of.
-        take: Takes it.
+        square_sums: Computes the squared norms of the local pieces of layers that are cut across
+            processes.
+        take: Takes the step.
     """
 
     square_sums: Callable[[], None]
@@ -39,19 +40,19 @@ class Step(NamedTuple):
 
 
 class Backend(Protocol):
-    """A module here."""
+    """A module of this package."""
 
     @property
     def UNSCALES(self) -> bool:  # noqa: N802
-        """Whether its steps unscale gradients as a ``GradScaler`` says, without waiting for it."""
+        """Whether its steps unscale gradients for a ``GradScaler`` and never wait for a device."""
         ...
 
     def problem(self, part: Part, options: Options, /) -> str | None:
-        """Returns why it cannot take a part, or None if it can."""
+        """Returns why the backend does not support a part, or None if it does."""
         ...
 
     def prepare(
         self, parts: Sequence[Part], options: Options, scaling: Scaling | None = None, /
     ) -> Step:
-        """Returns the step of parts without a problem; they are checked, and nothing is changed."""
+        """Checks parts that have no ``problem``, and returns their step. Changes nothing."""
         ...

@@ -1,4 +1,4 @@
-"""A step by the rule itself, one tensor at a time."""
+"""The eager backend: uses the rule directly, one tensor at a time."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,18 +15,18 @@ UNSCALES = False
 
 
 def problem(_part: Part, _options: Options) -> str | None:
-    """Returns None: every part can be taken."""
+    """Returns None, because this backend supports every part."""
     return None
 
 
 def prepare(parts: Sequence[Part], options: Options, _scaling: Scaling | None = None) -> Step:
-    """Returns the step of parts, as ``novograd.torch.backends`` has it."""
+    """Returns the step of parts (see ``Backend``)."""
     real = list(map(as_real, parts))
     return Step(partial(square_sums, real), partial(step, real, options))
 
 
 def step(parts: Sequence[Part], options: Options) -> None:
-    """Updates real parameters and their state in place, in the precision of ``exp_avg_sq``.
+    """Updates real parameters and their state in place; computes in the dtype of ``exp_avg_sq``.
 
     Args:
         parts: Tensors of any shapes, dtypes and devices.
@@ -62,7 +62,7 @@ def step(parts: Sequence[Part], options: Options) -> None:
 
 
 def square_sums(parts: Sequence[Part]) -> None:
-    """Writes the squared norms of what is here into each ``square`` that there is.
+    """Writes the squared norms of the local piece into ``square`` of each part that has it.
 
     Example:
         >>> g, v, square = torch.ones(2, 3), torch.zeros(2, 1), torch.empty(2, 1)

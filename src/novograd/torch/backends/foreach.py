@@ -1,8 +1,9 @@
-"""A step of many tensors at once, with torch's foreach operations: few launches, little memory.
+"""The foreach backend: updates many tensors at once with few launches and little memory.
 
-The scalars of all layers are computed together by the rule. The linear pass is a second writing of
-``novograd.rule.linear_pass``, in place. It makes no temporary; but half-precision weights,
-``nesterov`` and ``skip_nonfinite`` take one as large as the gradients.
+The rule computes the scalars of all layers together. The linear pass implements
+``novograd.rule.linear_pass`` again, in place, with torch's foreach operations. It needs no
+temporary memory, except with half-precision weights, ``nesterov`` or ``skip_nonfinite``: then it
+needs as much as the gradients.
 """
 
 from collections import defaultdict
@@ -28,21 +29,21 @@ UNSCALES = False
 
 
 def problem(part: Part, _options: Options) -> str | None:
-    """Returns why the operations are no good for a part, or None if they are."""
+    """Returns why foreach operations do not support a part, or None if they do."""
     plain = type(part.param) in (Tensor, Parameter)
     return None if plain else "it is a tensor subclass"
 
 
 def prepare(parts: Sequence[Part], options: Options, _scaling: Scaling | None = None) -> Step:
-    """Returns the step of parts without a problem, as ``novograd.torch.backends`` has it."""
+    """Returns the step of parts that have no ``problem`` (see ``Backend``)."""
     real = list(map(as_real, parts))
     return Step(partial(square_sums, real), partial(step, real, options))
 
 
 def step(parts: Sequence[Part], options: Options) -> None:
-    """Updates real parameters and their state in place, in the precision of ``exp_avg_sq``.
+    """Updates real parameters and their state in place; computes in the dtype of ``exp_avg_sq``.
 
-    The arguments are those of ``novograd.torch.backends.eager.step``.
+    The arguments are the same as in ``novograd.torch.backends.eager.step``.
 
     Example:
         >>> from novograd.torch import NovoGrad
@@ -61,9 +62,9 @@ def step(parts: Sequence[Part], options: Options) -> None:
 
 
 def _step_alike(parts: Sequence[Part], options: Options) -> None:
-    """Takes the step of tensors that agree in device and dtypes."""
+    """Takes the step of parts with the same device and dtypes."""
     ws, gs, ms, vs = (list(column) for column in list(zip(*parts, strict=True))[:4])
-    # The scalars of all layers are computed in one piece.
+    # The rule computes the scalars of all layers as one tensor.
     s = torch.cat([x.reshape(-1) for x in _layer_norms(parts, options)])
     maxima = [part.maximum for part in parts if part.maximum is not None]
     v, largest, scalars = advance(
@@ -99,9 +100,9 @@ def _step_with_temporary(
     dtype: torch.dtype,
     options: Options,
 ) -> None:
-    """Takes the linear pass by way of ``push = a*g + b*w``, which is then turned into the moment.
+    """Takes the linear pass with the temporary ``push = a*g + b*w``, which becomes the new ``m``.
 
-    ``keep`` says for each layer whether its gradient may be used: if not, nothing changes.
+    ``keep`` is False for each layer that must not change, because its gradient is not finite.
     """
     beta1 = options["betas"][0]
     kept = keep or [None] * len(ws)
@@ -110,7 +111,7 @@ def _step_with_temporary(
     if _is_used(scalars.b):
         _add_(push, ws, scalars.b)
     if options["nesterov"]:
-        # beta1*(beta1*m + push) + push for the weights, and from it back to beta1*m + push.
+        # Computes beta1*(beta1*m + push) + push for the weights, then beta1*m + push for m.
         torch._foreach_mul_(push, 1 + beta1)
         _add_(push, ms, beta1**2)
         _subtract_(ws, push, scalars, keep)
@@ -127,19 +128,19 @@ def _step_with_temporary(
 
 
 def _scaled(g: Tensor, a: float | Tensor, keep: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Returns ``a*g``, or zeros where ``g`` may not be used, as a new tensor of ``dtype``."""
+    """Returns ``a*g``, or zeros where ``keep`` is False, as a new tensor of ``dtype``."""
     if keep is not None:
         return torch.where(keep, g, 0.0).to(dtype).mul_(torch.where(keep, a, 0.0))
     return g * a if g.dtype == dtype else g.to(dtype).mul_(a)
 
 
 def _is_used(scalar: float | list) -> bool:
-    """Whether a scalar may be other than 0."""
+    """Whether a scalar may differ from 0."""
     return isinstance(scalar, list) or scalar != 0
 
 
 def _layer_norms(parts: Sequence[Part], options: Options) -> list[Tensor]:
-    """Returns what the v of the layers average, in their shapes and dtype."""
+    """Returns the values that each ``v`` averages, in the shape and dtype of ``v``."""
     dtype = parts[0].exp_avg_sq.dtype
     gs = [part.grad for part in parts]
     if (
@@ -157,7 +158,7 @@ def _layer_norms(parts: Sequence[Part], options: Options) -> list[Tensor]:
 
 
 def _scales(parts: Sequence[Part]) -> float | Tensor:
-    """Returns the scales of the steps of all layers, as one number where it is one."""
+    """Returns the scales of all layers; one number if all are equal."""
     scales = [part.scale for part in parts]
     if len(set(scales)) == 1:
         return scales[0]
@@ -166,13 +167,13 @@ def _scales(parts: Sequence[Part]) -> float | Tensor:
 
 
 def _steps(parts: Sequence[Part]) -> Tensor | None:
-    """Returns how many steps each layer has taken, where that is counted."""
+    """Returns the number of earlier steps of each layer, or None if the variant counts none."""
     counts = [part.step.expand(part.exp_avg_sq.numel()) for part in parts if part.step is not None]
     return torch.cat(counts) if counts else None
 
 
 def _for_each(values: Tensor, vs: Sequence[Tensor]) -> list[Tensor]:
-    """Cuts the values of all layers, or one for all, into pieces in the shapes of ``vs``."""
+    """Splits the values of all layers, or one value for all, into the shapes of ``vs``."""
     if not values.ndim:
         return [values] * len(vs)
     pieces = values.split([v.numel() for v in vs])
@@ -180,7 +181,7 @@ def _for_each(values: Tensor, vs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _add_(targets: list[Tensor], tensors: list[Tensor], scale: float | Tensor | list) -> None:
-    """Adds ``scale`` times the tensors; a list has one for each of them, for its layers."""
+    """Adds ``scale`` times the tensors; a list has one scale for each tensor."""
     if isinstance(scale, Tensor):
         scale = [scale] * len(targets)
     if isinstance(scale, list):
@@ -195,7 +196,7 @@ def _subtract_(
     scalars: Coefficients,
     keep: list[Tensor] | None = None,
 ) -> None:
-    """Makes ``c*target - d*tensor`` of the targets, or of those only that ``keep`` names."""
+    """Sets targets to ``c*target - d*tensor``; where ``keep`` is False, they do not change."""
     c, d = scalars.c, scalars.d
     if keep is not None:
         c = c if _is_one(c) else _where(keep, c, 1.0, tensors)
@@ -207,7 +208,7 @@ def _subtract_(
     if _is_one(c):
         _add_(targets, tensors, minus_d)
         return
-    # Half-precision weights are rounded once.
+    # The temporary ensures that half-precision weights are rounded only once.
     half = targets[0].dtype != tensors[0].dtype
     new = [x.to(tensors[0].dtype) for x in targets] if half else targets
     torch._foreach_mul_(new, c)
@@ -222,6 +223,6 @@ def _is_one(scalar: float | list) -> bool:
 
 
 def _where(keep: list[Tensor], scalar: Any, other: float, like: list[Tensor]) -> list[Tensor]:
-    """Returns the scalar where it is kept, for each tensor."""
+    """Returns for each tensor the scalar where ``keep`` is True, else ``other``."""
     each = scalar if isinstance(scalar, list) else [scalar] * len(keep)
     return [torch.where(k, x, other).to(y.dtype) for k, x, y in zip(keep, each, like, strict=True)]

@@ -1,6 +1,6 @@
-"""A step of CPU tensors by the native kernels, in one call for all of them.
+"""The native backend: updates all CPU tensors with one call of the native kernels.
 
-A second writing of the rule, in ``csrc/``; its coefficients are those of ``novograd.rule``.
+The kernels in ``csrc/`` implement the rule again. Their numbers come from ``novograd.rule``.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from novograd.torch.options import Options, changed
 from novograd.torch.parts import Part, as_real, grid_of, in_memory
 
 UNSCALES = False
-# Complex numbers are pairs of real ones.
+# Complex numbers are treated as pairs of real numbers.
 _REAL = {
     torch.complex32: torch.float16,
     torch.complex64: torch.float32,
@@ -35,13 +35,13 @@ _KINDS |= {(pairs,) * 3: _KINDS[(real,) * 3] for pairs, real in _REAL.items() if
 
 
 def problem(part: Part, options: Options) -> str | None:
-    """Returns why the kernels cannot take a part, or None if they can.
+    """Returns why the kernels do not support a part, or None if they do.
 
     Example:
         >>> from novograd.torch import NovoGrad
         >>> w = torch.zeros(4, 6)[:, ::2]
         >>> problem(Part(w, w, w, torch.tensor(0.0)), NovoGrad([w]).param_groups[0])
-        'its elements have gaps, or another order than those of its gradient or state'
+        'it is not contiguous, or its memory layout differs from that of its gradient or state'
     """
     param, grad, exp_avg, *_ = part
     if native.PROBLEM:
@@ -55,32 +55,37 @@ def problem(part: Part, options: Options) -> str | None:
     if torch.compiler.is_compiling():
         variant = variants.get(options["variant"])
         if variant.counts or variant.amsgrad or variant.norm == "inf":
-            return f"there is no compiled form of the kernels for variant {variant.name!r}"
+            return f"torch.compile does not support the kernels for variant {variant.name!r}"
         if param.is_complex():
-            return "Inductor compiles no custom operation on complex tensors"  # seen in torch 2.13
+            # Seen in torch 2.13.
+            return "Inductor cannot compile custom operations on complex tensors"
     if grid_of(part) is None:
         if part.exp_avg_sq.ndim and param.is_contiguous():
-            return "the elements of a layer are too far from each other"
-        return "its elements have gaps, or another order than those of its gradient or state"
+            return "the elements of a layer are too far apart in memory"
+        return (
+            "it is not contiguous, or its memory layout differs from that of its gradient or state"
+        )
     return None
 
 
 def prepare(parts: Sequence[Part], options: Options, _scaling: Scaling | None = None) -> Step:
-    """Returns the step of parts without a problem, as ``novograd.torch.backends`` has it."""
+    """Returns the step of parts that have no ``problem`` (see ``Backend``)."""
     if torch.compiler.is_compiling():
         return Step(partial(square_sums, parts), partial(step, parts, options))
-    prepared = Prepared(parts)
+    prepared = PreparedByKernels(parts)
     return Step(prepared.square_sums, partial(prepared.step, options))
 
 
 def step(parts: Sequence[Part], options: Options) -> None:
-    """Updates parameters and their state in place, in the precision of ``exp_avg_sq``.
+    """Updates parameters and their state in place; computes in the dtype of ``exp_avg_sq``.
 
-    The arguments are those of ``novograd.torch.backends.eager.step``, but may be complex, and must
-    not have a ``problem``. In a compiled program this is the operation ``novograd::step_``.
+    The arguments are the same as in ``novograd.torch.backends.eager.step``. They may be complex,
+    but must not have a ``problem``. In a compiled program this is the operation
+    ``novograd::step_``.
 
     Raises:
-        RuntimeError: If memory that is written is shared by two tensors; then nothing has changed.
+        RuntimeError: If the step would write to memory that two tensors share. Then nothing has
+            changed.
 
     Example:
         >>> from novograd.torch import NovoGrad
@@ -96,33 +101,33 @@ def step(parts: Sequence[Part], options: Options) -> None:
         params, grads, exp_avgs, exp_avg_sqs, scales = columns
         torch.ops.novograd.step_(params, grads, exp_avgs, exp_avg_sqs, scales, torch.stack(numbers))
     else:
-        Prepared(parts).step(options)
+        PreparedByKernels(parts).step(options)
 
 
-class Prepared:
-    """Parts whose memory is checked, ready for a step.
+class PreparedByKernels:
+    """Parts with checked memory, ready for a step of the native kernels.
 
     Args:
-        parts: What ``step`` takes.
+        parts: Parts that have no ``problem``.
 
     Raises:
-        RuntimeError: If memory that is written is shared by two tensors.
+        RuntimeError: If a step would write to memory that two tensors share.
 
     Example:
         >>> w, g, m, v = torch.zeros(3), torch.zeros(2), torch.zeros(4), torch.zeros(2)
-        >>> Prepared([Part(w[:2], g, m[:2], v[0]), Part(w[1:], g, m[2:], v[1])])
+        >>> PreparedByKernels([Part(w[:2], g, m[:2], v[0]), Part(w[1:], g, m[2:], v[1])])
         Traceback (most recent call last):
             ...
         RuntimeError: NovoGrad cannot update tensors that share memory; shapes: (2,) and (2,)
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        """Hands the parts to the kernels, as addresses."""
+        """Passes the addresses of the parts to the kernels."""
         self._parts = list(map(in_memory, parts))
-        self._layers = _apart(self._parts)
+        self._layers = _checked_layers(self._parts)
 
     def square_sums(self) -> None:
-        """Writes the sums of what is here into each ``square``."""
+        """Writes the squared norms of the local piece into ``square`` of each part that has it."""
         known = [part for part in self._parts if part.square is not None]
         if known:
             layers = self._layers if len(known) == len(self._parts) else _layers(known)
@@ -147,7 +152,7 @@ class Prepared:
 
 
 def _arguments(options: Options, count: float = 0.0) -> tuple[Any, ...]:
-    """Returns the numbers that the kernels take, for parts that have taken ``count`` steps."""
+    """Returns the arguments of the kernels for parts with ``count`` earlier steps."""
     lr = options["lr"]
     if isinstance(lr, Tensor):
         options = changed(options, lr=lr.double().squeeze())
@@ -159,18 +164,18 @@ def _arguments(options: Options, count: float = 0.0) -> tuple[Any, ...]:
 
 
 def _largest(part: Part, options: Options) -> Tensor:
-    """Returns the largest elements of the layers of a gradient, as its ``square``."""
+    """Returns the largest elements of a gradient's layers, in the form of ``square``."""
     real, v = as_real(part), part.exp_avg_sq
     norms = layer_norms(real.grad, real.exp_avg_sq.shape, v.dtype, options)
     return norms.view(v.shape).double()
 
 
 def _with_maxima(parts: Sequence[Part], options: Options) -> list[Part]:
-    """Advances v and its maximum, and returns parts by which kernels normalise by the maximum.
+    """Updates ``v`` and its maximum; returns parts whose gradients kernels divide by the maximum.
 
-    Kernels know nothing of a maximum. They take it for a squared norm that is known, of a variant
-    that does not average: so the norm is that of the maximum. What they write into ``v`` is thrown
-    away, since it is zeros of its own.
+    The kernels do not know a maximum. So the returned parts have the maximum as their known squared
+    norm, and the caller selects a variant that does not average. The kernels write a new ``v`` into
+    a temporary tensor, which is discarded.
     """
     parts = [part for part in parts if part.exp_avg_sq.numel()]  # there may be no layers
     known = [part for part in parts if part.square is not None]
@@ -194,7 +199,7 @@ def _with_maxima(parts: Sequence[Part], options: Options) -> list[Part]:
 
 
 def _by_count(parts: list[Part]) -> dict[float, list[Part]]:
-    """Sorts parts by the number of steps taken before, where that is counted."""
+    """Groups parts by their number of earlier steps, if the variant counts steps."""
     if all(part.step is None for part in parts):
         return {0: parts}
     groups: dict[float, list[Part]] = {}
@@ -214,19 +219,19 @@ def _step_op(
     scales: Sequence[float],
     rule: Tensor,
 ) -> None:
-    """Takes a step by ``native.arguments``; opaque to compilers."""
+    """Takes a step; ``rule`` is the result of ``native.arguments``. Opaque to compilers."""
     columns = (params, grads, exp_avgs, exp_avg_sqs, scales)
-    layers = _apart([Part(*part) for part in zip(*columns, strict=True)])
+    layers = _checked_layers([Part(*part) for part in zip(*columns, strict=True)])
     layers.step(rule.tolist(), torch.get_num_threads())
 
 
 @_step_op.register_fake
 def _(*_: Any) -> None:
-    """Nothing changes its shape."""
+    """Does nothing, because no shape changes."""
 
 
-def _apart(parts: Sequence[Part]) -> Any:
-    """Hands parts to the kernels, having checked that they share no memory."""
+def _checked_layers(parts: Sequence[Part]) -> Any:
+    """Passes parts to the kernels, and checks that the parts do not share memory."""
     layers = _layers(parts)
     shared = layers.overlap()
     if shared is not None:
@@ -236,7 +241,7 @@ def _apart(parts: Sequence[Part]) -> Any:
 
 
 def _layers(parts: Sequence[Part]) -> Any:
-    """Hands parts to the kernels, as addresses; they have to live as long."""
+    """Passes the addresses of parts to the kernels. The parts must live as long as the result."""
     return native.kernels.Tensors(
         kinds=[_KINDS[part.param.dtype, part.grad.dtype, part.exp_avg.dtype] for part in parts],
         grids=[grid_of(part) for part in parts],

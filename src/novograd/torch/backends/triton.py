@@ -1,11 +1,11 @@
-"""A step of tensors on GPUs by Triton kernels: three launches, however many tensors there are.
+"""The Triton backend: updates tensors on GPUs with three launches, for any number of tensors.
 
-What changes from step to step, addresses among it, goes to the device in one small table, by a copy
-that nobody waits for. Everything else stays there: learning rates that are tensors, counts of
-steps, and the two tensors of a ``GradScaler``.
+The values that change from step to step, including addresses, go to the device in one small table.
+The host does not wait for this copy. All other values stay on the device: learning rates that are
+tensors, counts of steps, and the two tensors of a ``GradScaler``.
 
-The kernels are in ``triton_kernels.py``. Under Triton's interpreter, that is, with
-``TRITON_INTERPRET=1`` in the environment, they run on the CPU, slowly, as tests do.
+The kernels are in ``triton_kernels.py``. With ``TRITON_INTERPRET=1`` in the environment, Triton's
+interpreter runs them on the CPU. This is slow; tests use it.
 """
 
 import contextlib
@@ -33,18 +33,18 @@ from novograd.torch.parts import Grid, Part, grid_of, in_memory
 UNSCALES = True
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _NUMBERS = len(Numbers._fields)
-# float64 by itself, the others in any mixture.
+# float64 alone, or any mixture of the other dtypes.
 _SMALL = (torch.float32, torch.bfloat16, torch.float16)
 _DTYPES = [{torch.float64}, *(set(x) for n in (1, 2, 3) for x in combinations(_SMALL, n))]
 
 
-def takes(device: torch.device) -> bool:
-    """Whether tensors on a device are for these kernels, rather than for the native ones."""
+def supports_device(device: torch.device) -> bool:
+    """Whether these kernels, not the native ones, update tensors on a device."""
     return device.type == "cuda" or (INTERPRETED and device.type == "cpu")
 
 
 def problem(part: Part, options: Options) -> str | None:
-    """Returns why the kernels cannot take a part, or None if they can.
+    """Returns why the kernels do not support a part, or None if they do.
 
     Example:
         >>> from novograd.torch import NovoGrad
@@ -54,12 +54,12 @@ def problem(part: Part, options: Options) -> str | None:
         'it is on meta, and the kernels are for GPUs'
     """
     param, grad, exp_avg, *_ = part
-    if not takes(param.device):
+    if not supports_device(param.device):
         return f"it is on {param.device}, and the kernels are for GPUs"
     if not installed():
         return "Triton is not installed"
     if torch.compiler.is_compiling():
-        return "torch.compile makes kernels of its own"
+        return "torch.compile does not support these kernels"
     if type(param) not in (Tensor, Parameter) or type(grad) is not Tensor:
         return "it or its gradient is a tensor subclass"
     if not grad.device == exp_avg.device == param.device:
@@ -70,22 +70,24 @@ def problem(part: Part, options: Options) -> str | None:
     if variant.amsgrad or variant.norm != "l2":
         return f"there is no kernel for variant {variant.name!r}"
     if grid_of(part) is None:
-        return "its elements have gaps, or another order than those of its gradient or state"
+        return (
+            "it is not contiguous, or its memory layout differs from that of its gradient or state"
+        )
     return None
 
 
 def prepare(parts: Sequence[Part], options: Options, scaling: Scaling | None = None) -> Step:
-    """Returns the step of parts without a problem, as ``novograd.torch.backends`` has it."""
-    prepared = Prepared(parts, scaling)
+    """Returns the step of parts that have no ``problem`` (see ``Backend``)."""
+    prepared = PreparedByTriton(parts, scaling)
     return Step(prepared.square_sums, partial(prepared.step, options))
 
 
-class Prepared:
-    """Parts that are ready for a step.
+class PreparedByTriton:
+    """Parts that are ready for a step of the Triton kernels.
 
     Args:
-        parts: What has no ``problem``.
-        scaling: What a ``GradScaler`` says of this step.
+        parts: Parts that have no ``problem``.
+        scaling: The values that a ``GradScaler`` has set for this step.
 
     Example:
         With Triton's interpreter:
@@ -93,13 +95,13 @@ class Prepared:
         >>> from novograd.torch import NovoGrad
         >>> w, m, v = torch.tensor([1.0, 2.0]), torch.zeros(2), torch.tensor(0.0)
         >>> options = NovoGrad([w], lr=0.5).param_groups[0]
-        >>> Prepared([Part(w, torch.tensor([3.0, 4.0]), m, v)]).step(options)
+        >>> PreparedByTriton([Part(w, torch.tensor([3.0, 4.0]), m, v)]).step(options)
         >>> w, v
         (tensor([0.7000, 1.6000]), tensor(25.))
     """
 
     def __init__(self, parts: Sequence[Part], scaling: Scaling | None = None) -> None:
-        """Sorts the parts by device and dtypes."""
+        """Groups the parts by device and dtypes."""
         self._groups: dict[Any, list[Part]] = defaultdict(list)
         self._scaling = scaling
         for part in map(in_memory, parts):
@@ -107,7 +109,7 @@ class Prepared:
             self._groups[w.device, w.dtype, g.dtype, m.dtype].append(part)
 
     def square_sums(self) -> None:
-        """Writes the sums of what is here into each ``square``."""
+        """Writes the squared norms of the local piece into ``square`` of each part that has it."""
         for parts in self._groups.values():
             known = [part for part in parts if part.square is not None]
             if known:
@@ -124,8 +126,8 @@ class Prepared:
 
 
 def _take_step(parts: list[Part], options: Options, scaling: Scaling | None) -> None:
-    """Launches the kernels of a step of parts that agree in device and dtypes."""
-    # Those whose norms are known come last: no sums are launched for them.
+    """Launches the kernels for parts with the same device and dtypes."""
+    # Parts with known norms come last, because square_sums is not launched for them.
     parts = sorted(parts, key=lambda part: part.square is not None)
     first, device, numbers = parts[0], parts[0].param.device, _numbers(parts, options)
     plan = _plan(parts)
@@ -167,7 +169,7 @@ def _take_step(parts: list[Part], options: Options, scaling: Scaling | None) -> 
 
 
 def _write_square_sums(parts: list[Part], scaling: Scaling | None) -> None:
-    """Launches the kernels that write into each ``square``."""
+    """Launches the kernels that write ``square`` of each part."""
     plan = _plan(parts)
     tables = _tables(parts, plan, _Numbers())
     scale, _ = _on_device(scaling, parts[0].param.device)
@@ -178,7 +180,7 @@ def _write_square_sums(parts: list[Part], scaling: Scaling | None) -> None:
 def _partial_sums(
     plan: "_Plan", tables: "_Tables", scale: Tensor | None, like: Part, count: int
 ) -> Tensor:
-    """Launches the sums of squares of the first parts; returns where they will be."""
+    """Launches the sums of squares of the first ``count`` parts; returns their tensor."""
     v = like.exp_avg_sq
     partial_sums = torch.empty(plan.partial_sums, dtype=v.dtype, device=v.device)
     _launch(
@@ -192,17 +194,17 @@ def _partial_sums(
     return partial_sums
 
 
-# -- what the kernels are given ------------------------------------------------------------------
+# -- the arguments of the kernels ----------------------------------------------------------------
 
 
 class _Numbers(NamedTuple):
-    """The numbers of a rule: ``one + lr*slopes``, or ``each``.
+    """The numbers of the rule: ``one + lr*slopes``, or ``each``.
 
     Attributes:
-        one: Those of all parts.
-        slopes: How they depend on a learning rate that is on the device: all do so linearly.
-        lr: It, in that case.
-        each: On the device, of each part, for variants that count steps.
+        one: The numbers for all parts; with ``lr``, at learning rate 0.
+        slopes: The factors of ``lr``, because all numbers are linear in the learning rate.
+        lr: The learning rate, if it is a tensor on the device; else None.
+        each: The numbers for each part, on the device, for variants that count steps; else None.
     """
 
     one: Sequence[float] = (0.0,) * _NUMBERS
@@ -212,7 +214,7 @@ class _Numbers(NamedTuple):
 
 
 def _numbers(parts: Sequence[Part], options: Options) -> _Numbers:
-    """Returns the numbers of the rule for some parts."""
+    """Returns the numbers of the rule for the given parts."""
     lr, device = options["lr"], parts[0].param.device
     numbers = partial(numbers_of, floor=torch.finfo(parts[0].exp_avg_sq.dtype).tiny)
     if isinstance(lr, Tensor):
@@ -233,16 +235,17 @@ def _numbers(parts: Sequence[Part], options: Options) -> _Numbers:
 
 
 class _Plan(NamedTuple):
-    """How the work on some parts is shared out, which only depends on their shapes.
+    """The division of the work on parts into programs, which depends only on the shapes.
 
     Attributes:
-        columns: The columns of the table that do, of shape (parts, 8).
-        first_programs: Of each part in the passes over memory, and behind them their number.
+        columns: The columns of the table that depend only on the shapes; shape (parts, 8).
+        first_programs: The first program of each part in the passes over memory, then the number of
+            programs.
         scalar_programs: Number of programs of ``scalars``.
         partial_sums: Number of partial sums.
         layers: Number of layers.
-        part_of: For each program its part, first of the passes and then of ``scalars``, as 32-bit
-            numbers; both are filled up to 16 bytes.
+        part_of: The part of each program as 32-bit numbers: one array for the passes over memory,
+            one for ``scalars``. Both are padded to a multiple of 16 bytes.
     """
 
     columns: np.ndarray
@@ -259,11 +262,11 @@ def _plan(parts: Sequence[Part]) -> _Plan:
 
 @functools.lru_cache(maxsize=64)
 def _plan_of(grids: tuple[Grid, ...]) -> _Plan:
-    """Shares out the work on parts with such grids."""
+    """Divides the work on parts with the given grids into programs; cached."""
     chunk, block = _kernels().CHUNK.value, _kernels().BLOCK.value
     runs, layers, run, stride = np.array(grids, dtype=np.int64).T
     pieces, segments = layers * runs, -(-run // chunk)
-    each = chunk // np.maximum(run, 1)  # pieces of a program, where these are short
+    each = chunk // np.maximum(run, 1)  # pieces for each program, if pieces are short
     programs = np.where(segments == 1, -(-pieces // np.maximum(each, 1)), pieces * segments)
     one_each = runs * segments == 1
     scalar_programs = np.where(one_each, -(-layers // block), layers)
@@ -282,7 +285,7 @@ def _plan_of(grids: tuple[Grid, ...]) -> _Plan:
 
 
 class _Tables(NamedTuple):
-    """The tables of the kernels, on the device."""
+    """The tables that the kernels read, on the device."""
 
     parts: Tensor
     rules: Tensor
@@ -292,7 +295,7 @@ class _Tables(NamedTuple):
 
 
 def _tables(parts: Sequence[Part], plan: _Plan, numbers: _Numbers) -> _Tables:
-    """Sends the tables to the device, in one piece."""
+    """Copies the tables to the device, with one copy."""
     kernels = _kernels()
     table = np.empty((len(parts), kernels.COLUMNS.value), np.int64)
     table[:, : kernels.LAYERS.value] = [
@@ -309,14 +312,14 @@ def _tables(parts: Sequence[Part], plan: _Plan, numbers: _Numbers) -> _Tables:
     return _Tables(*(x.view(dtype) for x, dtype in zip(on_device, dtypes, strict=True)))
 
 
-# A captured graph reads host memory anew at each replay. So it needs a piece of its own, for as
-# long as it may live; and while it is captured none can be allocated, so each size has a spare.
+# A captured graph reads host memory again at each replay. So each graph needs its own memory for as
+# long as the graph may live. No memory can be allocated during a capture, so each size has a spare.
 _spares: dict[int, Tensor] = {}
 _captured: list[Tensor] = []
 
 
 def _to_device(values: np.ndarray, device: torch.device) -> Tensor:
-    """Copies integers to a device; the host does not wait."""
+    """Copies integers to a device. The host does not wait."""
     if device.type == "cpu":
         return torch.from_numpy(values)
     if torch.cuda.is_current_stream_capturing():
@@ -324,7 +327,7 @@ def _to_device(values: np.ndarray, device: torch.device) -> Tensor:
         pinned = _pinned(len(values)) if pinned is None else pinned
         _captured.append(pinned)
     else:
-        # Its memory is used again when the copy is done, which torch's allocator looks after.
+        # torch's allocator reuses this memory only after the copy is done.
         pinned = _pinned(len(values))
         if len(values) not in _spares:
             _spares[len(values)] = _pinned(len(values))
@@ -339,7 +342,7 @@ def _pinned(length: int) -> Tensor:
 def _on_device(
     scaling: Scaling | None, device: torch.device
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Returns the scale of gradients, and what is not 0 if infinities were found in them."""
+    """Returns the gradient scale and ``found_inf`` of a ``GradScaler``, on the given device."""
     if scaling is None:
         return None, None
     scale, found_inf = scaling
@@ -347,20 +350,20 @@ def _on_device(
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Makes a device the current one, on which Triton launches."""
+    """Makes a device the current device, because Triton launches on the current device."""
     return contextlib.nullcontext() if device.type == "cpu" else torch.cuda.device(device)
 
 
 def _launch(name: str, programs: int, *arguments: Any, **constants: Any) -> None:
-    """Launches a kernel, if there is something to do."""
+    """Launches a kernel, unless the number of programs is 0."""
     if programs:
         kernel = getattr(_kernels(), name)
-        # As everywhere else, no product is fused with a sum.
+        # Products are not fused with sums, like in all other backends.
         kernel[(programs,)](*arguments, **constants, num_warps=4, enable_fp_fusion=False)
 
 
 def _type(x: Tensor) -> Any:
-    """Returns Triton's type of the elements of a tensor, or of their parts if these are complex."""
+    """Returns Triton's type for the elements of a tensor, or for their real parts if complex."""
     import triton.language as tl  # pyright: ignore[reportMissingImports]
 
     return getattr(tl, str(x.dtype.to_real()).removeprefix("torch."))
@@ -368,7 +371,7 @@ def _type(x: Tensor) -> Any:
 
 @functools.cache
 def _kernels() -> Any:
-    """Imports the kernels when they are first needed, and Triton with them."""
+    """Imports the kernels, and with them Triton, at the first use."""
     from novograd.torch.backends import triton_kernels
 
     return triton_kernels
@@ -376,7 +379,7 @@ def _kernels() -> Any:
 
 @functools.cache
 def installed() -> bool:
-    """Whether Triton is."""
+    """Whether Triton is installed."""
     try:
         return importlib.util.find_spec("triton.language") is not None
     except ModuleNotFoundError:

@@ -1,21 +1,21 @@
 """The Triton kernels of a step: sums of squares, the scalars of all layers, the linear pass.
 
-A second writing of the rule: ``scalars`` is ``novograd.rule.advance``, by the same ``Numbers``, and
-``linear_pass`` is ``novograd.rule.linear_pass``. ``triton.py`` launches them and makes their
-tables.
+These kernels implement the rule again: ``scalars`` is ``novograd.rule.advance`` with the same
+``Numbers``, and ``linear_pass`` is ``novograd.rule.linear_pass``. ``triton.py`` makes the tables
+and launches the kernels.
 
-A *part* is what is updated as one tensor. A *piece* of it is a range of memory without gaps that
-belongs to one layer: layer ``j`` is ``runs`` pieces of ``run`` elements, piece ``i`` of them at
-``i*stride + j*run``, and it is number ``j*runs + i`` of the part. A program of ``square_sums`` and
-``linear_pass`` takes some whole pieces, or one segment of a long one. Each segment has a partial
-sum of its own, so that the order of additions is fixed.
+A *part* is updated as one tensor. A *piece* of a part is a range of memory without gaps that
+belongs to one layer. Layer ``j`` consists of ``runs`` pieces of ``run`` elements. Its piece ``i``
+starts at ``i*stride + j*run``, and has the number ``j*runs + i`` within the part. A program of
+``square_sums`` or ``linear_pass`` processes several whole pieces, or one segment of a long piece.
+Each segment has its own partial sum, so that the order of additions is fixed.
 
-``table`` has a row of 64-bit integers for each part, whose columns are named below, and ``part_of``
-the row of each program. ``coefficients`` has ``(a, b, c, d, keep)`` of each layer, in the precision
-of the arithmetic; where ``keep`` is 0, nothing is changed.
+``table`` has a row of 64-bit integers for each part; the columns are named below. ``part_of`` has
+the row of each program. ``coefficients`` has ``(a, b, c, d, keep)`` for each layer, in the dtype of
+the arithmetic. If ``keep`` is 0, the layer does not change.
 """
 
-# Triton reads these functions as a language of its own.
+# Triton compiles these functions as its own language.
 # pyright: basic, reportMissingImports=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportAttributeAccessIssue=false
 # pyright: reportIndexIssue=false, reportOperatorIssue=false
@@ -24,7 +24,8 @@ import triton.language as tl
 
 from novograd.rule import Numbers
 
-# The columns of the table. First addresses; that of known squared norms is 0 if they are unknown.
+# The columns of the table. The first five are addresses. AT_SQUARE is the address of the known
+# squared norms, or 0 if these are unknown.
 AT_PARAM = tl.constexpr(0)
 AT_GRAD = tl.constexpr(1)
 AT_MOMENT = tl.constexpr(2)
@@ -34,11 +35,11 @@ LAYERS = tl.constexpr(5)
 RUNS = tl.constexpr(6)
 RUN = tl.constexpr(7)
 STRIDE = tl.constexpr(8)
-FIRST_PROGRAM = tl.constexpr(9)  # in the passes over memory
+FIRST_PROGRAM = tl.constexpr(9)  # its first program of the passes over memory
 FIRST_OF_SCALARS = tl.constexpr(10)  # its first program of ``scalars``
 FIRST_SUM = tl.constexpr(11)  # its first partial sum
 FIRST_LAYER = tl.constexpr(12)
-SCALE = tl.constexpr(13)  # the bits of the float64 that multiplies its normalised gradient
+SCALE = tl.constexpr(13)  # the bits of a float64: the factor of its normalised gradient
 COLUMNS = tl.constexpr(14)
 # The numbers of the rule.
 KEEP = tl.constexpr(Numbers._fields.index("keep"))
@@ -55,10 +56,11 @@ D = tl.constexpr(Numbers._fields.index("d"))
 WAKE = tl.constexpr(Numbers._fields.index("wake"))
 NUMBERS = tl.constexpr(len(Numbers._fields))
 COEFFICIENTS = tl.constexpr(5)
-# Elements of a program: enough to make up for its beginning, and few enough that 25 million keep
-# all multiprocessors of a large device busy.
+# Elements of a program: enough to outweigh the cost of its start, and few enough that 25 million
+# elements keep all multiprocessors of a large device busy.
 CHUNK = tl.constexpr(8192)
-# Elements, partial sums or layers at a time: 8 a thread, 16 bytes in half precision.
+# Elements, partial sums or layers that a program processes at a time: 8 per thread, which are 16
+# bytes in half precision.
 BLOCK = tl.constexpr(1024)
 
 
@@ -98,7 +100,7 @@ def square_sums(
 
 @triton.jit
 def layer_sums(table, part_of, partial_sums):
-    """Writes what is here of the squared norms of layers of which other processes have pieces."""
+    """Writes the squared norms of the local pieces of layers that are cut across processes."""
     program = tl.program_id(0)
     row = table + tl.load(part_of + program).to(tl.int64) * COLUMNS
     layers, mine = _layers(row, program)
@@ -122,9 +124,10 @@ def scalars(
     RULE_EACH: tl.constexpr,
     SKIP_NONFINITE: tl.constexpr,
 ):
-    """Advances the v of all layers and writes the coefficients of their linear passes.
+    """Updates ``v`` of all layers, and writes the coefficients of the linear passes.
 
-    The numbers of the rule are ``rules``, of each part or the same for all, and ``lr*slopes`` more.
+    The numbers of the rule are ``rules + lr*slopes``. ``rules`` are the same for all parts, or
+    differ for each part.
     """
     program = tl.program_id(0)
     part = tl.load(part_of + program).to(tl.int64)
@@ -135,7 +138,7 @@ def scalars(
         s = _sums(row, layers, mine, partial_sums)
     else:
         s = tl.load(_pointer(known, tl.float64) + layers, mask=mine, other=0.0)
-    # What exceeds the range of v is an infinity, as in every other form of the rule.
+    # A value beyond the range of v becomes an infinity, like in all other backends.
     s = s.to(V).to(tl.float64)
 
     rule = rules + part * NUMBERS if RULE_EACH else rules
@@ -164,7 +167,7 @@ def scalars(
         used &= tl.full((BLOCK,), tl.load(found_inf), tl.float32) == 0
     if SKIP_NONFINITE:
         used &= tl.abs(s) < float("inf")
-    # An s beyond the range makes a = 0, and must not stay in v for ever.
+    # An s beyond the range makes a = 0. It is not stored, because v would stay infinite.
     tl.store(vs, v, mask=used & (tl.abs(v) < float("inf")))
 
     divides_d = tl.load(rule + NORMALISES_MOMENT) != 0
@@ -192,9 +195,10 @@ def linear_pass(
     NESTEROV: tl.constexpr,
     STOCHASTIC: tl.constexpr,
 ):
-    """Updates weights and moment.
+    """Updates the weights and the momentum buffer.
 
-    It begins with what ``square_sums`` has read last, which may still be in the cache.
+    The programs run in reverse order: they start with the memory that ``square_sums`` read last,
+    because it may still be in the cache.
     """
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     row = table + tl.load(part_of + program).to(tl.int64) * COLUMNS
@@ -249,12 +253,12 @@ def linear_pass(
                 # fmt: on
 
 
-# -- their parts ---------------------------------------------------------------------------------
+# -- helpers of the kernels ----------------------------------------------------------------------
 
 
 @triton.jit
 def _work(row, program):
-    """Returns first piece of a program, the one after its last, its segment, and their number."""
+    """Returns a program's first piece, the end of its pieces, its segment, and their number."""
     k = program - tl.load(row + FIRST_PROGRAM)
     pieces, run = tl.load(row + LAYERS) * tl.load(row + RUNS), tl.load(row + RUN)
     segments = (run + CHUNK - 1) // CHUNK
@@ -265,9 +269,10 @@ def _work(row, program):
 
 @triton.jit
 def _layers(row, program):
-    """Returns the layers of a program of ``scalars``, and which of them there are.
+    """Returns the layers of a program of ``scalars``, and a mask of the layers that exist.
 
-    These are as many as there are lanes if each has one partial sum, and else only one.
+    A program has one layer for each lane if each layer has one partial sum; otherwise it has one
+    layer.
     """
     k = program - tl.load(row + FIRST_OF_SCALARS)
     lanes = tl.arange(0, BLOCK)
@@ -296,7 +301,7 @@ def _sums(row, layers, mine, partial_sums):
 
 @triton.jit
 def _inverse(grad_scale, dtype: tl.constexpr, HAS_SCALE: tl.constexpr):
-    """Returns what gradients are multiplied by."""
+    """Returns the factor of the gradients that undoes the loss scale."""
     if HAS_SCALE:
         inverse = (1.0 / tl.load(grad_scale).to(tl.float64)).to(dtype)
     else:
@@ -306,7 +311,7 @@ def _inverse(grad_scale, dtype: tl.constexpr, HAS_SCALE: tl.constexpr):
 
 @triton.jit
 def _sum_of_squares(gradient, n, inverse):
-    """Returns the sum of the squares of ``n`` elements, each thread's first."""
+    """Returns the sum of the squares of ``n`` elements. Each thread first sums its own elements."""
     total = tl.full((BLOCK,), 0.0, inverse.dtype)
     for start in range(0, n, BLOCK):
         at = start + tl.arange(0, BLOCK)
@@ -366,7 +371,7 @@ def _update(
     NESTEROV: tl.constexpr,
     STOCHASTIC: tl.constexpr,
 ):
-    """Takes the linear pass, in the precision of its scalars."""
+    """Takes the linear pass, in the dtype of its scalars."""
     w = tl.load(ws, mask=mine, other=0.0).to(a.dtype)
     g = tl.load(gs, mask=mine, other=0.0).to(a.dtype)
     m = tl.load(ms, mask=mine, other=0.0).to(a.dtype)
@@ -381,7 +386,7 @@ def _update(
 
 @triton.jit
 def _rounded(x, seed, counter):
-    """Rounds float32 to bfloat16, up as often as the fraction that is cut off says."""
+    """Rounds float32 to bfloat16; the probability of rounding up is the fraction cut off."""
     zero = (counter * 0).to(tl.uint32)
     low, high = counter.to(tl.uint32), (counter >> 32).to(tl.uint32)
     random, _, _, _ = tl.philox(tl.load(seed), low, high, zero, zero)
