@@ -282,7 +282,7 @@ def elsewhere(state):
         (missing, "it has no 'exp_avg'"),
         (of_other_weights, r"'exp_avg' must have shape \(3, 5\), got \(4, 5\)"),
         (of_other_layers, r"'exp_avg_sq' must have shape \(\), got \(3, 1\)"),
-        (elsewhere, "'exp_avg' must be on cpu, as the parameter, got meta"),
+        (elsewhere, "'exp_avg' must be on cpu like the parameter, got meta"),
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"foreach": True}, {"fused": True}], ids=str)

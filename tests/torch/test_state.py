@@ -159,12 +159,12 @@ def peers():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (adamw, "not one of NovoGrad: param_groups.0. has no 'grad_averaging'"),
-        (peers, "not one of NovoGrad: param_groups.0. has no 'nesterov'"),
+        (adamw, "not from NovoGrad: param_groups.0. has no 'grad_averaging'"),
+        (peers, "not from NovoGrad: param_groups.0. has no 'nesterov'"),
         (of_other_shapes, r"'exp_avg' of parameter 0 must have shape \(3, 5\), got \(5, 3\)"),
         (
             lambda: changed(lambda given: given["state"][1].pop("exp_avg_sq")),
-            "not one of NovoGrad: no 'exp_avg_sq' for parameter 1",
+            "not from NovoGrad: no 'exp_avg_sq' for parameter 1",
         ),
         (
             lambda: changed(lambda given: given["state"][1].update(exp_avg_sq=torch.zeros(7))),
@@ -293,5 +293,7 @@ def test_state_dict_may_be_of_before_stochastic_rounding():
 
 def test_state_of_another_novograd_is_refused_with_the_way_out():
     theirs = {"lr": 0.1, "betas": (0.9, 0.98), "grad_averaging": False, "params": [0]}
-    with pytest.raises(ValueError, match="has no 'eps'; `novograd convert` reads those of other"):
+    with pytest.raises(
+        ValueError, match="has no 'eps'; `novograd convert` reads state dicts of other"
+    ):
         NovoGrad([torch.zeros(2)]).load_state_dict({"state": {}, "param_groups": [theirs]})

@@ -12,7 +12,7 @@ from novograd.keras.layers import StepOptions, VariableUpdate
 from novograd.keras.plain import fits, v_layout
 from novograd.layers import Layers
 from novograd.torch.backends import native
-from novograd.torch.layout import Layout, layout_of
+from novograd.torch.layout import ParameterLayout, layout_of
 from novograd.torch.parts import Part, parts
 
 __all__ = ["dense", "fits", "step", "v_layout"]
@@ -73,6 +73,6 @@ def dense(gradient: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=4096)
-def _layout(layers: Layers, shape: tuple[int, ...]) -> Layout:
+def _layout(layers: Layers, shape: tuple[int, ...]) -> ParameterLayout:
     """Returns where the layers of a variable are; cached."""
     return layout_of(layers, None, torch.empty(shape, device="meta"))

@@ -1,8 +1,8 @@
 """NovoGrad for PyTorch.
 
-* ``NovoGrad``: the optimizer (``optimizer.py``), which leaves the arithmetic of a step to
-  ``backends/``: ``eager.py`` there is the rule itself, a tensor at a time.
-* ``no_decay``: parameter groups that spare biases and norms the weight decay.
+* ``NovoGrad``: the optimizer (``optimizer.py``). The modules in ``backends/`` compute the step;
+  ``eager.py`` there uses the rule directly, one tensor at a time.
+* ``no_decay``: parameter groups without weight decay for biases and norms.
 """
 
 from novograd.torch.optimizer import NovoGrad

@@ -1,4 +1,4 @@
-"""Parameter groups, which users and the programs that run an optimizer edit as they like."""
+"""Parameter groups. Users, and programs that run an optimizer, may edit them at any time."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from novograd.layers import check_layers
-from novograd.torch.layout import Layout, Layouts
+from novograd.torch.layout import Layouts, ParameterLayout
 from novograd.torch.pieces import refuse_pieces, shapes_of
 from novograd.torch.sharding import is_sharded
 
@@ -22,8 +22,8 @@ class Member(NamedTuple):
     Attributes:
         param: The parameter.
         group: The group.
-        number: The place of the group among all groups.
-        position: The place of the parameter in the group.
+        number: The index of the group among all groups.
+        position: The index of the parameter in the group.
 
     Example:
         >>> str(Member(torch.zeros(1), {"params": [torch.zeros(1)]}, 2, 0))
@@ -37,14 +37,14 @@ class Member(NamedTuple):
 
     @property
     def name(self) -> str | None:
-        """The name of the parameter, if the group still has one for each."""
+        """The name of the parameter, if the group still has a name for each parameter."""
         names = self.group.get("param_names")
         if names and len(names) == len(self.group["params"]):
             return names[self.position]
         return None
 
     def __str__(self) -> str:
-        """Returns the name of the parameter for a message, or its place."""
+        """Returns the name of the parameter for a message, or its position."""
         name = self.name
         return f"{self.position} of param_groups[{self.number}]" if name is None else repr(name)
 
@@ -53,7 +53,7 @@ def members(number: int, group: Group) -> list[Member]:
     """Returns the members of a group.
 
     Args:
-        number: The place of the group among all groups.
+        number: The index of the group among all groups.
         group: The group.
 
     Example:
@@ -67,7 +67,7 @@ def trained(number: int, group: Group) -> list[Member]:
     """Returns the members of a group that have a gradient.
 
     Args:
-        number: The place of the group among all groups.
+        number: The index of the group among all groups.
         group: The group.
 
     Example:
@@ -84,22 +84,21 @@ def trained(number: int, group: Group) -> list[Member]:
 class Groups:
     """The facts about parameter groups that the groups themselves do not hold.
 
-    The layers of a group are kept here, because programs flatten, compare and save the entries of
-    groups, and layers may be a function, which no file can hold. Programs also replace groups and
-    their parameters. So each method is given the groups as they are now. No group or parameter is
-    kept alive.
+    The layers of a group are kept here. Programs flatten, compare and save the entries of groups,
+    but layers may be a function, and a function cannot be saved. Programs also replace groups and
+    their parameters. So each method gets the current groups. No group or parameter is kept alive.
 
     Args:
-        default: The layers of a group that is not known.
-        layers: The layers of the first groups, in their order.
+        default: The layers of unknown groups.
+        layers: The layers of the first groups, in the order of the groups.
 
     Attributes:
-        sharded: Whether a parameter was a DTensor when the groups were last looked at.
+        sharded: Whether a parameter was a DTensor when the groups were last checked.
 
     Example:
         >>> from novograd.layers import Rows
         >>> groups, group = Groups(), {"params": [torch.zeros(2, 3)], "layers": Rows()}
-        >>> groups.note([group])
+        >>> groups.remember([group])
         >>> "layers" in group, groups.layers_of(0, group)
         (False, Rows(axes=None, scale='norm'))
         >>> groups.layout(*members(0, group)).v_shape
@@ -107,14 +106,14 @@ class Groups:
     """
 
     def __init__(self, default: Any = None, layers: Iterable[Any] = ()) -> None:
-        """Knows no groups yet."""
+        """Creates the object; ``remember`` adds the groups."""
         self.sharded = False
         self._default = default
-        # The keys are the identities of the groups, once these have been seen.
+        # The keys are the ids of the groups; before the first ``remember``, their indices.
         self._layers: dict[int, Any] = dict(enumerate(layers))
         self._layouts = Layouts()
         self._shapes: Counter[torch.Size] = Counter()
-        self._noted: list[Any] = []
+        self._seen: list[Any] = []
 
     @property
     def layers(self) -> list[Any]:
@@ -124,7 +123,7 @@ class Groups:
     def layers_of(self, number: int, group: Group) -> Any:
         """Returns the layers of a group.
 
-        A group that a program has put in the place of another has the layers of the other.
+        If a program has replaced a group, the new group has the layers of the old group.
         """
         if "layers" in group:
             return check_layers("layers", group["layers"])
@@ -133,11 +132,11 @@ class Groups:
         known = self.layers
         return known[number] if number < len(known) else self._default
 
-    def layout(self, member: Member) -> Layout:
+    def layout(self, member: Member) -> ParameterLayout:
         """Returns where the layers of a parameter are.
 
         Raises:
-            ValueError: If the layers do not fit the parameter, which the message names.
+            ValueError: If the layers do not fit the parameter. The message names the parameter.
             RuntimeError: If ``FullyShardedDataParallel`` has flattened the parameter.
         """
         layers = self.layers_of(member.number, member.group)
@@ -147,33 +146,33 @@ class Groups:
             raise type(error)(f"parameter {member}: {error}") from error
 
     def check_layouts(self, number: int, group: Group) -> None:
-        """Raises an error, naming the parameter, if the layers of a group do not fit one."""
+        """Raises an error that names the parameter, if the layers of a group do not fit it."""
         for member in members(number, group):
             if not is_lazy(member.param):
                 self.layout(member)
 
-    def follow(self, groups: Sequence[Group]) -> None:
-        """Notes the groups anew if they have changed.
+    def refresh(self, groups: Sequence[Group]) -> None:
+        """Remembers the groups again if they have changed.
 
         Raises:
-            RuntimeError: If flat pieces have taken the place of parameters.
+            RuntimeError: If parameters were replaced by flat pieces.
         """
-        if self._noted != _identities(groups):
+        if self._seen != _identities(groups):
             refuse_pieces(self._shapes, self._plain_shapes(groups))
-            self.note(groups)
+            self.remember(groups)
         else:
-            self.sharded = _any_sharded(groups)  # the contents of tensors can be exchanged
+            self.sharded = _any_sharded(groups)  # torch can swap the contents of tensors
 
-    def note(self, groups: Sequence[Group]) -> None:
-        """Notes the layers and the parameters of all groups."""
+    def remember(self, groups: Sequence[Group]) -> None:
+        """Remembers the layers and the parameters of all groups."""
         self.take_layers(groups)
         self._shapes = self._plain_shapes(groups)
         self.sharded = _any_sharded(groups)
         self._layouts.forget_others(_parameters(groups))
-        self._noted = _identities(groups)
+        self._seen = _identities(groups)
 
     def take_layers(self, groups: Sequence[Group]) -> None:
-        """Takes the layers out of the groups and keeps them."""
+        """Moves the layers from the groups into this object."""
         self._layers = {
             id(group): self.layers_of(number, group) for number, group in enumerate(groups)
         }
@@ -181,7 +180,7 @@ class Groups:
             group.pop("layers", None)
 
     def _plain_shapes(self, groups: Sequence[Group]) -> Counter[torch.Size]:
-        """Returns the shapes of the parameters of groups without layers."""
+        """Returns the shapes of the parameters of all groups without layers."""
         return shapes_of(
             [
                 param
@@ -204,7 +203,7 @@ def _any_sharded(groups: Sequence[Group]) -> bool:
 
 
 def _identities(groups: Sequence[Group]) -> list[Any]:
-    """Returns a value that differs once groups or parameters have changed."""
+    """Returns a value that changes if groups or parameters are replaced."""
     return [
         # Lazy parameters get their shapes later.
         ("layers" in group, id(group), *((id(w), is_lazy(w)) for w in group["params"]))

@@ -15,18 +15,18 @@ from novograd.torch.parts import Cuts
 from novograd.torch.sharding import Sharding
 from novograd.variants import Variant
 
-# Our own state dicts hold no layers, but those of torch's ZeroRedundancyOptimizer do.
+# State dicts of torch's ZeroRedundancyOptimizer contain layers. Ours do not.
 torch.serialization.add_safe_globals([Stacked, Split, Rows, Variant])
 
 
-class Layout(NamedTuple):
+class ParameterLayout(NamedTuple):
     """The layers of a parameter.
 
     Attributes:
-        v_shape: Shape of its second moment.
-        scale: What its normalised gradient is multiplied by.
-        cuts: Where what is here of it is split into parts, if it is.
-        sharding: Where the layers are, if it is a DTensor.
+        v_shape: Shape of the second moment.
+        scale: Factor of the normalised gradient.
+        cuts: Where the local piece is split into parts; None if it is not split.
+        sharding: Where the layers are, if the parameter is a DTensor; else None.
     """
 
     v_shape: torch.Size
@@ -35,7 +35,7 @@ class Layout(NamedTuple):
     sharding: Sharding | None
 
     def new_second_moment(self, param: Tensor) -> Tensor:
-        """Returns the second moment before the first step, as it is stored."""
+        """Returns the second moment before the first step, in the form in which it is stored."""
         dtype, device = compute_dtype(param.dtype), sharding.local(param).device
         if self.sharding is None:
             return torch.zeros(self.v_shape, dtype=dtype, device=device)
@@ -43,18 +43,18 @@ class Layout(NamedTuple):
         return sharding.as_stored(v, param, self.v_shape, self.sharding)
 
 
-def layout_of(layers: Any, name: str | None, param: Tensor) -> Layout:
+def layout_of(layers: Any, name: str | None, param: Tensor) -> ParameterLayout:
     """Returns the layout of a parameter.
 
     Args:
-        layers: What the user gave: layers, or a function of name and parameter.
-        name: Of the parameter, if it has one.
+        layers: The user's argument: layers, or a function of name and parameter.
+        name: The name of the parameter, if it has one.
         param: The parameter.
 
     Raises:
-        TypeError: If the function returns something else than layers, or needs a name and there is
-            none.
-        ValueError: If these do not fit the shape of the parameter.
+        TypeError: If the function does not return layers, or needs a name and the parameter does
+            not have one.
+        ValueError: If the layers do not fit the shape of the parameter.
         RuntimeError: If ``FullyShardedDataParallel`` has flattened the parameter.
 
     Example:
@@ -63,8 +63,8 @@ def layout_of(layers: Any, name: str | None, param: Tensor) -> Layout:
     """
     if sharding.is_flattened(param):
         raise RuntimeError(
-            "NovoGrad cannot train what FullyShardedDataParallel has flattened: its shards do not "
-            "say to which layers they belong. Shard the model by "
+            "NovoGrad cannot train a parameter that FullyShardedDataParallel has flattened: its "
+            "shards do not show to which layers they belong. Shard the model by "
             "torch.distributed.fsdp.fully_shard instead."
         )
     given = layers if isinstance(layers, Layers) else partial(_call, layers)
@@ -81,14 +81,14 @@ def layout_of(layers: Any, name: str | None, param: Tensor) -> Layout:
         if sharded is not None:
             here = sharded.offset[axis], sharded.shape[axis]
         cuts = axis, _cuts(chosen.sizes, *here)
-    return Layout(v_shape, step_scale(chosen, param.shape), cuts, sharded)
+    return ParameterLayout(v_shape, step_scale(chosen, param.shape), cuts, sharded)
 
 
 class Layouts:
-    """The layouts of the parameters of an optimizer, each found anew when it may have changed.
+    """A cache of the layouts of an optimizer's parameters.
 
-    A layout follows from the layers, the name, the shape and the sharding of a parameter. No
-    parameter is kept alive.
+    A layout depends on the layers, the name, the shape and the sharding of a parameter. If one of
+    these has changed, the layout is computed again. The cache does not keep parameters alive.
 
     Example:
         >>> layouts, w = Layouts(), torch.zeros(2, 3)
@@ -99,38 +99,38 @@ class Layouts:
     """
 
     def __init__(self) -> None:
-        """Knows none yet."""
-        self._found: dict[int, tuple[tuple[Any, ...], Layout]] = {}
+        """Creates an empty cache."""
+        self._found: dict[int, tuple[tuple[Any, ...], ParameterLayout]] = {}
 
-    def of(self, layers: Any, name: str | None, param: Tensor) -> Layout:
-        """Returns the layout of a parameter; arguments and errors are those of ``layout_of``."""
-        about = (layers, name, param.shape, *sharding.placed(param))
+    def of(self, layers: Any, name: str | None, param: Tensor) -> ParameterLayout:
+        """Returns the layout of a parameter; arguments and errors are like in ``layout_of``."""
+        key = (layers, name, param.shape, *sharding.placed(param))
         known = self._found.get(id(param))
-        if known is None or known[0] != about:
-            known = self._found[id(param)] = about, layout_of(layers, name, param)
+        if known is None or known[0] != key:
+            known = self._found[id(param)] = key, layout_of(layers, name, param)
         return known[1]
 
     def forget_others(self, params: Iterable[Tensor]) -> None:
-        """Forgets all parameters but these."""
+        """Removes the layouts of all other parameters."""
         ids = set(map(id, params))
-        self._found = {key: known for key, known in self._found.items() if key in ids}
+        self._found = {i: known for i, known in self._found.items() if i in ids}
 
 
 def _call(layers: Callable[..., Any], name: str | None, param: Tensor) -> Any:
-    """Calls a function that returns layers; if it needs a name and there is none, says why."""
+    """Calls a function that returns layers; explains an error if the parameter has no name."""
     try:
         return layers(name, param)
     except (TypeError, AttributeError) as error:
         if name is not None:
             raise
         raise TypeError(
-            f"layers= was called with name=None, and failed: {error}. Parameters have names if the "
-            "optimizer is given model.named_parameters()."
+            f"layers= was called with name=None and failed: {error}. To give parameters names, "
+            "pass model.named_parameters() to the optimizer."
         ) from error
 
 
 def _cuts(sizes: tuple[int, ...], start: int, length: int) -> tuple[tuple[int, int], ...]:
-    """Returns where parts begin in a piece of an axis, and how much of each is in it."""
+    """Returns the start and the length of each part within a piece of an axis."""
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     bounds = [min(max(x - start, 0), length) for x in (0, *ends)]
     return tuple((a, b - a) for a, b in pairwise(bounds))

@@ -1,4 +1,4 @@
-"""The check of a state dict, and the part of loading it that the base class does not do."""
+"""Checks a state dict, and loads the entries that the base class does not load correctly."""
 
 from collections.abc import Callable, Iterator
 from numbers import Real
@@ -10,28 +10,28 @@ from torch.nn.parameter import is_lazy
 from novograd.torch import sharding
 from novograd.torch.choice import require_kernels
 from novograd.torch.groups import Group, Member
-from novograd.torch.layout import Layout
+from novograd.torch.layout import ParameterLayout
 from novograd.torch.norms import compute_dtype
 from novograd.torch.options import OPTIONS, check_options, with_new
-from novograd.torch.state import SECOND_MOMENTS, follow, new_state
+from novograd.torch.state import SECOND_MOMENTS, match_dtypes, new_state
 
 
 def check_state_dict(
-    state_dict: dict[str, Any], groups: list[Group], layout: Callable[[Member], Layout]
+    state_dict: dict[str, Any], groups: list[Group], layout: Callable[[Member], ParameterLayout]
 ) -> None:
-    """Checks that a state dict is one of NovoGrad and fits the parameters.
+    """Checks that a state dict is from NovoGrad and fits the parameters.
 
-    The base class checks the numbers of groups and of their parameters.
+    The base class checks the number of groups, and the number of parameters in each group.
 
     Args:
         state_dict: The state dict.
-        groups: The groups that it is to be loaded into.
-        layout: Returns the layout of a parameter of these.
+        groups: The groups that the state dict will be loaded into.
+        layout: Returns the layout of a parameter of these groups.
 
     Raises:
         TypeError: If an option has a wrong type.
-        ValueError: If it is the state dict of another optimizer or does not fit.
-        RuntimeError: If it demands kernels that are not installed.
+        ValueError: If the state dict is from another optimizer, or does not fit the parameters.
+        RuntimeError: If a group has ``fused=True`` and the kernels are not installed.
 
     Example:
         >>> import torch
@@ -39,7 +39,7 @@ def check_state_dict(
         >>> check_state_dict(state_dict, [], len)
         Traceback (most recent call last):
             ...
-        ValueError: state_dict is not one of NovoGrad: param_groups[0] has no 'betas'
+        ValueError: state_dict is not from NovoGrad: param_groups[0] has no 'betas'
     """
     for number, group in enumerate(state_dict["param_groups"]):
         _check_group(number, group)
@@ -52,12 +52,12 @@ def check_state_dict(
 
 
 def restore(states: dict[Tensor, Any], state_dict: dict[str, Any], groups: list[Group]) -> None:
-    """Loads second moments anew: the base class has cast them to the dtype of the weights.
+    """Loads the second moments again, because the base class casts them to the weights' dtype.
 
     Args:
-        states: The state of the optimizer, as the base class has loaded it.
+        states: The state of the optimizer, after the base class has loaded it.
         state_dict: The state dict.
-        groups: The groups that it has been loaded into.
+        groups: The groups that the state dict was loaded into.
 
     Example:
         >>> import torch
@@ -75,28 +75,26 @@ def restore(states: dict[Tensor, Any], state_dict: dict[str, Any], groups: list[
             if name in given:
                 states[param][name] = given[name].to(param.device, compute_dtype(param.dtype))
         if given:
-            follow(states[param], param)
+            match_dtypes(states[param], param)
 
 
 def _check_group(number: int, group: Group) -> None:
-    """Raises ValueError if a group of a state dict is not one of NovoGrad."""
+    """Raises ValueError if a group of a state dict is not from NovoGrad."""
     for name, option in OPTIONS.items():
         if name not in group and not option.is_new:
             other = "grad_averaging" in group
             raise ValueError(
-                f"state_dict is not one of NovoGrad: param_groups[{number}] has no {name!r}"
-                + ("; `novograd convert` reads those of other NovoGrads" * other)
+                f"state_dict is not from NovoGrad: param_groups[{number}] has no {name!r}"
+                + ("; `novograd convert` reads state dicts of other NovoGrads" * other)
             )
     check_options(with_new(group))
 
 
 def _check_state(key: Any, state: dict[str, Any], new: dict[str, Tensor]) -> None:
-    """Raises ValueError if the state of a parameter is not like that before a first step."""
+    """Raises ValueError if the state of a parameter does not match a new state."""
     for name, like in new.items():
         if name not in state:
-            raise ValueError(
-                f"state_dict is not one of NovoGrad: no {name!r} for parameter {key!r}"
-            )
+            raise ValueError(f"state_dict is not from NovoGrad: no {name!r} for parameter {key!r}")
         value = state[name]
         if name == "step" and isinstance(value, Real):
             continue
@@ -108,17 +106,17 @@ def _check_state(key: Any, state: dict[str, Any], new: dict[str, Tensor]) -> Non
         if not sharding.is_alike(value, like):
             raise ValueError(
                 f"state_dict does not fit: {name!r} of parameter {key!r} is not sharded "
-                "as it is here; torch.distributed.checkpoint loads it"
+                "like the parameter; load it with torch.distributed.checkpoint"
             )
 
 
 def _paired(state_dict: dict[str, Any], groups: list[Group]) -> Iterator[tuple[Group, Any, Member]]:
-    """Pairs parameters of a state dict with those here, by position as the base class does.
+    """Pairs the parameters of a state dict with our parameters, by position like the base class.
 
-    Yields a group of the state dict, a key in it, and the parameter here.
+    Yields a group of the state dict, a key in this group, and our parameter.
     """
     for number, (theirs, ours) in enumerate(zip(state_dict["param_groups"], groups, strict=False)):
-        # The base class refuses other numbers of parameters.
+        # If the numbers of parameters differ, the base class raises an error.
         pairs = zip(theirs["params"], ours["params"], strict=False)
         for index, (key, param) in enumerate(pairs):
             yield theirs, key, Member(param, ours, number, index)

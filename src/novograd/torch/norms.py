@@ -1,4 +1,4 @@
-"""What each layer's step needs besides its tensors: the norm and the scalars of the rule."""
+"""The norms of the layers, and the scalars of the rule."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from novograd.torch.options import Options, changed
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Returns the dtype of v and of the arithmetic for weights of a dtype.
+    """Returns the dtype of ``v`` and of the arithmetic for weights of the given dtype.
 
     Example:
         >>> compute_dtype(torch.bfloat16), compute_dtype(torch.complex128)
@@ -21,7 +21,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def layer_norms(grad: Tensor, shape: torch.Size, dtype: torch.dtype, options: Options) -> Tensor:
-    """Returns what ``v`` averages: squared norms, or the largest elements of the layers.
+    """Returns the values that ``v`` averages: squared norms, or the largest elements of layers.
 
     Example:
         >>> from novograd.torch import NovoGrad
@@ -39,16 +39,18 @@ def layer_norms(grad: Tensor, shape: torch.Size, dtype: torch.dtype, options: Op
 
 
 def squared_norms(grad: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Returns the sums of the squares of the layers of a real gradient, in ``dtype``.
+    """Returns the squared norms of the layers of a real gradient, in ``dtype``.
 
-    On a CPU a norm over everything adds up in a few long chains, which costs 3 digits of a large
-    float32 tensor: 3e-3 of 25 million elements. Norms of the rows are short chains and as fast,
-    whatever the memory format, and a plain sum, which is pairwise, adds those.
+    On a CPU, a norm of the whole tensor is added up in a few long chains. This costs 3 digits for a
+    large float32 tensor: an error of 3e-3 for 25 million elements. Norms of the rows have short
+    chains and are as fast, in any memory format. A plain sum, which is pairwise, then adds the
+    squares of these norms.
 
     Args:
         grad: The gradient.
-        shape: Of the result, that is, of the second moment: 0-d, or with 1 for the axes to sum.
-        dtype: Of the result.
+        shape: The shape of the result, which is the shape of the second moment: 0-d, or with length
+            1 for the axes to sum.
+        dtype: The dtype of the result.
 
     Example:
         >>> g = torch.tensor([[3.0, 4.0], [0.0, 5.0]])
@@ -66,12 +68,12 @@ def squared_norms(grad: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor
 
 
 def numbers_of(options: Options, count: Any = 0.0, *, floor: float = 0.0) -> rule.Numbers:
-    """Returns the numbers of the rule for some hyperparameters.
+    """Returns the numbers of the rule for the given hyperparameters.
 
     Args:
         options: The hyperparameters.
-        count: Number of steps taken before, a Python number or in float64.
-        floor: Added to ``v`` so that without an epsilon 0/0 is 0.
+        count: Number of steps before this one; a Python number or a float64 tensor.
+        floor: Added to ``v`` to avoid 0/0 if epsilon is 0.
 
     Example:
         >>> from novograd.torch import NovoGrad
@@ -102,18 +104,18 @@ def advance(
     maximum: Tensor | None = None,
     step: Tensor | None = None,
 ) -> rule.Advanced:
-    """Returns the v to be stored and the scalars of the linear pass, on the device of ``v``.
+    """Returns the new ``v`` and the scalars of the linear pass, on the device of ``v``.
 
     Args:
-        s: What the gradients of layers add to their second moments, of any shape.
-        v: Second moments before the step, of the same shape, in compute precision.
+        s: The values that ``v`` averages, in any shape.
+        v: Second moments before the step, in the same shape, in the dtype of the arithmetic.
         options: The hyperparameters.
-        scale: What the normalised gradients are multiplied by.
-        maximum: The largest second moments so far, for amsgrad.
-        step: The numbers of steps taken before, for variants that count them.
+        scale: Factor of the normalised gradients.
+        maximum: The largest second moments so far, for variants with amsgrad.
+        step: Numbers of steps before this one, for variants that count steps.
 
     Returns:
-        With an ``s`` that is not finite, ``v`` and ``maximum`` are what they were.
+        The new values. If an ``s`` is not finite, its ``v`` and ``maximum`` do not change.
 
     Example:
         >>> from novograd.torch import NovoGrad
@@ -124,10 +126,10 @@ def advance(
     """
     lr = options["lr"]
     if isinstance(lr, Tensor):
-        # A 0-d tensor of the CPU enters a product on any device as a number, without a copy.
+        # A 0-d CPU tensor can be multiplied with a tensor on any device, without a copy.
         lr = lr.squeeze() if lr.device.type == "cpu" else lr.squeeze().to(v.device)
         options = changed(options, lr=(lr * torch.ones_like(v)).to(v.dtype))
-    # With eps 0 a gradient that is zero throughout would be 0/0.
+    # With eps 0, a gradient of zeros would give 0/0.
     floor = torch.finfo(v.dtype).tiny
     numbers = numbers_of(options, 0.0 if step is None else step.double(), floor=floor)
     each: list[Any] = [x.to(v.dtype) if isinstance(x, Tensor) and x.ndim else x for x in numbers]

@@ -20,85 +20,89 @@ from novograd.torch.planner import Planner, rows
 from novograd.torch.steps import steps_of
 from novograd.variants import Variant
 
-# All that live, because a group that goes from one to another takes its layers along.
+# All living optimizers: if a group moves to another optimizer, its layers move too.
 _OPTIMIZERS: weakref.WeakSet["NovoGrad"] = weakref.WeakSet()
 
 
 class NovoGrad(torch.optim.Optimizer):
     """Stochastic gradient descent with layer-wise normalised gradients.
 
-    For each layer, which is a parameter unless ``layers`` says otherwise, with gradient ``g_t`` and
-    weights ``w_{t-1}``::
+    A layer is a parameter, unless ``layers`` says otherwise. For each layer with gradient ``g_t``
+    and weights ``w_{t-1}``::
 
         v_t = beta2*v_{t-1} + (1 - beta2)*|g_t|^2      v_1 = |g_1|^2; one number per layer
         m_t = beta1*m_{t-1} + k*lr_t*(g_t/sqrt(v_t + eps) + weight_decay*w_{t-1})
         w_t = w_{t-1} - m_t                            k = 1 - beta1 with grad_averaging, else 1
 
-    The learning rate is inside the moment, so that a change of it takes effect over the next
-    ``1/(1 - beta1)`` steps or so. While ``v`` is exactly 0 there is no history: the first gradient
-    that is not zero sets it.
+    The learning rate is inside ``m``. So a change of the learning rate takes effect over about
+    ``1/(1 - beta1)`` steps. While ``v`` is exactly 0, the layer has no history: its first gradient
+    that is not zero sets ``v``.
 
-    This is the documented rule. Every other published NovoGrad is a ``variant`` of it, with its own
+    This is the documented rule. Every other published NovoGrad is a ``variant`` with its own
     defaults: see ``novograd.variants`` and docs/variants.md.
 
-    The state of a parameter is ``exp_avg``, which is ``m_t`` in the parameter's dtype, and
-    ``exp_avg_sq``, which is ``v_t``: a float32 tensor (float64 for float64 parameters), also after
-    ``load_state_dict``. It is 0-d, or of the shape that ``novograd.layers`` gives. Variants with
-    amsgrad have a ``max_exp_avg_sq`` like it, and those that count steps a 0-d ``step``. float16
-    and bfloat16 parameters are updated in float32 arithmetic and rounded once; complex ones behave
-    as their real pairs.
+    State: each parameter has the momentum buffer ``exp_avg`` and the second moment ``exp_avg_sq``.
+    ``exp_avg`` is ``m_t``, in the parameter's dtype. ``exp_avg_sq`` is ``v_t``, in float32 (float64
+    for float64 parameters), also after ``load_state_dict``. It is 0-d, or has one number for each
+    layer, in the shape that ``novograd.layers`` gives. Variants with amsgrad also have
+    ``max_exp_avg_sq``, with the shape and dtype of ``exp_avg_sq``. Variants that count steps have a
+    0-d ``step``.
 
-    Where ``|g_t|^2`` is too large for the dtype of ``v``, that gradient counts for nothing and
-    ``v`` stays as it was, so that the weights stay finite; where it is too small, it counts as
-    zero. A gradient that itself holds an infinity or NaN makes the weights NaN, as with torch's
-    own optimizers, unless ``skip_nonfinite`` is set.
+    Numbers: float16 and bfloat16 parameters are updated in float32 arithmetic and rounded once.
+    Complex numbers are treated as pairs of real numbers. If ``|g_t|^2`` is too large for the dtype
+    of ``v``, the step ignores that gradient and keeps ``v``, so that the weights stay finite. If
+    ``|g_t|^2`` is too small, it counts as zero. A gradient that itself holds an infinity or NaN
+    makes the weights NaN, as with torch's own optimizers, unless ``skip_nonfinite`` is set.
 
-    Parameters may be DTensors, of ``fully_shard`` or tensor parallelism: norms are of whole layers,
-    for which a step takes one all-reduce for each process group (see docs/pytorch.md). All
-    processes have to call ``step``.
+    Parameters may be DTensors, made by ``fully_shard`` or tensor parallelism. The norm is always
+    computed for the whole layer. This needs one all-reduce per step for each process group (see
+    docs/pytorch.md). All processes must call ``step``.
 
-    A step never modifies a gradient and never waits for a device. So it can be captured in a CUDA
-    graph and compiled by ``torch.compile``; put the learning rate in a tensor there, since a
-    number becomes part of the graph.
+    A step never modifies a gradient and never waits for a device. So a CUDA graph can capture it,
+    and ``torch.compile`` can compile it. There, give the learning rate as a tensor, because a
+    number becomes a constant of the graph.
 
     Args:
-        params: Parameters, named parameters or dicts that define parameter groups; each group may
+        params: Parameters, named parameters, or dicts that define parameter groups. Each group may
             set any of the options below.
-        lr: Learning rate; a float, or a tensor of one element. This and the next arguments have
-            the defaults of the variant; those of the documented rule are 0.01, (0.95, 0.98), 1e-8,
-            and False for ``grad_averaging``.
-        betas: Decay rates of ``m`` and of ``v``, in [0, 1). With ``beta2 = 0`` each gradient is
+        lr: Learning rate; a float, or a tensor of one element. The defaults of ``lr``, ``betas``,
+            ``eps`` and ``grad_averaging`` come from the variant. The documented rule has 0.01,
+            (0.95, 0.98), 1e-8 and False.
+        betas: Decay rates of ``m`` and ``v``, each in [0, 1). With ``beta2 = 0``, each gradient is
             normalised by its own norm.
         eps: Added to ``v`` inside the root, to avoid a division by zero.
-        weight_decay: Factor of the weights in the moment.
-        grad_averaging: Whether what enters the moment is multiplied by ``1 - beta1``.
-        variant: Which NovoGrad: a name, or a ``novograd.variants.Variant``.
+        weight_decay: Factor of the weights in ``m``.
+        grad_averaging: Whether the new term of ``m`` is multiplied by ``1 - beta1``.
+        variant: The published form of NovoGrad: a name, or a ``novograd.variants.Variant``.
         nesterov: Whether to use Nesterov momentum.
         maximize: Whether to maximize the objective instead of minimizing it.
-        skip_nonfinite: Whether a parameter is left untouched, with its state, in a step in which
-            its ``|g|^2`` is not finite.
-        foreach: Whether to update all parameters together by torch's foreach operations, rather
-            than one at a time; by default those plain tensors that the kernels do not take.
-        fused: Whether to update all parameters by kernels, in one call for all of them: native
-            ones on the CPU, and Triton's on GPUs; by default, unless ``foreach`` is given, those
-            that they can take: dense tensors, real or complex, in float64, float32 and half
-            precision. On GPUs not with amsgrad or another norm, which foreach takes.
-        stochastic_rounding: Whether bfloat16 weights are rounded up or down at random, the more
-            often to a neighbour the nearer it is, so that steps too small to change them add up.
-            By the kernels for GPUs only; the numbers are those of torch's generator.
-        capturable: Accepted for code that sets it. A step can be captured either way.
-        layers: What shares one ``v``: ``Stacked``, ``Split`` or ``Rows`` of ``novograd.layers``, or
-            None for the whole parameter; or a function ``(name, parameter)`` that returns one of
-            these, whose ``name`` is None unless named parameters are given. A group may have its
-            own. Neither ``param_groups`` nor state dicts hold it.
+        skip_nonfinite: Whether a layer keeps its weights, momentum buffer and ``v`` in a step in
+            which its ``|g_t|^2`` is infinite or NaN.
+        foreach: True updates all parameters together, by torch's foreach operations. False updates
+            one parameter at a time. None uses foreach operations for the plain tensors that the
+            kernels do not support.
+        fused: True updates all parameters by kernels, with one call for all of them: the native
+            kernels on the CPU, Triton kernels on GPUs. None uses the kernels for the parameters
+            that they support, unless ``foreach`` is given. False never uses the kernels. The
+            kernels support dense tensors, real or complex, in float64, float32 and half precision.
+            On GPUs they do not support amsgrad or another norm: there, None uses foreach.
+        stochastic_rounding: Whether bfloat16 weights are rounded up or down at random. The nearer
+            neighbour is more likely, so that steps too small to change the weights add up. Only
+            the kernels for GPUs can do this. The random numbers come from torch's generator.
+        capturable: Accepted for code that sets it. A step can be captured with either value.
+        layers: Which weights share one ``v``: ``Stacked``, ``Split`` or ``Rows`` of
+            ``novograd.layers``; None for the whole parameter; or a function ``(name, parameter)``
+            that returns one of these. The ``name`` is None unless named parameters are given. A
+            group may have its own ``layers``. ``param_groups`` and state dicts do not include
+            ``layers``.
 
     Raises:
-        TypeError: If an argument has a type not named above.
-        ValueError: If a number is out of range: negative, NaN or infinite, or a beta of 1 or more;
-            if ``lr`` is missing and the variant has none; or if ``layers`` do not fit a parameter.
+        TypeError: If an argument has a type that is not named above.
+        ValueError: If a number is negative, NaN or infinite, or a beta is 1 or more; if ``lr`` is
+            missing and the variant has no default; or if ``layers`` do not fit a parameter.
         RuntimeError: If ``fused`` is True, and the kernels are not installed or ``foreach`` is True
-            as well; if ``stochastic_rounding`` is asked of foreach; or if
-            ``FullyShardedDataParallel`` has flattened a parameter.
+            too; if ``stochastic_rounding`` is True and ``foreach`` is True or ``fused`` is False;
+            or if ``FullyShardedDataParallel`` has flattened a parameter.
 
     Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
     Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
@@ -133,7 +137,7 @@ class NovoGrad(torch.optim.Optimizer):
         capturable: bool = False,
         layers: Any = None,
     ) -> None:
-        """Checks the arguments, which the class documents, and creates no state yet."""
+        """Checks the arguments (see the class). The first step creates the state."""
         chosen = variants.get(variant)
         if lr is None and chosen.lr is None:
             raise ValueError(f"lr must be given: the variant {chosen.name!r} has no default")
@@ -161,7 +165,7 @@ class NovoGrad(torch.optim.Optimizer):
         if fused is None and foreach is None:
             params = [param for group in self.param_groups for param in group["params"]]
             if any(param.device.type == "cpu" for param in params):
-                usable()  # says so, if there are no kernels
+                usable()  # warns if the kernels are not installed
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group.
@@ -170,10 +174,10 @@ class NovoGrad(torch.optim.Optimizer):
             param_group: ``params`` and any options that differ from the optimizer's defaults.
 
         Raises:
-            TypeError: If it is no dict, or an option has a wrong type.
+            TypeError: If ``param_group`` is not a dict, or an option has a wrong type.
             ValueError: If an option is out of range, a parameter is in another group already, or
-                its ``layers`` do not fit it.
-            RuntimeError: If a parameter belongs to ``FullyShardedDataParallel``.
+                ``layers`` do not fit a parameter.
+            RuntimeError: If ``FullyShardedDataParallel`` has flattened a parameter.
 
         Example:
             >>> optimizer = NovoGrad([torch.zeros(2)])
@@ -181,7 +185,7 @@ class NovoGrad(torch.optim.Optimizer):
             >>> [group["weight_decay"] for group in optimizer.param_groups]
             [0.0, 0.001]
         """
-        self._groups.follow(self.param_groups)
+        self._groups.refresh(self.param_groups)
         if isinstance(param_group, dict):
             param_group = _with_layers(param_group)
             check_options(self.defaults | param_group)
@@ -193,24 +197,25 @@ class NovoGrad(torch.optim.Optimizer):
         except BaseException:
             self.param_groups.pop()
             raise
-        self._groups.note(self.param_groups)
+        self._groups.remember(self.param_groups)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step.
 
         Args:
-            closure: Called first, with gradients enabled, to evaluate the model anew.
+            closure: A function that evaluates the model again. It is called first, with gradients
+                enabled.
 
         Returns:
-            The result of the closure; None without one.
+            The result of the closure, or None without a closure.
 
         Raises:
-            RuntimeError: If flat pieces have taken the place of parameters; if the state of a
-                parameter does not fit it; if a gradient is sparse, or is a DTensor and its
-                parameter not or the other way round; if ``fused`` is True or bfloat16 is to be
-                rounded at random and the kernels cannot take a parameter; or if those for the CPU
-                would have to write to memory that two parameters share. Then nothing has changed.
+            RuntimeError: If parameters were replaced by flat pieces; if the state of a parameter
+                does not fit the parameter; if a gradient is sparse; if only one of a gradient and
+                its parameter is a DTensor; if ``fused`` is True, or bfloat16 weights are to be
+                rounded at random, and the kernels do not support a parameter; or if the native
+                kernels would write to memory that two parameters share. Then nothing has changed.
 
         Example:
             >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -235,7 +240,7 @@ class NovoGrad(torch.optim.Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns state and options, without ``layers``, which the constructor is given again.
+        """Returns state and options, without ``layers``: give ``layers`` to the constructor again.
 
         Example:
             >>> from novograd.layers import Rows
@@ -247,31 +252,31 @@ class NovoGrad(torch.optim.Optimizer):
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state dict, also one of parameters in another dtype or on another device.
+        """Loads a state dict. Its parameters may have another dtype or be on another device.
 
         Args:
-            state_dict: The state of a NovoGrad of this module.
+            state_dict: A state dict of this class.
 
         Raises:
-            ValueError: If it is the state of another optimizer, or does not fit the parameters;
-                then nothing has changed.
+            ValueError: If the state dict is from another optimizer, or does not fit the parameters.
+                Then nothing has changed.
 
         Example:
             >>> optimizer = NovoGrad([torch.zeros(2)])
             >>> optimizer.load_state_dict(torch.optim.SGD([torch.zeros(2)]).state_dict())
             Traceback (most recent call last):
                 ...
-            ValueError: state_dict is not one of NovoGrad: param_groups[0] has no 'betas'
+            ValueError: state_dict is not from NovoGrad: param_groups[0] has no 'betas'
         """
-        self._groups.follow(self.param_groups)
+        self._groups.refresh(self.param_groups)
         loading: list[dict[str, Any]] = []
 
         def check(_: torch.optim.Optimizer, given: dict[str, Any]) -> None:
             check_state_dict(given, self.param_groups, self._groups.layout)
             loading.append(given)
 
-        # As a hook, check sees the dict that the user's own hooks have made. These see the state as
-        # it will be used.
+        # As a pre-hook, check sees the result of the user's pre-hooks. As the first post-hook,
+        # restore runs before the user's post-hooks, so that these see the final state.
         hooks = [
             self.register_load_state_dict_pre_hook(check),
             self.register_load_state_dict_post_hook(
@@ -286,20 +291,21 @@ class NovoGrad(torch.optim.Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether a step unscales gradients itself, and leaves itself out if they are infinite.
+        """Whether `step` unscales the gradients and skips itself if one of them is not finite.
 
-        ``GradScaler`` asks for it, and if so sets ``grad_scale`` and ``found_inf`` for the step. If
-        not it waits for the device, to see whether the step is to be taken.
+        ``GradScaler`` reads this property. If it is True, ``GradScaler`` sets ``grad_scale`` and
+        ``found_inf`` for the step. If it is False, ``GradScaler`` waits for the device, to decide
+        whether to call ``step``.
         """
         return self._planner.unscales(self.param_groups, self.state)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns the entries of a copy, among them the layers, which no group holds."""
+        """Returns the entries for a copy, including the layers, which the groups do not hold."""
         self._groups.take_layers(self.param_groups)
         return super().__getstate__() | {"_layers": dict(enumerate(self._groups.layers))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes the entries of another, with the layers that are set here where it has none."""
+        """Sets the entries of a copy. If the copy has no layers, keeps the layers set here."""
         entries = state.copy()
         known = dict(enumerate(self._groups.layers)) if hasattr(self, "_groups") else {}
         layers = entries.pop("_layers", known)
@@ -310,23 +316,23 @@ class NovoGrad(torch.optim.Optimizer):
             group.update(with_new(group))
             require_kernels(group["fused"], group["params"])
             self._groups.check_layouts(number, group)
-        self._groups.note(self.param_groups)
+        self._groups.remember(self.param_groups)
         _OPTIMIZERS.add(self)
 
     def _take_step(self) -> None:
-        """Takes a step, having checked first that it can be taken."""
+        """Takes a step, after checking that it is possible."""
         found_inf, scaling = getattr(self, "found_inf", None), None
         if found_inf is not None:
             scaling = Scaling(getattr(self, "grad_scale", None), found_inf)
         if torch.compiler.is_compiling():
-            ready = self._traced(scaling)
+            ready = self._traceable_steps(scaling)
         else:
             ready = self._planner.prepare(self.param_groups, self.state, scaling)
         for step in ready:
             step.take()
 
-    def _traced(self, scaling: Scaling | None) -> list[Step]:
-        """Returns the steps to be taken in a form that torch.compile can trace."""
+    def _traceable_steps(self, scaling: Scaling | None) -> list[Step]:
+        """Returns the steps in a form that torch.compile can trace."""
         ready: list[Step] = []
         for number, group in enumerate(self.param_groups):
             check_gradients(trained(number, group), self._groups, self.state)
@@ -338,7 +344,7 @@ class NovoGrad(torch.optim.Optimizer):
         return ready
 
     def _init_group(self, group: dict[str, Any], number: int, *columns: list[Any]) -> None:
-        """Appends the rows of a group to columns, after making state that does not exist yet.
+        """Creates missing state of a group, and appends the rows of the group to the columns.
 
         torch.compile knows a method of this name. It calls the method before it traces the rest,
         and finds the tensors in the lists.
@@ -349,9 +355,9 @@ class NovoGrad(torch.optim.Optimizer):
 
 
 def _with_layers(group: dict[str, Any]) -> dict[str, Any]:
-    """Returns a group with its layers as an entry, also if another optimizer has taken them out."""
+    """Returns a group with its layers as an entry, even if an optimizer has removed the entry."""
     if "layers" in group:
-        return group.copy()  # the group of the caller keeps the entry
+        return group.copy()  # so that the caller's group keeps the entry
     for optimizer in _OPTIMIZERS:
         for number, known in enumerate(optimizer.param_groups):
             if known is group:

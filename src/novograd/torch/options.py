@@ -12,7 +12,7 @@ from novograd.variants import Variant
 
 
 class Options(TypedDict):
-    """The hyperparameters of a step, in the words of a parameter group."""
+    """The hyperparameters of a step, with the names that a parameter group uses."""
 
     lr: float | Tensor
     betas: tuple[float | Tensor, float | Tensor]
@@ -27,7 +27,7 @@ class Options(TypedDict):
 
 
 def changed(options: Options, **changes: Any) -> Options:
-    """Returns hyperparameters of which some are others.
+    """Returns a copy of hyperparameters with changes.
 
     Example:
         >>> import torch
@@ -42,9 +42,9 @@ class Option(NamedTuple):
     """An option of a parameter group.
 
     Attributes:
-        check: Raises TypeError or ValueError, given the name of the option and a value.
-        default: Its default, if that does not depend on the variant.
-        is_new: Whether state dicts of earlier versions lack it.
+        check: A function of the name and the value that raises TypeError or ValueError.
+        default: The default, if it does not depend on the variant.
+        is_new: Whether state dicts of earlier versions lack the option.
     """
 
     check: Callable[[str, Any], Any]
@@ -87,16 +87,16 @@ OPTIONS: dict[str, Option] = {
     "fused": Option(_check_choice),
     "capturable": Option(check_flag, False),
 }
-"""All that state dicts hold. Layers, which these do not hold, are no option."""
+"""All options that state dicts hold. State dicts do not hold layers, so layers are not here."""
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Checks the options of a parameter group, and its layers if it has any.
+    """Checks the options of a parameter group, and the layers if the group has layers.
 
     Raises:
-        TypeError: If one has a wrong type.
+        TypeError: If an option has a wrong type.
         ValueError: If a number is out of range.
-        RuntimeError: If they ask for two backends.
+        RuntimeError: If the options demand two backends.
 
     Example:
         >>> import torch
@@ -112,11 +112,13 @@ def check_options(options: dict[str, Any]) -> None:
     if options["fused"] and options["foreach"]:
         raise RuntimeError("fused and foreach cannot be True together")
     if options["stochastic_rounding"] and (options["foreach"] or options["fused"] is False):
-        raise RuntimeError("stochastic_rounding needs the kernels of fused=True")
+        raise RuntimeError(
+            "stochastic_rounding=True needs the kernels: foreach must not be True, fused not False"
+        )
 
 
 def with_new(group: dict[str, Any]) -> dict[str, Any]:
-    """Returns a group of a state dict with the options that came after it was saved.
+    """Adds the options of newer versions, with their defaults, to a group of a state dict.
 
     Example:
         >>> with_new({"lr": 0.1})

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-# Batch and instance norms of every kind, and the others.
+# _NormBase covers all batch and instance norms.
 NORMS: tuple[type[nn.Module], ...] = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -23,13 +23,14 @@ def no_decay(
     Args:
         module: The model.
         weight_decay: Weight decay of the first group.
-        modules: Types of submodules whose own parameters get none; torch's norms by default.
-        names: Patterns, as of ``fnmatch``, of the full names of further parameters that get none;
-            biases by default.
+        modules: Types of submodules whose own parameters get no decay; torch's norms by default.
+        names: Patterns for the full names of other parameters that get no decay, in the syntax of
+            ``fnmatch``; biases by default.
 
     Returns:
-        Two parameter groups of named parameters, for any optimizer of torch: the decayed ones, and
-        the others with a weight decay of 0. Either may be empty. Shared parameters appear once.
+        Two parameter groups of named parameters, for any torch optimizer. The parameters of the
+        first group decay; the second group has a weight decay of 0. Either group may be empty.
+        Shared parameters appear once.
 
     Raises:
         TypeError: If ``names`` is a single string.
@@ -43,7 +44,7 @@ def no_decay(
     if isinstance(names, str):
         raise TypeError(f"names must be a collection of patterns, got the string {names!r}")
     patterns = tuple(names)
-    spared = {
+    undecayed = {
         id(param)
         for submodule in module.modules()
         if isinstance(submodule, modules)
@@ -52,7 +53,7 @@ def no_decay(
     groups: dict[bool, list[tuple[str, Tensor]]] = {True: [], False: []}
     for name, param in module.named_parameters():
         matches = any(fnmatchcase(name, pattern) for pattern in patterns)
-        groups[id(param) not in spared and not matches].append((name, param))
+        groups[id(param) not in undecayed and not matches].append((name, param))
     return [
         {"params": groups[True], "weight_decay": weight_decay},
         {"params": groups[False], "weight_decay": 0.0},

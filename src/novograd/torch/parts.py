@@ -1,4 +1,4 @@
-"""What an implementation updates as one tensor: a parameter, or a view of a part of it."""
+"""Parts: a backend updates a part as one tensor. It is a parameter, or a view of a piece of one."""
 
 import functools
 from collections.abc import Iterator
@@ -11,20 +11,21 @@ from novograd.native import grid
 
 
 class Part(NamedTuple):
-    """Plain tensors, of which each layer has one element of ``exp_avg_sq``.
+    """The plain tensors of a part. Each layer has one element of ``exp_avg_sq``.
 
     Attributes:
-        param: Weights.
-        grad: Their gradient, which is only read.
-        exp_avg: Their moment.
-        exp_avg_sq: Second moments: 0-d, or with as many axes as the weights, each of its length or
-            1. The squares are summed over those of length 1.
-        scale: What the normalised gradient is multiplied by.
-        square: The squared norms, in the shape of ``exp_avg_sq``, where they are known: of layers
-            of which other processes have pieces. In float64.
-        maximum: The largest second moments so far, in the same shape, for amsgrad.
-        step: How many steps were taken before, 0-d, for variants that count them.
-        history: The second moments of the whole parameter as they are stored, for these variants.
+        param: The weights.
+        grad: The gradient, which is only read.
+        exp_avg: The momentum buffer.
+        exp_avg_sq: The second moments: 0-d, or with as many axes as the weights. Each axis has the
+            length of the weights' axis, or length 1. The squares are summed over the axes of length
+            1.
+        scale: Factor of the normalised gradient.
+        square: The squared norms, in float64 and in the shape of ``exp_avg_sq``, if other processes
+            also have pieces of the layers; else None.
+        maximum: The largest second moments so far, in the same shape, for variants with amsgrad.
+        step: Number of steps before this one, 0-d, for variants that count steps.
+        history: The stored second moments of the whole parameter, for variants that count steps.
     """
 
     param: Tensor
@@ -38,16 +39,16 @@ class Part(NamedTuple):
     history: Tensor | None = None
 
 
-# Runs, layers, run and stride, as of novograd.native.grid.
+# The result of novograd.native.grid: runs, layers, run and stride.
 Grid = tuple[int, int, int, int]
 _cached_grid = functools.lru_cache(maxsize=4096)(grid)
 
-# An axis, and where along it each part begins and how long it is.
+# An axis, and the start and the length of each part along this axis.
 Cuts = tuple[int, tuple[tuple[int, int], ...]]
 
 
 def parts(whole: Part, cuts: Cuts | None) -> Iterator[Part]:
-    """Yields a parameter as what is updated as one tensor, which is a part where it is split.
+    """Yields the parts of a parameter. Without cuts, the whole parameter is one part.
 
     Example:
         >>> w, v = torch.zeros(5, 2), torch.zeros(2, 1)
@@ -73,7 +74,7 @@ def parts(whole: Part, cuts: Cuts | None) -> Iterator[Part]:
 
 
 def as_real(part: Part) -> Part:
-    """Views complex tensors as their real pairs.
+    """Views complex tensors as pairs of real numbers.
 
     Example:
         >>> w = torch.zeros(3, dtype=torch.complex64)
@@ -93,7 +94,7 @@ def as_real(part: Part) -> Part:
 
 
 def in_memory(part: Part) -> Part:
-    """Returns a part whose gradient is in memory as it is, not to be conjugated or negated yet.
+    """Applies a pending conjugation or negation of the gradient, because kernels read its memory.
 
     Example:
         >>> w, g, v = torch.zeros(1), torch.tensor([1 + 2j]).conj().imag, torch.tensor(0.0)
@@ -106,15 +107,15 @@ def in_memory(part: Part) -> Part:
     return part
 
 
-def _with_pairs(of_layers: Tensor) -> Tensor:
-    """Returns what there is for each layer with an axis for the real pairs."""
-    return of_layers.unsqueeze(-1) if of_layers.ndim else of_layers
+def _with_pairs(values: Tensor) -> Tensor:
+    """Adds an axis of length 1 for the real pairs to a tensor with one number per layer."""
+    return values.unsqueeze(-1) if values.ndim else values
 
 
 def grid_of(part: Part) -> Grid | None:
-    """Returns how kernels find the layers of a part in memory, or None if they cannot.
+    """Returns where the layers of a part are in memory, or None if kernels do not support it.
 
-    Complex numbers are pairs of real ones.
+    Complex numbers count as pairs of real numbers.
 
     Example:
         >>> w = torch.zeros(4, 6)

@@ -1,4 +1,4 @@
-"""The plan of a group: the assignment of the last step, and the check that it still holds."""
+"""The plan of a group: remembers the last assignment, and checks whether it still holds."""
 
 import weakref
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from novograd.torch.choice import Assignment
 from novograd.torch.groups import Group
 from novograd.torch.parts import Part
 
-# The tensors of a state that not all variants have.
-_OF_SOME_VARIANTS = ("max_exp_avg_sq", "step")
-# The options on which the choice of a backend depends.
-_DECISIVE = ("variant", "foreach", "fused", "stochastic_rounding")
+# The tensors that the state has for some variants only.
+_OPTIONAL_STATE = ("max_exp_avg_sq", "step")
+# The choice of a backend depends on these options.
+_BACKEND_OPTIONS = ("variant", "foreach", "fused", "stochastic_rounding")
 
 
 class _Kept(NamedTuple):
     """The facts about a parameter and its part that a plan keeps.
 
-    References to the state are weak, so that it is freed when the optimizer drops it. There is not
-    even a weak reference to the parameter: torch exchanges the contents of tensors, as
-    ``Module.to`` does with DTensors, only where there is none.
+    References to the state are weak, so that the state is freed when the optimizer drops it. The
+    parameter does not have even a weak reference: torch swaps the contents of two tensors only if
+    no weak reference to them exists. ``Module.to`` swaps the contents of DTensors.
     """
 
     kind: tuple[Any, ...]
@@ -35,15 +35,15 @@ class _Kept(NamedTuple):
 
 
 class Plan:
-    """The assignment of one step of a group, to be used again in the next.
+    """The assignment of one step of a group, for use in the next step.
 
-    Most steps are like the one before, but for the memory of the gradients. To see that takes a
-    fraction of the time that a new assignment takes.
+    Most steps differ from the step before only in the memory of the gradients. The check takes a
+    fraction of the time of a new assignment.
 
     Args:
         group: The parameter group.
-        layers: Its layers.
-        assigned: The assignment of its parts.
+        layers: The layers of the group.
+        assigned: The assignment of the parts of the group.
         states: The state of the optimizer.
 
     Example:
@@ -77,7 +77,7 @@ class Plan:
         )
         if whole:
             self._layers = layers
-            self._options = [group[name] for name in _DECISIVE]
+            self._options = [group[name] for name in _BACKEND_OPTIONS]
             self._params = list(map(id, group["params"]))
             self._kept = [
                 _Kept(
@@ -88,7 +88,7 @@ class Plan:
                     weakref.ref(part.exp_avg_sq),
                     tuple(
                         (name, weakref.ref(states[part.param][name]))
-                        for name in _OF_SOME_VARIANTS
+                        for name in _OPTIONAL_STATE
                         if name in states[part.param]
                     ),
                 )
@@ -96,7 +96,7 @@ class Plan:
             ]
 
     def recall(self, group: Group, layers: Any, states: Mapping[Tensor, Any]) -> Assignment | None:
-        """Returns the assignment for this step, or None if the step is not like the one kept."""
+        """Returns the assignment for this step, or None if the plan does not hold for it."""
         params = group["params"]
         trained = [param for param in params if param.grad is not None]
         if (
@@ -104,7 +104,10 @@ class Plan:
             or len(trained) != len(self._kept)
             or list(map(id, params)) != self._params
             or layers is not self._layers
-            or any(group[name] is not x for name, x in zip(_DECISIVE, self._options, strict=True))
+            or any(
+                group[name] is not x
+                for name, x in zip(_BACKEND_OPTIONS, self._options, strict=True)
+            )
         ):
             return None
         assigned = []
@@ -122,7 +125,7 @@ class Plan:
             if kept.others:
                 if any(name not in state or state[name] is not x() for name, x in kept.others):
                     return None
-                maximum, step = map(state.get, _OF_SOME_VARIANTS)
+                maximum, step = map(state.get, _OPTIONAL_STATE)
                 history = None if step is None else exp_avg_sq
                 part = part._replace(maximum=maximum, step=step, history=history)
             assigned.append((kept.backend, part))
@@ -133,5 +136,5 @@ def _kind(param: Tensor, grad: Tensor) -> tuple[Any, ...]:
     """Returns the dtypes, devices, shapes and strides of a parameter and its gradient."""
     if grad.layout is not torch.strided:
         return ()
-    about = param.dtype, param.device, param.shape, param.stride()
-    return *about, type(grad), grad.dtype, grad.device, grad.stride()
+    of_param = param.dtype, param.device, param.shape, param.stride()
+    return *of_param, type(grad), grad.dtype, grad.device, grad.stride()

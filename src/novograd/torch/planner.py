@@ -1,4 +1,4 @@
-"""The preparation of a step of all groups, by the plans of the last step where they still hold."""
+"""Prepares the step of all groups. Reuses the plans of the last step that still hold."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,27 +19,27 @@ States = Mapping[Tensor, Any]
 
 
 def rows(
-    some: Iterable[Member], groups: Groups, states: States, norms: Norms | None = None
+    chosen: Iterable[Member], groups: Groups, states: States, norms: Norms | None = None
 ) -> Iterator[tuple[Any, ...]]:
-    """Yields a row for each of some parameters: the fields of a ``Part``, and its cuts.
+    """Yields a row for each given parameter: the fields of a ``Part``, and the cuts.
 
     Args:
-        some: The parameters; a gradient that is missing counts as zero.
+        chosen: The parameters. A missing gradient counts as zero.
         groups: The facts about all groups.
-        states: The state of the optimizer; state that does not exist yet is made.
-        norms: The norms of layers of which several processes hold pieces.
+        states: The state of the optimizer. Missing state is created.
+        norms: The norms of the layers that are cut across processes.
 
     Example:
         >>> from novograd.torch import NovoGrad
         >>> w = torch.zeros(2)
         >>> w.grad = torch.ones(2)
         >>> optimizer = NovoGrad([w, torch.zeros(3)])
-        >>> some = trained(0, optimizer.param_groups[0])
-        >>> (row,) = rows(some, Groups(), optimizer.state)
+        >>> chosen = trained(0, optimizer.param_groups[0])
+        >>> (row,) = rows(chosen, Groups(), optimizer.state)
         >>> row[0] is w, list(optimizer.state[w])
         (True, ['exp_avg', 'exp_avg_sq'])
     """
-    for member in some:
+    for member in chosen:
         param, layout = member.param, groups.layout(member)
         state = state_of(member, layout, states)
         if not state:
@@ -51,7 +51,7 @@ def rows(
 
 
 class Planner:
-    """Prepares the steps of an optimizer, and remembers the backends that took the last one.
+    """Prepares the steps of an optimizer, and remembers the plans of the last step.
 
     Args:
         groups: The facts about the parameter groups.
@@ -68,31 +68,31 @@ class Planner:
     """
 
     def __init__(self, groups: Groups) -> None:
-        """Has no plans yet."""
+        """Creates a planner without plans."""
         self._groups = groups
         self._plans: dict[int, Plan] = {}
 
     def prepare(
         self, param_groups: Sequence[Group], states: States, scaling: Scaling | None
     ) -> list[Step]:
-        """Returns the steps to be taken, after all checks.
+        """Returns the steps, after all checks.
 
-        State that does not exist yet is made, and norms over several processes are computed.
+        Creates missing state, and computes the norms that need several processes.
 
         Args:
-            param_groups: The groups as they are now.
+            param_groups: The current groups.
             states: The state of the optimizer.
             scaling: The attributes that a ``GradScaler`` has set for this step.
 
         Raises:
-            RuntimeError: If the step cannot be taken.
+            RuntimeError: If the step is not possible.
         """
         recalled = [self._recall(*place, states) for place in enumerate(param_groups)]
         new = {i: trained(i, param_groups[i]) for i, known in enumerate(recalled) if known is None}
         if new:
-            self._groups.follow(param_groups)
-        for some in new.values():
-            check_gradients(some, self._groups, states)
+            self._groups.refresh(param_groups)
+        for chosen in new.values():
+            check_gradients(chosen, self._groups, states)
         norms = self._norms(param_groups) if self._groups.sharded else None
         ready: list[Step] = []
         for number, (group, assigned) in enumerate(zip(param_groups, recalled, strict=True)):
@@ -108,21 +108,21 @@ class Planner:
         return ready
 
     def unscales(self, param_groups: Sequence[Group], states: States) -> bool:
-        """Whether the backends that will take the step all unscale gradients themselves."""
+        """Whether all backends of the next step unscale gradients themselves."""
         return all(self._unscales(*place, states) for place in enumerate(param_groups))
 
     def _recall(self, number: int, group: Group, states: States) -> Assignment | None:
-        """Returns the assignment of the last step, if it holds for this one."""
+        """Returns the assignment of the last step if it still holds; else None."""
         plan = self._plans.get(number)
         if plan is None or self._groups.sharded:
             return None
         return plan.recall(group, self._groups.layers_of(number, group), states)
 
     def _assign(
-        self, number: int, group: Group, some: list[Member], states: States, norms: Norms | None
+        self, number: int, group: Group, chosen: list[Member], states: States, norms: Norms | None
     ) -> Assignment:
-        """Assigns some parameters of a group, and keeps the plan for the next step."""
-        assigned = assign(group, rows(some, self._groups, states, norms))
+        """Assigns the given parameters of a group, and keeps the plan for the next step."""
+        assigned = assign(group, rows(chosen, self._groups, states, norms))
         if not self._groups.sharded:
             layers = self._groups.layers_of(number, group)
             self._plans[number] = Plan(group, layers, assigned, states)
@@ -136,16 +136,16 @@ class Planner:
         norms: Norms,
         scaling: Scaling | None,
     ) -> list[Step]:
-        """Returns the steps of parameters that have a gradient in other processes only."""
+        """Returns the steps of parameters that have a gradient only in other processes."""
         ids, ready = set(map(id, missing)), []
         for number, group in enumerate(param_groups):
-            some = [member for member in members(number, group) if id(member.param) in ids]
-            assigned = assign(group, rows(some, self._groups, states, norms))
+            chosen = [member for member in members(number, group) if id(member.param) in ids]
+            assigned = assign(group, rows(chosen, self._groups, states, norms))
             ready += steps_of(group, assigned, scaling)
         return ready
 
     def _norms(self, param_groups: Sequence[Group]) -> Norms | None:
-        """Makes room for the norms of layers of which several processes hold pieces, if any."""
+        """Allocates the norms of layers that are cut across processes; None if there are none."""
         shardings = {}
         for number, group in enumerate(param_groups):
             for member in members(number, group):
@@ -156,7 +156,7 @@ class Planner:
         return Norms(shardings) if shardings else None
 
     def _unscales(self, number: int, group: Group, states: States) -> bool:
-        """Whether backends that unscale gradients themselves will update all of a group."""
+        """Whether all backends of a group in the next step unscale gradients themselves."""
         recalled = self._recall(number, group, states)
         if recalled is not None:
             return all(backend.UNSCALES for backend, _ in recalled)

@@ -1,10 +1,10 @@
-"""Parameters that are DTensors: what of them is here, and norms over all of their pieces.
+"""Parameters that are DTensors: their local pieces, and norms over all pieces.
 
-A norm is of the whole layer, wherever its pieces are: each process sums the squares of what it
-holds, and these sums are added over the dimensions of the mesh along which layers are cut. That is
-one all-reduce of one small tensor for each process group, however many parameters there are, and
-the only communication of a step. All processes take part in it in the same order, whatever shard
-is empty and whatever gradient is missing.
+A norm is always the norm of the whole layer. Each process sums the squares of its local piece.
+Then these sums are added over the dimensions of the mesh along which layers are cut. This needs one
+all-reduce of one small tensor for each process group, for any number of parameters. A step does not
+communicate otherwise. All processes call the all-reduces in the same order, even if a shard is
+empty or a gradient is missing.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ class Sharding(NamedTuple):
     """Where the layers of a DTensor are.
 
     Attributes:
-        groups: The process groups over which their squared norms are to be added.
-        placements: Those of the second moment where it is a DTensor, as it is where whole layers
-            are spread over a mesh; or None: then each process has all of it.
-        v_shape: Of what is here of the second moment.
-        shape: Of what is here of the weights.
-        offset: Where in the whole tensor this begins, along each axis.
+        groups: The process groups over which the squared norms are added.
+        placements: The placements of the second moment if it is a DTensor, because whole layers are
+            spread over a mesh. None if each process has the whole second moment.
+        v_shape: Shape of the local piece of the second moment.
+        shape: Shape of the local piece of the weights.
+        offset: Start of the local piece in the whole tensor, along each axis.
     """
 
     groups: tuple[Any, ...]
@@ -35,24 +35,25 @@ class Sharding(NamedTuple):
 
 
 class Norms:
-    """The squared norms of layers of which several processes hold pieces, in one step.
+    """The squared norms of layers that are cut across processes, in one step.
 
-    A gradient that is missing here, but not in all processes that hold pieces of the same layers,
-    counts as zero here. Nothing waits for a device unless one is missing.
+    If a gradient is missing in this process, but another process has a gradient for a piece of the
+    same layers, the missing gradient counts as zero. The host waits for the device only if a
+    gradient is missing.
 
     Attributes:
-        squares: For each parameter with such layers their squared norms, in the shape of what is
-            here of the second moment, in float64. They are to be filled with the sums of what is
-            here, and ``all_reduce`` then adds those of the others.
+        squares: For each parameter with such layers, the squared norms, in float64 and in the shape
+            of the local piece of the second moment. The caller first writes the sums of the local
+            pieces. Then ``all_reduce`` adds the sums of the other processes.
     """
 
     def __init__(self, shardings: dict[Tensor, Sharding]) -> None:
-        """Makes room for the parameters, whose order has to be the same in all processes."""
+        """Allocates the norms. All processes must pass the parameters in the same order."""
         self._groups = [sharding.groups for sharding in shardings.values()]
         sizes = [sharding.v_shape.numel() for sharding in shardings.values()]
         self._first: Any = next(iter(shardings))
         device = local(self._first).device
-        # Behind the sums, how many processes have a gradient of each parameter.
+        # The sums, then for each parameter the number of processes that have a gradient.
         self._values = torch.zeros(sum(sizes) + len(sizes), dtype=torch.float64, device=device)
         *self._sums, self._counts = self._values.split([*sizes, len(sizes)])
         self._complete = all(param.grad is not None for param in shardings)
@@ -66,17 +67,17 @@ class Norms:
         }
 
     def all_reduce(self) -> list[Tensor]:
-        """Adds over processes, by one collective for each group of them.
+        """Adds the sums of all processes, by one collective for each process group.
 
         Returns:
-            The parameters of which only others have a gradient.
+            The parameters that have a gradient only in other processes.
         """
         whole = len(set(self._groups)) == 1
         for group in dict.fromkeys(group for groups in self._groups for group in groups):
             mine = [i for i, groups in enumerate(self._groups) if group in groups]
             pieces = [*(self._sums[i] for i in mine), *(self._counts[i : i + 1] for i in mine)]
             values = self._values if whole else torch.cat(pieces)
-            # Weights may have been offloaded from the devices that communicate.
+            # The weights may be offloaded from the device that communicates.
             sent = values.to(self._first.device_mesh.device_type)
             dist.all_reduce(sent, group=group)
             if sent is not self._values:
@@ -90,29 +91,29 @@ class Norms:
 
 
 def is_sharded(x: Tensor) -> bool:
-    """Whether it is a DTensor (also one of which each process has a copy)."""
+    """Whether a tensor is a DTensor (also if each process has a full copy)."""
     return hasattr(x, "device_mesh")
 
 
 def placed(x: Any) -> tuple[Any, ...]:
-    """Returns the mesh of a DTensor and how it is spread over it; nothing of another tensor."""
+    """Returns the mesh and the placements of a DTensor; an empty tuple for other tensors."""
     return (x.device_mesh, x.placements) if is_sharded(x) else ()
 
 
 def is_alike(x: Any, y: Any) -> bool:
-    """Whether two tensors are sharded alike, or neither is."""
+    """Whether two tensors are sharded in the same way, or both are not sharded."""
     if is_sharded(x) and is_sharded(y):
         return x.device_mesh == y.device_mesh and x.placements == y.placements
     return not is_sharded(x) and not is_sharded(y)
 
 
 def is_flattened(param: Tensor) -> bool:
-    """Whether ``FullyShardedDataParallel`` has taken a parameter apart, by the marks it leaves."""
+    """Whether ``FullyShardedDataParallel`` has flattened a parameter; it marks such tensors."""
     return getattr(param, "_fsdp_flattened", False) or getattr(param, "_is_flat_param", False)
 
 
 def local(x: Any) -> Tensor:
-    """Returns what of a tensor is here, which is all of it unless it is a DTensor."""
+    """Returns the local piece of a DTensor, or the whole tensor if it is not a DTensor."""
     return x._local_tensor if is_sharded(x) else x
 
 
@@ -121,8 +122,8 @@ def sharding_of(param: Any, v_shape: Sequence[int], *, by_index: bool) -> Shardi
 
     Args:
         param: The weights.
-        v_shape: Of the whole second moment, as of ``novograd.layers``.
-        by_index: Whether layers are told apart by indices of the weights, as parts are not.
+        v_shape: Shape of the whole second moment, see ``novograd.layers``.
+        by_index: Whether indices of the weights distinguish the layers; False for ``Split``.
     """
     from torch.distributed.tensor import Replicate
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -130,7 +131,7 @@ def sharding_of(param: Any, v_shape: Sequence[int], *, by_index: bool) -> Shardi
     mesh, shape = param.device_mesh, param.shape
     groups, placements = [], []
     for dim, placement in enumerate(param.placements):
-        axis = getattr(placement, "dim", None)  # of all kinds of shards
+        axis = getattr(placement, "dim", None)  # all kinds of shards have it
         spread = (
             by_index and bool(v_shape) and axis is not None and v_shape[axis] == shape[axis] > 1
         )
@@ -149,7 +150,7 @@ def sharding_of(param: Any, v_shape: Sequence[int], *, by_index: bool) -> Shardi
 
 
 def as_stored(v: Tensor, param: Any, v_shape: Sequence[int], sharding: Sharding) -> Tensor:
-    """Returns what is here of a second moment as it is stored."""
+    """Returns the local piece of a second moment in the form in which it is stored."""
     if sharding.placements is None:
         return v
     from torch.distributed.tensor import DTensor
@@ -166,19 +167,19 @@ def as_stored(v: Tensor, param: Any, v_shape: Sequence[int], sharding: Sharding)
 
 
 def local_gradient(param: Any) -> Tensor:
-    """Returns the piece of a gradient that belongs to what is here of the weights."""
+    """Returns the piece of a gradient that belongs to the local piece of the weights."""
     grad = param.grad
     if not is_sharded(param):
         return grad
     if grad.placements != param.placements:
-        # Such as partial sums, of weights of which there are copies.
+        # For example, partial sums for replicated weights.
         grad = grad.redistribute(param.device_mesh, param.placements)
     piece = grad._local_tensor
-    return piece if type(piece) is Tensor else _waited_for(piece)
+    return piece if type(piece) is Tensor else _completed(piece)
 
 
-def _waited_for(piece: Tensor) -> Tensor:
-    """Returns what a collective that may still be under way results in."""
+def _completed(piece: Tensor) -> Tensor:
+    """Returns the result of a collective, and waits if it is still running."""
     from torch.distributed._functional_collectives import AsyncCollectiveTensor
 
     return piece.wait() if isinstance(piece, AsyncCollectiveTensor) else piece

@@ -1,4 +1,4 @@
-"""The state of a parameter: how it is made, follows its weights and is checked."""
+"""The state of a parameter: creates it, adapts its dtypes to the weights, and checks it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -11,15 +11,15 @@ from torch import Tensor
 from novograd import variants
 from novograd.torch import sharding
 from novograd.torch.groups import Group, Member
-from novograd.torch.layout import Layout
+from novograd.torch.layout import ParameterLayout
 from novograd.torch.norms import compute_dtype
 from novograd.torch.parts import Part
 
-# Second moments, which are in the precision of the arithmetic.
+# The second moments, which have the dtype of the arithmetic.
 SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
 
 
-def state_shapes(group: Group, param: Tensor, layout: Layout) -> dict[str, torch.Size]:
+def state_shapes(group: Group, param: Tensor, layout: ParameterLayout) -> dict[str, torch.Size]:
     """Returns the names of the tensors in the state of a parameter, and their shapes.
 
     Example:
@@ -37,7 +37,7 @@ def state_shapes(group: Group, param: Tensor, layout: Layout) -> dict[str, torch
     return shapes
 
 
-def new_state(group: Group, param: Tensor, layout: Layout) -> dict[str, Tensor]:
+def new_state(group: Group, param: Tensor, layout: ParameterLayout) -> dict[str, Tensor]:
     """Returns the state of a parameter of a group before its first step.
 
     Example:
@@ -57,15 +57,15 @@ def new_state(group: Group, param: Tensor, layout: Layout) -> dict[str, Tensor]:
     return state
 
 
-def follow(state: dict[str, Any], param: Tensor) -> None:
-    """Brings the state of a parameter into the dtypes that its weights ask for, if they changed.
+def match_dtypes(state: dict[str, Any], param: Tensor) -> None:
+    """Converts the state of a parameter to the dtypes for its weights.
 
-    Weights change their dtype by ``Module.double()`` and the like. A count of steps may have been
+    The dtype of weights changes by ``Module.double()``, for example. A count of steps may have been
     loaded as a Python number.
 
     Example:
         >>> state = {"exp_avg": torch.zeros(2), "exp_avg_sq": torch.tensor(1.0), "step": 3}
-        >>> follow(state, torch.zeros(2, dtype=torch.float64))
+        >>> match_dtypes(state, torch.zeros(2, dtype=torch.float64))
         >>> state["exp_avg_sq"], state["step"]
         (tensor(1., dtype=torch.float64), tensor(3.))
     """
@@ -79,7 +79,9 @@ def follow(state: dict[str, Any], param: Tensor) -> None:
         state["step"] = _new_count(float(state["step"]), param)
 
 
-def problem(state: dict[str, Any], group: Group, param: Tensor, layout: Layout) -> str | None:
+def problem(
+    state: dict[str, Any], group: Group, param: Tensor, layout: ParameterLayout
+) -> str | None:
     """Returns why the state of a parameter cannot be used, or None if it can.
 
     Example:
@@ -95,16 +97,18 @@ def problem(state: dict[str, Any], group: Group, param: Tensor, layout: Layout) 
         if value.shape != shape:
             return f"{name!r} must have shape {tuple(shape)}, got {tuple(value.shape)}"
         if name != "step" and value.device != param.device:
-            return f"{name!r} must be on {param.device}, as the parameter, got {value.device}"
+            return f"{name!r} must be on {param.device} like the parameter, got {value.device}"
     return None
 
 
-def state_of(member: Member, layout: Layout, states: Mapping[Tensor, Any]) -> dict[str, Any]:
-    """Returns the state of a parameter in the right dtypes; it is empty before the first step.
+def state_of(
+    member: Member, layout: ParameterLayout, states: Mapping[Tensor, Any]
+) -> dict[str, Any]:
+    """Returns the state of a parameter, in the right dtypes. Before the first step it is empty.
 
     Args:
         member: The parameter.
-        layout: Where its layers are.
+        layout: Where the layers of the parameter are.
         states: The state of the optimizer.
 
     Raises:
@@ -122,7 +126,7 @@ def state_of(member: Member, layout: Layout, states: Mapping[Tensor, Any]) -> di
     """
     state = states.get(member.param, {})
     if state:
-        follow(state, member.param)
+        match_dtypes(state, member.param)
         found = problem(state, member.group, member.param, layout)
         if found:
             raise RuntimeError(f"NovoGrad cannot use the state of parameter {member}: {found}")
@@ -155,10 +159,10 @@ def whole_part(
 
 
 def count(parts: Sequence[Part], lr: float | Tensor, found_inf: Tensor | None = None) -> None:
-    """Adds 1 to the ``step`` of each part, or nothing where ``found_inf`` is not 0.
+    """Adds 1 to the ``step`` of each part, or 0 if ``found_inf`` is not 0.
 
-    A first step with a learning rate of 0 and zero gradients does not count either: programs take
-    it to make the state that they load or save.
+    A first step with learning rate 0 and zero gradients does not count either: programs take such
+    a step to create the state before they load or save it.
 
     Example:
         >>> w, v, step = torch.zeros(2), torch.tensor(0.0), torch.tensor(0.0)
@@ -171,7 +175,7 @@ def count(parts: Sequence[Part], lr: float | Tensor, found_inf: Tensor | None = 
     steps: list[Any] = [part.step for part in parts]
     taken: list[Any] = [1.0] * len(parts)
     if isinstance(lr, Tensor) or lr == 0:
-        taken = [~_is_fresh(part, lr) for part in parts]
+        taken = [~_is_unchanged(part, lr) for part in parts]
     if found_inf is not None:
         taken = [(found_inf == 0).to(step.device) * x for step, x in zip(steps, taken, strict=True)]
     if all(isinstance(x, float) for x in taken):
@@ -180,8 +184,8 @@ def count(parts: Sequence[Part], lr: float | Tensor, found_inf: Tensor | None = 
         torch._foreach_add_(steps, [x.to(s.dtype) for s, x in zip(steps, taken, strict=True)])
 
 
-def _is_fresh(part: Part, lr: float | Tensor) -> Tensor:
-    """Whether a parameter is, after a step, as it was before its first: 0-d, on its device."""
+def _is_unchanged(part: Part, lr: float | Tensor) -> Tensor:
+    """Whether a step was a first step that changed nothing: 0-d, on the device of ``step``."""
     history, step = cast(Any, part.history), cast(Tensor, part.step)
     largest = history.amax() if history.numel() else history.sum()
     if sharding.is_sharded(largest):

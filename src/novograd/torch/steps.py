@@ -1,4 +1,4 @@
-"""The step of the parts of a group, one for each backend."""
+"""The steps of a group, one for each backend."""
 
 from functools import partial
 from typing import cast
@@ -15,7 +15,7 @@ from novograd.torch.state import count
 
 
 def steps_of(group: Group, assigned: Assignment, scaling: Scaling | None) -> list[Step]:
-    """Prepares the step of some parts of a group, one for each backend.
+    """Prepares the steps of the given parts of a group, one for each backend.
 
     Args:
         group: The parameter group.
@@ -43,7 +43,7 @@ def steps_of(group: Group, assigned: Assignment, scaling: Scaling | None) -> lis
     ready = [backend.prepare(mine, options, scaling) for backend, mine in taken.items()]
     counts = {id(part.step): part for _, part in assigned if part.step is not None}
     if counts:
-        # Last, and once for all parts of a parameter.
+        # After all updates, and only once for all parts of a parameter.
         found_inf = scaling.found_inf if scaling else None
         take = partial(count, list(counts.values()), options["lr"], found_inf)
         ready.append(Step(lambda: None, take))
@@ -51,18 +51,18 @@ def steps_of(group: Group, assigned: Assignment, scaling: Scaling | None) -> lis
 
 
 def _for_compiler(group: Group) -> Options:
-    """Puts the numbers of a group that may change from step to step into 0-d tensors.
+    """Converts the numbers of a group that may change from step to step to 0-d tensors.
 
-    A number that has changed once becomes an input of the compiled step. But where one operation
-    takes it as an argument, as add does alpha, Inductor fixes its value everywhere, without a
-    guard (seen in torch 2.13). float64 keeps 1 - beta2 as exact as it is between numbers.
+    A number that has changed once becomes an input of the compiled step. But if the number is an
+    argument of an operation, such as alpha of add, Inductor makes it a constant everywhere, without
+    a guard (seen in torch 2.13). float64 keeps 1 - beta2 as exact as with Python numbers.
     """
     one = torch.ones((), dtype=torch.float64, device=group["params"][0].device)
     beta1, beta2 = group["betas"]
     numbers = {
         "lr": group["lr"] if isinstance(group["lr"], Tensor) else group["lr"] * one,
         "betas": (beta1 * one, beta2 * one),
-        # Without decay its part of the step is left out.
+        # With the number 0, the step skips the decay.
         "weight_decay": group["weight_decay"] * one if group["weight_decay"] else 0.0,
     }
     return cast(Options, group | numbers)
