@@ -9,7 +9,7 @@ from torch import Tensor
 
 from novograd import variants
 from novograd.native import usable
-from novograd.torch.backends import Scaling, Step
+from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.choice import assign, demands_triton, require_kernels
 from novograd.torch.gradients import check_gradients
 from novograd.torch.groups import Groups, trained
@@ -331,9 +331,9 @@ class NovoGrad(torch.optim.Optimizer):
         for step in ready:
             step.take()
 
-    def _traceable_steps(self, scaling: Scaling | None) -> list[Step]:
+    def _traceable_steps(self, scaling: Scaling | None) -> list[PreparedStep]:
         """Returns the steps in a form that torch.compile can trace."""
-        ready: list[Step] = []
+        ready: list[PreparedStep] = []
         for number, group in enumerate(self.param_groups):
             check_gradients(trained(number, group), self._groups, self.state)
         for number, group in enumerate(self.param_groups):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from novograd.torch.backends import Scaling, Step
+from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.choice import Assignment, assign, kernels_for, wants_kernels
 from novograd.torch.gradients import check_gradients, kernels_problem
 from novograd.torch.groups import Group, Groups, Member, members, trained
@@ -74,7 +74,7 @@ class Planner:
 
     def prepare(
         self, param_groups: Sequence[Group], states: States, scaling: Scaling | None
-    ) -> list[Step]:
+    ) -> list[PreparedStep]:
         """Returns the steps, after all checks.
 
         Creates missing state, and computes the norms that need several processes.
@@ -94,7 +94,7 @@ class Planner:
         for chosen in new.values():
             check_gradients(chosen, self._groups, states)
         norms = self._norms(param_groups) if self._groups.sharded else None
-        ready: list[Step] = []
+        ready: list[PreparedStep] = []
         for number, (group, assigned) in enumerate(zip(param_groups, recalled, strict=True)):
             if assigned is None:
                 assigned = self._assign(number, group, new[number], states, norms)
@@ -135,7 +135,7 @@ class Planner:
         states: States,
         norms: Norms,
         scaling: Scaling | None,
-    ) -> list[Step]:
+    ) -> list[PreparedStep]:
         """Returns the steps of parameters that have a gradient only in other processes."""
         ids, ready = set(map(id, missing)), []
         for number, group in enumerate(param_groups):

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from novograd.torch.backends import Backend, Scaling, Step
+from novograd.torch.backends import Backend, PreparedStep, Scaling
 from novograd.torch.choice import Assignment
 from novograd.torch.groups import Group
 from novograd.torch.options import Options
@@ -14,7 +14,7 @@ from novograd.torch.parts import Part
 from novograd.torch.state import count
 
 
-def steps_of(group: Group, assigned: Assignment, scaling: Scaling | None) -> list[Step]:
+def steps_of(group: Group, assigned: Assignment, scaling: Scaling | None) -> list[PreparedStep]:
     """Prepares the steps of the given parts of a group, one for each backend.
 
     Args:
@@ -46,7 +46,7 @@ def steps_of(group: Group, assigned: Assignment, scaling: Scaling | None) -> lis
         # After all updates, and only once for all parts of a parameter.
         found_inf = scaling.found_inf if scaling else None
         take = partial(count, list(counts.values()), options["lr"], found_inf)
-        ready.append(Step(lambda: None, take))
+        ready.append(PreparedStep(lambda: None, take))
     return ready
 
 

@@ -26,7 +26,7 @@ class Scaling(NamedTuple):
     found_inf: Tensor
 
 
-class Step(NamedTuple):
+class PreparedStep(NamedTuple):
     """A prepared step.
 
     Attributes:
@@ -53,6 +53,6 @@ class Backend(Protocol):
 
     def prepare(
         self, parts: Sequence[Part], options: Options, scaling: Scaling | None = None, /
-    ) -> Step:
+    ) -> PreparedStep:
         """Checks parts that have no ``problem``, and returns their step. Changes nothing."""
         ...

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from novograd import rule
-from novograd.torch.backends import Scaling, Step
+from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.norms import advance, layer_norms, squared_norms
 from novograd.torch.options import Options
 from novograd.torch.parts import Part, as_real
@@ -19,10 +19,12 @@ def problem(_part: Part, _options: Options) -> str | None:
     return None
 
 
-def prepare(parts: Sequence[Part], options: Options, _scaling: Scaling | None = None) -> Step:
+def prepare(
+    parts: Sequence[Part], options: Options, _scaling: Scaling | None = None
+) -> PreparedStep:
     """Returns the step of parts (see ``Backend``)."""
     real = list(map(as_real, parts))
-    return Step(partial(square_sums, real), partial(step, real, options))
+    return PreparedStep(partial(square_sums, real), partial(step, real, options))
 
 
 def step(parts: Sequence[Part], options: Options) -> None:

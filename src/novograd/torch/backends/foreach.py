@@ -19,7 +19,7 @@ from torch.nn import Parameter
 
 from novograd import variants
 from novograd.rule import Coefficients
-from novograd.torch.backends import Scaling, Step
+from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.backends.eager import square_sums
 from novograd.torch.norms import advance, layer_norms
 from novograd.torch.options import Options
@@ -34,10 +34,12 @@ def problem(part: Part, _options: Options) -> str | None:
     return None if plain else "it is a tensor subclass"
 
 
-def prepare(parts: Sequence[Part], options: Options, _scaling: Scaling | None = None) -> Step:
+def prepare(
+    parts: Sequence[Part], options: Options, _scaling: Scaling | None = None
+) -> PreparedStep:
     """Returns the step of parts that have no ``problem`` (see ``Backend``)."""
     real = list(map(as_real, parts))
-    return Step(partial(square_sums, real), partial(step, real, options))
+    return PreparedStep(partial(square_sums, real), partial(step, real, options))
 
 
 def step(parts: Sequence[Part], options: Options) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from novograd import native, variants
-from novograd.torch.backends import Scaling, Step
+from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.backends.eager import square_sums
 from novograd.torch.norms import advance, layer_norms, numbers_of
 from novograd.torch.options import Options, changed
@@ -68,12 +68,14 @@ def problem(part: Part, options: Options) -> str | None:
     return None
 
 
-def prepare(parts: Sequence[Part], options: Options, _scaling: Scaling | None = None) -> Step:
+def prepare(
+    parts: Sequence[Part], options: Options, _scaling: Scaling | None = None
+) -> PreparedStep:
     """Returns the step of parts that have no ``problem`` (see ``Backend``)."""
     if torch.compiler.is_compiling():
-        return Step(partial(square_sums, parts), partial(step, parts, options))
+        return PreparedStep(partial(square_sums, parts), partial(step, parts, options))
     prepared = PreparedByKernels(parts)
-    return Step(prepared.square_sums, partial(prepared.step, options))
+    return PreparedStep(prepared.square_sums, partial(prepared.step, options))
 
 
 def step(parts: Sequence[Part], options: Options) -> None:

@@ -25,7 +25,7 @@ from torch.nn import Parameter
 
 from novograd import variants
 from novograd.rule import Numbers
-from novograd.torch.backends import Scaling, Step
+from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.norms import numbers_of
 from novograd.torch.options import Options, changed
 from novograd.torch.parts import Grid, Part, grid_of, in_memory
@@ -76,10 +76,12 @@ def problem(part: Part, options: Options) -> str | None:
     return None
 
 
-def prepare(parts: Sequence[Part], options: Options, scaling: Scaling | None = None) -> Step:
+def prepare(
+    parts: Sequence[Part], options: Options, scaling: Scaling | None = None
+) -> PreparedStep:
     """Returns the step of parts that have no ``problem`` (see ``Backend``)."""
     prepared = PreparedByTriton(parts, scaling)
-    return Step(prepared.square_sums, partial(prepared.step, options))
+    return PreparedStep(prepared.square_sums, partial(prepared.step, options))
 
 
 class PreparedByTriton:
@@ -130,17 +132,17 @@ def _take_step(parts: list[Part], options: Options, scaling: Scaling | None) -> 
     # Parts with known norms come last, because square_sums is not launched for them.
     parts = sorted(parts, key=lambda part: part.square is not None)
     first, device, numbers = parts[0], parts[0].param.device, _numbers(parts, options)
-    plan = _plan(parts)
-    tables = _tables(parts, plan, numbers)
+    work = _work(parts)
+    tables = _tables(parts, work, numbers)
     dtype = first.exp_avg_sq.dtype
     scale, found_inf = _on_device(scaling, device)
     unknown = sum(part.square is None for part in parts)
-    partial_sums = _partial_sums(plan, tables, scale, first, unknown)
-    coefficients = torch.empty(plan.layers * 5, dtype=dtype, device=device)
+    partial_sums = _partial_sums(work, tables, scale, first, unknown)
+    coefficients = torch.empty(work.layers * 5, dtype=dtype, device=device)
     rules = tables.rules if numbers.each is None else numbers.each
     _launch(
         "scalars",
-        plan.scalar_programs,
+        work.scalar_programs,
         *(tables.parts, tables.part_of_scalars, partial_sums, rules, tables.slopes),
         rules if numbers.lr is None else numbers.lr,
         rules if found_inf is None else found_inf,
@@ -155,7 +157,7 @@ def _take_step(parts: list[Part], options: Options, scaling: Scaling | None) -> 
     seed = torch.randint(2**62, (1,), device=device) if stochastic else rules
     _launch(
         "linear_pass",
-        plan.first_programs[-1],
+        work.first_programs[-1],
         *(tables.parts, tables.part_of_programs, coefficients, rules),
         rules if scale is None else scale,
         seed,
@@ -170,22 +172,22 @@ def _take_step(parts: list[Part], options: Options, scaling: Scaling | None) -> 
 
 def _write_square_sums(parts: list[Part], scaling: Scaling | None) -> None:
     """Launches the kernels that write ``square`` of each part."""
-    plan = _plan(parts)
-    tables = _tables(parts, plan, _Numbers())
+    work = _work(parts)
+    tables = _tables(parts, work, _DeviceNumbers())
     scale, _ = _on_device(scaling, parts[0].param.device)
-    partial_sums = _partial_sums(plan, tables, scale, parts[0], len(parts))
-    _launch("layer_sums", plan.scalar_programs, tables.parts, tables.part_of_scalars, partial_sums)
+    partial_sums = _partial_sums(work, tables, scale, parts[0], len(parts))
+    _launch("layer_sums", work.scalar_programs, tables.parts, tables.part_of_scalars, partial_sums)
 
 
 def _partial_sums(
-    plan: "_Plan", tables: "_Tables", scale: Tensor | None, like: Part, count: int
+    work: "_Work", tables: "_Tables", scale: Tensor | None, like: Part, count: int
 ) -> Tensor:
     """Launches the sums of squares of the first ``count`` parts; returns their tensor."""
     v = like.exp_avg_sq
-    partial_sums = torch.empty(plan.partial_sums, dtype=v.dtype, device=v.device)
+    partial_sums = torch.empty(work.partial_sums, dtype=v.dtype, device=v.device)
     _launch(
         "square_sums",
-        plan.first_programs[count],
+        work.first_programs[count],
         *(tables.parts, tables.part_of_programs, partial_sums),
         tables.rules if scale is None else scale,
         GRAD=_type(like.grad),
@@ -197,7 +199,7 @@ def _partial_sums(
 # -- the arguments of the kernels ----------------------------------------------------------------
 
 
-class _Numbers(NamedTuple):
+class _DeviceNumbers(NamedTuple):
     """The numbers of the rule: ``one + lr*slopes``, or ``each``.
 
     Attributes:
@@ -213,7 +215,7 @@ class _Numbers(NamedTuple):
     each: Tensor | None = None
 
 
-def _numbers(parts: Sequence[Part], options: Options) -> _Numbers:
+def _numbers(parts: Sequence[Part], options: Options) -> _DeviceNumbers:
     """Returns the numbers of the rule for the given parts."""
     lr, device = options["lr"], parts[0].param.device
     numbers = partial(numbers_of, floor=torch.finfo(parts[0].exp_avg_sq.dtype).tiny)
@@ -223,18 +225,18 @@ def _numbers(parts: Sequence[Part], options: Options) -> _Numbers:
         elif parts[0].step is None:
             at_0, at_1 = (numbers(changed(options, lr=x)) for x in (0.0, 1.0))
             slopes = [b - a for a, b in zip(at_0, at_1, strict=True)]
-            return _Numbers(at_0, slopes, lr.to(device))
+            return _DeviceNumbers(at_0, slopes, lr.to(device))
         else:
             options = changed(options, lr=lr.to(device).double().squeeze())
     if parts[0].step is None:
-        return _Numbers(numbers(options))
+        return _DeviceNumbers(numbers(options))
     counts = torch.stack([cast(Tensor, part.step) for part in parts]).double()
     each = numbers(options, counts)
     columns = [torch.zeros_like(counts) + x for x in each]
-    return _Numbers(each=torch.stack(columns, dim=1))
+    return _DeviceNumbers(each=torch.stack(columns, dim=1))
 
 
-class _Plan(NamedTuple):
+class _Work(NamedTuple):
     """The division of the work on parts into programs, which depends only on the shapes.
 
     Attributes:
@@ -256,12 +258,12 @@ class _Plan(NamedTuple):
     part_of: tuple[np.ndarray, ...]
 
 
-def _plan(parts: Sequence[Part]) -> _Plan:
-    return _plan_of(tuple(cast(Grid, grid_of(part)) for part in parts))
+def _work(parts: Sequence[Part]) -> _Work:
+    return _work_of(tuple(cast(Grid, grid_of(part)) for part in parts))
 
 
 @functools.lru_cache(maxsize=64)
-def _plan_of(grids: tuple[Grid, ...]) -> _Plan:
+def _work_of(grids: tuple[Grid, ...]) -> _Work:
     """Divides the work on parts with the given grids into programs; cached."""
     chunk, block = _kernels().CHUNK.value, _kernels().BLOCK.value
     runs, layers, run, stride = np.array(grids, dtype=np.int64).T
@@ -274,7 +276,7 @@ def _plan_of(grids: tuple[Grid, ...]) -> _Plan:
     starts = np.concatenate([np.zeros((4, 1), np.int64), sizes.cumsum(axis=1)], axis=1)
     numbers = np.arange(len(grids), dtype=np.int32)
     part_of = [np.repeat(numbers, sizes[i]) for i in (0, 1)]
-    return _Plan(
+    return _Work(
         columns=np.column_stack([layers, runs, run, stride, *starts[:, :-1]]),
         first_programs=starts[0].tolist(),
         scalar_programs=int(starts[1, -1]),
@@ -294,7 +296,7 @@ class _Tables(NamedTuple):
     part_of_scalars: Tensor
 
 
-def _tables(parts: Sequence[Part], plan: _Plan, numbers: _Numbers) -> _Tables:
+def _tables(parts: Sequence[Part], work: _Work, numbers: _DeviceNumbers) -> _Tables:
     """Copies the tables to the device, with one copy."""
     kernels = _kernels()
     table = np.empty((len(parts), kernels.COLUMNS.value), np.int64)
@@ -302,10 +304,10 @@ def _tables(parts: Sequence[Part], plan: _Plan, numbers: _Numbers) -> _Tables:
         (w.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr(), 0 if s is None else s.data_ptr())
         for w, g, m, v, _, s, *_ in parts
     ]
-    table[:, kernels.LAYERS.value : kernels.SCALE.value] = plan.columns
+    table[:, kernels.LAYERS.value : kernels.SCALE.value] = work.columns
     table[:, kernels.SCALE.value].view(np.float64)[:] = [part.scale for part in parts]
     one, slopes = (np.array(x, np.float64) for x in (numbers.one, numbers.slopes))
-    pieces = [x.view(np.int64).ravel() for x in (table, one, slopes, *plan.part_of)]
+    pieces = [x.view(np.int64).ravel() for x in (table, one, slopes, *work.part_of)]
     sent = _to_device(np.concatenate(pieces), parts[0].param.device)
     on_device = sent.split([len(piece) for piece in pieces])
     dtypes = (torch.int64, torch.float64, torch.float64, torch.int32, torch.int32)
