@@ -32,7 +32,7 @@ from torch.multiprocessing.spawn import spawn
 
 from novograd.bench.runner import write
 from novograd.bench.shapes import Shapes, gpt2, resnet50
-from novograd.bench.timing import Step, measure, summary
+from novograd.bench.timing import TimedStep, measure, summary
 from novograd.layers import Rows
 from novograd.results import machine
 from novograd.torch import NovoGrad
@@ -80,7 +80,7 @@ def table(shapes: Shapes, left_out: set[str], rounds: int) -> tuple[np.ndarray, 
             optimizer.step()
         collectives[name] = communication.get_total_counts()
         steps.append(
-            Step(lambda _, optimizer=optimizer: optimizer.step(), lambda _: dist.barrier())
+            TimedStep(lambda _, optimizer=optimizer: optimizer.step(), lambda _: dist.barrier())
         )
     seconds = torch.from_numpy(measure(steps, rounds, WARM_UP))
     dist.all_reduce(seconds, dist.ReduceOp.MAX)

@@ -22,7 +22,7 @@ from tables import show
 from novograd.bench import tensorflow as bench
 from novograd.bench.shapes import Shapes, resnet50
 from novograd.bench.tensorflow import BETA1, LEARNING_RATE, PlainNovoGrad, factor, variables
-from novograd.bench.timing import Step, measure, summary
+from novograd.bench.timing import TimedStep, measure, summary
 from novograd.results import machine
 from novograd.tensorflow import NovoGrad
 
@@ -67,7 +67,7 @@ def build(make: bench.Make, sources: list[Any], by: Any) -> Any:
     return make().apply_gradients(list(zip(gradients, weights, strict=True)))
 
 
-def session_steps(shapes: Shapes) -> Iterator[Step]:
+def session_steps(shapes: Shapes) -> Iterator[TimedStep]:
     """Yields a step of each optimizer, as a run of one v1 Session."""
     with tf.Graph().as_default():
         by = tf1.placeholder(tf.float32, [])
@@ -76,10 +76,12 @@ def session_steps(shapes: Shapes) -> Iterator[Step]:
         session = tf1.Session()
         session.run(tf1.global_variables_initializer())
     for operation in operations:
-        yield Step(lambda number, operation=operation: session.run(operation, {by: factor(number)}))
+        yield TimedStep(
+            lambda number, operation=operation: session.run(operation, {by: factor(number)})
+        )
 
 
-def function_steps(shapes: Shapes) -> Iterable[Step]:
+def function_steps(shapes: Shapes) -> Iterable[TimedStep]:
     """Returns a step of each optimizer, as a call of a tf.function."""
     return bench.function_steps(shapes, [make for _, make in CANDIDATES.values()])
 

@@ -53,7 +53,9 @@ def real(tmp_path_factory):
     arguments = ["bench", "--framework", "torch", "--shapes", "u-net,tiny", "--rounds", "2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(
-            runner.FRAMEWORKS, "torch", Framework("torch", ("torch",), {"PYTHONPATH": path})
+            runner.FRAMEWORKS,
+            "torch",
+            Framework("PyTorch", "torch", ("torch",), {"PYTHONPATH": path}),
         )
         output = folder / "figures.json"
         done = CliRunner(env={"COLUMNS": "80"}).invoke(
@@ -146,7 +148,7 @@ def test_framework_that_is_not_installed_is_refused(command, monkeypatch):
 
 
 def test_process_that_dies_is_said_and_the_others_are_kept(command, monkeypatch, tmp_path):
-    monkeypatch.setitem(runner.FRAMEWORKS, "torch", Framework("caffe", ("torch",)))
+    monkeypatch.setitem(runner.FRAMEWORKS, "torch", Framework("Caffe", "caffe", ("torch",)))
     output = tmp_path / "figures.json"
     result = command("--framework", "torch", "--output", str(output))
     assert result.exit_code == 1

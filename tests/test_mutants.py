@@ -11,7 +11,7 @@ import pytest
 
 from novograd import rule
 from novograd.conformance import CASES, MismatchError, check
-from novograd.conformance.adapters import Layer
+from novograd.conformance.adapters import WeightState
 from novograd.conformance.choice import chosen
 from novograd.conformance.numpy import RuleAdapter
 from novograd.rule import Coefficients, numbers
@@ -217,7 +217,7 @@ class SecondMomentInHalfPrecision(RuleAdapter):
     def _step_layer(self, layer, gradient, hyper, *weight):
         after = super()._step_layer(layer, gradient, hyper, *weight)
         v = after.second_moment.astype(layer.weights.dtype).astype(self._compute)
-        return Layer(after.weights, after.moment, v)
+        return WeightState(after.weights, after.moment, v)
 
 
 WRONG_BOOKKEEPING = [

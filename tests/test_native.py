@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from novograd import native, reference
 from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
-from novograd.conformance.cases import DTYPES, Case, Hyperparameters
+from novograd.conformance.cases import DTYPES, Case, CaseHyperparameters
 from novograd.conformance.numpy import NativeAdapter
 from novograd.native import arguments
 from novograd.rule import Numbers
@@ -110,7 +110,7 @@ def test_conformance(instruction_set, case):
 @every_instruction_set
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_conformance_of_layers_in_many_chunks(instruction_set, dtype):
-    hyper = Hyperparameters(weight_decay=0.1, nesterov=True)
+    hyper = CaseHyperparameters(weight_decay=0.1, nesterov=True)
     shapes = tuple((size,) for size in SIZES[:4])
     layers = (None,) * len(shapes)
     check(NativeAdapter, Case("large", dtype, hyper, steps=3, shapes=shapes, layers=layers))

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from novograd import cli, reference
-from novograd.conformance.cases import Hyperparameters
+from novograd.conformance.cases import CaseHyperparameters
 from novograd.conformance.peers import PEERS, Gradient, State
 from novograd.step_sizes import StepSizes, rate_factors, step_sizes
 from novograd.variants import DOCUMENTED, VARIANTS, Variant, get
@@ -49,7 +49,7 @@ BY_HAND = {
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_two_steps_by_hand(name):
-    hyper = Hyperparameters(0.5, 0.5, 0.75, 1.0, 0.1, get(name).grad_averaging)
+    hyper = CaseHyperparameters(0.5, 0.5, 0.75, 1.0, 0.1, get(name).grad_averaging)
     state = State(np.array([1.0, 2.0]), np.zeros(2), 0.0, 0.0)
     for t, gradient in enumerate(([3.0, 4.0], [0.0, 10.0]), start=1):
         state = PEERS[name](state, Gradient(np.array(gradient), t, 1.0), hyper)
@@ -114,7 +114,7 @@ def measured(name, **given):
     variant, lr = get(name), 0.5
     betas = (given.get("beta1", variant.beta1), given.get("beta2", variant.beta2))
     averaging = given.get("grad_averaging", variant.grad_averaging)
-    hyper = Hyperparameters(lr, *betas, epsilon=1e-300, grad_averaging=averaging)
+    hyper = CaseHyperparameters(lr, *betas, epsilon=1e-300, grad_averaging=averaging)
     step = documented_step if name == DOCUMENTED.name else PEERS[name]
     # Its one element is the norm of any kind; the sign tells that it is along the gradient.
     state, sizes = State(np.zeros(1), np.zeros(1), 0.0, 0.0), []

@@ -54,7 +54,7 @@ def test_right_rule_passes(command, options):
 
 def test_wrong_rule_fails(command, monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(WRONG_RULE)
-    wrong = Framework("numpy", ("numpy",), {"PYTHONPATH": str(tmp_path)})
+    wrong = Framework("NumPy", "numpy", ("numpy",), {"PYTHONPATH": str(tmp_path)})
     monkeypatch.setattr(verify, "FRAMEWORKS", FRAMEWORKS | {"numpy": wrong})
     result = command("--framework", "numpy")
     assert result.exit_code == 1
@@ -65,7 +65,7 @@ def test_wrong_rule_fails(command, monkeypatch, tmp_path):
 
 
 def test_process_that_dies_is_a_row(command, monkeypatch):
-    missing = Framework("caffe", ("numpy",))
+    missing = Framework("Caffe", "caffe", ("numpy",))
     monkeypatch.setattr(verify, "FRAMEWORKS", FRAMEWORKS | {"numpy": missing})
     result = command("--framework", "numpy")
     assert result.exit_code == 1
@@ -74,7 +74,7 @@ def test_process_that_dies_is_a_row(command, monkeypatch):
 
 
 def test_frameworks_of_one_module_share_the_variants(monkeypatch):
-    same = {name: Framework("numpy", ("numpy",)) for name in ("one", "two")}
+    same = {name: Framework("NumPy", "numpy", ("numpy",)) for name in ("one", "two")}
     monkeypatch.setattr(verify, "FRAMEWORKS", same)
     counts = {}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from novograd import checkpoint, reference, variants
-from novograd.conformance.cases import Hyperparameters
+from novograd.conformance.cases import CaseHyperparameters
 from novograd.conformance.peers import PEERS, Gradient, State
 
 SAVED, STEPS = 10, 20
@@ -35,9 +35,9 @@ def betas(variant: str) -> tuple[float, float]:
     return (0.9, 0.5) if variant != "apex-inf" else (0.8, 0.75)
 
 
-def hyperparameters(variant: str) -> Hyperparameters:
+def hyperparameters(variant: str) -> CaseHyperparameters:
     beta1, beta2 = betas(variant)
-    return Hyperparameters(
+    return CaseHyperparameters(
         learning_rate=LR,
         beta1=beta1,
         beta2=beta2,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from novograd.conformance.cases import Hyperparameters
+from novograd.conformance.cases import CaseHyperparameters
 from novograd.conformance.peers import PEERS, Gradient, State
 
 STEPS = 30
@@ -83,7 +83,7 @@ def words(variant: str, run: Draw, **switches: bool) -> Iterator[Stored]:
     step = partial(PEERS[variant], **switches)
     states = [State(w, np.zeros_like(w), 0.0, 0.0) for w in run.weights]
     for t, (rate, gradients) in enumerate(zip(run.rates, run.gradients, strict=True), start=1):
-        hyper = Hyperparameters(
+        hyper = CaseHyperparameters(
             rate, run.beta1, run.beta2, run.epsilon, run.weight_decay, run.grad_averaging
         )
         states = [

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from novograd.bench.shapes import Shapes
-from novograd.bench.timing import BOUND, BOUND_BYTES, Step, bound
+from novograd.bench.timing import BOUND, BOUND_BYTES, TimedStep, bound
 from novograd.jax import novograd
 from novograd.native import processors
 
@@ -77,7 +77,7 @@ def threads() -> int:
     return processors()
 
 
-def steps(shapes: Shapes) -> tuple[dict[str, Step], dict[str, str]]:
+def steps(shapes: Shapes) -> tuple[dict[str, TimedStep], dict[str, str]]:
     """Makes the step of each optimizer.
 
     Args:
@@ -87,7 +87,7 @@ def steps(shapes: Shapes) -> tuple[dict[str, Step], dict[str, str]]:
         The steps by name, and for each optimizer that is left out, the reason.
     """
     gradients, size = drawn(shapes), sum(map(prod, shapes))
-    made = {name: Step(Training(*one, gradients).step) for name, one in CANDIDATES.items()}
+    made = {name: TimedStep(Training(*one, gradients).step) for name, one in CANDIDATES.items()}
     arrays = [jnp.ones(size) for _ in range(3)]
     made |= bound(arrays, lambda x: x.unsafe_buffer_pointer(), size, threads())
     return made, {}

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from novograd import rule
 from novograd.bench.shapes import Shapes
-from novograd.bench.timing import BOUND, BOUND_BYTES, Step, bound
+from novograd.bench.timing import BOUND, BOUND_BYTES, TimedStep, bound
 from novograd.native import processors
 from novograd.tensorflow import NovoGrad
 from novograd.variants import DOCUMENTED
@@ -102,13 +102,13 @@ def factor(number: int) -> float:
     return 1.0 + 1e-3 * number
 
 
-def function_steps(shapes: Shapes, makers: Iterable[Make]) -> list[Step]:
+def function_steps(shapes: Shapes, makers: Iterable[Make]) -> list[TimedStep]:
     """Returns a step of each optimizer as a call of a tf.function."""
     sources = variables(shapes)
     return [_function_step(shapes, sources, make()) for make in makers]
 
 
-def _function_step(shapes: Shapes, sources: list[Any], optimizer: Any) -> Step:
+def _function_step(shapes: Shapes, sources: list[Any], optimizer: Any) -> TimedStep:
     weights = variables(shapes)
 
     @tf.function
@@ -117,7 +117,7 @@ def _function_step(shapes: Shapes, sources: list[Any], optimizer: Any) -> Step:
         optimizer.apply_gradients(list(zip(gradients, weights, strict=True)))
         return by  # a result to wait for
 
-    return Step(lambda number: step(tf.constant(factor(number))).numpy())
+    return TimedStep(lambda number: step(tf.constant(factor(number))).numpy())
 
 
 def threads() -> int:
@@ -125,7 +125,7 @@ def threads() -> int:
     return tf.config.threading.get_intra_op_parallelism_threads() or processors()
 
 
-def steps(shapes: Shapes) -> tuple[dict[str, Step], dict[str, str]]:
+def steps(shapes: Shapes) -> tuple[dict[str, TimedStep], dict[str, str]]:
     """Makes the step of each optimizer.
 
     Args:

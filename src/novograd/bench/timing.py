@@ -12,7 +12,7 @@ Figures = dict[str, dict[str, Any]]
 BOUND, BOUND_BYTES = "the bound", 24
 
 
-class Step(NamedTuple):
+class TimedStep(NamedTuple):
     """A step to measure.
 
     Attributes:
@@ -30,7 +30,7 @@ def bound(
     size: int,
     threads: int,
     prepare: Callable[[int], Any] = lambda _: None,
-) -> dict[str, Step]:
+) -> dict[str, TimedStep]:
     """Makes a simple loop that moves as many bytes as a step of NovoGrad must: 24 a weight.
 
     Args:
@@ -52,11 +52,11 @@ def bound(
             weights=weights, gradient=gradient, moment=moment, size=size, threads=threads
         )
 
-    return {BOUND: Step(run, prepare)}
+    return {BOUND: TimedStep(run, prepare)}
 
 
 def measure(
-    steps: Sequence[Step], rounds: int, warm_up: int, watch: Callable[[], None] = lambda: None
+    steps: Sequence[TimedStep], rounds: int, warm_up: int, watch: Callable[[], None] = lambda: None
 ) -> np.ndarray:
     """Takes all steps once in each round, so that changes of the machine's speed affect all alike.
 
@@ -70,7 +70,7 @@ def measure(
         Seconds, of shape (rounds, steps).
 
     Example:
-        >>> measure([Step(lambda number: None)] * 3, rounds=5, warm_up=1).shape
+        >>> measure([TimedStep(lambda number: None)] * 3, rounds=5, warm_up=1).shape
         (5, 3)
     """
     seconds = np.empty((warm_up + rounds, len(steps)))

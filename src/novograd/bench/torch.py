@@ -8,7 +8,7 @@ import torch
 
 from novograd.bench import peers
 from novograd.bench.shapes import Shapes
-from novograd.bench.timing import BOUND, BOUND_BYTES, Step, bound
+from novograd.bench.timing import BOUND, BOUND_BYTES, TimedStep, bound
 from novograd.torch import NovoGrad
 
 Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -67,10 +67,10 @@ class Gradients:
             gradient.copy_(drawn)
 
 
-def step(make: Make, gradients: Gradients) -> Step:
+def step(make: Make, gradients: Gradients) -> TimedStep:
     """Returns the step of an optimizer with its own weights."""
     optimizer = with_weights(make, gradients)
-    return Step(lambda _: optimizer.step(), gradients.write)
+    return TimedStep(lambda _: optimizer.step(), gradients.write)
 
 
 def with_weights(make: Make, gradients: Gradients) -> torch.optim.Optimizer:
@@ -87,7 +87,7 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def steps(shapes: Shapes) -> tuple[dict[str, Step], dict[str, str]]:
+def steps(shapes: Shapes) -> tuple[dict[str, TimedStep], dict[str, str]]:
     """Makes the step of each optimizer.
 
     Args:

@@ -142,7 +142,7 @@ def compare(
             _run(results, settings, output, console)
     except runner.InUseError as error:
         raise typer.BadParameter(str(error), param_hint="'--output'") from None
-    except runner.MismatchError as error:
+    except runner.OtherComparisonError as error:
         raise typer.BadParameter(str(error), param_hint="'--resume'") from None
 
 
@@ -173,7 +173,7 @@ def _task(name: str, framework: str | None, console: Console) -> tuple[str, dict
     """Finds the framework that trains a task, and what results say of the task."""
     if name in BUILT_IN:
         framework = framework or _installed()
-        _require(framework, (*runner.FRAMEWORKS[framework].needs, *BUILT_IN[name]), name)
+        _require(framework, (*_needs(framework), *BUILT_IN[name]), name)
         return framework, about(load(name))
     place, _ = parts(name)
     if is_file(place):
@@ -197,13 +197,18 @@ def _task(name: str, framework: str | None, console: Console) -> tuple[str, dict
 
 def _installed() -> str:
     """Returns the first framework that is installed with all that it needs."""
-    for name, framework in runner.FRAMEWORKS.items():
-        if all(map(find_spec, framework.needs)):
+    for name in runner.FRAMEWORKS:
+        if all(map(find_spec, _needs(name))):
             return name
     raise typer.BadParameter(
         "none is installed: pip install novograd-optimizer[tensorflow,keras]",
         param_hint="'--framework'",
     )
+
+
+def _needs(framework: str) -> tuple[str, ...]:
+    """Returns the packages that every built-in task needs."""
+    return (*runner.FRAMEWORKS[framework].needs, *runner.BUILT_IN_NEEDS)
 
 
 def _require(framework: str, modules: Sequence[str], task: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -30,29 +30,16 @@ Watch = Callable[[Run, dict[str, Any]], None]
 Work = Callable[[Mapping[str, Any]], AsyncGenerator[dict[str, Any]]]
 
 
-class Framework(NamedTuple):
-    """A framework that trains: the module of this package that is named like its key.
-
-    Attributes:
-        title: Its name.
-        needs: The packages that must be installed: its own, and Keras for the built-in tasks.
-    """
-
-    title: str
-    needs: tuple[str, ...]
-
-
-FRAMEWORKS = {
-    name: Framework(title, (*verify.FRAMEWORKS[name].needs, "keras"))
-    for name, title in {"tensorflow": "TensorFlow", "torch": "PyTorch", "jax": "JAX"}.items()
-}
+# The frameworks that can train a model.
+FRAMEWORKS = {name: verify.FRAMEWORKS[name] for name in ("tensorflow", "torch", "jax")}
+BUILT_IN_NEEDS = ("keras",)  # the built-in tasks need these packages with every framework
 
 
 class InUseError(Exception):
     """Another process works on the output directory."""
 
 
-class MismatchError(Exception):
+class OtherComparisonError(Exception):
     """The results in the output directory are of another comparison."""
 
 
@@ -113,16 +100,16 @@ def resume(path: Path, fresh: Results) -> Results:
         The content of the file.
 
     Raises:
-        MismatchError: If the file is of another comparison, or of another version.
+        OtherComparisonError: If the file is of another comparison, or of another version.
     """
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
         found = {name: earlier[name] for name in ("schema", "novograd", "settings", "task")}
     except (ValueError, KeyError, TypeError):
-        raise MismatchError(f"{path} holds no results of a comparison") from None
+        raise OtherComparisonError(f"{path} holds no results of a comparison") from None
     for name, value in found.items():
         if value != fresh[name]:
-            raise MismatchError(
+            raise OtherComparisonError(
                 f"{path} is of another comparison: {_difference(name, value, fresh[name])}"
             )
     return earlier

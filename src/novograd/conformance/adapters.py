@@ -4,11 +4,11 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from novograd.conformance.cases import DTYPES, Case, Hyperparameters
+from novograd.conformance.cases import DTYPES, Case, CaseHyperparameters
 from novograd.layers import second_moment_shape
 
 
-class Layer(NamedTuple):
+class WeightState(NamedTuple):
     """What is stored for one weight, as NumPy copies in the dtypes in which it is stored."""
 
     weights: np.ndarray
@@ -30,11 +30,11 @@ class Adapter(Protocol):
         """Sets up the case's initial weights and an optimizer."""
         ...
 
-    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+    def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
         """Takes one step with these gradients and hyperparameters."""
         ...
 
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[WeightState]:
         """Returns what is stored now; zeros for state that does not exist yet."""
         ...
 

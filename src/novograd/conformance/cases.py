@@ -45,7 +45,7 @@ DTYPES: Mapping[str, np.dtype] = {
 
 
 @dataclass(frozen=True)
-class Hyperparameters:
+class CaseHyperparameters:
     """The hyperparameters of one step, in the words of the documented class."""
 
     learning_rate: float = 0.1  # not the documented 1.0, at which 30 steps leave no weight small
@@ -79,7 +79,7 @@ class Case:
 
     name: str
     dtype: str = "float32"
-    hyper: Hyperparameters = field(default_factory=Hyperparameters)
+    hyper: CaseHyperparameters = field(default_factory=CaseHyperparameters)
     schedule: Callable[[int], Mapping[str, float]] | None = None
     scale: float = 1.0
     zero: frozenset[int] = frozenset()
@@ -97,7 +97,7 @@ class Case:
             np.asarray(random.standard_normal(shape), DTYPES[self.dtype]) for shape in self.shapes
         ]
 
-    def hyperparameters(self, step: int) -> Hyperparameters:
+    def hyperparameters(self, step: int) -> CaseHyperparameters:
         """Returns what holds in a step; scheduled values are exact in float32 (as tensors are)."""
         if self.schedule is None:
             return self.hyper
@@ -121,8 +121,8 @@ class Case:
         return zlib.crc32(self.name.encode())
 
 
-def _hyper(**changes: Any) -> Hyperparameters:
-    return replace(Hyperparameters(), **changes)
+def _hyper(**changes: Any) -> CaseHyperparameters:
+    return replace(CaseHyperparameters(), **changes)
 
 
 def _learning_rate_schedule(step: int) -> dict[str, float]:

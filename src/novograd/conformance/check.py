@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from novograd import reference
-from novograd.conformance.adapters import Adapter, Layer, zero_second_moments
+from novograd.conformance.adapters import Adapter, WeightState, zero_second_moments
 from novograd.conformance.cases import Case
 from novograd.conformance.peers import PEERS, Gradient, State
 from novograd.layers import Layers, Rows, Split
@@ -59,7 +59,7 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
     adapter = make(case)
     before = adapter.layers()
     start = [
-        Layer(w, np.zeros_like(w), v)
+        WeightState(w, np.zeros_like(w), v)
         for w, v in zip(case.weights(), zero_second_moments(case), strict=True)
     ]
     _assert_identical(before, start, f"{case.name}, before the first step")
@@ -80,7 +80,7 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
                 apart = _apart(case.layers[number], gradient.shape)
                 for index, (part, v, scale) in enumerate(apart):
                     was, now = (
-                        Layer(x.weights[part], x.moment[part], x.second_moment[v].reshape(()))
+                        WeightState(x.weights[part], x.moment[part], x.second_moment[v].reshape(()))
                         for x in (before[number], after[number])
                     )
                     if case.variant == DOCUMENTED.name:
@@ -128,9 +128,9 @@ def _apart(layers: Layers, shape: tuple[int, ...]) -> Iterator[tuple[Any, Any, f
 
 
 def _assert_step(
-    before: Layer,
+    before: WeightState,
     expected: Sequence[Any],
-    after: Layer,
+    after: WeightState,
     rounds_update: bool,
     place: str,
 ) -> float:
@@ -196,8 +196,8 @@ def _error(
     return worst / unit if worst else 0.0
 
 
-def _assert_identical(actual: list[Layer], expected: list[Layer], place: str) -> None:
+def _assert_identical(actual: list[WeightState], expected: list[WeightState], place: str) -> None:
     for got, wanted in zip(actual, expected, strict=True):
-        for name, x, y in zip(Layer._fields, got, wanted, strict=True):
+        for name, x, y in zip(WeightState._fields, got, wanted, strict=True):
             if x.dtype != y.dtype or x.tobytes() != y.tobytes():
                 raise MismatchError(f"{place}: {name} changed from {y!r} to {x!r}")

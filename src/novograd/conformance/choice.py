@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import combinations, product
 
-from novograd.conformance.cases import Case, Hyperparameters
+from novograd.conformance.cases import Case, CaseHyperparameters
 from novograd.variants import DOCUMENTED
 
 
@@ -96,9 +96,9 @@ def features(case: Case) -> frozenset[str]:
     )
 
 
-def _changed(hyper: Hyperparameters) -> Iterator[str]:
+def _changed(hyper: CaseHyperparameters) -> Iterator[str]:
     """Yields the hyperparameters that are not the default; zero is a kind of its own."""
-    for name, default in asdict(Hyperparameters()).items():
+    for name, default in asdict(CaseHyperparameters()).items():
         value = getattr(hyper, name)
         if value != default:
             yield name if value else f"{name} 0"

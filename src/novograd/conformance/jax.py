@@ -18,8 +18,8 @@ import numpy as np
 import optax
 
 from novograd import native
-from novograd.conformance.adapters import Adapter, Layer, compute_dtype
-from novograd.conformance.cases import Case, Hyperparameters
+from novograd.conformance.adapters import Adapter, WeightState, compute_dtype
+from novograd.conformance.cases import Case, CaseHyperparameters
 from novograd.jax import novograd
 
 
@@ -41,7 +41,7 @@ class EagerAdapter(Adapter):
             self._weights = [jnp.asarray(w) for w in case.weights()]
             self._state: Any = self._optimizer.init(self._weights)
 
-    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+    def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
         """Updates the state, and the weights of the layers that have a gradient."""
         with self._precision():
             if self._case.schedule:
@@ -57,11 +57,11 @@ class EagerAdapter(Adapter):
                 self._state,
             )
 
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[WeightState]:
         """Copies the weights and the state."""
         state = self._state.inner_state if self._case.schedule else self._state
         return [
-            Layer(*(np.array(x) for x in layer))
+            WeightState(*(np.array(x) for x in layer))
             for layer in zip(self._weights, state.mu, state.nu, strict=True)
         ]
 
@@ -141,7 +141,7 @@ class FusedStepAdapter(EagerAdapter):
         self._scheduled = case.schedule is not None
         super().__init__(replace(case, schedule=None))
 
-    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+    def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
         """Replaces the weights and the state."""
         with self._precision():
             changing = (hyper.learning_rate, hyper.beta1, hyper.beta2, hyper.weight_decay)
@@ -186,7 +186,7 @@ def _optimizer(case: Case, fused: bool | None) -> optax.GradientTransformationEx
     return _from(make, case, case.hyperparameters(0), fused)
 
 
-def _from(make: Any, case: Case, hyper: Hyperparameters, fused: bool | None) -> Any:
+def _from(make: Any, case: Case, hyper: CaseHyperparameters, fused: bool | None) -> Any:
     return make(
         hyper.learning_rate,
         hyper.beta1,

@@ -15,8 +15,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from novograd.conformance.adapters import Adapter, Layer
-from novograd.conformance.cases import Case, Hyperparameters
+from novograd.conformance.adapters import Adapter, WeightState
+from novograd.conformance.cases import Case, CaseHyperparameters
 from novograd.keras import NovoGrad
 
 
@@ -28,13 +28,13 @@ class ApplyAdapter(Adapter):
         self._case = case
         self._build(case.weights())
 
-    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+    def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
         """Sets the hyperparameters, which are attributes, and applies the gradients."""
         for name, value in _arguments(hyper).items():
             setattr(self._optimizer, name, value)
         self._apply([None if g is None else keras.ops.convert_to_tensor(g) for g in gradients])
 
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[WeightState]:
         """Reads the weights and, by its documented order, the optimizer's state."""
         weights, state = (
             [np.array(keras.ops.convert_to_numpy(x)) for x in variables]
@@ -42,7 +42,7 @@ class ApplyAdapter(Adapter):
         )
         each = len(state) // len(weights)  # amsgrad's largest v is a third
         columns = (weights, state[::each], state[1::each])
-        return [Layer(*layer) for layer in zip(*columns, strict=True)]
+        return [WeightState(*layer) for layer in zip(*columns, strict=True)]
 
     def reload(self) -> None:
         """Saves, makes everything anew with other weights, and loads."""
@@ -108,7 +108,7 @@ if keras.backend.backend() != "tensorflow":  # where Keras refuses it
     ADAPTERS["stateless_apply"] = StatelessApplyAdapter
 
 
-def _arguments(hyper: Hyperparameters) -> dict[str, Any]:
+def _arguments(hyper: CaseHyperparameters) -> dict[str, Any]:
     """Returns the hyperparameters under the names of Keras, which are arguments and attributes."""
     arguments = asdict(hyper)
     arguments |= {f"beta_{i}": arguments.pop(f"beta{i}") for i in (1, 2)}

@@ -8,8 +8,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from novograd import native, rule, variants
-from novograd.conformance.adapters import Adapter, Layer, compute_dtype, zero_second_moments
-from novograd.conformance.cases import Case, Hyperparameters
+from novograd.conformance.adapters import Adapter, WeightState, compute_dtype, zero_second_moments
+from novograd.conformance.cases import Case, CaseHyperparameters
 from novograd.layers import Layers, Split, step_scale
 
 
@@ -27,20 +27,20 @@ class RuleAdapter(Adapter):
         self._count = 0
         self._largest = zero_second_moments(case)
         self._layers = [
-            Layer(w, np.zeros_like(w), v)
+            WeightState(w, np.zeros_like(w), v)
             for w, v in zip(case.weights(), zero_second_moments(case), strict=True)
         ]
 
-    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+    def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
         """Takes one step with these gradients and hyperparameters."""
         for i, g in enumerate(gradients):
             if g is not None:
                 self._layers[i] = self._step_layer(self._layers[i], g, hyper, i)
         self._count += 1
 
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[WeightState]:
         """Returns copies of what is stored now."""
-        return [Layer(*(x.copy() for x in layer)) for layer in self._layers]
+        return [WeightState(*(x.copy() for x in layer)) for layer in self._layers]
 
     def reload(self) -> None:
         """Saves to a real file and loads from it. Raw bytes: .npy knows no bfloat16."""
@@ -54,12 +54,12 @@ class RuleAdapter(Adapter):
             for x in layer:
                 arrays.append(np.frombuffer(stored, x.dtype, x.size, start).reshape(x.shape))
                 start += x.nbytes
-            layers.append(Layer(*arrays))
+            layers.append(WeightState(*arrays))
         self._layers = layers
 
     def _step_layer(
-        self, layer: Layer, gradient: np.ndarray, hyper: Hyperparameters, index: int
-    ) -> Layer:
+        self, layer: WeightState, gradient: np.ndarray, hyper: CaseHyperparameters, index: int
+    ) -> WeightState:
         layers = self._case.layers[index]
         w, m, v, g = (x.astype(self._compute) for x in (*layer, gradient))
         s = _layer_norms(g, v.shape, layers, self._variant.norm)
@@ -78,9 +78,11 @@ class RuleAdapter(Adapter):
             )
         w, m = rule.linear_pass(w, m, g, scalars, beta1=hyper.beta1, nesterov=hyper.nesterov)
         stored = layer.weights.dtype
-        return Layer(np.asarray(w, stored), np.asarray(m, stored), np.asarray(v, self._compute))
+        return WeightState(
+            np.asarray(w, stored), np.asarray(m, stored), np.asarray(v, self._compute)
+        )
 
-    def _numbers(self, hyper: Hyperparameters, floor: float = 0.0) -> rule.Numbers:
+    def _numbers(self, hyper: CaseHyperparameters, floor: float = 0.0) -> rule.Numbers:
         return rule.numbers(
             self._variant,
             lr=hyper.learning_rate,
@@ -99,7 +101,7 @@ class NativeAdapter(RuleAdapter):
 
     threads: ClassVar[int] = 2
 
-    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+    def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
         """Takes one step of all layers that have a gradient, in one call."""
         if self._variant.amsgrad or self._variant.norm == "inf":
             return super().step(gradients, hyper)  # needs more than sums of squares
@@ -145,13 +147,13 @@ def _layer_norms(g: np.ndarray, shape: tuple[int, ...], layers: Layers, norm: st
 class _Part(NamedTuple):
     """Views of a weight, its state and gradient that are one tensor to the kernels."""
 
-    layer: Layer
+    layer: WeightState
     gradient: np.ndarray
     grid: tuple[int, int, int, int] | None
     scale: float
 
 
-def _parts(layer: Layer, g: np.ndarray, layers: Layers) -> list[_Part]:
+def _parts(layer: WeightState, g: np.ndarray, layers: Layers) -> list[_Part]:
     columns = [[layer.weights], [layer.moment], [layer.second_moment], [g]]
     if isinstance(layers, Split):
         ends = np.cumsum(layers.sizes)[:-1]
@@ -160,7 +162,7 @@ def _parts(layer: Layer, g: np.ndarray, layers: Layers) -> list[_Part]:
         columns.append(np.split(g, ends, layers.axis))
     scale = step_scale(layers, g.shape)
     return [
-        _Part(Layer(w, m, v), part, native.grid(w.shape, _strides(w), v.shape), scale)
+        _Part(WeightState(w, m, v), part, native.grid(w.shape, _strides(w), v.shape), scale)
         for w, m, v, part in zip(*columns, strict=True)
     ]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from novograd.conformance.cases import Hyperparameters
+from novograd.conformance.cases import CaseHyperparameters
 
 
 class State(NamedTuple):
@@ -32,7 +32,12 @@ class Gradient(NamedTuple):
 
 
 def nvidia(
-    x: State, grad: Gradient, h: Hyperparameters, *, amsgrad: bool = False, decoupled: bool = False
+    x: State,
+    grad: Gradient,
+    h: CaseHyperparameters,
+    *,
+    amsgrad: bool = False,
+    decoupled: bool = False,
 ) -> State:
     """The PyTorch class of Jasper, as in NeMo, MONAI and timm, which added decoupled decay."""
     w, (g, _, scale) = x.w, grad
@@ -51,7 +56,7 @@ def nvidia(
     return State(w - h.learning_rate * exp_avg, exp_avg, exp_avg_sq, max_exp_avg_sq)
 
 
-def optax(x: State, grad: Gradient, h: Hyperparameters) -> State:
+def optax(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
     """``optax.scale_by_novograd``, then the learning rate; it knows no averaging."""
     g, count_inc, scale = grad
     added = np.linalg.norm(g) ** 2
@@ -61,7 +66,7 @@ def optax(x: State, grad: Gradient, h: Hyperparameters) -> State:
     return State(x.w - h.learning_rate * mu, mu, nu, 0.0)
 
 
-def tfa(x: State, grad: Gradient, h: Hyperparameters) -> State:
+def tfa(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
     """TensorFlow Addons, on ResourceApplyKerasMomentum, whose accumulator is ``-m``."""
     g, t, scale = grad
     iterations = t - 1
@@ -75,7 +80,7 @@ def tfa(x: State, grad: Gradient, h: Hyperparameters) -> State:
 
 
 def apex(
-    x: State, grad: Gradient, h: Hyperparameters, *, inside: bool = False, largest: bool = False
+    x: State, grad: Gradient, h: CaseHyperparameters, *, inside: bool = False, largest: bool = False
 ) -> State:
     """FusedNovoGrad with bias corrections; its norms are stored here as squares, unless largest."""
     g, step, scale = grad
@@ -99,7 +104,7 @@ def apex(
     return State(w, m, blended if largest else blended**2, 0.0)
 
 
-def openseq2seq(x: State, grad: Gradient, h: Hyperparameters) -> State:
+def openseq2seq(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
     """OpenSeq2Seq as it runs: the average is computed from a variable that stays 0."""
     g, _, scale = grad
     ema = 0.0
@@ -113,7 +118,7 @@ def openseq2seq(x: State, grad: Gradient, h: Hyperparameters) -> State:
     return State(x.w - h.learning_rate * accum, accum, g_2, 0.0)
 
 
-def flashlight(x: State, grad: Gradient, h: Hyperparameters) -> State:
+def flashlight(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
     """Flashlight's NovogradOptimizer, which always averages; ours does so by default."""
     g, _, scale = grad
     v = h.beta2 * x.v + (1 - h.beta2) * np.sum(g * g)
@@ -122,7 +127,7 @@ def flashlight(x: State, grad: Gradient, h: Hyperparameters) -> State:
     return State(x.w - h.learning_rate * velocity, velocity, v, 0.0)
 
 
-def pytorch_optimizer(x: State, grad: Gradient, h: Hyperparameters) -> State:
+def pytorch_optimizer(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
     """From 3.11.0: the first moment is the first gradient, normalised and not averaged."""
     g, t, scale = grad
     grad_p2 = np.sum(np.power(g, 2))
@@ -133,7 +138,7 @@ def pytorch_optimizer(x: State, grad: Gradient, h: Hyperparameters) -> State:
     return State(x.w - h.learning_rate * moments, moments, grads_ema, 0.0)
 
 
-def pytorch_optimizer_3(x: State, grad: Gradient, h: Hyperparameters) -> State:
+def pytorch_optimizer_3(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
     """Before: state is made of the first gradient, and the first step is taken as any other."""
     g, step, scale = grad
     bias_correction1, bias_correction2_sq = 1 - h.beta1**step, np.sqrt(1 - h.beta2**step)
@@ -151,7 +156,7 @@ def pytorch_optimizer_3(x: State, grad: Gradient, h: Hyperparameters) -> State:
     return State(x.w - step_size * moments, moments, grads_ema, 0.0)
 
 
-PEERS: Mapping[str, Callable[[State, Gradient, Hyperparameters], State]] = {
+PEERS: Mapping[str, Callable[[State, Gradient, CaseHyperparameters], State]] = {
     "nvidia": nvidia,
     "nvidia-amsgrad": partial(nvidia, amsgrad=True),
     "nvidia-decoupled": partial(nvidia, decoupled=True),

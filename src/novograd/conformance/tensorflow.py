@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from novograd.conformance.adapters import Adapter, Layer, compute_dtype, zero_second_moments
-from novograd.conformance.cases import Case, Hyperparameters
+from novograd.conformance.adapters import Adapter, WeightState, compute_dtype, zero_second_moments
+from novograd.conformance.cases import Case, CaseHyperparameters
 from novograd.conformance.check import MismatchError
 from novograd.tensorflow import NovoGrad
 
@@ -33,7 +33,7 @@ class SessionAdapter(Adapter):
         self._build()
         self._session.run(self._initializer)
 
-    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+    def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
         """Runs the train operation for the layers that have a gradient."""
         present = tuple(g is not None for g in gradients)
         if present not in self._train_ops:
@@ -43,7 +43,7 @@ class SessionAdapter(Adapter):
         feed |= {p: getattr(hyper, name) for name, p in self._changing.items()}
         self._session.run(self._train_ops[present], feed)
 
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[WeightState]:
         """Reads the variables and slots."""
         return self._read(self._weights, _slots(self._optimizer, self._weights))
 
@@ -87,7 +87,7 @@ class SessionAdapter(Adapter):
     def _scope(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
-    def _read(self, weights: list[Any], slots: list[Any]) -> list[Layer]:
+    def _read(self, weights: list[Any], slots: list[Any]) -> list[WeightState]:
         weights, state = self._session.run((weights, slots))
         return _layers(weights, state, self._case)
 
@@ -110,7 +110,7 @@ class MirroredSessionAdapter(SessionAdapter):
         self._strategy = _mirrored()
         super().__init__(case)
 
-    def _read(self, weights: list[Any], slots: list[Any]) -> list[Layer]:
+    def _read(self, weights: list[Any], slots: list[Any]) -> list[WeightState]:
         return _agreed(self._strategy, super()._read, weights, slots)
 
     def _scope(self) -> AbstractContextManager[Any]:
@@ -133,7 +133,7 @@ class MirroredSessionAdapter(SessionAdapter):
         return self._strategy.group(self._strategy.extended.call_for_each_replica(replica_step))
 
 
-class EagerAdapter(Adapter):
+class EagerExecutionAdapter(Adapter):
     """Eager execution, saved by ``tf.train.Checkpoint`` and restored before the first step."""
 
     def __init__(self, case: Case) -> None:
@@ -141,12 +141,12 @@ class EagerAdapter(Adapter):
         self._case = case
         self._build(case.weights())
 
-    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+    def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
         """Applies the gradients."""
         self._set(hyper)
         self._apply([None if g is None else tf.constant(g) for g in gradients])
 
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[WeightState]:
         """Reads the variables and slots."""
         return self._read(self._weights, _slots(self._optimizer, self._weights))
 
@@ -168,14 +168,14 @@ class EagerAdapter(Adapter):
             self._case, **{name: lambda name=name: getattr(self._now, name) for name in names}
         )
 
-    def _read(self, weights: list[Any], slots: list[Any]) -> list[Layer]:
+    def _read(self, weights: list[Any], slots: list[Any]) -> list[WeightState]:
         state = [None if slot is None else slot.numpy() for slot in slots]
         return _layers([w.numpy() for w in weights], state, self._case)
 
     def _checkpoint(self) -> tf.train.Checkpoint:
         return tf.train.Checkpoint(optimizer=self._optimizer, weights=self._weights)
 
-    def _set(self, hyper: Hyperparameters) -> None:
+    def _set(self, hyper: CaseHyperparameters) -> None:
         self._now = hyper
 
     def _apply(self, gradients: list[Any]) -> None:
@@ -183,7 +183,7 @@ class EagerAdapter(Adapter):
         self._optimizer.apply_gradients([(g, self._weights[i]) for i, g in enumerate(gradients)])
 
 
-class FunctionAdapter(EagerAdapter):
+class FunctionAdapter(EagerExecutionAdapter):
     """``tf.function``, with hyperparameters in variables where they change."""
 
     jit_compile = False
@@ -196,7 +196,7 @@ class FunctionAdapter(EagerAdapter):
         self._optimizer = _optimizer(self._case, **self._changing)
         self._functions: dict[tuple[bool, ...], Any] = {}
 
-    def _set(self, hyper: Hyperparameters) -> None:
+    def _set(self, hyper: CaseHyperparameters) -> None:
         for name, variable in self._changing.items():
             variable.assign(getattr(hyper, name))
 
@@ -226,7 +226,7 @@ class MirroredAdapter(FunctionAdapter):
         self._strategy = _mirrored()
         super().__init__(case)
 
-    def _read(self, weights: list[Any], slots: list[Any]) -> list[Layer]:
+    def _read(self, weights: list[Any], slots: list[Any]) -> list[WeightState]:
         return _agreed(self._strategy, super()._read, weights, slots)
 
     def _build(self, weights: list[np.ndarray]) -> None:
@@ -261,7 +261,7 @@ ADAPTERS = {
     "Session": SessionAdapter,
     "Session, ref. vars": ReferenceVariableAdapter,
     "Session, mirrored": MirroredSessionAdapter,
-    "eager": EagerAdapter,
+    "eager": EagerExecutionAdapter,
     "function": FunctionAdapter,
     "function, XLA": CompiledFunctionAdapter,
     "function, mirrored": MirroredAdapter,
@@ -296,10 +296,10 @@ def _slots(optimizer: NovoGrad, weights: Sequence[Any]) -> list[Any]:
 
 def _layers(
     weights: Sequence[np.ndarray], state: Sequence[np.ndarray | None], case: Case
-) -> list[Layer]:
+) -> list[WeightState]:
     """Joins weights with their state, in which None stands for slots that do not exist yet."""
     return [
-        Layer(
+        WeightState(
             np.array(w),
             np.zeros_like(w) if m is None else np.array(m),
             zero if v is None else np.array(v),
@@ -318,10 +318,10 @@ def _mirrored() -> tf.distribute.Strategy:
 
 def _agreed(
     strategy: tf.distribute.Strategy,
-    read: Callable[[list[Any], list[Any]], list[Layer]],
+    read: Callable[[list[Any], list[Any]], list[WeightState]],
     weights: list[Any],
     slots: list[Any],
-) -> list[Layer]:
+) -> list[WeightState]:
     """Reads the first replica's variables, having checked that the second's hold the same bits."""
     local = strategy.experimental_local_results
     first, second = (

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from novograd import native, variants
-from novograd.conformance.adapters import Adapter, Layer, zero_second_moments
-from novograd.conformance.cases import DTYPES, Case, Hyperparameters
+from novograd.conformance.adapters import Adapter, WeightState, zero_second_moments
+from novograd.conformance.cases import DTYPES, Case, CaseHyperparameters
 from novograd.torch import NovoGrad
 from novograd.torch.backends import triton
 
@@ -30,14 +30,14 @@ class SingleTensorAdapter(Adapter):
         self._case = case
         self._build(case.weights())
 
-    def step(self, gradients: list[np.ndarray | None], hyper: Hyperparameters) -> None:
+    def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
         """Sets the gradients and steps."""
         for w, g in zip(self._weights, gradients, strict=True):
             w.grad = None if g is None else _tensor(g).to(self.device)
         self._set(hyper)
         self._step()
 
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[WeightState]:
         """Reads parameters and state."""
         vs = zero_second_moments(self._case)
         return [self._layer(w, v) for w, v in zip(self._weights, vs, strict=True)]
@@ -67,19 +67,19 @@ class SingleTensorAdapter(Adapter):
             **_options(hyper),
         )
 
-    def _set(self, hyper: Hyperparameters) -> None:
+    def _set(self, hyper: CaseHyperparameters) -> None:
         self._optimizer.param_groups[0].update(_options(hyper))
 
     def _step(self) -> None:
         self._optimizer.step()
 
-    def _layer(self, weights: torch.Tensor, zero: np.ndarray) -> Layer:
+    def _layer(self, weights: torch.Tensor, zero: np.ndarray) -> WeightState:
         state = self._optimizer.state.get(weights)
         w = _array(weights.detach(), self._case.dtype)
         if not state:
-            return Layer(w, np.zeros_like(w), zero)
+            return WeightState(w, np.zeros_like(w), zero)
         m = _array(state["exp_avg"], self._case.dtype)
-        return Layer(w, m, state["exp_avg_sq"].cpu().numpy().copy())
+        return WeightState(w, m, state["exp_avg_sq"].cpu().numpy().copy())
 
 
 class ForeachAdapter(SingleTensorAdapter):
@@ -117,7 +117,7 @@ class CompiledAdapter(SingleTensorAdapter):
         torch.compiler.reset()
         self._compiled = torch.compile(self._optimizer.step)
 
-    def _set(self, hyper: Hyperparameters) -> None:
+    def _set(self, hyper: CaseHyperparameters) -> None:
         lr = torch.tensor(hyper.learning_rate, dtype=torch.float64)
         self._optimizer.param_groups[0].update(_options(hyper) | {"lr": lr})
 
@@ -146,7 +146,7 @@ if torch.cuda.is_available() and triton.installed():
     ADAPTERS |= {"fused, GPU": TritonAdapter}
 
 
-def _options(hyper: Hyperparameters) -> dict[str, Any]:
+def _options(hyper: CaseHyperparameters) -> dict[str, Any]:
     return {
         "lr": hyper.learning_rate,
         "betas": (hyper.beta1, hyper.beta2),

@@ -19,30 +19,37 @@ class Framework:
     """A framework to verify, in a process of its own.
 
     Attributes:
+        title: The display name.
         module: The module of ``novograd.conformance`` that has its adapters.
         needs: The packages that must be installed.
         environment: Environment variables of the process.
         documented: Those of its adapters of which a choice has the documented rule alone.
     """
 
+    title: str
     module: str
     needs: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     documented: tuple[str, ...] = ()
 
 
-def _keras(backend: str, **environment: str) -> Framework:
-    return Framework("keras", ("keras", backend), {"KERAS_BACKEND": backend, **environment})
+def _keras(title: str, backend: str, **environment: str) -> Framework:
+    return Framework(title, "keras", ("keras", backend), {"KERAS_BACKEND": backend, **environment})
 
 
 FRAMEWORKS: Mapping[str, Framework] = {
-    "numpy": Framework("numpy", ("numpy",)),
-    "tensorflow": Framework("tensorflow", ("tensorflow",), {"TF_CPP_MIN_LOG_LEVEL": "3"}),
-    "torch": Framework("torch", ("torch",), documented=("foreach, compiled", "fused, compiled")),
-    "jax": Framework("jax", ("jax", "optax")),
-    "keras-torch": _keras("torch"),  # the fastest of the three, for the variants in a choice
-    "keras-tensorflow": _keras("tensorflow", TF_CPP_MIN_LOG_LEVEL="3"),
-    "keras-jax": _keras("jax", JAX_ENABLE_X64="1"),
+    "numpy": Framework("NumPy", "numpy", ("numpy",)),
+    "tensorflow": Framework(
+        "TensorFlow", "tensorflow", ("tensorflow",), {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    ),
+    "torch": Framework(
+        "PyTorch", "torch", ("torch",), documented=("foreach, compiled", "fused, compiled")
+    ),
+    "jax": Framework("JAX", "jax", ("jax", "optax")),
+    # First of Keras's backends because it is the fastest: without --full, it alone runs variants.
+    "keras-torch": _keras("Keras on PyTorch", "torch"),
+    "keras-tensorflow": _keras("Keras on TensorFlow", "tensorflow", TF_CPP_MIN_LOG_LEVEL="3"),
+    "keras-jax": _keras("Keras on JAX", "jax", JAX_ENABLE_X64="1"),
 }
 
 
