@@ -48,7 +48,7 @@ def test_right_rule_passes(command, options):
     every = 2 * len(CASES + VARIANT_CASES)
     some = len(chosen(["rule", "native kernels"], CASES + VARIANT_CASES))
     ran, more = (every, "") if options else (f"{some} of {every}", " --full runs all of them.")
-    last = f"{ran} checks, of 30 steps each, were run; 0 failed.{more}"
+    last = f"{ran} checks were run, with 30 steps each; 0 failed.{more}"
     assert " ".join(result.output.split()).endswith(last)
 
 

@@ -1,4 +1,4 @@
-"""What the check needs of a NovoGrad to be checked."""
+"""The interface of an adapter, through which the check runs one backend of NovoGrad."""
 
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -9,7 +9,7 @@ from novograd.layers import second_moment_shape
 
 
 class WeightState(NamedTuple):
-    """What is stored for one weight, as NumPy copies in the dtypes in which it is stored."""
+    """The stored values of one weight and its state: NumPy copies in the dtypes of storage."""
 
     weights: np.ndarray
     moment: np.ndarray
@@ -17,17 +17,17 @@ class WeightState(NamedTuple):
 
 
 class Adapter(Protocol):
-    """One way to run NovoGrad. An adapter is made from a case and holds its weights and state.
+    """Runs one backend on one case, and holds the weights and the state.
 
     Attributes:
-        rounds_update: Whether the step is rounded to the dtype of the weights before it is
-            added to them, as the idiom of the framework may demand.
+        rounds_update: Whether the update is rounded to the dtype of the weights before it is added
+            to them. Some frameworks require this.
     """
 
     rounds_update: ClassVar[bool] = False
 
     def __init__(self, case: Case) -> None:
-        """Sets up the case's initial weights and an optimizer."""
+        """Makes the initial weights of the case and an optimizer."""
         ...
 
     def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
@@ -35,21 +35,21 @@ class Adapter(Protocol):
         ...
 
     def layers(self) -> list[WeightState]:
-        """Returns what is stored now; zeros for state that does not exist yet."""
+        """Returns the values stored now, with zeros for state that does not exist yet."""
         ...
 
     def reload(self) -> None:
-        """Saves weights and state to a file, discards all objects, makes new ones and loads."""
+        """Saves weights and state to a file, discards all objects, makes new ones, and loads."""
         ...
 
 
 def compute_dtype(dtype: str) -> np.dtype:
-    """Returns the dtype of v and of the arithmetic for weights of a dtype."""
+    """Returns the dtype of the second moment and of the arithmetic for weights of this dtype."""
     return DTYPES["float64" if dtype == "float64" else "float32"]
 
 
 def zero_second_moments(case: Case) -> list[np.ndarray]:
-    """Returns the v of each weight before the first step."""
+    """Returns the second moment of each weight before the first step."""
     return [
         np.zeros(second_moment_shape(layers, shape), compute_dtype(case.dtype))
         for layers, shape in zip(case.layers, case.shapes, strict=True)

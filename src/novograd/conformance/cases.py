@@ -1,6 +1,6 @@
-"""The table of conformance cases: what every NovoGrad of this project is put through.
+"""The table of conformance cases.
 
-A case is data. To add one, add a row to ``CASES``; every adapter runs it from then on.
+A case is data. To add a case, add a row to ``_cases``; every adapter then runs it.
 """
 
 import zlib
@@ -18,7 +18,7 @@ from novograd.variants import DOCUMENTED, VARIANTS
 # A scalar, one element, odd sizes, a matrix, a convolution kernel, and two empty tensors.
 SHAPES = ((), (1,), (7,), (3, 5), (0,), (2, 3, 3, 5), (33, 17), (4, 0, 2))
 
-# What shares one v, in a weight of each shape: contiguous or not, long, short, single and empty.
+# Weights with several layers: contiguous or not, long, short, of one element, and empty.
 LAYERS: tuple[tuple[tuple[int, ...], Layers], ...] = (
     ((3, 33, 4), Stacked()),
     ((4, 3, 17), Stacked(1)),
@@ -46,9 +46,9 @@ DTYPES: Mapping[str, np.dtype] = {
 
 @dataclass(frozen=True)
 class CaseHyperparameters:
-    """The hyperparameters of one step, in the words of the documented class."""
+    """The hyperparameters of one step, named like the arguments of the TensorFlow class."""
 
-    learning_rate: float = 0.1  # not the documented 1.0, at which 30 steps leave no weight small
+    learning_rate: float = 0.1  # the default 1.0 would make all weights large in 30 steps
     beta1: float = DOCUMENTED.beta1
     beta2: float = DOCUMENTED.beta2
     epsilon: float = DOCUMENTED.eps
@@ -59,22 +59,23 @@ class CaseHyperparameters:
 
 @dataclass(frozen=True)
 class Case:
-    """One run: layers of the given shapes, trained together on made-up gradients.
+    """Weights of the given shapes, which are trained together on random gradients.
 
     Attributes:
-        name: Unique; it also seeds the random numbers.
-        dtype: Of weights, gradients and moment.
+        name: A unique name, which also seeds the random numbers.
+        dtype: The dtype of weights, gradients and momentum buffers.
         hyper: The hyperparameters of each step.
-        schedule: For a step's number, the hyperparameters that differ from ``hyper`` then. May
-            name ``learning_rate``, ``beta1``, ``beta2`` and ``weight_decay``.
-        scale: Size of a gradient's elements.
-        zero: Steps in which every gradient is zero.
-        missing: For a step's number, the layers without a gradient then.
-        reload_at: The step before which everything is saved, discarded and loaded.
-        steps: Number of steps.
-        shapes: One weight each, and one layer each unless ``layers`` says otherwise.
-        layers: What the layers of each weight are.
-        variant: Which NovoGrad.
+        schedule: Called with the number of a step. Returns the hyperparameters that differ from
+            ``hyper`` in that step: some of ``learning_rate``, ``beta1``, ``beta2`` and
+            ``weight_decay``.
+        scale: The size of a gradient's elements.
+        zero: The steps in which every gradient is zero.
+        missing: Maps the number of a step to the weights that have no gradient in that step.
+        reload_at: Before this step, everything is saved, discarded and loaded.
+        steps: The number of steps.
+        shapes: The shape of each weight.
+        layers: The layers of each weight; None makes the whole weight one layer.
+        variant: The name of the variant.
     """
 
     name: str
@@ -91,25 +92,25 @@ class Case:
     variant: str = DOCUMENTED.name
 
     def weights(self) -> list[np.ndarray]:
-        """Returns the initial weights of each layer."""
+        """Returns the initial weights."""
         random = np.random.default_rng([self._seed(), 0])
         return [
             np.asarray(random.standard_normal(shape), DTYPES[self.dtype]) for shape in self.shapes
         ]
 
     def hyperparameters(self, step: int) -> CaseHyperparameters:
-        """Returns what holds in a step; scheduled values are exact in float32 (as tensors are)."""
+        """Returns the hyperparameters of a step. Scheduled values are exact in float32."""
         if self.schedule is None:
             return self.hyper
         changes = {name: float(np.float32(x)) for name, x in self.schedule(step).items()}
         return replace(self.hyper, **changes)
 
     def gradients(self, step: int) -> list[np.ndarray | None]:
-        """Returns the gradient of each layer in a step, None where it is missing."""
+        """Returns the gradient of each weight in a step, or None where it is missing."""
         random = np.random.default_rng([self._seed(), 1, step])
         scale = 0.0 if step in self.zero else self.scale
         gradients: list[np.ndarray | None] = [
-            # Sizes that differ from layer to layer tell a global norm from a layer's.
+            # The scale differs between weights, to detect a norm that is computed over all of them.
             np.asarray(scale * (1 + layer) * random.standard_normal(shape), DTYPES[self.dtype])
             for layer, shape in enumerate(self.shapes)
         ]
@@ -126,7 +127,7 @@ def _hyper(**changes: Any) -> CaseHyperparameters:
 
 
 def _learning_rate_schedule(step: int) -> dict[str, float]:
-    # Strong, so that a learning rate inside the moment is told from one at the update.
+    # The fast decay detects a learning rate that is multiplied into the momentum buffer.
     return {"learning_rate": 0.2 * 0.8**step}
 
 
@@ -160,7 +161,7 @@ def _cases() -> Iterator[Case]:
         ("beta2", 0.5),
         ("beta2", 0.999),
         ("epsilon", 0.0),
-        ("epsilon", 10.0),  # beside |g|^2: tells epsilon inside the root from outside
+        ("epsilon", 10.0),  # as large as |g|^2: detects an epsilon inside the square root
         ("weight_decay", 0.1),
         ("grad_averaging", True),
         ("nesterov", True),
@@ -184,8 +185,8 @@ def _cases() -> Iterator[Case]:
     yield Case("reload before the first step", reload_at=0)
     for dtype in DTYPES:
         yield Case(f"{dtype}", dtype=dtype)
-        # The dearest cases. Half precision is computed alike, and so are float32 and float64: each
-        # pair has both kinds of momentum in one of its dtypes, and one in the other.
+        # These cases are the slowest. bfloat16 and float16 use the same code, as do float32 and
+        # float64. In each pair, one dtype therefore runs with only one value of nesterov.
         for nesterov in {"float64": (True,), "float16": (False,)}.get(dtype, (False, True)):
             yield Case(
                 f"everything at once, {dtype}, nesterov {nesterov}",
@@ -209,7 +210,7 @@ def _cases() -> Iterator[Case]:
             **_EVERYTHING,
             **_LAYERS,
         )
-    # Gradients whose squares leave the range of their own dtype.
+    # Very small and very large gradients: some of their squares leave the range of their dtype.
     yield Case("float32 gradients of 1e-20", scale=1e-20)
     yield Case("float32 gradients of 1e+15", scale=1e15)
     yield Case("float16 gradients of 300", "float16", scale=300.0)
@@ -218,10 +219,10 @@ def _cases() -> Iterator[Case]:
 
 
 def _variant_cases() -> Iterator[Case]:
-    """Yields each variant with hyperparameters drawn at random, and everything that can happen.
+    """Yields a case for each variant, with random hyperparameters.
 
-    But no gradient is missing: what a variant counts, steps or those of a weight, differs between
-    frameworks.
+    These cases have all features except missing gradients: when a gradient is missing, some
+    frameworks count the step and others count the steps of each weight.
     """
     dtypes = cycle(("float32", "float64", "bfloat16"))
     for number, variant in enumerate(list(VARIANTS.values())[1:]):
@@ -230,7 +231,7 @@ def _variant_cases() -> Iterator[Case]:
             f"variant {variant.name}",
             dtype=next(dtypes),
             variant=variant.name,
-            # Exact in float32, as scheduled values are.
+            # Exact in float32, like scheduled values.
             hyper=_hyper(
                 beta1=float(np.float32(random.uniform(0.5, 0.99))),
                 beta2=float(np.float32(random.uniform(0.5, 0.999))),

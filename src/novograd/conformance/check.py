@@ -17,35 +17,37 @@ from novograd.conformance.peers import PEERS, Gradient, State
 from novograd.layers import Layers, Rows, Split
 from novograd.variants import DOCUMENTED
 
-# Roundings of the compute dtype allowed in a step, in units of its epsilon and relative to the
-# largest number that takes part. About ten operations follow one another from the gradient to the
-# weights, and the sum of squares adds a few; the largest seen over all cases and adapters is 3.4.
+# The error that a step may have by rounding in the compute dtype: this many times the dtype's
+# epsilon, relative to the largest number in the computation. There are about ten operations in
+# sequence from the gradient to the weights, and the sum of squares adds a few. The largest error
+# seen over all cases and adapters is 3.4.
 ROUNDINGS = 8
 
 
 class MismatchError(AssertionError):
-    """What an adapter stores is not what the oracle says."""
+    """The values that an adapter stores differ from the oracle's."""
 
 
 def check(make: Callable[[Case], Adapter], case: Case) -> float:
     """Runs a case and compares weights and state with the oracle after every step.
 
-    Each step starts the oracle from what the adapter itself stored before it. Rounding therefore
-    does not add up over the steps, and the tolerances are those of one step: one rounding to the
-    dtype of storage, plus ``ROUNDINGS`` of the dtype of computation. By induction the whole run is
-    right. A layer without a gradient, and everything across a reload, must stay bit for bit.
+    In each step the oracle starts from the values that the adapter stored before the step.
+    Rounding errors therefore do not add up over the steps, and the tolerance covers one step: one
+    rounding to the dtype of storage, plus ``ROUNDINGS`` in the dtype of computation. If every step
+    is right, all steps together are right. A weight without a gradient must keep its exact bits in
+    the step. Everything must keep its exact bits in a reload.
 
     Args:
-        make: The adapter's class, or anything else that makes an adapter from a case.
-        case: What to run.
+        make: The adapter's class, or another function that makes an adapter from a case.
+        case: The case to run.
 
     Returns:
-        The largest error seen, in units in the last place (ulps): of the dtype in which a number
-        is stored, at the size of the largest number that takes part in the layer's step.
+        The largest error seen, in units in the last place (ulps) of the dtype of storage, at the
+        size of the largest number in the layer's step.
 
     Raises:
-        MismatchError: At the first difference, naming the case, the step, the layer and what
-            differs.
+        MismatchError: At the first difference. The message names the case, the step, the layer and
+            the value that differs.
 
     Example:
         >>> from novograd.conformance import CASES
@@ -54,7 +56,7 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
         True
     """
     worst = 0.0
-    # For amsgrad, of each layer.
+    # The largest second moment of each layer, for amsgrad.
     largest: defaultdict[tuple[int, int], float] = defaultdict(float)
     adapter = make(case)
     before = adapter.layers()
@@ -101,7 +103,7 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
 
 
 def _apart(layers: Layers, shape: tuple[int, ...]) -> Iterator[tuple[Any, Any, float]]:
-    """Yields where each layer of a weight is, where its v is, and the scale of its step."""
+    """Yields the index of each layer in a weight, the index of its v, and its step scale."""
     if layers is None:
         yield ..., ..., 1.0
         return
@@ -134,19 +136,19 @@ def _assert_step(
     rounds_update: bool,
     place: str,
 ) -> float:
-    """Compares a layer's step with the oracle's and returns the largest error, in ulps."""
+    """Compares a layer's step with the oracle's step and returns the largest error, in ulps."""
     w, m, v = expected
     stored = ml_dtypes.finfo(before.weights.dtype)
     compute = ml_dtypes.finfo(before.second_moment.dtype)
     size = max(float(np.max(np.abs(x), initial=0)) for x in (before.weights, before.moment, w, m))
-    # Half a unit in the last place for storing, that of the smallest numbers being a fixed one.
+    # Storing rounds by half a unit in the last place. Among subnormal numbers, this unit is fixed.
     rounding, smallest = float(stored.eps) / 2, float(stored.smallest_subnormal) / 2
     arithmetic = ROUNDINGS * float(compute.eps) * size
     for_weights = rounding * np.abs(w) + smallest + arithmetic
     if rounds_update:
         for_weights += rounding * np.abs(w - before.weights.astype(np.float64)) + smallest
-    # Squares below the smallest normal number may count as zero; zero itself, which says that
-    # there is no history, is exact.
+    # Squares below the smallest normal number may be flushed to zero. A second moment of zero must
+    # be exact, because zero means that there was no gradient yet.
     underflow = (1 + before.weights.size) * float(compute.smallest_normal) if v > 0 else 0.0
     for_v = ROUNDINGS * float(compute.eps) * float(v) + underflow
     unit = float(stored.eps) * size
@@ -179,7 +181,7 @@ def _error(
     tolerance: np.ndarray,
     place: str,
 ) -> float:
-    """Returns the largest error, in units of ``unit``, having checked it and the array's type."""
+    """Checks an array's dtype, shape and values. Returns its largest error in units of ``unit``."""
     if actual.dtype != dtype or actual.shape != expected.shape:
         raise MismatchError(
             f"{place}: {actual.dtype}{actual.shape}, expected {dtype}{expected.shape}"

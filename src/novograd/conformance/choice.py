@@ -1,4 +1,4 @@
-"""A choice of the checks of a framework, for those who do not want to wait for all."""
+"""Chooses a few checks of a framework that cover all its adapters and all kinds of cases."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -12,18 +12,18 @@ from novograd.variants import DOCUMENTED
 def chosen(
     adapters: Iterable[str], cases: Sequence[Case], documented: Collection[str] = ()
 ) -> list[tuple[str, Case]]:
-    """Chooses checks that cover every adapter and everything that is in the cases.
+    """Chooses checks that cover every adapter and every feature of the cases.
 
-    There is at least one check of every adapter with every dtype, and at least one, of whatever
-    adapter, of every feature of a case, see ``features``. It is a greedy cover: the next check is
-    the one that covers most of what is missing; of several, one of the adapter that has the fewest
-    checks so far, and then the first.
+    Every adapter is checked with every dtype. Every feature of a case (see ``features``) is checked
+    with at least one adapter. The choice is a greedy cover: the next check is the one that covers
+    the most missing features. Among equal checks, it is a check of the adapter with the fewest
+    checks so far, and then the first one.
 
     Args:
         adapters: The names of the adapters of a framework.
-        cases: Those that its adapters can run.
-        documented: Adapters that take too long to compile the other variants: they get cases of the
-            documented rule alone.
+        cases: The cases that the adapters can run.
+        documented: The adapters that get only cases of the documented rule, because they take too
+            long to compile the other variants.
 
     Returns:
         The chosen adapters and cases, in the order of ``adapters``, then of ``cases``. The same
@@ -60,12 +60,12 @@ def chosen(
 
 
 def features(case: Case) -> frozenset[str]:
-    """Returns what is special about a case.
+    """Returns the features of a case.
 
-    That is its dtype and variant, each kind of layer with each shape, the size of its gradients,
-    which of them are zero or missing, its reload, what its schedule changes, and each
-    hyperparameter that is not the default; for the documented rule also each pair of these, since
-    they meet in one formula.
+    Features are the dtype, the variant, each kind of layer with each shape, the size of the
+    gradients, zero and missing gradients, a reload, each scheduled hyperparameter, and each
+    hyperparameter that is not the default. For the documented rule each pair of such
+    hyperparameters is also a feature, since its formula combines them.
 
     Args:
         case: Any case.
@@ -97,7 +97,7 @@ def features(case: Case) -> frozenset[str]:
 
 
 def _changed(hyper: CaseHyperparameters) -> Iterator[str]:
-    """Yields the hyperparameters that are not the default; zero is a kind of its own."""
+    """Yields the hyperparameters that are not the default. Zero counts as another feature."""
     for name, default in asdict(CaseHyperparameters()).items():
         value = getattr(hyper, name)
         if value != default:
@@ -105,6 +105,6 @@ def _changed(hyper: CaseHyperparameters) -> Iterator[str]:
 
 
 def _when(event: str, steps: Iterable[int]) -> Iterator[str]:
-    """Yields an event with its kinds of time: in the first step, or later."""
+    """Yields whether an event happens in the first step or later."""
     for step in steps:
         yield f"{event} later" if step else f"{event} at first"

@@ -1,7 +1,7 @@
-"""The ways to run ``novograd.jax.novograd``, each behind the protocol of the check.
+"""The adapters of ``novograd.jax.novograd``.
 
-Where the hyperparameters change from step to step, they are those of ``optax.inject_hyperparams``.
-A missing gradient is None in the tree of gradients, so that the update is None there as well.
+Hyperparameters that change from step to step are set through ``optax.inject_hyperparams``. A
+missing gradient is None in the tree of gradients, and the update is then also None.
 """
 
 import pickle
@@ -24,10 +24,10 @@ from novograd.jax import novograd
 
 
 class EagerAdapter(Adapter):
-    """Operation by operation.
+    """``init`` and ``update`` without ``jax.jit``: JAX runs one operation at a time.
 
     Attributes:
-        fused: Whether by the native kernels, which are then demanded.
+        fused: The argument ``fused`` of the optimizer: whether to require the native kernels.
     """
 
     rounds_update = True
@@ -66,7 +66,7 @@ class EagerAdapter(Adapter):
         ]
 
     def reload(self) -> None:
-        """Saves as NumPy arrays, makes the optimizer anew, and loads."""
+        """Saves NumPy arrays, makes a new optimizer, and loads the arrays."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "state")
             file.write_bytes(pickle.dumps(jax.device_get((self._weights, self._state))))
@@ -80,7 +80,7 @@ class EagerAdapter(Adapter):
         self._optimizer = _optimizer(self._case, self._fused())
 
     def _fused(self) -> bool | None:
-        """Not demanded where there may be layers without a kernel."""
+        """Returns None if a weight may have layers that the kernels do not support."""
         return None if self.fused and any(self._case.layers) else self.fused
 
     def _scalar(self, value: float) -> jax.Array:
@@ -89,7 +89,7 @@ class EagerAdapter(Adapter):
     def _step(self, gradients: list[Any], weights: list[Any], state: Any) -> tuple[list[Any], Any]:
         updates: Any
         updates, state = self._optimizer.update(gradients, state, weights)
-        # optax.apply_updates takes no None where there is a weight.
+        # optax.apply_updates does not accept None as the update of a weight.
         weights = [
             w if u is None else optax.apply_updates(w, u)
             for w, u in zip(weights, updates, strict=True)
@@ -98,7 +98,7 @@ class EagerAdapter(Adapter):
 
     @contextmanager
     def _precision(self) -> Iterator[None]:
-        """Allows float64 for the cases of that dtype, and for no other."""
+        """Enables float64 in the cases that need it, and only in these."""
         before = jax.config.read("jax_enable_x64")
         jax.config.update("jax_enable_x64", self._case.dtype == "float64")
         try:
@@ -108,7 +108,7 @@ class EagerAdapter(Adapter):
 
 
 class JitAdapter(EagerAdapter):
-    """``jax.jit``, with weights and state donated."""
+    """``update`` inside ``jax.jit``, with donated weights and state."""
 
     def _set_up(self) -> None:
         super()._set_up()
@@ -116,21 +116,21 @@ class JitAdapter(EagerAdapter):
 
 
 class FusedEagerAdapter(EagerAdapter):
-    """The native kernels, one compiled call for each step."""
+    """The native kernels, without ``jax.jit``: one compiled call for each step."""
 
     fused = True
 
 
 class FusedJitAdapter(JitAdapter):
-    """The native kernels inside ``jax.jit``, with weights and state donated."""
+    """The native kernels inside ``jax.jit``, with donated weights and state."""
 
     fused = True
 
 
 class FusedStepAdapter(EagerAdapter):
-    """``Novograd.step`` by the native kernels, inside ``jax.jit``, with weights and state donated.
+    """``step`` with the native kernels, inside ``jax.jit``, with donated weights and state.
 
-    Where the hyperparameters change, the optimizer is made of arrays, inside the jitted function.
+    If hyperparameters change, the jitted function makes the optimizer with arrays as arguments.
     """
 
     rounds_update = False
@@ -179,7 +179,7 @@ if native.kernels is not None:
 
 
 def _optimizer(case: Case, fused: bool | None) -> optax.GradientTransformationExtraArgs:
-    """Makes the optimizer of a case, with its first hyperparameters."""
+    """Makes the optimizer of a case, with the hyperparameters of the first step."""
     make = novograd
     if case.schedule:
         make = optax.inject_hyperparams(novograd, hyperparam_dtype=compute_dtype(case.dtype))
@@ -196,6 +196,6 @@ def _from(make: Any, case: Case, hyper: CaseHyperparameters, fused: bool | None)
         hyper.grad_averaging,
         nesterov=hyper.nesterov,
         variant=case.variant,
-        layers=list(case.layers),  # a tree like that of the weights
+        layers=list(case.layers),  # a tree with the structure of the weights
         fused=fused,
     )

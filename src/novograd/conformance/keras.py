@@ -1,7 +1,7 @@
-"""The ways to run ``novograd.keras.NovoGrad``, each behind the protocol of the check.
+"""The adapters of ``novograd.keras.NovoGrad``.
 
-Which backend runs is for the program to say, by ``KERAS_BACKEND`` before Keras is imported. JAX
-has no float64 unless ``JAX_ENABLE_X64=1`` is set then as well.
+The program sets the environment variable ``KERAS_BACKEND`` before it imports Keras. With JAX it
+also sets ``JAX_ENABLE_X64=1``, because JAX does not support float64 otherwise.
 """
 
 import tempfile
@@ -21,31 +21,31 @@ from novograd.keras import NovoGrad
 
 
 class ApplyAdapter(Adapter):
-    """``optimizer.apply``, saved with a compiled model as ``.weights.h5``."""
+    """``optimizer.apply``. Saves a compiled model as ``.weights.h5``."""
 
     def __init__(self, case: Case) -> None:
-        """Makes a model of the case's weights, and an optimizer with its state."""
+        """Makes a model with the weights of the case, and an optimizer with its state."""
         self._case = case
         self._build(case.weights())
 
     def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
-        """Sets the hyperparameters, which are attributes, and applies the gradients."""
+        """Sets the hyperparameters as attributes and applies the gradients."""
         for name, value in _arguments(hyper).items():
             setattr(self._optimizer, name, value)
         self._apply([None if g is None else keras.ops.convert_to_tensor(g) for g in gradients])
 
     def layers(self) -> list[WeightState]:
-        """Reads the weights and, by its documented order, the optimizer's state."""
+        """Reads the weights and the optimizer's state, which has a documented order."""
         weights, state = (
             [np.array(keras.ops.convert_to_numpy(x)) for x in variables]
             for variables in (self._weights, self._optimizer.variables[2:])
         )
-        each = len(state) // len(weights)  # amsgrad's largest v is a third
+        each = len(state) // len(weights)  # three with amsgrad, which also stores the largest v
         columns = (weights, state[::each], state[1::each])
         return [WeightState(*layer) for layer in zip(*columns, strict=True)]
 
     def reload(self) -> None:
-        """Saves, makes everything anew with other weights, and loads."""
+        """Saves, makes a new model and optimizer with other weights, and loads."""
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder, "model.weights.h5"))
             self._model.save_weights(path)
@@ -55,7 +55,7 @@ class ApplyAdapter(Adapter):
     def _build(self, weights: list[np.ndarray]) -> None:
         self._model = _Model(weights)
         self._weights = self._model.trainable_variables
-        # Keras keeps the learning rate in floatx.
+        # Keras stores the learning rate in floatx.
         with _floatx("float64" if self._case.dtype == "float64" else "float32"):
             chosen = dict(zip(map(id, self._weights), self._case.layers, strict=True))
             self._optimizer = NovoGrad(
@@ -67,13 +67,13 @@ class ApplyAdapter(Adapter):
         self._model.compile(self._optimizer)
 
     def _apply(self, gradients: list[Any]) -> None:
-        # Without the pairs that have no gradient, of which Keras would warn.
+        # Keras would warn about weights without a gradient.
         pairs = zip(gradients, self._weights, strict=True)
         self._optimizer.apply_gradients([(g, w) for g, w in pairs if g is not None])
 
 
 class StatelessApplyAdapter(ApplyAdapter):
-    """``optimizer.stateless_apply``, which takes and returns what ``apply`` changes."""
+    """``optimizer.stateless_apply``, which takes and returns the values that ``apply`` changes."""
 
     def _apply(self, gradients: list[Any]) -> None:
         variables = [*self._weights, *self._optimizer.variables]
@@ -104,12 +104,12 @@ class _Model(keras.Model):
 VERSION = keras.__version__
 VARIANTS = True
 ADAPTERS: dict[str, type[Adapter]] = {"apply": ApplyAdapter}
-if keras.backend.backend() != "tensorflow":  # where Keras refuses it
+if keras.backend.backend() != "tensorflow":  # Keras refuses it on TensorFlow
     ADAPTERS["stateless_apply"] = StatelessApplyAdapter
 
 
 def _arguments(hyper: CaseHyperparameters) -> dict[str, Any]:
-    """Returns the hyperparameters under the names of Keras, which are arguments and attributes."""
+    """Returns the hyperparameters under the names that Keras uses for arguments and attributes."""
     arguments = asdict(hyper)
     arguments |= {f"beta_{i}": arguments.pop(f"beta{i}") for i in (1, 2)}
     return arguments

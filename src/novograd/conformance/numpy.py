@@ -1,4 +1,4 @@
-"""The rule itself on NumPy, and the native kernels, behind the protocol of the check."""
+"""The adapters of the rule on NumPy arrays, and of the native kernels."""
 
 import tempfile
 from functools import partial
@@ -14,13 +14,13 @@ from novograd.layers import Layers, Split, step_scale
 
 
 class RuleAdapter(Adapter):
-    """``novograd.rule`` on NumPy arrays, stored as the frameworks store them.
+    """``novograd.rule`` on NumPy arrays, which are stored in the same dtypes as in the frameworks.
 
-    It counts steps, and keeps the largest ``v`` for amsgrad, across a reload.
+    The count of steps and the largest ``v`` of amsgrad stay in memory during a reload.
     """
 
     def __init__(self, case: Case) -> None:
-        """Sets up the case's initial weights and zero state."""
+        """Makes the initial weights of the case and a state of zeros."""
         self._case = case
         self._variant = variants.get(case.variant)
         self._compute = compute_dtype(case.dtype)
@@ -39,11 +39,11 @@ class RuleAdapter(Adapter):
         self._count += 1
 
     def layers(self) -> list[WeightState]:
-        """Returns copies of what is stored now."""
+        """Returns copies of the values stored now."""
         return [WeightState(*(x.copy() for x in layer)) for layer in self._layers]
 
     def reload(self) -> None:
-        """Saves to a real file and loads from it. Raw bytes: .npy knows no bfloat16."""
+        """Saves raw bytes to a file and loads them. The .npy format does not support bfloat16."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "state")
             file.write_bytes(b"".join(x.tobytes() for layer in self._layers for x in layer))
@@ -97,14 +97,14 @@ class RuleAdapter(Adapter):
 
 
 class NativeAdapter(RuleAdapter):
-    """The native kernels, in place; the rule where they cannot find a weight's layers or norm."""
+    """The native kernels, in place; the rule updates weights that the kernels do not support."""
 
     threads: ClassVar[int] = 2
 
     def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
-        """Takes one step of all layers that have a gradient, in one call."""
+        """Takes one step of all weights that have a gradient, in one call of the kernels."""
         if self._variant.amsgrad or self._variant.norm == "inf":
-            return super().step(gradients, hyper)  # needs more than sums of squares
+            return super().step(gradients, hyper)  # the kernels only compute sums of squares
         parts, rest = [], list(gradients)
         for i, g in enumerate(gradients):
             if g is None:
@@ -127,13 +127,13 @@ class NativeAdapter(RuleAdapter):
         return super().step(rest, hyper)
 
     def reload(self) -> None:
-        """Saves and loads, into arrays that may be written to."""
+        """Saves and loads, and copies the loaded arrays because they are read-only."""
         super().reload()
         self._layers = self.layers()
 
 
 def _layer_norms(g: np.ndarray, shape: tuple[int, ...], layers: Layers, norm: str) -> np.ndarray:
-    """Returns what v averages of each layer, in its shape."""
+    """Returns the norm of each layer that v averages, in the shape of v."""
     squares, total = (g * g, np.sum) if norm == "l2" else (np.abs(g), partial(np.max, initial=0))
     parts = [squares]
     if isinstance(layers, Split):
@@ -145,7 +145,7 @@ def _layer_norms(g: np.ndarray, shape: tuple[int, ...], layers: Layers, norm: st
 
 
 class _Part(NamedTuple):
-    """Views of a weight, its state and gradient that are one tensor to the kernels."""
+    """Views of a weight, its state and its gradient that the kernels update as one tensor."""
 
     layer: WeightState
     gradient: np.ndarray

@@ -1,8 +1,8 @@
-"""One step of every variant in float64 NumPy, each in the words of its source.
+"""One step of every variant in float64 NumPy, with the variable names of its source.
 
-They are to the variants what ``novograd.reference`` is to the documented rule: they share no code
-with ``novograd.rule``, and know nothing of the switches of ``novograd.variants``. The tests compare
-them with the peers themselves where these can be installed.
+These functions are the oracles of the variants, as ``novograd.reference`` is the oracle of the
+documented rule. They do not use ``novograd.rule`` or the options in ``novograd.variants``. The
+tests compare them with the published packages that can be installed.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from novograd.conformance.cases import CaseHyperparameters
 
 
 class State(NamedTuple):
-    """What a peer stores of a layer: ``largest`` is amsgrad's, the largest ``v`` so far."""
+    """The stored values of a layer; ``largest`` is the largest ``v`` so far, for amsgrad."""
 
     w: np.ndarray
     m: np.ndarray
@@ -24,7 +24,7 @@ class State(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """A layer's gradient in step ``t``, from 1; ``scale`` multiplies what is normalised."""
+    """A layer's gradient in step ``t``, from 1; ``scale`` multiplies the normalised gradient."""
 
     g: np.ndarray
     t: int
@@ -39,7 +39,7 @@ def nvidia(
     amsgrad: bool = False,
     decoupled: bool = False,
 ) -> State:
-    """The PyTorch class of Jasper, as in NeMo, MONAI and timm, which added decoupled decay."""
+    """The PyTorch class of Jasper, also in NeMo, MONAI and timm. timm added decoupled decay."""
     w, (g, _, scale) = x.w, grad
     norm = np.sum(np.power(g, 2))
     exp_avg_sq = norm if x.v == 0 else h.beta2 * x.v + (1 - h.beta2) * norm
@@ -57,7 +57,7 @@ def nvidia(
 
 
 def optax(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
-    """``optax.scale_by_novograd``, then the learning rate; it knows no averaging."""
+    """``optax.scale_by_novograd``, then the learning rate, without gradient averaging."""
     g, count_inc, scale = grad
     added = np.linalg.norm(g) ** 2
     nu = added if count_inc == 1 else (1 - h.beta2) * added + h.beta2 * x.v
@@ -67,7 +67,7 @@ def optax(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
 
 
 def tfa(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
-    """TensorFlow Addons, on ResourceApplyKerasMomentum, whose accumulator is ``-m``."""
+    """TensorFlow Addons, with ResourceApplyKerasMomentum, whose accumulator is ``-m``."""
     g, t, scale = grad
     iterations = t - 1
     g_2 = np.sum(np.square(g))
@@ -82,7 +82,7 @@ def tfa(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
 def apex(
     x: State, grad: Gradient, h: CaseHyperparameters, *, inside: bool = False, largest: bool = False
 ) -> State:
-    """FusedNovoGrad with bias corrections; its norms are stored here as squares, unless largest."""
+    """FusedNovoGrad with bias corrections; ``v`` is a squared norm, or with ``largest`` a norm."""
     g, step, scale = grad
     norm = np.max(np.abs(g), initial=0.0) if largest else np.linalg.norm(g)
     before = norm if step == 1 else x.v if largest else np.sqrt(x.v)
@@ -105,7 +105,7 @@ def apex(
 
 
 def openseq2seq(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
-    """OpenSeq2Seq as it runs: the average is computed from a variable that stays 0."""
+    """OpenSeq2Seq in practice: the average is computed from a variable that is always 0."""
     g, _, scale = grad
     ema = 0.0
     g_2 = np.sum(np.square(g))
@@ -119,7 +119,7 @@ def openseq2seq(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
 
 
 def flashlight(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
-    """Flashlight's NovogradOptimizer, which always averages; ours does so by default."""
+    """Flashlight's NovogradOptimizer. It always averages gradients; here this is the default."""
     g, _, scale = grad
     v = h.beta2 * x.v + (1 - h.beta2) * np.sum(g * g)
     share = 1 - h.beta1 if h.grad_averaging else 1.0
@@ -128,7 +128,7 @@ def flashlight(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
 
 
 def pytorch_optimizer(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
-    """From 3.11.0: the first moment is the first gradient, normalised and not averaged."""
+    """pytorch-optimizer 3.11.0 or later: the first normalised gradient is not averaged."""
     g, t, scale = grad
     grad_p2 = np.sum(np.power(g, 2))
     grads_ema = grad_p2 if t == 1 else x.v + (1 - h.beta2) * (grad_p2 - x.v)
@@ -139,7 +139,7 @@ def pytorch_optimizer(x: State, grad: Gradient, h: CaseHyperparameters) -> State
 
 
 def pytorch_optimizer_3(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
-    """Before: state is made of the first gradient, and the first step is taken as any other."""
+    """pytorch-optimizer before 3.11.0: the first gradient initialises m and v, and updates them."""
     g, step, scale = grad
     bias_correction1, bias_correction2_sq = 1 - h.beta1**step, np.sqrt(1 - h.beta2**step)
     step_size = h.learning_rate * bias_correction2_sq / bias_correction1

@@ -1,4 +1,4 @@
-"""How a verification is shown: a table, and what was wrong."""
+"""The table and the remarks that ``novograd verify`` shows."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def table(rows: Sequence[Row]) -> Table:
     shown.add_column("result")
     said: tuple[str, ...] = ()
     for row in rows:
-        # A name is shown where it changes.
+        # Names that repeat the row above are left empty.
         names = row.framework, row.version, row.implementation
         new = [name if names[: i + 1] != said[: i + 1] else "" for i, name in enumerate(names)]
         said = names
@@ -28,7 +28,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
-    """Returns a sentence for each thing that was wrong, and the sum of it all."""
+    """Returns a line for each error, and a last line with the number of checks and failures."""
     wrong = [
         " ".join(filter(None, (row.framework, row.implementation, error)))
         for row in rows
@@ -37,4 +37,4 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     cases, of, failed = sum(row.cases for row in rows), sum(row.of for row in rows), len(wrong)
     ran = f"{cases} checks" if cases == of else f"{cases} of {of} checks"
     more = "" if cases == of else " --full runs all of them."
-    return [*wrong, f"{ran}, of {Case.steps} steps each, were run; {failed} failed.{more}"]
+    return [*wrong, f"{ran} were run, with {Case.steps} steps each; {failed} failed.{more}"]

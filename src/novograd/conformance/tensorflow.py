@@ -1,7 +1,7 @@
-"""The ways to run ``novograd.tensorflow.NovoGrad``, each behind the protocol of the check.
+"""The adapters of ``novograd.tensorflow.NovoGrad``.
 
-Where the hyperparameters change from step to step, each adapter feeds them in its own idiom:
-sessions as placeholders, eager execution as callables, functions as variables.
+Hyperparameters that change from step to step are placeholders in sessions, callables in eager
+execution, and variables in functions.
 """
 
 import tempfile
@@ -23,7 +23,7 @@ _CHANGING = ("learning_rate", "beta1", "beta2", "weight_decay")
 
 
 class SessionAdapter(Adapter):
-    """A v1 graph and Session, with resource variables, saved by ``tf.compat.v1.train.Saver``."""
+    """A v1 graph and Session, with resource variables. Saves with ``tf.compat.v1.train.Saver``."""
 
     use_resource = True
 
@@ -34,7 +34,7 @@ class SessionAdapter(Adapter):
         self._session.run(self._initializer)
 
     def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
-        """Runs the train operation for the layers that have a gradient."""
+        """Runs the train operation for the weights that have a gradient."""
         present = tuple(g is not None for g in gradients)
         if present not in self._train_ops:
             with self._graph.as_default(), self._scope():
@@ -48,7 +48,7 @@ class SessionAdapter(Adapter):
         return self._read(self._weights, _slots(self._optimizer, self._weights))
 
     def reload(self) -> None:
-        """Saves, builds everything anew in another graph, and restores there."""
+        """Saves, builds a new graph and session, and restores the values there."""
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder, "model"))
             with self._graph.as_default():
@@ -106,7 +106,7 @@ class MirroredSessionAdapter(SessionAdapter):
     """``MirroredStrategy`` over two CPU devices in a v1 graph and Session."""
 
     def __init__(self, case: Case) -> None:
-        """Sets up two replicas, on the logical CPU devices of ``prepare``."""
+        """Makes a strategy with two replicas, on the logical CPU devices of ``prepare``."""
         self._strategy = _mirrored()
         super().__init__(case)
 
@@ -134,10 +134,10 @@ class MirroredSessionAdapter(SessionAdapter):
 
 
 class EagerExecutionAdapter(Adapter):
-    """Eager execution, saved by ``tf.train.Checkpoint`` and restored before the first step."""
+    """Eager execution. Saves with ``tf.train.Checkpoint``, and restores before the first step."""
 
     def __init__(self, case: Case) -> None:
-        """Makes variables and optimizer."""
+        """Makes the variables and the optimizer."""
         self._case = case
         self._build(case.weights())
 
@@ -151,7 +151,7 @@ class EagerExecutionAdapter(Adapter):
         return self._read(self._weights, _slots(self._optimizer, self._weights))
 
     def reload(self) -> None:
-        """Saves, makes everything anew with other weights, and restores."""
+        """Saves, makes new variables with other values and a new optimizer, and restores."""
         with tempfile.TemporaryDirectory() as folder:
             path = self._checkpoint().save(str(Path(folder, "checkpoint")))
             self._build([np.ones_like(w) for w in self._case.weights()])
@@ -179,12 +179,12 @@ class EagerExecutionAdapter(Adapter):
         self._now = hyper
 
     def _apply(self, gradients: list[Any]) -> None:
-        # Not by zip(strict=True), which AutoGraph does not know in older releases of TensorFlow.
+        # AutoGraph of older TensorFlow releases does not support zip(strict=True).
         self._optimizer.apply_gradients([(g, self._weights[i]) for i, g in enumerate(gradients)])
 
 
 class FunctionAdapter(EagerExecutionAdapter):
-    """``tf.function``, with hyperparameters in variables where they change."""
+    """``tf.function``. Hyperparameters that change are variables."""
 
     jit_compile = False
 
@@ -201,8 +201,8 @@ class FunctionAdapter(EagerExecutionAdapter):
             variable.assign(getattr(hyper, name))
 
     def _apply(self, gradients: list[Any]) -> None:
-        # One function for each set of layers with a gradient: a function may create variables, the
-        # slots of layers not seen before, only in its first call.
+        # Each set of weights with a gradient has its own function: the first gradient of a weight
+        # creates slots, and a function may create variables only in its first call.
         present = tuple(g is not None for g in gradients)
         if present not in self._functions:
             self._functions[present] = tf.function(self._traced, jit_compile=self.jit_compile)
@@ -222,7 +222,7 @@ class MirroredAdapter(FunctionAdapter):
     """``MirroredStrategy`` over two CPU devices in TensorFlow 2."""
 
     def __init__(self, case: Case) -> None:
-        """Sets up two replicas, on the logical CPU devices of ``prepare``."""
+        """Makes a strategy with two replicas, on the logical CPU devices of ``prepare``."""
         self._strategy = _mirrored()
         super().__init__(case)
 
@@ -234,8 +234,8 @@ class MirroredAdapter(FunctionAdapter):
             super()._build(weights)
 
     def _restore(self, path: str) -> None:
-        # Under a strategy TensorFlow holds a slot's value back until the optimizer makes the slot,
-        # in its first step; make them now, to see what was restored.
+        # Under a strategy, TensorFlow restores the value of a slot only when the optimizer creates
+        # the slot, in its first step. Create the slots now, to read the restored values.
         with self._strategy.scope():
             super()._restore(path)
             self._optimizer._create_slots(self._weights)
@@ -269,7 +269,7 @@ ADAPTERS = {
 
 
 def prepare() -> None:
-    """Gives the process, before TensorFlow is used, the two CPU devices of ``MirroredStrategy``."""
+    """Makes two logical CPU devices for ``MirroredStrategy``, before TensorFlow is used."""
     tf.get_logger().setLevel("ERROR")
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
@@ -281,7 +281,7 @@ def _variables(weights: Sequence[np.ndarray]) -> list[tf.Variable]:
 
 
 def _optimizer(case: Case, **changing: Any) -> NovoGrad:
-    """Makes the optimizer of a case, with ``changing`` in the place of its numbers."""
+    """Makes the optimizer of a case, with ``changing`` instead of some hyperparameters."""
     arguments = asdict(case.hyperparameters(0)) | changing
     chosen = {f"w{i}:0": layers for i, layers in enumerate(case.layers)}
     return NovoGrad(
@@ -290,14 +290,14 @@ def _optimizer(case: Case, **changing: Any) -> NovoGrad:
 
 
 def _slots(optimizer: NovoGrad, weights: Sequence[Any]) -> list[Any]:
-    """Returns (moment, v, moment, v, ...) of the weights."""
+    """Returns the momentum buffer and the second moment of each weight, in one list."""
     return [optimizer.get_slot(w, name) for w in weights for name in ("momentum", "v")]
 
 
 def _layers(
     weights: Sequence[np.ndarray], state: Sequence[np.ndarray | None], case: Case
 ) -> list[WeightState]:
-    """Joins weights with their state, in which None stands for slots that do not exist yet."""
+    """Combines weights with their state, where None is a slot that does not exist yet."""
     return [
         WeightState(
             np.array(w),
@@ -322,7 +322,7 @@ def _agreed(
     weights: list[Any],
     slots: list[Any],
 ) -> list[WeightState]:
-    """Reads the first replica's variables, having checked that the second's hold the same bits."""
+    """Reads the variables of the first replica, and checks that the second has the same bits."""
     local = strategy.experimental_local_results
     first, second = (
         read(
@@ -338,7 +338,7 @@ def _agreed(
 
 
 def _share(gradient: Any, replica: int) -> Any:
-    """Returns a replica's part of a gradient: the parts add up exactly, their norms do not."""
+    """Returns a replica's share of a gradient. The shares add up exactly; their norms do not."""
     size = gradient.shape.num_elements()
     mask = np.arange(size).reshape(gradient.shape) % 2 == replica
     return tf.where(mask, gradient, tf.zeros_like(gradient))

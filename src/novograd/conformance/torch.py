@@ -1,7 +1,7 @@
-"""The ways to run ``novograd.torch.NovoGrad``, each behind the protocol of the check.
+"""The adapters of ``novograd.torch.NovoGrad``.
 
-Where the hyperparameters change from step to step, they are set in the parameter group, as torch's
-schedulers do.
+Hyperparameters that change from step to step are set in the parameter group, as torch's schedulers
+do.
 """
 
 import tempfile
@@ -20,13 +20,13 @@ from novograd.torch.backends import triton
 
 
 class SingleTensorAdapter(Adapter):
-    """The rule itself, one tensor at a time (``foreach=False``)."""
+    """The eager backend, one tensor at a time (``foreach=False``)."""
 
     implementation: Mapping[str, bool | None] = {"foreach": False}
     device = "cpu"
 
     def __init__(self, case: Case) -> None:
-        """Makes parameters and optimizer."""
+        """Makes the parameters and the optimizer."""
         self._case = case
         self._build(case.weights())
 
@@ -38,12 +38,12 @@ class SingleTensorAdapter(Adapter):
         self._step()
 
     def layers(self) -> list[WeightState]:
-        """Reads parameters and state."""
+        """Reads the parameters and the state."""
         vs = zero_second_moments(self._case)
         return [self._layer(w, v) for w, v in zip(self._weights, vs, strict=True)]
 
     def reload(self) -> None:
-        """Saves, makes everything anew with other weights, and loads."""
+        """Saves, makes new parameters with other values and a new optimizer, and loads."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "checkpoint.pt")
             weights = [w.detach() for w in self._weights]
@@ -83,30 +83,30 @@ class SingleTensorAdapter(Adapter):
 
 
 class ForeachAdapter(SingleTensorAdapter):
-    """All tensors together (``foreach=True``)."""
+    """The foreach backend, all tensors together (``foreach=True``)."""
 
     implementation: Mapping[str, bool | None] = {"foreach": True}
 
 
 class FusedAdapter(SingleTensorAdapter):
-    """The native kernels: ``fused=True``, or None where they cannot take all layers."""
+    """The native kernels: ``fused=True``, or None if they may not support all layers."""
 
     def _build(self, weights: list[np.ndarray]) -> None:
-        self.implementation = {"fused": True if self._takes_all() else None}
+        self.implementation = {"fused": True if self._supports_all() else None}
         super()._build(weights)
 
-    def _takes_all(self) -> bool:
+    def _supports_all(self) -> bool:
         return not any(self._case.layers)
 
 
 class TritonAdapter(FusedAdapter):
-    """Triton's kernels, on a GPU or by its interpreter; None where they cannot take all layers."""
+    """The Triton kernels, on a GPU or in Triton's interpreter: ``fused=True``, or None as above."""
 
     device = "cpu" if triton.INTERPRETED else "cuda"
 
-    def _takes_all(self) -> bool:
+    def _supports_all(self) -> bool:
         variant = variants.get(self._case.variant)
-        return super()._takes_all() and not variant.amsgrad and variant.norm == "l2"
+        return super()._supports_all() and not variant.amsgrad and variant.norm == "l2"
 
 
 class CompiledAdapter(SingleTensorAdapter):
@@ -126,11 +126,11 @@ class CompiledAdapter(SingleTensorAdapter):
 
 
 class CompiledForeachAdapter(CompiledAdapter, ForeachAdapter):
-    """The foreach operations, compiled."""
+    """The compiled foreach backend."""
 
 
 class CompiledFusedAdapter(CompiledAdapter, FusedAdapter):
-    """The native kernels, as an operation of a compiled program."""
+    """The native kernels, called by a compiled program."""
 
 
 VERSION = torch.__version__
@@ -158,7 +158,7 @@ def _options(hyper: CaseHyperparameters) -> dict[str, Any]:
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
-    """Copies an array into a tensor; NumPy's bfloat16 is unknown to torch."""
+    """Copies an array into a tensor. torch does not support NumPy's bfloat16."""
     if array.dtype == DTYPES["bfloat16"]:
         return torch.from_numpy(array.view(np.uint16).copy()).view(torch.bfloat16)
     return torch.from_numpy(array.copy())

@@ -1,4 +1,4 @@
-"""The cases through the adapters of the frameworks that are installed: ``novograd verify``."""
+"""Runs the conformance checks of the installed frameworks, for ``novograd verify``."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ class Framework:
         module: The module of ``novograd.conformance`` that has its adapters.
         needs: The packages that must be installed.
         environment: Environment variables of the process.
-        documented: Those of its adapters of which a choice has the documented rule alone.
+        documented: The adapters that run only the documented rule, unless all checks run.
     """
 
     title: str
@@ -46,7 +46,7 @@ FRAMEWORKS: Mapping[str, Framework] = {
         "PyTorch", "torch", ("torch",), documented=("foreach, compiled", "fused, compiled")
     ),
     "jax": Framework("JAX", "jax", ("jax", "optax")),
-    # First of Keras's backends because it is the fastest: without --full, it alone runs variants.
+    # PyTorch is the first backend of Keras because it is the fastest: the first runs the variants.
     "keras-torch": _keras("Keras on PyTorch", "torch"),
     "keras-tensorflow": _keras("Keras on TensorFlow", "tensorflow", TF_CPP_MIN_LOG_LEVEL="3"),
     "keras-jax": _keras("Keras on JAX", "jax", JAX_ENABLE_X64="1"),
@@ -59,13 +59,13 @@ class Row:
 
     Attributes:
         framework: A key of ``FRAMEWORKS``.
-        version: The version of that framework.
-        implementation: A key of its ``ADAPTERS``.
+        version: The version of the framework.
+        implementation: A key of ``ADAPTERS`` in the framework's module.
         dtype: The dtype of the weights.
-        of: Number of cases that there are for that dtype.
-        cases: Number of those that were run.
-        ulps: The largest error of those that pass, as ``check`` returns it.
-        errors: What was wrong with those that fail.
+        of: The number of cases with this dtype.
+        cases: The number of these cases that were run.
+        ulps: The largest error of the cases that pass, see ``check``.
+        errors: The messages of the cases that fail.
     """
 
     framework: str
@@ -79,7 +79,7 @@ class Row:
 
 
 def installed() -> list[str]:
-    """Returns the names of the frameworks that can be verified here.
+    """Returns the names of the installed frameworks.
 
     Example:
         >>> "numpy" in installed()
@@ -89,19 +89,19 @@ def installed() -> list[str]:
 
 
 def verify(names: Sequence[str], jobs: int, full: bool, watch: Watch) -> list[Row]:
-    """Runs checks, some frameworks at a time.
+    """Runs the checks of frameworks, several at a time.
 
     Args:
         names: Keys of ``FRAMEWORKS``.
-        jobs: How many processes to run at once.
-        full: Whether to run all checks, and not the choice of ``novograd.conformance.choice``. In
-            a choice, of frameworks with the same module the first alone runs the variants: a
-            variant is not written for each of them.
+        jobs: The number of processes to run at once.
+        full: Whether to run all checks instead of those that ``novograd.conformance.choice``
+            chooses. If it chooses and several frameworks have the same module, only the first of
+            them runs the variants, because they share the code of the variants.
         watch: Called with the framework's name and each event of ``novograd.conformance.worker``.
 
     Returns:
-        A row for each framework, implementation and dtype, in the order of ``names``. A process
-        that dies leaves a row, with its error, that has no implementation.
+        A row for each framework, implementation and dtype, in the order of ``names``. If a process
+        dies, a row without an implementation has its error.
     """
     firsts = {FRAMEWORKS[name].module: name for name in reversed(names)}.values()
 

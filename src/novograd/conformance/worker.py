@@ -1,13 +1,17 @@
-"""One framework, one process: ``python -m novograd.conformance.worker SPEC_JSON``.
+"""Runs the checks of one framework: ``python -m novograd.conformance.worker SPEC_JSON``.
 
-SPEC_JSON is a JSON object. Its ``module`` names a module of ``novograd.conformance`` with
-``VERSION``, ``ADAPTERS``, ``VARIANTS``, which says whether these can run more than the documented
-rule, and, where the framework must be set up first, ``prepare()``. ``full`` says whether to run all
-checks, or those that ``novograd.conformance.choice`` chooses with ``documented``, and of the cases
-with other variants only if ``variants`` is true.
+SPEC_JSON is a JSON object with these fields:
 
-On standard output comes one line of JSON with the version, the number of checks, the adapters'
-names and the number of cases for each dtype, one line for each check, and nothing else.
+* ``module``: a module of ``novograd.conformance``. It defines ``VERSION``, ``ADAPTERS``,
+  ``VARIANTS`` (whether the adapters support all variants) and, if the framework needs preparation,
+  ``prepare()``.
+* ``full``: whether to run all checks, or only those that ``novograd.conformance.choice`` chooses.
+* ``documented``: the argument of this choice.
+* ``variants``: whether this choice includes cases of variants other than the documented rule.
+
+The process prints lines of JSON on standard output, and nothing else: first the version, the number
+of checks, the names of the adapters and the number of cases for each dtype, and then one line for
+each check.
 """
 
 import contextlib
@@ -26,14 +30,14 @@ from novograd.conformance.choice import chosen
 
 
 def main() -> None:
-    """Runs the checks that the SPEC_JSON of the command line says."""
+    """Runs the checks that SPEC_JSON on the command line describes."""
     spec = json.loads(sys.argv[1])
     lines = sys.stdout
 
     def say(**event: Any) -> None:
         print(json.dumps(event), file=lines, flush=True)
 
-    warnings.simplefilter("ignore")  # those of frameworks about themselves
+    warnings.simplefilter("ignore")  # frameworks warn about their own code
     with contextlib.redirect_stdout(sys.stderr):
         module = importlib.import_module(f"novograd.conformance.{spec['module']}")
         if hasattr(module, "prepare"):
@@ -54,7 +58,7 @@ def main() -> None:
             outcome: dict[str, Any]
             try:
                 outcome = {"ulps": check(module.ADAPTERS[implementation], case)}
-            except Exception as error:  # whatever it is, that adapter fails that case
+            except Exception as error:  # any exception is a failure of this check
                 outcome = {"error": f"{type(error).__name__}: {error}"}
             say(
                 implementation=implementation,
@@ -63,7 +67,7 @@ def main() -> None:
                 done=1,
                 **outcome,
             )
-    os._exit(0)  # spares the framework's own clean-up
+    os._exit(0)  # skips the slow clean-up of the framework
 
 
 if __name__ == "__main__":
