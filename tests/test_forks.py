@@ -76,7 +76,7 @@ def test_runs_at_once_do_not_mix(server):
         ("os._exit(3)", "exit status 3"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
         ("os.write(1, b'{\"half\": '); os.kill(os.getpid(), 9)", "killed by SIGKILL"),
-        ("os.kill(os.getppid(), 9); time.sleep(600)", "its server: killed by SIGKILL"),
+        ("os.kill(os.getppid(), 9); time.sleep(600)", "the server ended: killed by SIGKILL"),
     ],
 )
 def test_a_run_that_fails_says_why_and_the_next_one_runs(server, request_, said):
@@ -116,6 +116,6 @@ def test_no_run_outlives_its_server(how):
 def test_a_server_that_cannot_start_fails_its_runs():
     with (
         Server([sys.executable, "-c", "raise SystemExit(5)"], {}) as served,
-        pytest.raises(ProgramError, match="its server: exit status 5"),
+        pytest.raises(ProgramError, match="the server ended: exit status 5"),
     ):
         ask(served, "")

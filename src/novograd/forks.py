@@ -1,9 +1,9 @@
-"""Runs forked from a server that has imported what they need; each is a process of its own.
+"""Starts runs quickly: a server imports their modules once, and forks a process for each run.
 
-A fork takes one thread along. A server therefore imports and uses nothing that starts threads, and
-this is for Linux: on macOS libraries of the system start some, and Windows has no fork. The
-standard library's own server of forks has one environment and one set of imports for a whole
-program, and imports the program's main module again in every fork.
+A fork copies only the thread that forks. A server therefore must not import or use anything that
+starts threads. For this reason it needs Linux: on macOS, system libraries start threads, and
+Windows has no fork. The fork server of the standard library is not suitable: it has one environment
+and one set of imports for a whole program, and imports the main module again in every fork.
 """
 
 import asyncio
@@ -23,19 +23,20 @@ from typing import Any, Self
 
 from novograd.processes import ProgramError, reason
 
-_LONGEST = 1 << 16  # bytes of a request
-_PR_SET_PDEATHSIG = 1  # prctl: the signal that a process gets when its parent dies
+_LONGEST = 1 << 16  # the maximum size of a request, in bytes
+_PR_SET_PDEATHSIG = 1  # the option of prctl that sends a signal when the parent dies
 
 
 class Server:
-    r"""A program that calls ``serve``, seen from the process that wants its runs.
+    r"""Starts a program that calls ``serve``, and sends requests to it.
 
-    It is started at the first run, again if it died, and stopped with all its runs at the end of
-    the ``with`` block. Ctrl-C does not reach it.
+    The program starts at the first request, and again at the next request if it died. It is stopped
+    with all its runs at the end of the ``with`` block. Ctrl-C does not reach it.
 
     Args:
         command: The program and its arguments.
-        environment: Variables of its environment that differ from ours.
+        environment: Environment variables that the program gets in addition to those of this
+            process.
 
     Example:
         >>> program = '''
@@ -51,18 +52,18 @@ class Server:
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """See the class."""
+        """Stores the arguments."""
         self._command = command
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
     def __enter__(self) -> Self:
-        """Begins the block."""
+        """Returns the server."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops the server, with which its runs die."""
+        """Stops the program and all its runs."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -70,19 +71,21 @@ class Server:
             self._control.close()
 
     async def events(self, request: Any) -> AsyncGenerator[dict[str, Any]]:
-        """Has a request run in a fork and yields what it prints. Close the generator to kill it.
+        """Runs a request in a fork and yields the objects that it prints.
+
+        Close the generator to kill the run.
 
         Args:
-            request: What to run, for JSON.
+            request: The request, a value for JSON.
 
         Yields:
-            The object of each line.
+            The object of each printed line.
 
         Raises:
             ProgramError: If the run fails, or the server dies.
         """
-        # Lines go through the first pair of sockets, and the exit status through the second, of
-        # which an end that closes says that a process is gone.
+        # The first pair of sockets carries the printed lines, and the second the exit status. If an
+        # end of the second pair closes, the process at this end has ended.
         lines, its_lines = socket.socketpair()
         life, its_life = socket.socketpair()
         with tempfile.TemporaryFile() as errors, life:
@@ -98,12 +101,12 @@ class Server:
             life.setblocking(False)
             status = await asyncio.get_running_loop().sock_recv(life, 16)
             if not status:
-                raise ProgramError(f"its server: {reason(process.wait())}")
+                raise ProgramError(f"the server ended: {reason(process.wait())}")
             if int(status):
                 raise ProgramError(reason(int(status), errors))
 
     def _send(self, request: Any, *files: Any) -> subprocess.Popen[bytes]:
-        """Sends a request, and returns the server that got it."""
+        """Sends a request, and returns the process of the server."""
         if self._process is None or self._process.poll() is not None:
             self.__exit__()
             self._control, its = socket.socketpair(type=socket.SOCK_SEQPACKET)
@@ -117,26 +120,26 @@ class Server:
                     env={**os.environ, **self._environment},
                 )
         assert self._control is not None
-        with contextlib.suppress(ConnectionError):  # it died just now: nobody has the files
+        with contextlib.suppress(ConnectionError):  # the server has just died
             message = json.dumps(request).encode()
             socket.send_fds(self._control, [message], [file.fileno() for file in files])
         return self._process
 
 
 def serve(work: Callable[[Any], None]) -> None:
-    """Forks a run for each request of a ``Server``, until the latter is gone.
+    """Forks a process for each request of a ``Server``, until the server object is closed.
 
-    Runs that are at work then die with this process, which must have one thread, and must end soon
-    after this returns.
+    This process must have only one thread. It must end soon after this function returns, and the
+    remaining runs die with it.
 
     Args:
-        work: Called in the fork with the request; prints lines of JSON on standard output. An
-            exception is the failure of the run.
+        work: Called in the fork with the request. It prints lines of JSON on standard output. If it
+            raises an exception, the run fails.
     """
     control = socket.socket(fileno=os.dup(0))
     woken, wakes = socket.socketpair()
     wakes.setblocking(False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # so that the end of a run wakes the selector
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # the end of a run must wake the selector
     signal.set_wakeup_fd(wakes.fileno())
     selector = selectors.DefaultSelector()
     selector.register(control, selectors.EVENT_READ)
@@ -147,7 +150,7 @@ def serve(work: Callable[[Any], None]) -> None:
         for key, _ in selector.select():
             if key.fileobj is woken:
                 woken.recv(_LONGEST)
-                _tell_ends(lives, selector)
+                _send_statuses(lives, selector)
             elif key.fileobj is control:
                 message, files, *_ = socket.recv_fds(control, _LONGEST, 3)
                 if not message:
@@ -165,13 +168,13 @@ def serve(work: Callable[[Any], None]) -> None:
                 os.close(errors)
                 lives[pid] = socket.socket(fileno=life)
                 selector.register(life, selectors.EVENT_READ, pid)
-            elif key.data in lives:  # nobody listens to this run any more
+            elif key.data in lives:  # the reader of this run has closed its end
                 selector.unregister(key.fileobj)
                 os.kill(key.data, signal.SIGKILL)
 
 
 def _run(work: Callable[[Any], None], request: Any, lines: int, errors: int, life: int) -> None:
-    """Does the work of a fork and ends it."""
+    """Does the work of a forked process and ends the process."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.close(life)
@@ -186,16 +189,16 @@ def _run(work: Callable[[Any], None], request: Any, lines: int, errors: int, lif
     except BaseException:
         traceback.print_exc()
     finally:
-        os._exit(1)  # never back to the server's own work
+        os._exit(1)  # a fork must not return to the loop of the server
 
 
-def _tell_ends(lives: dict[int, socket.socket], selector: selectors.BaseSelector) -> None:
-    """Sends the exit status of each run that ended."""
+def _send_statuses(lives: dict[int, socket.socket], selector: selectors.BaseSelector) -> None:
+    """Sends the exit status of each run that has ended."""
     for pid in list(lives):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             life = lives.pop(pid)
-            with contextlib.suppress(KeyError):  # it is not there if nobody listens
+            with contextlib.suppress(KeyError):  # unregistered if its reader was gone
                 selector.unregister(life)
             with life, contextlib.suppress(ConnectionError):
                 life.send(b"%d" % os.waitstatus_to_exitcode(status))

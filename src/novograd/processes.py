@@ -1,4 +1,4 @@
-"""Programs that tell how they get on, as JSON on their standard output; a few at a time."""
+"""Runs programs that report progress as JSON lines on standard output, a few at a time."""
 
 import asyncio
 import json
@@ -15,15 +15,15 @@ Result = TypeVar("Result")
 async def a_few_at_a_time(
     work: Callable[[Item], Awaitable[Result]], items: Iterable[Item], jobs: int
 ) -> list[Result]:
-    """Works on all items, on ``jobs`` of them at once.
+    """Calls a function for all items, for ``jobs`` items at once.
 
     Args:
         work: Called with an item.
-        items: What to work on, in this order.
-        jobs: The most items to work on at once.
+        items: The items, in the order of the calls.
+        jobs: The maximum number of calls at once.
 
     Returns:
-        What ``work`` returned for each item, in the order of the items.
+        The value of ``work`` for each item, in the order of the items.
 
     Example:
         >>> async def double(x):
@@ -45,23 +45,25 @@ async def a_few_at_a_time(
 class ProgramError(Exception):
     """A program ended with an exit status other than 0.
 
-    The message is what ``reason`` says.
+    The message is the value of ``reason``.
     """
 
 
 async def events(
     command: Sequence[str], environment: Mapping[str, str]
 ) -> AsyncGenerator[dict[str, Any]]:
-    r"""Runs a program and yields what it prints. Close the generator to stop the program.
+    r"""Runs a program and yields the objects that it prints.
 
-    Ctrl-C does not reach the program by itself: it is for the caller, which then stops it.
+    Close the generator to stop the program. Ctrl-C does not reach the program: the caller gets it
+    and must stop the program.
 
     Args:
         command: The program and its arguments.
-        environment: Variables of its environment that differ from ours.
+        environment: Environment variables that the program gets in addition to those of this
+            process.
 
     Yields:
-        The object of each line.
+        The object of each printed line.
 
     Raises:
         ProgramError: If the program fails.
@@ -97,15 +99,15 @@ async def events(
 
 
 def reason(status: int, errors: IO[bytes] | None = None) -> str:
-    """Says why a program failed.
+    """Describes why a program failed.
 
     Args:
-        status: Its exit status, or the negative number of the signal that killed it.
-        errors: The file of its standard error, if there is one.
+        status: The exit status, or the negative number of the signal that killed the program.
+        errors: The file of the program's standard error, if it was saved.
 
     Returns:
-        Its last line of error, or the signal: what a killed program said before has little to do
-        with its end.
+        The signal, if one killed the program: its error output then rarely explains the end.
+        Otherwise the last line of the error output, or the exit status if there is none.
 
     Example:
         >>> reason(-9), reason(3)

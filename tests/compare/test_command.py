@@ -248,7 +248,10 @@ def killing(output, target):
 
 @pytest.mark.parametrize(
     ("killed", "said"),
-    [("getpid", "failed: killed by SIGKILL"), ("getppid", "failed: its server: killed by SIGKILL")],
+    [
+        ("getpid", "failed: killed by SIGKILL"),
+        ("getppid", "failed: the server ended: killed by SIGKILL"),
+    ],
 )
 def test_a_run_that_is_killed_is_a_row(invoke, tmp_path, killed, said):
     path = write(tmp_path, KILLS.format(killed=killed), '{"loss": killing}')
@@ -358,13 +361,13 @@ def test_a_second_instance_and_results_that_are_there_are_refused(tmp_path):
         with start(tmp_path, path, *OPTIONS, "--resume") as second:
             printed, _ = second.communicate(timeout=60)
         assert second.returncode == 2
-        assert "another comparison is at work in out" in " ".join(printed.split())
+        assert "another comparison is running in out" in " ".join(printed.split())
         job.send_signal(signal.SIGKILL)
         job.communicate()
     before = (tmp_path / "out" / "results.json").read_bytes()
     for options, said in (
-        (OPTIONS, "is there already; --resume goes on with it"),
-        ((*OPTIONS, "--resume", "--steps", "7"), "settings.steps is 3 there and 7 here"),
+        (OPTIONS, "already exists; use --resume to continue it"),
+        ((*OPTIONS, "--resume", "--steps", "7"), "settings.steps is 3 in the file and 7 now"),
     ):
         with start(tmp_path, path, *options) as job:
             printed, _ = job.communicate(timeout=60)

@@ -238,7 +238,7 @@ def test_a_result_stands_however_its_worker_ends(tmp_path, monkeypatch):
 
 
 def test_a_second_instance_is_refused(tmp_path):
-    refused = pytest.raises(runner.InUseError, match="another comparison is at work")
+    refused = pytest.raises(runner.InUseError, match="another comparison is running")
     with runner.locked(tmp_path), refused, runner.locked(tmp_path):
         pass
     with runner.locked(tmp_path):
@@ -252,10 +252,12 @@ def test_results_of_another_comparison_are_refused(tmp_path):
     fresh = runner.begin(settings, described("digits"), 2, "")
     path.write_text(runner.dump(fresh))
     assert runner.resume(path, fresh) == fresh
-    with pytest.raises(runner.OtherComparisonError, match=r"settings\.steps is 4 there and 5 here"):
+    with pytest.raises(
+        runner.OtherComparisonError, match=r"settings\.steps is 4 in the file and 5 now"
+    ):
         runner.resume(path, runner.begin(other, described("digits"), 2, ""))
     path.write_text("{")
-    with pytest.raises(runner.OtherComparisonError, match="holds no results"):
+    with pytest.raises(runner.OtherComparisonError, match="does not contain results"):
         runner.resume(path, fresh)
 
 

@@ -34,23 +34,23 @@ def compare(
     task: Annotated[
         str,
         typer.Argument(
-            help=f"What to train: {', '.join(BUILT_IN)}, or your own: a Python file or a module "
-            "that defines `task`, or FILE.py:NAME."
+            help=f"Task to train: {', '.join(BUILT_IN)}, or your own task: a Python file or a "
+            "module that defines `task`, or FILE.py:NAME."
         ),
     ] = "brain",
     framework: Annotated[
         str | None,
         typer.Option(
             callback=one_of(runner.FRAMEWORKS),
-            help=f"Framework to train with: {', '.join(runner.FRAMEWORKS)}. The first that is "
-            "installed, or that of your model, if not given.",
+            help=f"Framework to train with: {', '.join(runner.FRAMEWORKS)}. By default "
+            "the framework of your model, or the first that is installed.",
         ),
     ] = None,
     optimizers: Annotated[
         list[str],
         typer.Option(
             callback=some_of(OPTIMIZERS),
-            help=f"Optimizers to compare, with commas between: {', '.join(OPTIMIZERS)}.",
+            help=f"Optimizers to compare, separated by commas: {', '.join(OPTIMIZERS)}.",
         ),
     ] = DEFAULT,
     rates: Annotated[
@@ -58,54 +58,58 @@ def compare(
         typer.Option(
             "--learning-rates",
             metavar="auto|NAME=RATE,...",
-            help="Learning rates to search, instead of seven around the usual one; repeatable: "
-            "adamw=0.001,0.003,0.01",
+            help="Learning rates to try, instead of seven around the usual one, for example "
+            "adamw=0.001,0.003,0.01. May be repeated.",
         ),
     ] = AUTO,
     schedule: Annotated[
         str,
         typer.Option(
             callback=one_of(SCHEDULES),
-            help=f"Course of the learning rate after ten steps of warm-up: {', '.join(SCHEDULES)}.",
+            help=f"Learning rate schedule after ten steps of warm-up: {', '.join(SCHEDULES)}.",
         ),
     ] = "cosine",
     seeds: Annotated[
         int | None,
         typer.Option(
-            callback=positive, help="Seeds at the best learning rates: 3 (2 with --quick)."
+            callback=positive,
+            help="Number of seeds at the best learning rates: 3, or 2 with --quick.",
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(callback=positive, help="Training steps of a run; each task has a default."),
+        typer.Option(
+            callback=positive, help="Training steps of a run. Each task has its own default."
+        ),
     ] = None,
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="Three learning rates instead of seven, two seeds at the best alone."
+            "--quick",
+            help="Try three learning rates, not seven; use two seeds, only at the best rate.",
         ),
     ] = False,
     jobs: Annotated[
-        int, typer.Option(callback=positive, help="Runs at once, one thread each.")
+        int, typer.Option(callback=positive, help="Number of runs at once. Each uses one thread.")
     ] = 2,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with a comparison that was not finished."),
+        typer.Option("--resume", help="Continue a comparison that was not finished."),
     ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
             file_okay=False,
-            help="Directory for the results; novograd-compare/TASK-FRAMEWORK, or the next free "
-            "number after it, if not given.",
+            help="Directory for the results. By default novograd-compare/TASK-FRAMEWORK, with a "
+            "number at the end if it already has results.",
         ),
     ] = None,
 ) -> None:
     """Train a model with several optimizers and compare the results.
 
-    Each optimizer gets the same search for its learning rate and the same seeds; every run is a
-    process of its own. The output directory gets report.html, results.json and the figures. A
-    comparison that was stopped, however, goes on with --resume.
+    Each optimizer gets the same search for its learning rate and the same seeds. Each run has its
+    own process. The output directory gets report.html, results.json and the figures. Use --resume
+    to continue a comparison that was stopped.
 
     \b
     Examples:
@@ -134,8 +138,8 @@ def compare(
             path = output / runner.RESULTS
             if path.exists() and not resume:
                 raise typer.BadParameter(
-                    f"{path} is there already; --resume goes on with it, another --output leaves "
-                    "it alone",
+                    f"{path} already exists; use --resume to continue it, or another --output to "
+                    "keep it",
                     param_hint="'--output'",
                 )
             results = runner.resume(path, fresh) if path.exists() else fresh
@@ -147,7 +151,7 @@ def compare(
 
 
 def _run(results: dict[str, Any], settings: Settings, output: Path, console: Console) -> None:
-    """Does what is missing of a comparison, shows it, and writes the report."""
+    """Does the missing runs of a comparison, shows the results, and writes the report."""
     console.print(
         f"{settings.task} with {settings.framework}: {settings.steps} steps a run, "
         f"{results['jobs']} runs at a time"
@@ -170,7 +174,7 @@ def _run(results: dict[str, Any], settings: Settings, output: Path, console: Con
 
 
 def _task(name: str, framework: str | None, console: Console) -> tuple[str, dict[str, Any]]:
-    """Finds the framework that trains a task, and what results say of the task."""
+    """Returns the framework that trains a task, and the description of the task."""
     if name in BUILT_IN:
         framework = framework or _installed()
         _require(framework, (*_needs(framework), *BUILT_IN[name]), name)
@@ -190,18 +194,18 @@ def _task(name: str, framework: str | None, console: Console) -> tuple[str, dict
         console.print(f"{name} cannot be trained: {event['error']}")
         raise typer.Exit(1)
     del event["event"]
-    if is_file(place):  # so that --resume does not go on with another
+    if is_file(place):  # so that --resume refuses a changed file
         event["sha256"] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
     return event.pop("framework"), event
 
 
 def _installed() -> str:
-    """Returns the first framework that is installed with all that it needs."""
+    """Returns the first framework whose packages are all installed."""
     for name in runner.FRAMEWORKS:
         if all(map(find_spec, _needs(name))):
             return name
     raise typer.BadParameter(
-        "none is installed: pip install novograd-optimizer[tensorflow,keras]",
+        "no framework is installed: pip install novograd-optimizer[tensorflow,keras]",
         param_hint="'--framework'",
     )
 
@@ -230,7 +234,7 @@ def _grids(
     described: dict[str, Any],
     quick: bool,
 ) -> dict[str, list[float]]:
-    """Gives each optimizer its learning rates: those given as ``NAME=RATE,...``, else a grid."""
+    """Returns the learning rates of each optimizer: given as ``NAME=RATE,...``, or a grid."""
     middles = described["learning_rates"]
     grids = {
         name: learning_rates(name, framework, middles.get(name), quick)
@@ -246,8 +250,8 @@ def _grids(
             rates = [math.nan]
         if name not in grids or not all(0 < rate < math.inf for rate in rates):
             raise typer.BadParameter(
-                f"{setting!r} is not auto or NAME=RATE,... with NAME one of {', '.join(grids)} and "
-                "RATE a positive finite number",
+                f"must be auto or NAME=RATE,..., where NAME is one of {', '.join(grids)} and RATE "
+                f"a positive finite number, got {setting!r}",
                 param_hint="'--learning-rates'",
             )
         grids[name] = rates
@@ -255,7 +259,7 @@ def _grids(
 
 
 def _directory(output: Path | None, settings: Settings, resume: bool) -> Path:
-    """Makes the output directory: the one given, else a new one, or with ``resume`` the latest."""
+    """Makes the output directory: ``output`` if given, or a new one, or to resume the latest."""
     if output is None:
         place, _ = parts(settings.task)
         stem = Path(place).stem if is_file(place) else place

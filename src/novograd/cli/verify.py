@@ -17,12 +17,15 @@ def verify(
         typer.Option(
             callback=some_of(verification.FRAMEWORKS),
             metavar="NAME,...",
-            help=f"Framework to verify: {', '.join(verification.FRAMEWORKS)}; several with commas; "
-            "all that are installed if not given.",
+            help=f"Frameworks, separated by commas: {', '.join(verification.FRAMEWORKS)}; "
+            "by default all that are installed.",
         ),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(callback=positive, help="Frameworks at once, a process each.")
+        int,
+        typer.Option(
+            callback=positive, help="Number of frameworks at once, each in its own process."
+        ),
     ] = 2,
     full: Annotated[
         bool, typer.Option("--full", help="Run all checks, which takes about ten minutes.")
@@ -30,17 +33,17 @@ def verify(
 ) -> None:
     """Check on this machine that NovoGrad computes the same numbers in each framework.
 
-    Every implementation is put through cases of one table, and its weights and state are compared
-    after each step with a float64 reference. Errors are in units in the last place of the dtype;
-    the exit status is 1 if any check fails.
+    All implementations run cases of the same table. After each step, their weights and state are
+    compared with a float64 reference. Errors are in units in the last place of the dtype. The exit
+    status is 1 if any check fails.
 
-    Without --full the checks are a choice that takes about two minutes: each implementation with
-    each dtype, and each feature of the cases at least once in each framework. Of Keras's backends
-    the first runs the variants.
+    Without --full, only some checks run, in about two minutes: each implementation with each dtype,
+    and each feature of the cases at least once in each framework. Only the first of Keras's
+    backends runs the variants.
 
     \b
     Examples:
-      novograd verify                               # all that is installed
+      novograd verify                               # all installed frameworks
       novograd verify --framework torch
       novograd verify --framework jax,keras-jax --jobs 1
       novograd verify --full                        # every implementation, every case

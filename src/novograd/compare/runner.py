@@ -1,4 +1,4 @@
-"""All runs of a comparison: a few at a time, each in its own process, results kept in a file."""
+"""Does the runs of a comparison, a few at a time, and saves their results in a file."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ RESULTS, LOCK, PICTURES = "results.json", ".lock", "pictures"
 
 Results = dict[str, Any]
 Watch = Callable[[Run, dict[str, Any]], None]
-# From the specification of a run, see novograd.compare.worker, to its events.
+# Does the run of a specification, see novograd.compare.worker, and yields its events.
 Work = Callable[[Mapping[str, Any]], AsyncGenerator[dict[str, Any]]]
 
 
@@ -36,35 +36,35 @@ BUILT_IN_NEEDS = ("keras",)  # the built-in tasks need these packages with every
 
 
 class InUseError(Exception):
-    """Another process works on the output directory."""
+    """Another process uses the output directory."""
 
 
 class OtherComparisonError(Exception):
-    """The results in the output directory are of another comparison."""
+    """The output directory contains the results of another comparison."""
 
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Holds the output directory, until the end of the block or of the process.
+    """Locks the output directory until the end of the block or of the process.
 
     Raises:
-        InUseError: If another process holds it.
+        InUseError: If another process has locked it.
     """
     try:
         with FileLock(output / LOCK, timeout=0):
             yield
     except Timeout:
-        raise InUseError(f"another comparison is at work in {output}") from None
+        raise InUseError(f"another comparison is running in {output}") from None
 
 
 def begin(settings: Settings, about: Mapping[str, Any], jobs: int, command: str) -> Results:
-    """Returns the results of a comparison of which nothing has run yet.
+    """Returns the results of a comparison before its first run.
 
     Args:
-        settings: Of the comparison.
-        about: Of the task, see ``novograd.compare.worker.about``.
-        jobs: How many workers are to run at once.
-        command: The command line that repeats it.
+        settings: The settings of the comparison.
+        about: The description of the task, see ``novograd.compare.worker.about``.
+        jobs: The number of workers to run at once.
+        command: The command line that repeats the comparison.
     """
     here = machine()
     fresh = {
@@ -86,7 +86,7 @@ def begin(settings: Settings, about: Mapping[str, Any], jobs: int, command: str)
         "planned": len(search(settings)),
         "runs": [],
     }
-    return json.loads(json.dumps(fresh))  # as it will be read from the file
+    return json.loads(json.dumps(fresh))  # the same types as after reading the file
 
 
 def resume(path: Path, fresh: Results) -> Results:
@@ -94,41 +94,43 @@ def resume(path: Path, fresh: Results) -> Results:
 
     Args:
         path: The file.
-        fresh: What ``begin`` returned; must be of the same comparison.
+        fresh: The value of ``begin`` for the same comparison.
 
     Returns:
         The content of the file.
 
     Raises:
-        OtherComparisonError: If the file is of another comparison, or of another version.
+        OtherComparisonError: If the file is from another comparison or another version.
     """
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
         found = {name: earlier[name] for name in ("schema", "novograd", "settings", "task")}
     except (ValueError, KeyError, TypeError):
-        raise OtherComparisonError(f"{path} holds no results of a comparison") from None
+        raise OtherComparisonError(f"{path} does not contain results of a comparison") from None
     for name, value in found.items():
         if value != fresh[name]:
             raise OtherComparisonError(
-                f"{path} is of another comparison: {_difference(name, value, fresh[name])}"
+                f"{path} is from another comparison: {_difference(name, value, fresh[name])}"
             )
     return earlier
 
 
 def compare(results: Results, settings: Settings, output: Path, watch: Watch) -> Results:
-    """Does the runs that are missing and keeps their results.
+    """Does the missing runs and saves their results.
 
-    Ctrl-C stops the workers and ends the comparison with what was finished.
+    Ctrl-C stops the workers. The comparison then ends with the finished runs.
 
     Args:
-        results: From ``begin`` or ``resume``; its ``jobs`` says how many workers run at once.
-        settings: Of the comparison.
-        output: The directory of ``results.json``, written anew after every run that ends, and of
-            the pictures that the runs of the first seed keep.
-        watch: Called with a run and an event: at its ``{"event": "start"}``, at those of
-            ``novograd.compare.training.train``, and if it dies without a result at
-            ``{"event": "result", "status": "failed", "error"}``; also, with the first run of each
-            stage, at ``{"event": "stage", "runs"}``, those of the stage that are still to be done.
+        results: The value of ``begin`` or ``resume``. Its ``jobs`` is the number of workers to run
+            at once.
+        settings: The settings of the comparison.
+        output: The directory of ``results.json``, which is replaced after every run, and of the
+            pictures of the runs with the first seed.
+        watch: Called with a run and an event. The events of a run are ``{"event": "start"}`` and
+            the events of ``novograd.compare.training.train``. If the run dies without a result,
+            its last event is ``{"event": "result", "status": "failed", "error"}``. Each stage
+            begins with ``{"event": "stage", "runs"}``, the missing runs of the stage; the run in
+            this call is the first of them.
 
     Returns:
         The content of the file, see ``docs/compare.md``.
@@ -167,19 +169,19 @@ def compare(results: Results, settings: Settings, output: Path, watch: Watch) ->
 
 
 def picture_of(run: Mapping[str, Any]) -> str:
-    """Returns the name of the file in which a run keeps its pictures."""
+    """Returns the file name of a run's pictures."""
     return f"{run['optimizer'].replace(':', '-')}-{run['learning_rate']:g}.npz"
 
 
 async def describe(task: str, framework: str | None) -> dict[str, Any]:
-    """Tries a user's task once in a process of its own.
+    """Tries a user's task once in a new process.
 
     Returns:
-        The event of ``novograd.compare.worker``: of the task, or of a failure.
+        The last event of ``novograd.compare.worker``: a description of the task, or a failure.
     """
     spec = {"task": task, "framework": framework, "optimizer": None}
     try:
-        async with aclosing(_afresh(spec)) as told:
+        async with aclosing(_in_new_process(spec)) as told:
             return [event async for event in told][-1]
     except ProgramError as error:
         return {"event": "result", "status": "failed", "error": str(error)}
@@ -187,17 +189,17 @@ async def describe(task: str, framework: str | None) -> dict[str, Any]:
 
 @contextmanager
 def _workers(settings: Settings) -> Iterator[Work]:
-    """Yields what does runs in processes of their own, until the end of the block."""
+    """Yields a function that does each run in its own process, until the end of the block."""
     if sys.platform != "linux":  # see novograd.forks
-        yield _afresh
+        yield _in_new_process
         return
     command = [sys.executable, "-m", "novograd.compare.server", settings.framework, settings.task]
     with Server(command, environment(settings.framework)) as server:
         yield server.events
 
 
-def _afresh(spec: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-    """Starts a process that imports everything itself."""
+def _in_new_process(spec: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+    """Does a run in a new process, which imports everything itself."""
     command = [sys.executable, "-m", "novograd.compare.worker", json.dumps(spec)]
     return events(command, environment(spec["framework"]))
 
@@ -225,7 +227,7 @@ async def _run(work: Work, run: Run, output: Path, watch: Watch) -> dict[str, An
             async for event in told:
                 record(event)
     except ProgramError as error:
-        if "status" not in row:  # a result stands, however its worker ended after it
+        if "status" not in row:  # a result is valid even if its worker then failed
             record({"event": "result", "status": "failed", "error": str(error)})
     return row
 
@@ -235,16 +237,16 @@ def _key(row: Mapping[str, Any]) -> tuple[str, float, int]:
 
 
 def _difference(name: str, there: Any, here: Any) -> str:
-    """Says what differs between two values of a result."""
+    """Describes the first difference between two values."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in {**there, **here}:
             if there.get(key) != here.get(key):
                 return _difference(f"{name}.{key}", there.get(key), here.get(key))
-    return f"{name} is {there!r} there and {here!r} here"
+    return f"{name} is {there!r} in the file and {here!r} now"
 
 
 def dump(results: Results) -> str:
-    """Returns results as JSON with a line for each run."""
+    """Returns results as JSON, with one line for each run."""
     head = json.dumps({**results, "runs": []}, indent=1, allow_nan=False)
     runs = ",\n  ".join(json.dumps(row, allow_nan=False) for row in results["runs"])
     assert head.endswith('"runs": []\n}')

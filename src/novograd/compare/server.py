@@ -1,7 +1,7 @@
 """The server of a comparison: ``python -m novograd.compare.server FRAMEWORK TASK``.
 
-It imports once what every run needs, and forks a run for each request, a SPEC_JSON of
-``novograd.compare.worker``. A user's own task is loaded by the runs alone.
+The server imports the modules that every run needs, and forks a process for each run. A request is
+a SPEC_JSON of ``novograd.compare.worker``. Each run loads a user's own task itself.
 """
 
 import contextlib
@@ -19,22 +19,22 @@ from novograd.forks import serve
 
 
 def main() -> None:
-    """Serves runs of the command line's FRAMEWORK and TASK."""
-    with contextlib.suppress(Exception):  # the runs will say what is wrong
+    """Serves the runs with FRAMEWORK and TASK of the command line."""
+    with contextlib.suppress(Exception):  # the runs will report the error
         preload(*sys.argv[1:])
-    gc.freeze()  # or a collection in a run would copy all that is shared
-    serve(worker.run if threads() == 1 else _run_afresh)
-    os._exit(0)  # spares the framework's own clean-up
+    gc.freeze()  # a garbage collection in a run would copy the shared memory
+    serve(worker.run if threads() == 1 else _run_in_new_interpreter)
+    os._exit(0)  # skips the slow clean-up of the framework
 
 
 def preload(framework: str, task: str) -> None:
-    """Imports a framework, and what a task that is built in needs with its data.
+    """Imports a framework and, for a built-in task, its modules and data.
 
-    Nothing here may start a thread: that of an XLA client, of TensorFlow's context or of a pool.
+    This must not start a thread, as an XLA client, TensorFlow's context or a thread pool would.
 
     Args:
-        framework: One of ``novograd.compare.runner.FRAMEWORKS``.
-        task: What the command line calls it.
+        framework: A key of ``novograd.compare.runner.FRAMEWORKS``.
+        task: The task's name on the command line.
     """
     importlib.import_module(f"novograd.compare.{framework}")
     if task in BUILT_IN:
@@ -46,14 +46,15 @@ def preload(framework: str, task: str) -> None:
 
 
 def threads() -> int:
-    """Counts the threads of this process, those of libraries included."""
+    """Counts the threads of this process, including the threads of libraries."""
     return len(os.listdir("/proc/self/task"))
 
 
-def _run_afresh(spec: Any) -> None:
-    """Does a run without what was imported, for a fork loses threads, and may wait for them.
+def _run_in_new_interpreter(spec: Any) -> None:
+    """Does a run in a new Python interpreter.
 
-    Some import has started one: another BLAS, a plugin of a framework.
+    Some import has started a thread, for example another BLAS or a plugin of a framework. A forked
+    process does not have this thread, and could wait for it forever.
     """
     command = [sys.executable, "-m", worker.__spec__.name, json.dumps(spec)]
     os.execv(sys.executable, command)

@@ -1,12 +1,13 @@
-"""One run as a process of its own: ``python -m novograd.compare.worker SPEC_JSON``.
+"""Does one run in its own process: ``python -m novograd.compare.worker SPEC_JSON``.
 
-SPEC_JSON is a JSON object with the fields of ``novograd.compare.plan.Run`` (or with a null
-``optimizer``, to try the task and describe it) and ``pictures``, the file to keep the pictures of a
-segmentation in, or null. Each event (see ``novograd.compare.training.train``) becomes one line of
-JSON on standard output, and nothing else does. The process must have begun in ``environment``.
+SPEC_JSON is a JSON object with the fields of ``novograd.compare.plan.Run`` and ``pictures``, the
+file for the pictures of a segmentation, or null. If ``optimizer`` is null, the process tries the
+task once and describes it. The process prints each event (see ``novograd.compare.training.train``)
+as one line of JSON on standard output, and nothing else. It must be started with the variables of
+``environment``.
 
-An exception becomes a result event too, of status ``"failed"``, with ``error`` and ``traceback``,
-which begins where the user's own code does.
+An exception becomes a result event with the status ``"failed"``, ``error`` and ``traceback``. The
+traceback begins at the user's own code.
 """
 
 import importlib
@@ -26,15 +27,15 @@ from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer, evaluate, schedule, segmentation, train
 
-OURS = Path(__file__).parents[1]  # the package
+PACKAGE = Path(__file__).parents[1]
 ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    # By default TensorFlow uses oneDNN on some CPUs only; without it a step takes twice as long.
+    # By default, TensorFlow uses oneDNN only on some CPUs. A step takes twice as long without it.
     "TF_ENABLE_ONEDNN_OPTS": "1",
     "KERAS_TORCH_DEVICE": "cpu",
     "JAX_PLATFORMS": "cpu",
-    "CUDA_VISIBLE_DEVICES": "",  # the same job everywhere
-    "NPROC": "1",  # to XLA's thread pools, the number of processors
+    "CUDA_VISIBLE_DEVICES": "",  # all machines train on the CPU
+    "NPROC": "1",  # the number of processors for XLA's thread pools
     "OMP_NUM_THREADS": "1",
 }
 
@@ -43,7 +44,7 @@ def environment(framework: str | None) -> dict[str, str]:
     """Returns the variables that NumPy and frameworks read when they are imported.
 
     Args:
-        framework: That of the run, or None if the model is to say it.
+        framework: The framework of the run, or None if the model determines it.
 
     Example:
         >>> environment("jax")["KERAS_BACKEND"]
@@ -53,20 +54,20 @@ def environment(framework: str | None) -> dict[str, str]:
 
 
 def main() -> None:
-    """Does what the SPEC_JSON of the command line says."""
+    """Does the run that SPEC_JSON on the command line describes."""
     run(json.loads(sys.argv[1]))
 
 
 def run(spec: dict[str, Any]) -> None:
-    """Does what a specification says, and ends the process."""
+    """Does the run of a specification, and ends the process."""
     lines = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no event
+    os.dup2(2, 1)  # libraries print to standard error instead
     try:
         for event in _events(spec):
             print(json.dumps(event, allow_nan=False), file=lines, flush=True)
     except BrokenPipeError:
-        os._exit(1)  # the comparison this run belongs to is gone, and so is anyone to tell
-    os._exit(0)  # spares the framework's own clean-up, a second of it
+        os._exit(1)  # the process of the comparison has ended
+    os._exit(0)  # skips the framework's clean-up, which takes a second
 
 
 def _events(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -81,7 +82,7 @@ def _events(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "event": "result",
             "status": "failed",
             "error": last,
-            "traceback": "".join(_users_part(error)),
+            "traceback": "".join(_from_user_code(error)),
         }
 
 
@@ -99,7 +100,7 @@ def _run(task: Task, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _describe(task: Task, framework: str | None) -> Iterator[dict[str, Any]]:
-    """Tries everything of a user's task once, and tells what it is."""
+    """Tries every part of a user's task once, and describes the task."""
     kind = _framework(task.model(0))
     framework = framework or kind
     if kind == "torch" != framework and "keras" not in sys.modules:
@@ -110,16 +111,16 @@ def _describe(task: Task, framework: str | None) -> Iterator[dict[str, Any]]:
         raise ValueError("task.batches(0) gave no batch")
     loss = trainer.step(0.0, *batch)
     if not math.isfinite(loss):
-        raise ValueError(f"task.loss is {loss} before the first step; it must be finite")
+        raise ValueError(f"task.loss must be finite before the first step, got {loss}")
     metrics = evaluate(task, trainer, list(task.test())[:1])["metrics"]
     if not metrics:
-        raise ValueError("task.metric returned no number; the first compares optimizers")
+        raise ValueError("task.metric returned no number; the first number compares the optimizers")
     segmentation(task, trainer)
     yield {"event": "task", "framework": framework, **about(task)}
 
 
 def about(task: Task) -> dict[str, Any]:
-    """Returns what results say of a task."""
+    """Returns the description of a task for the results."""
     names = ("title", "about", "higher_is_better", "margin", "steps", "learning_rates")
     return {name: getattr(task, name) for name in names}
 
@@ -132,7 +133,7 @@ def _framework(model: Any) -> str:
     if torch is not None and isinstance(model, torch.nn.Module):
         return "torch"
     raise TypeError(
-        "task.model must return a torch.nn.Module or a keras.Model; got one of type "
+        "task.model must return a torch.nn.Module or a keras.Model, got an object of type "
         f"{type(model).__module__}.{type(model).__qualname__}"
     )
 
@@ -152,16 +153,16 @@ def _keep_pictures(task: Task, trainer: Trainer, path: Path) -> None:
         draft.replace(path)
 
 
-def _users_part(error: BaseException) -> list[str]:
-    """Formats a traceback from where the user's own code begins, if it has any part in it."""
+def _from_user_code(error: BaseException) -> list[str]:
+    """Formats a traceback from the first line of the user's own code, if it contains such code."""
     frame = error.__traceback__
-    while frame is not None and _is_ours(frame.tb_frame.f_code.co_filename):
+    while frame is not None and _in_package(frame.tb_frame.f_code.co_filename):
         frame = frame.tb_next
     return traceback.format_exception(type(error), error, frame or error.__traceback__)
 
 
-def _is_ours(file: str) -> bool:
-    return file.startswith("<frozen") or Path(file).is_relative_to(OURS)
+def _in_package(file: str) -> bool:
+    return file.startswith("<frozen") or Path(file).is_relative_to(PACKAGE)
 
 
 if __name__ == "__main__":
