@@ -1,13 +1,14 @@
-# Each command sets up what it needs in .venv by itself, pinned by constraints.txt.
+# Each command sets up .venv itself, pinned by constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip --disable-pip-version-check
-# Editable, with the build tools of .venv, so that the native part is built once for all targets.
+# Editable, and built with the tools in .venv, so that all targets share one native build.
 INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --quiet --no-build-isolation --editable
 PROJECT := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.*)
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal $(FULL)
-# Packages of which tests need a file: nilearn, from which the shipped brain was made, and published
-# NovoGrads. Of one they need an older version too, and of one the last, for whatever Python it was.
+# The tests read files from these packages: nilearn, the source of the brain data, and published
+# NovoGrads. They also need an older pytorch_optimizer, and the last tensorflow_addons, which was
+# built for an older Python.
 WHEELS := .venv/wheels
 export NOVOGRAD_WHEELS := $(CURDIR)/$(WHEELS)
 DOWNLOAD = download --quiet --no-deps --only-binary :all: --dest $(WHEELS)
@@ -20,11 +21,11 @@ DOWNLOAD = download --quiet --no-deps --only-binary :all: --dest $(WHEELS)
 run: .venv/run
 	$(BIN)/novograd compare brain --framework tensorflow --quick --optimizers novograd,adamw,adam,sgd
 
-# One process per framework, and one per backend of Keras: they do not share one well.
+# Frameworks and the backends of Keras do not share a process well, so each has its own.
 test: test-core test-tensorflow test-torch test-jax \
   test-keras-tensorflow test-keras-torch test-keras-jax test-triton
 
-# Also the tests that are marked full: every case of the conformance table by every adapter.
+# Also runs the tests marked full: every case of the conformance table with every adapter.
 test-all: FULL := --full
 test-all: test
 
@@ -37,17 +38,17 @@ test-tensorflow test-torch test-jax: test-%: .venv/test
 test-keras-tensorflow test-keras-torch test-keras-jax: test-keras-%: .venv/test
 	KERAS_BACKEND=$* $(PYTEST) tests/keras
 
-# The kernels for GPUs by Triton's interpreter, on the CPU. Triton is a folder of its own: torch
-# would use it elsewhere, and other tests are of a torch without it.
+# Runs the GPU kernels in Triton's interpreter, on the CPU. Triton has its own folder, because the
+# other tests need a torch that does not find it.
 test-triton: .venv/test .venv/triton
 	TRITON_INTERPRET=1 PYTHONPATH=.venv/triton $(PYTEST) tests/gpu tests/torch/test_amp.py \
 	  "tests/torch/test_sharding.py::test_fsdp[FSDP 2]"
 
-# The same by a GPU, with whatever torch and Triton are there.
+# Runs the same kernels on a GPU, with the torch and Triton of $(PYTHON).
 test-gpu:
 	$(PYTHON) -m pytest tests/gpu
 
-# The native part under the sanitizers, without Python.
+# Runs the native tests with sanitizers, without Python.
 sanitize: sanitize-address sanitize-thread
 
 sanitize-address: build/address/test_step
@@ -96,12 +97,12 @@ $(BIN)/python:
 
 .venv/bench: .venv/build $(PROJECT)
 	$(INSTALL) '.[torch,jax,compare,bench]'
-	$(PIP) install --quiet --no-deps timm  # whose own dependencies its optimizer does not need
+	$(PIP) install --quiet --no-deps timm  # its optimizer does not need its dependencies
 	@touch $@
 
 .venv/test: .venv/build $(PROJECT)
 	$(INSTALL) '.[test]'
-	$(PIP) install --quiet --no-deps timm  # whose own dependencies its optimizer does not need
+	$(PIP) install --quiet --no-deps timm  # its optimizer does not need its dependencies
 	rm -rf $(WHEELS)
 	$(PIP) $(DOWNLOAD) nilearn nemo_toolkit pytorch_optimizer timm torch_optimizer
 	$(PIP) $(DOWNLOAD) --python-version 3.11 --platform manylinux2014_x86_64 tensorflow_addons

@@ -113,7 +113,7 @@ def compare(
 
     \b
     Examples:
-      novograd compare                              # the brain, some minutes
+      novograd compare                              # the task brain, some minutes
       novograd compare text --framework torch --quick
       novograd compare digits --optimizers novograd,adamw --seeds 5
       novograd compare my_task.py --learning-rates novograd=0.003,0.01,0.03
