@@ -1,4 +1,4 @@
-"""JAX set up for its tests: on the CPU, as eight devices for sharding."""
+"""Sets up JAX for its tests: on the CPU, as eight devices."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The signatures, and what bad input says."""
+"""Signatures, and the errors for bad arguments."""
 
 import functools
 import inspect
@@ -41,7 +41,7 @@ def make(**arguments):
     ("function", "first"),
     [(novograd, {"learning_rate": inspect.Parameter.empty}), (scale_by_novograd, {})],
 )
-def test_signatures(function, first):
+def test_the_signatures_have_the_documented_defaults(function, first):
     parameters = inspect.signature(function).parameters
     defaults = {name: p.default for name, p in parameters.items()}
     assert list(defaults.items()) == list((first | DEFAULTS).items())
@@ -49,7 +49,7 @@ def test_signatures(function, first):
     assert keywords == list(DEFAULTS)[5:]
 
 
-def test_the_kind_of_transformation_is_that_of_optax():
+def test_the_transformations_have_the_type_that_optax_uses():
     kind = type(optax.novograd(0.1))
     assert isinstance(make(), kind)
     assert type(scale_by_novograd()) is kind
@@ -60,7 +60,7 @@ def test_the_kind_of_transformation_is_that_of_optax():
     assert updates.shape == (2,)
 
 
-def test_the_state():
+def test_the_state_has_the_documented_fields_shapes_and_dtypes():
     weights = {"a": jnp.ones((2, 3)), "b": jnp.ones(4, jnp.bfloat16)}
     state = make().init(weights)
     assert isinstance(state, NovogradState)
@@ -75,34 +75,34 @@ def test_the_state():
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [-1e-9, -1, float("nan"), float("inf"), np.array(-0.5)])
-def test_a_number_out_of_range(name, value):
+def test_a_number_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^{name} must be in \[0, (1|inf)\), got .*{value}"):
         make(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["b1", "b2"])
 @pytest.mark.parametrize("value", [1, 1.0, 1.5])
-def test_a_decay_rate_of_one_or_more(name, value):
+def test_a_decay_rate_of_one_or_more_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^{name} must be in \[0, 1\), got {value}$"):
         make(**{name: value})
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", ["0.1", True, [0.1], 1j])
-def test_a_number_of_the_wrong_type(name, value):
+def test_a_number_of_the_wrong_type_is_refused(name, value):
     with pytest.raises(TypeError, match=rf"^{name} must be a number, got .* of type "):
         make(**{name: value})
 
 
 @pytest.mark.parametrize("name", sorted(set(NUMBERS) - set(SCHEDULES)))
-def test_a_schedule_for_what_takes_none(name):
+def test_a_schedule_is_refused_for_an_argument_that_must_be_a_number(name):
     with pytest.raises(TypeError, match=rf"^{name} must be a number, got .* of type function"):
         make(**{name: lambda count: 0.5})
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("array", [np.array, jnp.array])
-def test_an_array_of_the_wrong_kind(name, array):
+def test_an_array_that_is_not_a_real_scalar_is_refused(name, array):
     with pytest.raises(ValueError, match=rf"^{name} must be a scalar, got an array of .*\(2,\)"):
         make(**{name: array([0.5, 0.5])})
     with pytest.raises(TypeError, match=rf"^{name} must be a (real )?number, got"):
@@ -111,19 +111,19 @@ def test_an_array_of_the_wrong_kind(name, array):
 
 @pytest.mark.parametrize("name", FLAGS)
 @pytest.mark.parametrize("value", ["yes", 1, 0.0])
-def test_a_flag_of_the_wrong_type(name, value):
+def test_a_flag_of_the_wrong_type_is_refused(name, value):
     with pytest.raises(TypeError, match=rf"^{name} must be True or False, got "):
         make(**{name: value})
 
 
 @pytest.mark.parametrize("value", ["fast", 3, jnp.int32, jnp.complex64, jnp.ones])
-def test_a_moment_dtype_that_is_none(value):
+def test_a_mu_dtype_that_is_not_a_real_floating_dtype_is_refused(value):
     with pytest.raises(TypeError, match=r"^mu_dtype must be a real floating dtype or None, got"):
         make(mu_dtype=value)
 
 
 @pytest.mark.parametrize("value", [0.5, {"a": True, "b": "no"}, [1]])
-def test_a_mask_of_the_wrong_type(value):
+def test_a_mask_of_the_wrong_type_is_refused(value):
     with pytest.raises(TypeError, match=r"^mask must be a tree of bools, .* got .* of type"):
         make(mask=value)
 
@@ -151,7 +151,7 @@ def test_a_schedule_may_return_every_kind_of_number(result):
 
 
 @pytest.mark.parametrize("decay", [0.1, jnp.zeros(()), lambda count: 0.0])
-def test_weights_are_asked_for_where_they_may_decay(decay):
+def test_update_requires_the_weights_if_they_may_decay(decay):
     w = jnp.ones(2)
     for optimizer in (make(weight_decay=decay), scale_by_novograd(weight_decay=decay)):
         with pytest.raises(ValueError, match=r"^update needs params=, the current weights, for"):
@@ -159,13 +159,13 @@ def test_weights_are_asked_for_where_they_may_decay(decay):
 
 
 @pytest.mark.parametrize("decay", [0, 0.0, np.float32(0), np.array(0.0)])
-def test_weights_are_not_asked_for_otherwise(decay):
+def test_update_does_not_require_the_weights_without_decay(decay):
     optimizer = make(weight_decay=decay)
     updates, _ = optimizer.update(jnp.array([3.0, 4.0]), optimizer.init(jnp.ones(2)))
     assert_close(updates, [-0.06, -0.08])
 
 
-def test_a_tree_that_does_not_match():
+def test_gradients_of_another_tree_are_refused():
     state = make().init({"a": jnp.ones(2)})
     with pytest.raises(ValueError, match="key"):
         make().update({"b": jnp.ones(2)}, state)
@@ -180,7 +180,7 @@ WAYS = {
 
 
 def ways(test):
-    """Runs a test of both halves of a step, eager and compiled."""
+    """Runs a test with ``update`` and with ``step``, eager and compiled."""
     test = pytest.mark.parametrize("way", WAYS)(test)
     return pytest.mark.parametrize("jit", [False, True])(test)
 
@@ -194,7 +194,7 @@ def run(way, jit, optimizer, *arguments):
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("given", ["weights", "gradients", "both"])
 @pytest.mark.parametrize(("w", "g"), [(1.0, 2.0), (1.0 + 2j, 2j), (0.5, -2.0)])
-def test_numbers_of_python_are_arrays_of_shape_none(w, g, given, decay, way, jit):
+def test_python_numbers_behave_like_arrays_without_axes(w, g, given, decay, way, jit):
     def array(x, is_number):
         return {"a": [x if is_number else jnp.asarray(x)], "b": jnp.ones(2)}
 
@@ -217,8 +217,8 @@ def _pair(x):
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("number", [2.0, 2j])
-def test_updates_for_numbers_of_python_are_those_of_optax(number, jit):
-    """In kind; adam itself takes no complex ones but under jit."""
+def test_updates_for_python_numbers_have_the_shape_and_dtype_that_optax_gives(number, jit):
+    """optax.adam accepts complex Python numbers only under jit."""
     weights = {"a": number, "b": [number, jnp.ones(2)]}
     kinds = []
     for optimizer in (make(), optax.adam(0.1)):
@@ -261,7 +261,7 @@ def test_integers_are_refused_by_name(where, decay, mu_dtype, kind, way, jit):
 
 @ways
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64", "float8_e4m3fn"])
-def test_every_kind_of_fractions_is_taken(dtype, way, jit):
+def test_every_floating_and_complex_dtype_is_accepted(dtype, way, jit):
     w = {"a": jnp.ones(2, dtype)}
     result, state = run(way, jit, make(), w, make().init(w), w)
     assert result["a"].dtype == state.mu["a"].dtype == dtype
@@ -270,8 +270,8 @@ def test_every_kind_of_fractions_is_taken(dtype, way, jit):
 @ways
 @pytest.mark.parametrize("missing", ["None", "float0"])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_integers_without_a_gradient_are_left_alone(decay, missing, way, jit):
-    """Such as the counters and tables of a module; float32 does not hold the largest."""
+def test_integers_without_a_gradient_stay_unchanged(decay, missing, way, jit):
+    """Modules hold such counters and tables. float32 cannot represent the largest integer here."""
     weights = {"w": jnp.ones(2), "n": jnp.array([3, 2**24 + 1]), "m": optax.MaskedNode(), "o": None}
     gradients = jax.grad(lambda tree: jnp.sum(tree["w"] ** 2), allow_int=True)(weights)
     assert gradients["n"].dtype == jax.dtypes.float0
@@ -297,7 +297,7 @@ def test_integers_without_a_gradient_are_left_alone(decay, missing, way, jit):
 # -- variants -------------------------------------------------------------------------------------
 
 
-def test_defaults_are_those_of_the_variant():
+def test_defaults_come_from_the_variant():
     g = {"w": jnp.array([3.0, 4.0])}
     given = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "grad_averaging": True}
     short, long = make(variant="apex"), make(variant=get("apex"), **given)

@@ -1,4 +1,4 @@
-"""Files of Flax as ``novograd.checkpoint`` reads and writes them."""
+"""``novograd.checkpoint`` reads and writes files of Flax."""
 
 import flax.serialization
 import jax
@@ -32,7 +32,7 @@ def assert_same_bits(actual, expected):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("variant", ["documented", "nvidia-amsgrad"])
-def test_a_state_comes_back_to_the_bit(tmp_path, variant, dtype):
+def test_a_state_keeps_every_bit_after_reading_and_writing(tmp_path, variant, dtype):
     optimizer = novograd(0.1, variant=variant, layers=Rows())
     params, state = trained(optimizer, dtype)
     (tmp_path / "source").write_bytes(flax.serialization.to_bytes(state))
@@ -58,7 +58,7 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("name", WRAPPED)
-def test_the_state_of_optax_is_found_inside_others(tmp_path, name):
+def test_the_state_of_optax_is_found_inside_wrapper_states(tmp_path, name):
     params, state = trained(WRAPPED[name])
     content = {"step": 3, "params": params, "opt_state": state}
     (tmp_path / "source").write_bytes(flax.serialization.to_bytes(content))
@@ -73,8 +73,8 @@ def test_the_state_of_optax_is_found_inside_others(tmp_path, name):
     assert_same_bits(checkpoint.entries["dense/kernel"].weights, params["dense"]["kernel"])
 
 
-def test_arrays_in_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", 8)  # bytes, for a gigabyte
+def test_arrays_in_chunks_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", 8)  # bytes; the default is a gigabyte
     _, state = trained(novograd(0.1))
     (tmp_path / "source").write_bytes(flax.serialization.to_bytes(state))
     assert b"__msgpack_chunked_array__" in (tmp_path / "source").read_bytes()
@@ -93,7 +93,7 @@ def test_other_optimizers_are_refused(tmp_path):
         read(tmp_path / "source", "optax")
 
 
-def test_paths_that_do_not_make_a_tree(tmp_path):
+def test_names_that_do_not_form_a_tree_are_refused(tmp_path):
     _, state = trained(novograd(0.1))
     (tmp_path / "source").write_bytes(flax.serialization.to_bytes(state))
     for names in (["w", "w/bias"], ["w/bias", "w"]):
@@ -102,5 +102,5 @@ def test_paths_that_do_not_make_a_tree(tmp_path):
             write(checkpoint, tmp_path / "target", "jax")
 
 
-def test_the_lines_load_it_and_a_full_disk_takes_nothing_away(tmp_path, monkeypatch):
+def test_the_printed_lines_load_the_file_and_a_full_disk_destroys_nothing(tmp_path, monkeypatch):
     loading.check_target("jax", tmp_path, monkeypatch)

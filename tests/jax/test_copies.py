@@ -1,4 +1,4 @@
-"""What is public can be copied and pickled wherever the transformations of optax can."""
+"""Public objects can be copied and pickled wherever the transformations of optax can."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from novograd.layers import Rows
 from tests.helpers.copies import WAYS, Case, assert_survives_what_its_control_does
 
 
-def test_what_is_public_survives_what_its_control_does():
+def test_public_objects_survive_every_copy_that_optax_survives():
     weights = {"a": jnp.ones((2, 3)), "b": jnp.array([3.0, 4.0])}
 
     def shown(tree):
@@ -38,8 +38,8 @@ def test_what_is_public_survives_what_its_control_does():
 
     cases = {
         "novograd": Case(lambda: novograd(0.1, **arguments()), does, adam),
-        "novograd of numbers": Case(lambda: novograd(0.1), does),
-        "novograd of a schedule": Case(
+        "novograd with numbers": Case(lambda: novograd(0.1), does),
+        "novograd with a schedule": Case(
             lambda: novograd(optax.linear_schedule(0.1, 0.0, 9)), does, adam
         ),
         "scale_by_novograd": Case(lambda: scale_by_novograd(**arguments()), does, adam),

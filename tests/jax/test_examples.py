@@ -1,15 +1,15 @@
-"""Every example of JAX runs: docstrings, and the Python blocks of README and docs."""
+"""Every example for JAX runs: in docstrings, and in the Python blocks of README and docs."""
 
 import jax
 
 from tests.helpers import examples
 
 
-def test_docstrings():
+def test_examples_in_docstrings_run():
     examples.run_docstrings("jax")
 
 
-def test_pages(tmp_path, monkeypatch):
+def test_examples_in_pages_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     devices = jax.devices()
     monkeypatch.setattr(jax, "devices", lambda: devices[:4])  # as many as there are experts

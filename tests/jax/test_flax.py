@@ -1,4 +1,4 @@
-"""Inside Flax: weights in its boxes, and optimizers in its states."""
+"""Flax: weights in its boxes, and optimizers in its states."""
 
 import copy
 import functools
@@ -19,7 +19,7 @@ from tests.helpers.jax import made_up, train
 
 
 class Model(nnx.Module):
-    """Layers by name, in a list, and a weight that is a tree."""
+    """Has layers by name and in a list, and a weight that is a tree."""
 
     def __init__(self, rngs):
         self.embed = nnx.Embed(5, 4, rngs=rngs)
@@ -43,7 +43,7 @@ PATHS = [
 
 
 def recorded(answer=None):
-    """A function of path and leaf that answers the same for all, and the paths it was given."""
+    """Returns a function of path and leaf with a fixed result, and the list of paths it got."""
     paths = []
 
     def function(path, leaf):
@@ -54,7 +54,7 @@ def recorded(answer=None):
 
 
 def nnx_step(**arguments):
-    """Makes an optimizer in NNX and takes a step; yields after each of the two."""
+    """Makes an optimizer in NNX, then takes a step; yields the state after each."""
     model = Model(nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, novograd(0.1, **arguments), wrt=nnx.Param)
     yield optimizer.opt_state
@@ -64,7 +64,7 @@ def nnx_step(**arguments):
 
 
 def linen_step(**arguments):
-    """The same in boxes of Linen, which are there in both."""
+    """Does the same as ``nnx_step`` with weights in boxes of Linen."""
     weights = {
         "kernel": nn.Partitioned(jnp.ones((2, 3)), names=(None, "x")),
         "embedding": nn.LogicallyPartitioned(jnp.ones((2, 3)), names=(None, "x")),
@@ -81,14 +81,14 @@ def linen_step(**arguments):
     ("steps", "expected"),
     [(nnx_step, PATHS), (linen_step, ["['bias']", "['embedding']", "['kernel']"])],
 )
-def test_functions_are_given_the_paths_without_boxes(argument, steps, expected):
+def test_functions_get_paths_without_boxes(argument, steps, expected):
     function, paths = recorded()
     for _ in steps(**{argument: function}):
         assert paths == expected
         paths.clear()
 
 
-def test_the_field_of_a_node_that_has_more_is_no_box():
+def test_a_value_field_beside_other_fields_stays_in_the_path():
     @functools.partial(
         jax.tree_util.register_dataclass, data_fields=["query", "value"], meta_fields=[]
     )
@@ -102,13 +102,13 @@ def test_the_field_of_a_node_that_has_more_is_no_box():
 
 
 @pytest.mark.parametrize("argument", ["layers", "mask"])
-def test_trees_of_plain_nodes_are_prefixes_of_the_states_of_nnx(argument):
+def test_a_tree_of_plain_dicts_is_a_prefix_for_nnx_states(argument):
     held = {"layers": (Rows(), None), "mask": (True, False)}[argument]
     tree = {"embed": held[0], "blocks": {0: held[0], 1: held[1]}, "tree": held[1]}
     by_function = {
-        "layers": lambda path, leaf: held[_of(path, tree)],
+        "layers": lambda path, leaf: held[value_at(path, tree)],
         "mask": lambda w: jax.tree_util.tree_map_with_path(
-            lambda path, _: held[_of(path, tree)], w
+            lambda path, _: held[value_at(path, tree)], w
         ),
     }[argument]
     states = [
@@ -117,15 +117,13 @@ def test_trees_of_plain_nodes_are_prefixes_of_the_states_of_nnx(argument):
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-def _of(path, tree):
-    """Which of the two values a tree of them has at a path."""
+def value_at(path, tree):
+    """Returns which of two values (0 or 1) the tree has at a path."""
     first, second, *_ = (key.key for key in path)
     return 0 if first == "embed" or (first, second) == ("blocks", 0) else 1
 
 
-def test_a_function_sees_in_both_what_it_knows_a_layer_by():
-    """A function that asks for the last name, as one does."""
-
+def test_a_function_can_choose_layers_by_the_last_name_of_the_path():
     def choose(path, leaf):
         return Rows() if path[-1].key == "embedding" else None
 
@@ -158,7 +156,7 @@ def train_state():
     ],
     ids=["copy", "deepcopy", "cloudpickle", "tree.map", "jit"],
 )
-def test_a_train_state_is_rebuilt_with_its_optimizer(way):
+def test_a_train_state_can_be_rebuilt_with_its_optimizer(way):
     weights, gradients = made_up({"a": (3, 2), "b": (2,)})
     expected, _ = train(train_state().tx, weights, gradients)
     state = way(train_state())
@@ -169,7 +167,7 @@ def test_a_train_state_is_rebuilt_with_its_optimizer(way):
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, nnx.clone, lambda x: nnx.merge(*nnx.split(x))])
-def test_an_optimizer_of_nnx_is_rebuilt(way):
+def test_an_optimizer_of_nnx_can_be_rebuilt(way):
     model = Model(nnx.Rngs(0))
     optimizer = way(nnx.Optimizer(model, novograd(0.1), wrt=nnx.Param))
     before = jax.tree.map(jnp.array, nnx.state(model))
@@ -188,7 +186,7 @@ class Trainer:
         self.tx, self.state, self.w = tx, state, w
 
 
-def test_a_tree_that_holds_a_transformation_is_mapped():
+def test_a_tree_that_holds_a_transformation_can_be_mapped():
     w = jnp.ones(2)
     ours = novograd(0.1)
     trainer = Trainer(ours, ours.init(w), w)

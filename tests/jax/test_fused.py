@@ -1,4 +1,4 @@
-"""The native kernels in JAX: where they are used, where not, and that the numbers stay the same."""
+"""The native kernels in JAX: where they are used, where not, and that the results agree."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def float64():
 
 
 def calls(function, *args):
-    """How many calls of the kernels there are in a compiled function."""
+    """Returns the number of kernel calls in a compiled function."""
     return compiled(function, *args).count('custom_call_target="novograd_step"')
 
 
@@ -36,7 +36,7 @@ def compiled(function, *args, **options):
 
 
 def start(dtype="float32", shapes=SHAPES, **arguments):
-    """Returns an update without params to be given, its gradients and its state."""
+    """Returns an update function that has its weights, gradients for it, and a state."""
     weights, gradients = made_up(shapes, steps=2)
     weights, *gradients = (
         jax.tree.map(lambda x: jnp.asarray(x, dtype), tree) for tree in (weights, *gradients)
@@ -47,18 +47,18 @@ def start(dtype="float32", shapes=SHAPES, **arguments):
 
 
 def assert_same(actual, expected, rtol=2e-6):
-    """Compares trees; complex numbers as well."""
+    """Compares trees, also of complex numbers."""
     for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert (x.dtype, x.shape) == (y.dtype, y.shape)
         wide = np.complex128 if np.iscomplexobj(x) else np.float64
         np.testing.assert_allclose(np.asarray(x, wide), np.asarray(y, wide), rtol=rtol, atol=rtol)
 
 
-# -- the same numbers -----------------------------------------------------------------------------
+# -- the same results -----------------------------------------------------------------------------
 
 
-# As in test_numbers: the two round float32 results in different places, by about one unit. In half
-# precision either may be rounded to the next number, and b1 and the sum carry that on for 6 steps.
+# As in test_numbers: kernels and rule round float32 results in different places, by about one unit.
+# In half precision one of them may round to the next number, and later steps carry that difference.
 TOLERANCES = {
     "float32": 2e-6,
     "complex64": 2e-6,
@@ -73,12 +73,12 @@ ARGUMENTS = {
     "decay": {"weight_decay": 0.1},
     "mask": {"weight_decay": 0.1, "mask": {"a": True, "b": False, "none": False, "empty": True}},
     "schedule": {"weight_decay": lambda step: 0.1 * step, "b1": jnp.float32(0.9), "eps": 0.0},
-    "float32 moment": {"mu_dtype": "float32"},
+    "float32 momentum": {"mu_dtype": "float32"},
 }
 
 
 @crossed("dtype", {name: name for name in TOLERANCES}, "arguments", ARGUMENTS)
-def test_the_numbers_are_those_of_the_rule(dtype, arguments, request):
+def test_the_kernels_agree_with_the_rule(dtype, arguments, request):
     if dtype in ("float64", "complex128"):
         request.getfixturevalue("float64")
     shapes = SHAPES | {"none": (), "empty": (0, 3)}
@@ -88,7 +88,7 @@ def test_the_numbers_are_those_of_the_rule(dtype, arguments, request):
         for tree in (weights, *gradients)
     )
     gradients[2] |= {"none": None}
-    # A float64 gradient with a float32 moment has no kernel.
+    # There is no kernel for a float64 gradient with a float32 momentum buffer.
     fused = None if arguments.get("mu_dtype") and dtype == "float64" else True
     ways = [novograd(0.1, **arguments, fused=fused), novograd(0.1, **arguments, fused=False)]
     for jit in (False, True):
@@ -102,7 +102,7 @@ def test_the_numbers_are_those_of_the_rule(dtype, arguments, request):
             assert_same(states[0], states[1], TOLERANCES[dtype])
 
 
-def test_scale_by_novograd():
+def test_the_kernels_agree_with_the_rule_in_scale_by_novograd():
     weights, gradients = made_up(SHAPES)
     assert_same(
         *(
@@ -112,7 +112,7 @@ def test_scale_by_novograd():
     )
 
 
-def test_a_skipped_leaf_keeps_its_bits_and_the_others_step():
+def test_a_skipped_leaf_keeps_every_bit_and_the_others_are_updated():
     update, gradients, state = start(fused=True, skip_nonfinite=True)
     gradients["a"] = gradients["a"].at[1].set(jnp.inf)
     updates, after = jax.jit(update)(gradients, state)
@@ -122,7 +122,7 @@ def test_a_skipped_leaf_keeps_its_bits_and_the_others_step():
     assert np.all(updates["b"] != 0)
 
 
-def test_arguments_that_are_not_donated_stay_as_they_were():
+def test_arguments_that_are_not_donated_stay_unchanged():
     update, gradients, state = start(fused=True)
     before = jax.tree.map(np.array, (gradients, state))
     first, second = (jax.jit(update)(gradients, state) for _ in range(2))
@@ -135,7 +135,7 @@ def test_arguments_that_are_not_donated_stay_as_they_were():
 @pytest.mark.parametrize(
     "arguments", [{}, {"mask": {"a": True, "b": False}}, {"skip_nonfinite": True, **HYPER}]
 )
-def test_the_whole_step_is_the_update_added_up(fused, dtype, arguments):
+def test_step_gives_the_weights_plus_the_update(fused, dtype, arguments):
     weights, gradients = made_up(SHAPES, steps=4)
     weights, *gradients = (
         jax.tree.map(lambda x: jnp.asarray(x, dtype), tree) for tree in (weights, *gradients)
@@ -147,11 +147,11 @@ def test_the_whole_step_is_the_update_added_up(fused, dtype, arguments):
         weights, state = jax.jit(optimizer.step)(weights, state, gradient)
         updates, twin_state = optimizer.update(gradient, twin_state, twins)
         twins = optax.apply_updates(twins, updates)
-    # Here a half-precision update is rounded before it is added as well.
+    # `update` also rounds a half-precision update before it is added.
     assert_same((weights, state), (twins, twin_state), 2e-6 if dtype == "float32" else 3e-2)
 
 
-def test_the_whole_step_leaves_out_what_has_no_gradient():
+def test_step_leaves_out_leaves_without_a_gradient():
     weights = {"a": jnp.ones(3), "b": jnp.ones((2, 4))}
     optimizer = novograd(0.1)
     after, state = optimizer.step(weights, optimizer.init(weights), {"a": jnp.ones(3), "b": None})
@@ -161,7 +161,7 @@ def test_the_whole_step_leaves_out_what_has_no_gradient():
 
 
 @pytest.mark.parametrize("arguments", [{}, {"nesterov": True}, {"weight_decay": 0.1}])
-def test_a_whole_step_is_in_place_and_one_call(arguments):
+def test_step_is_one_call_in_place(arguments):
     optimizer = novograd(0.1, fused=True, **arguments)
     weights = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
     text = compiled(
@@ -171,7 +171,7 @@ def test_a_whole_step_is_in_place_and_one_call(arguments):
     assert not [line for line in text.splitlines() if "copy(" in line and "f32[]" not in line]
 
 
-def test_large_leaves_are_shared_by_threads():
+def test_large_leaves_computed_by_several_threads_are_right():
     weights, gradients = made_up({"large": (700, 500), "small": (3,)}, steps=2)
     w, state = train(novograd(0.1, **HYPER, fused=True), weights, gradients)
     for key in weights:
@@ -233,18 +233,18 @@ def test_gradients_that_are_not_donated_are_not_copied_either():
     assert " copy(" not in text
 
 
-def test_decaying_and_other_leaves_take_a_call_each():
+def test_leaves_with_and_without_decay_need_a_call_each():
     update, gradients, state = start(mask={"a": True, "b": False})
     assert calls(update, gradients, state) == 2
 
 
-def test_leaves_without_a_kernel_are_left_to_the_rule():
+def test_leaves_without_a_kernel_are_computed_by_the_rule():
     weights, gradients = made_up(SHAPES | {"c": (5,)})
     weights, *gradients = (
         tree | {"a": jnp.asarray(tree["a"], jnp.float16)} for tree in (weights, *gradients)
     )
     ways = [novograd(0.1, **HYPER, mu_dtype="bfloat16", fused=fused) for fused in (None, False)]
-    # Only of a leaf of bfloat16 is the moment of bfloat16 one for a kernel.
+    # A bfloat16 momentum buffer has a kernel only if its leaf is bfloat16.
     weights["c"], gradients = (
         jnp.asarray(weights["c"], "bfloat16"),
         [g | {"c": jnp.asarray(g["c"], "bfloat16")} for g in gradients],
@@ -262,7 +262,7 @@ def test_leaves_without_a_kernel_are_left_to_the_rule():
 @pytest.mark.parametrize("axes", [(0, 0), (0, None)], ids=["all", "gradients"])
 @pytest.mark.parametrize("outer", [lambda f: f, jax.jit], ids=["vmap", "jit of vmap"])
 @pytest.mark.parametrize("inner", [lambda f: f, jax.jit], ids=["", "of jit"])
-def test_vmap(axes, outer, inner):
+def test_vmap_agrees_with_the_rule(axes, outer, inner):
     update, gradients, state = start()
     batch = jax.tree.map(lambda x: jnp.stack([x, 2 * x, 3 * x]), gradients)
     states = jax.tree.map(lambda x: jnp.stack([x] * 3), state) if axes[1] == 0 else state
@@ -289,7 +289,7 @@ def test_vmap_over_the_learning_rate_alone():
 
 
 def trained_loss(fused):
-    """A loss after two steps, of the learning rate and the first weights: meta-learning."""
+    """Returns the loss after two steps as a function of the learning rate and the first weights."""
     _, gradients = made_up(SHAPES)
 
     def of(lr, weights):
@@ -334,15 +334,15 @@ def trained_loss(fused):
         "grad of vmap",
     ],
 )
-def test_differentiation(differentiate):
+def test_derivatives_agree_with_the_rule(differentiate):
     weights, _ = made_up(SHAPES)
     weights = jax.tree.map(jnp.asarray, weights)
     actual, expected = (differentiate(trained_loss(fused))(0.1, weights) for fused in (None, False))
-    # The same operations, in programs that XLA may fuse otherwise.
+    # The operations are the same, but XLA may fuse them in another way.
     assert_same(actual, expected, rtol=2e-5)
 
 
-def test_control_flow():
+def test_control_flow_agrees_with_the_rule():
     update, gradients, state = start(fused=True)
     expected = update(gradients, state)
 
@@ -369,7 +369,7 @@ def test_control_flow():
     assert_same(scanned, by_hand)
 
 
-def test_eval_shape():
+def test_eval_shape_gives_the_same_shapes():
     update, gradients, state = start("bfloat16", fused=True)
     kinds = [
         jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), result)
@@ -378,7 +378,7 @@ def test_eval_shape():
     assert kinds[0] == kinds[1]
 
 
-def test_export_takes_the_rule_so_that_it_runs_anywhere():
+def test_an_exported_function_uses_the_rule_and_runs_on_any_platform():
     update, gradients, state = start()
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (gradients, state))
     exported = jax.export.export(
@@ -388,7 +388,7 @@ def test_export_takes_the_rule_so_that_it_runs_anywhere():
     assert_same(exported.call(gradients, state), jax.tree.leaves(update(gradients, state)))
 
 
-def test_ahead_of_time_compilation_for_shapes():
+def test_ahead_of_time_compilation_from_shapes_gives_the_same_results():
     update, gradients, state = start(fused=True)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (gradients, state))
     function = jax.jit(update).lower(*shapes).compile()
@@ -396,7 +396,7 @@ def test_ahead_of_time_compilation_for_shapes():
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-def test_leaves_on_several_devices_are_left_to_the_rule(kind):
+def test_leaves_on_several_devices_are_computed_by_the_rule(kind):
     update, gradients, state = start(shapes={"a": (4,), "b": (8, 4)})
     expected = update(gradients, state)
     mesh = jax.make_mesh((4,), ("x",), axis_types=(kind,))
@@ -413,22 +413,22 @@ def test_leaves_on_several_devices_are_left_to_the_rule(kind):
     assert calls(optimizer.update, g, state._replace(mu=mu, nu=nu), weights) == 0
 
 
-def test_a_mesh_of_one_device_has_the_kernels():
+def test_a_mesh_of_one_device_uses_the_kernels():
     update, gradients, state = start()
     with jax.set_mesh(jax.make_mesh((1,), ("x",), axis_types=(AxisType.Auto,))):
         assert calls(update, gradients, state) == 1
 
 
-# -- fused=True: no other way is silently taken ---------------------------------------------------
+# -- fused=True: there is no silent fallback ------------------------------------------------------
 
 
-def test_the_flag():
+def test_a_value_of_fused_that_is_not_a_bool_is_refused():
     for wrong in ("yes", 1, 0.0):
         with pytest.raises(TypeError, match=r"^fused must be True or False, got "):
             novograd(0.1, fused=wrong)
 
 
-def test_demanded_with_an_axis_name():
+def test_fused_true_is_refused_with_an_axis_name():
     with pytest.raises(RuntimeError, match=r"^fused=True, but .* axis_name="):
         novograd(0.1, axis_name="x", fused=True)
 
@@ -442,14 +442,14 @@ def test_demanded_with_an_axis_name():
         ({}, 1.0, r"gradient float32\[\], momentum buffer float32\[3\]"),
     ],
 )
-def test_demanded_for_a_leaf_without_a_kernel(arguments, gradient, message):
+def test_fused_true_is_refused_for_a_leaf_without_a_kernel(arguments, gradient, message):
     w = jnp.ones(3)
     optimizer = novograd(0.1, **HYPER, **arguments, fused=True)
     with pytest.raises(RuntimeError, match=rf"^fused=True, but there is .*{message}"):
         optimizer.update(gradient, optimizer.init(w), w)
 
 
-def test_demanded_in_a_transformation_that_has_no_kernel():
+def test_fused_true_is_refused_in_transformations_without_a_kernel():
     update, gradients, state = start(fused=True)
     batch = jax.tree.map(lambda x: x[None], gradients)
     with pytest.raises(RuntimeError, match=r"^fused=True, but .* vmap"):
@@ -460,7 +460,7 @@ def test_demanded_in_a_transformation_that_has_no_kernel():
         jax.export.export(jax.jit(lambda g: update(g, state)[0]))(gradients)
 
 
-def test_demanded_on_several_devices():
+def test_fused_true_is_refused_on_several_devices():
     update, gradients, state = start(fused=True, shapes={"a": (4,)})
     mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,))
     g = jax.device_put(gradients, NamedSharding(mesh, P("x")))
@@ -473,7 +473,7 @@ def test_demanded_on_several_devices():
         jax.jit(inside)(g)
 
 
-def test_demanded_on_another_platform():
+def test_fused_true_is_refused_on_another_platform():
     update, gradients, state = start(fused=True)
     lowered = jax.jit(update).trace(gradients, state)
     with pytest.raises(RuntimeError, match=r"^fused=True, but .* CPU only"):
@@ -486,7 +486,7 @@ def test_demanded_on_another_platform():
 # -- without the extension ------------------------------------------------------------------------
 
 
-def test_without_the_extension_the_rule_is_taken_and_that_is_said_once(monkeypatch):
+def test_without_the_extension_the_rule_is_used_with_one_warning(monkeypatch):
     weights, gradients = made_up(SHAPES)
     monkeypatch.setattr(native, "kernels", None)
     monkeypatch.setattr(native, "PROBLEM", "they are not built")
@@ -500,7 +500,7 @@ def test_without_the_extension_the_rule_is_taken_and_that_is_said_once(monkeypat
         novograd(0.1, fused=True)
 
 
-def test_a_jax_that_does_not_take_the_kernels(monkeypatch):
+def test_a_jax_that_refuses_the_kernels_uses_the_rule(monkeypatch):
     def refuse(*args, **options):
         raise RuntimeError("another interface")
 

@@ -1,4 +1,4 @@
-"""Layers that are not leaves: the numbers are those of the same layers apart."""
+"""Layers that are not leaves: the results equal those of the same layers as separate leaves."""
 
 import functools
 
@@ -22,8 +22,8 @@ def assert_trees_close(actual, expected, rtol=2e-6):
     jax.tree.map(lambda x, y: assert_close(x, y, rtol), actual, expected)
 
 
-def assert_layers_are_apart(layers, weights, gradients, apart, **arguments):
-    """Trains a tree whole, and as the tree of its layers that ``apart`` makes of it."""
+def assert_equal_to_separate_leaves(layers, weights, gradients, apart, **arguments):
+    """Compares training a tree with training its layers, which ``apart`` makes separate leaves."""
     w, state = train(novograd(0.1, **HYPER, layers=layers, **arguments), weights, gradients)
     lone, lone_state = train(
         novograd(0.1, **HYPER, **arguments), apart(weights), [apart(g) for g in gradients]
@@ -38,7 +38,7 @@ def assert_layers_are_apart(layers, weights, gradients, apart, **arguments):
 
 
 @pytest.mark.parametrize("fused", FUSED)
-def test_scanned_layers(fused):
+def test_scanned_layers_are_trained_as_separate_leaves(fused):
     shapes = {"kernel": (4, 3, 5), "bias": (4, 5), "head": (5, 2)}
     weights, gradients = made_up(shapes, steps=30)
 
@@ -51,7 +51,7 @@ def test_scanned_layers(fused):
             **{f"{i}": {k: a[i] for k, a in x["scan"].items()} for i in range(4)},
         }
 
-    assert_layers_are_apart(
+    assert_equal_to_separate_leaves(
         {"scan": Stacked(), "head": None},
         tree(weights),
         [tree(g) for g in gradients],
@@ -62,7 +62,7 @@ def test_scanned_layers(fused):
 
 @pytest.mark.parametrize("fused", FUSED)
 @pytest.mark.parametrize("axis", [0, 1, -1])
-def test_experts(axis, fused):
+def test_experts_are_trained_as_separate_leaves(axis, fused):
     weights, gradients = made_up({"experts": (4, 4, 4), "plain": (3,)}, steps=6)
 
     def apart(x, of_v=False):
@@ -70,12 +70,12 @@ def test_experts(axis, fused):
         return {"plain": x["plain"], **{f"{i}": expert for i, expert in enumerate(experts)}}
 
     layers = {"experts": Stacked(axis), "plain": None}
-    assert_layers_are_apart(layers, weights, gradients, apart, fused=fused)
+    assert_equal_to_separate_leaves(layers, weights, gradients, apart, fused=fused)
 
 
 @pytest.mark.parametrize("fused", FUSED)
 @pytest.mark.parametrize("axis", [0, -1])
-def test_queries_keys_and_values(axis, fused):
+def test_queries_keys_and_values_are_trained_as_separate_leaves(axis, fused):
     shape = (4, 9) if axis else (9, 4)
     weights, gradients = made_up({"qkv": shape, "bias": (9,)}, steps=6)
     sizes = (5, 2, 2)
@@ -88,12 +88,12 @@ def test_queries_keys_and_values(axis, fused):
         }
 
     layers = {"qkv": Split(sizes, axis), "bias": Split(sizes)}
-    assert_layers_are_apart(layers, weights, gradients, apart, fused=fused)
+    assert_equal_to_separate_leaves(layers, weights, gradients, apart, fused=fused)
 
 
 @pytest.mark.parametrize("fused", FUSED)
 @pytest.mark.parametrize("scale", ["norm", "rms"])
-def test_rows(scale, fused):
+def test_rows_are_trained_as_separate_leaves(scale, fused):
     shapes = {"kernel": (3, 5), "bias": (5,), "embedding": (6, 4), "scalar": ()}
     weights, gradients = made_up(shapes)
     optimizer = novograd(0.1, **HYPER, layers=Rows(scale=scale), fused=fused)
@@ -122,7 +122,7 @@ def test_rows(scale, fused):
     }
 
 
-def test_the_first_step_of_rows_has_the_promised_norm():
+def test_the_first_step_of_rows_has_the_documented_norm():
     w, g = jnp.zeros((64, 10)), jax.random.normal(jax.random.key(0), (64, 10))
     for scale, norm in (("norm", 1.0), ("rms", 640**0.5)):
         optimizer = novograd(1.0, layers=Rows(scale=scale))
@@ -131,7 +131,7 @@ def test_the_first_step_of_rows_has_the_promised_norm():
 
 
 @pytest.mark.parametrize("fused", FUSED)
-def test_complex_leaves_are_their_pairs(fused):
+def test_complex_leaves_equal_pairs_of_real_numbers(fused):
     layers = {"stacked": Stacked(), "split": Split((2, 1), axis=1), "rows": Rows()}
     shapes = {"stacked": (3, 20), "split": (4, 3), "rows": (2, 3)}
     real, gradients = made_up(shapes)
@@ -165,7 +165,7 @@ def test_complex_leaves_are_their_pairs(fused):
     ids=str,
 )
 @pytest.mark.parametrize("way", ["update", "step"])
-def test_a_layer_that_is_skipped_keeps_its_bits_and_the_others_step(
+def test_a_skipped_layer_keeps_every_bit_and_the_others_are_updated(
     way, layers, shape, where, fused
 ):
     optimizer = novograd(0.1, **HYPER, layers=layers, skip_nonfinite=True, fused=fused)
@@ -195,14 +195,14 @@ def test_each_layer_has_its_own_history(fused):
         assert np.all(np.isfinite(updates))
 
 
-# -- how they are said ----------------------------------------------------------------------------
+# -- how to give layers ---------------------------------------------------------------------------
 
 
 def nu_shapes(layers, weights):
     return jax.tree.map(jnp.shape, novograd(0.1, layers=layers).init(weights).nu)
 
 
-def test_one_for_all_and_prefixes():
+def test_layers_may_be_one_value_or_a_prefix_of_the_tree():
     weights = {"a": {"x": jnp.ones((2, 3)), "y": jnp.ones(2)}, "b": [jnp.ones((4, 2)), None]}
     whole = {"x": (), "y": ()}
     stacked = {"x": (2, 1), "y": (2,)}
@@ -213,7 +213,7 @@ def test_one_for_all_and_prefixes():
     assert nu_shapes(layers, weights) == {"a": {"x": (1, 3), "y": ()}, "b": [(2, 1), None]}
 
 
-def test_functions():
+def test_layers_may_be_functions():
     weights = {"moe": {"wi": jnp.ones((4, 3, 5))}, "out": jnp.ones((5, 2), jnp.bfloat16)}
 
     def choose(path, leaf):
@@ -222,7 +222,7 @@ def test_functions():
     assert nu_shapes(choose, weights) == {"moe": {"wi": (4, 1, 1)}, "out": (1, 2)}
     layers = {"moe": choose, "out": None}
     assert nu_shapes(layers, weights) == {"moe": {"wi": (4, 1, 1)}, "out": ()}
-    # A step asks again, and is given the same.
+    # A step calls the function again.
     optimizer = novograd(0.1, layers=choose)
     _, state = jax.jit(optimizer.update)(weights, optimizer.init(weights))
     assert state.nu["out"].dtype == jnp.float32
@@ -230,19 +230,19 @@ def test_functions():
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=[])
 class Box:
-    """As those of Flax, which add ``.value`` to the path."""
+    """Like the boxes of Flax, which add ``.value`` to the path."""
 
     def __init__(self, value):
         self.value = value
 
 
-def test_rows_of_a_boxed_embedding():
+def test_rows_recognize_an_embedding_in_a_box():
     weights = {"embedding": Box(jnp.ones((5, 3))), "kernel": Box(jnp.ones((5, 3)))}
     shapes = nu_shapes(Rows(), weights)
     assert (shapes["embedding"].value, shapes["kernel"].value) == ((5, 1), (1, 3))
 
 
-def test_missing_gradients():
+def test_a_leaf_without_a_gradient_keeps_its_state():
     weights, (first, second) = made_up({"a": (3, 16), "b": (4, 2)}, steps=2)
     optimizer = novograd(0.1, layers={"a": Stacked(), "b": Rows()})
     w, state = train(optimizer, weights, [first])
@@ -252,7 +252,7 @@ def test_missing_gradients():
     assert np.all(np.asarray(after.nu["a"]) != np.asarray(state.nu["a"]))
 
 
-def test_scale_by_novograd_and_wrappers():
+def test_layers_work_in_scale_by_novograd_and_wrappers():
     weights, gradients = made_up({"a": (3, 16), "b": (4, 2)})
     layers = {"a": Stacked(), "b": Rows()}
     expected, _ = train(novograd(0.1, **HYPER, layers=layers), weights, gradients)
@@ -281,7 +281,7 @@ def mixed(steps=2):
     return optimizer, weights, state, gradients[1]
 
 
-def test_vmap():
+def test_vmap_agrees_with_separate_calls():
     optimizer, weights, state, gradients = mixed()
     batch = jax.tree.map(lambda x: jnp.stack([x, 3 * x]), gradients)
     result = jax.vmap(optimizer.update, in_axes=(0, None, None))(batch, state, weights)
@@ -290,7 +290,7 @@ def test_vmap():
         assert_trees_close(jax.tree.map(lambda x, i=i: x[i], result), alone)
 
 
-def test_grad():
+def test_the_derivative_by_the_learning_rate_is_right():
     _, weights, state, gradients = mixed()
 
     def loss(lr, gradients):
@@ -342,7 +342,7 @@ def test_layers_are_one_call_in_place():
     [(Split((2, 2)), (4, 3)), (Rows(), (4, 3)), (Stacked(1), (3, 4, 5))],
     ids=str,
 )
-def test_layers_without_a_kernel(layers, shape):
+def test_fused_true_is_refused_for_layers_without_a_kernel(layers, shape):
     w = jnp.ones(shape)
     optimizer = novograd(0.1, layers=layers, fused=True)
     name = type(layers).__name__
@@ -354,29 +354,29 @@ def test_layers_without_a_kernel(layers, shape):
 
 
 @pytest.mark.parametrize("value", ["rows", Rows, 3, {"a": 0}, [None, "x"]])
-def test_what_are_no_layers(value):
+def test_layers_of_the_wrong_type_are_refused(value):
     for make in (functools.partial(novograd, 0.1), scale_by_novograd):
         with pytest.raises(TypeError, match=r"^layers must be Stacked, Split, Rows, None or a "):
             make(layers=value)
 
 
-def test_a_function_that_returns_something_else():
+def test_a_function_that_does_not_return_layers_is_refused():
     with pytest.raises(TypeError, match=r"^layers must return Stacked, Split, Rows or None, got 3"):
         novograd(0.1, layers=lambda path, leaf: 3).init({"a": jnp.ones(3)})
 
 
 @pytest.mark.parametrize("layers", [Split((2, 2)), Stacked(2), Rows((0, 5))])
-def test_layers_that_do_not_fit(layers):
+def test_layers_that_do_not_fit_the_shape_are_refused(layers):
     with pytest.raises(ValueError, match=r"does not fit a weight of shape \(3, 4\)$"):
         novograd(0.1, layers=layers).init({"a": jnp.ones((3, 4))})
 
 
-def test_layers_that_are_no_prefix():
+def test_layers_that_are_not_a_prefix_are_refused():
     with pytest.raises(ValueError, match=r"^layers must be a prefix of the tree of weights: "):
         novograd(0.1, layers={"b": Stacked()}).init({"a": jnp.ones((3, 4))})
 
 
-def test_a_state_of_other_layers():
+def test_a_state_of_other_layers_is_refused():
     w = {"a": jnp.ones((3, 4))}
     state = novograd(0.1).init(w)
     with pytest.raises(

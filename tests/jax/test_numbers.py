@@ -23,7 +23,7 @@ def float64():
 
 
 def steps(gradients, dtype=jnp.float32, jit=True, **changes):
-    """Takes steps from weights of one; returns weights, and v after each step."""
+    """Takes steps from weights of 1. Returns the weights, and v after each step."""
     optimizer = novograd(**NUMBERS | changes)
     w, norms = jnp.ones(np.shape(gradients[0]), dtype), []
     for end in range(1, len(gradients) + 1):
@@ -60,7 +60,7 @@ def test_the_step_is_right(jit, dtype, size, tolerance, request):
 
 
 @BOTH
-def test_a_squared_norm_beyond_float32_counts_for_nothing(jit):
+def test_a_squared_norm_beyond_float32_is_ignored(jit):
     usual, huge = np.array([3.0, 4.0]), np.array([1e25, -1e25])
     for gradients, remembered in (
         ([huge, usual], [0.0, 25.0]),
@@ -68,7 +68,7 @@ def test_a_squared_norm_beyond_float32_counts_for_nothing(jit):
     ):
         w, norms = steps(gradients, jit=jit)
         np.testing.assert_allclose(norms, remembered, rtol=1e-6)
-        # As if the huge gradient had been zero, v excepted.
+        # The huge gradient acts like a zero gradient, except that v does not decay.
         m, expected = np.zeros(2), np.ones(2)
         for gradient in gradients:
             m = 0.9 * m + (0.0 if gradient is huge else 0.5 * gradient / 5.0)
@@ -85,7 +85,7 @@ def test_a_squared_norm_below_float32_counts_as_zero(jit):
 @BOTH
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("eps", [0.0, jnp.zeros(())], ids=["number", "array"])
-def test_eps_0_and_a_zero_gradient(jit, dtype, eps):
+def test_a_zero_gradient_with_eps_0_gives_finite_weights(jit, dtype, eps):
     w, norms = steps([np.zeros(2), np.array([3.0, 4.0])], dtype, jit, eps=eps)
     assert norms == [0.0, 25.0]
     assert_close(w, [0.7, 0.6], rtol=4e-3)
@@ -94,7 +94,7 @@ def test_eps_0_and_a_zero_gradient(jit, dtype, eps):
 @BOTH
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_a_gradient_that_is_not_finite_is_not_hidden(jit, bad):
-    """As with every optimizer of optax; v keeps its history for whoever restores the weights."""
+    """Every optimizer of optax does this. v stays valid, so the weights can be restored."""
     w, norms = steps([np.array([3.0, 4.0]), np.array([bad, 1.0])], jit=jit)
     assert np.isnan(w[0])
     assert norms == [25.0, 25.0]
@@ -102,7 +102,7 @@ def test_a_gradient_that_is_not_finite_is_not_hidden(jit, bad):
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan, 1e25])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_skip_nonfinite_leaves_that_leaf_alone(bad, dtype):
+def test_skip_nonfinite_leaves_that_leaf_unchanged(bad, dtype):
     weights, gradients = made_up({"a": (3,), "b": (2, 2)})
     weights, *gradients = (
         jax.tree.map(lambda x: jnp.asarray(x, dtype), tree) for tree in (weights, *gradients)
@@ -110,7 +110,7 @@ def test_skip_nonfinite_leaves_that_leaf_alone(bad, dtype):
     optimizer = novograd(0.1, weight_decay=0.1, nesterov=True, skip_nonfinite=True)
     spoiled = [*gradients[:3], gradients[3] | {"a": jnp.array([1, bad, 1], dtype)}, *gradients[4:]]
     w, state = train(optimizer, weights, spoiled)
-    # The leaf has one step less, bit for bit, and the other one all of its steps.
+    # The skipped leaf has one step fewer, bit for bit; the other leaf has all steps.
     skipped, skipped_state = train(optimizer, weights, gradients[:3] + gradients[4:])
     usual, usual_state = train(optimizer, weights, gradients)
     for key, expected in (
@@ -122,7 +122,7 @@ def test_skip_nonfinite_leaves_that_leaf_alone(bad, dtype):
 
 
 def test_half_precision_is_rounded_once():
-    """Moment and update are each the number nearest to a result in float32."""
+    """Momentum buffer and update are each the number nearest to the float32 result."""
     random = np.random.default_rng(0)
     w, gradient = (random.standard_normal(1000).astype(np.float16) for _ in range(2))
     optimizer = novograd(0.5, weight_decay=0.1, nesterov=True)
@@ -133,7 +133,7 @@ def test_half_precision_is_rounded_once():
         assert np.all(np.abs(np.asarray(actual, np.float64) - exact) <= unit / 2 + 2e-7)
 
 
-def test_the_update_comes_from_the_moment_before_it_is_rounded():
+def test_the_update_comes_from_the_momentum_buffer_before_it_is_rounded():
     gradients = [jnp.asarray(g["a"]) for g in made_up({"a": (50,)})[1]]
     w, state = train(novograd(0.1, mu_dtype=jnp.bfloat16), jnp.zeros(50), gradients[:1])
     expected, moment, _ = trained(np.zeros(50), gradients[:1])
@@ -153,7 +153,7 @@ def test_the_update_comes_from_the_moment_before_it_is_rounded():
         ("complex64", "float32", "complex64"),
     ],
 )
-def test_dtypes_of_state_and_updates(weight, asked, moment):
+def test_state_and_updates_have_the_documented_dtypes(weight, asked, moment):
     optimizer = novograd(0.1, weight_decay=0.1, mu_dtype=asked)
     w = jnp.ones(3, weight)
     state = optimizer.init(w)
@@ -171,7 +171,7 @@ def test_updates_have_the_dtype_of_the_gradients():
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("as_array", [False, True])
-def test_float64_leaves_beside_float32_leaves(as_array):
+def test_float64_leaves_may_stand_beside_float32_leaves(as_array):
     weights, gradients = made_up({"a": (3,), "b": (2, 2)}, dtype=np.float64)
     weights, *gradients = (tree | {"b": np.float32(tree["b"])} for tree in (weights, *gradients))
     lr = jnp.asarray(0.1, jnp.float64) if as_array else 0.1
@@ -202,7 +202,7 @@ def test_one_minus_b2_is_exact():
 
 @BOTH
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
-def test_complex_leaves_behave_as_their_pairs(jit, shape):
+def test_complex_leaves_equal_pairs_of_real_numbers(jit, shape):
     weights, gradients = made_up({"re": shape, "im": shape})
 
     def join(tree):
@@ -223,7 +223,7 @@ def test_complex_leaves_behave_as_their_pairs(jit, shape):
     assert state.nu.shape == ()
 
 
-def test_empty_leaves_and_trees():
+def test_empty_leaves_and_trees_are_accepted():
     optimizer = novograd(0.1, weight_decay=0.1)
     w, state = train(optimizer, {"a": jnp.ones((0, 3))}, [{"a": jnp.ones((0, 3))}] * 2)
     assert (w["a"].shape, float(state.nu["a"])) == ((0, 3), 0.0)
@@ -245,7 +245,7 @@ def test_gradients_and_state_are_not_modified():
     [np.random.default_rng(0).standard_normal(2_000_000), np.r_[1.0, np.full(2_000_000, 1e-3)]],
     ids=["random", "small beside a large sum"],
 )
-def test_the_norm_of_many_elements(jit, gradient):
+def test_the_norm_of_many_elements_is_accurate(jit, gradient):
     stored = gradient.astype(np.float32)
     optimizer = novograd(0.1)
     update = jax.jit(optimizer.update) if jit else optimizer.update
@@ -254,7 +254,7 @@ def test_the_norm_of_many_elements(jit, gradient):
 
 
 def test_the_documented_difference_from_optax():
-    """A zero gradient at first: optax then takes the next for one with a history of zero."""
+    """After a zero gradient at the first step, optax averages the next squared norm with zero."""
     w, gradients = jnp.ones(2), [jnp.zeros(2), jnp.array([3.0, 4.0])]
     ours, _ = train(novograd(0.1, b1=0.9, b2=0.75), w, gradients)
     theirs, _ = train(optax.novograd(0.1, b1=0.9, b2=0.75), w, gradients)
@@ -264,8 +264,8 @@ def test_the_documented_difference_from_optax():
 
 @pytest.mark.parametrize("fused", [None, False])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_step_without_learning_rate_and_gradients_leaves_the_moments_as_they_were(variant, fused):
-    """No decay enters the moment of a layer without history. The count is that of schedules."""
+def test_a_step_with_a_learning_rate_and_gradients_of_zero_keeps_the_state(variant, fused):
+    """Weight decay does not enter the momentum buffer of a layer that never had a gradient."""
     params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}
     optimizer = novograd(0.0, variant=variant, weight_decay=0.1, fused=fused)
     gradients = jax.tree.map(jnp.zeros_like, params)

@@ -1,4 +1,4 @@
-"""The transformation beside ``optax.novograd``."""
+"""The transformation gives the same results as ``optax.novograd``."""
 
 from functools import cache, partial
 from typing import Any
@@ -38,7 +38,7 @@ def float64():
 
 
 def trainer(make: Any, take: Any, moments: Any) -> Any:
-    """Returns what trains by an optimizer; its step is compiled once for all hyperparameters."""
+    """Returns a training function whose step is compiled once for all hyperparameters."""
 
     def optimizer(hyper: Any) -> Any:
         rates = hyper["rates"]
@@ -77,7 +77,7 @@ def trainer(make: Any, take: Any, moments: Any) -> Any:
 
 @cache
 def of_optax(dtype: str) -> list[list[Stored]]:
-    """What optax does in each run, in the dtype that JAX is set to."""
+    """Returns the results of optax in each run, in the dtype that JAX is set to."""
     train = trainer(optax.novograd, updated, lambda state: state[0])
     return [train(published.draw(seed)) for seed in published.DRAWS]
 
@@ -90,17 +90,17 @@ def compare(ours: str, dtype: str, record: Any) -> None:
         train = trainer(partial(novograd, variant="optax", **arguments), take, lambda state: state)
     found = []
     for seed, peer in zip(published.DRAWS, of_optax(dtype), strict=True):
-        run = published.draw(seed)._replace(grad_averaging=False)  # of which optax knows nothing
+        run = published.draw(seed)._replace(grad_averaging=False)  # optax does not have it
         found.append(published.differences(run.weights, train(run), peer))
     names = f"optax {optax.__version__}", "optax", ours, dtype
     published.check(published.worst(found), dtype, record, *names)
 
 
 @pytest.mark.parametrize("ours", OURS)
-def test_same_numbers_as_optax(ours, record_property):
+def test_results_equal_optax_in_float32(ours, record_property):
     compare(ours, "float32", record_property)
 
 
 @pytest.mark.parametrize("ours", ["words", *OURS])
-def test_same_numbers_as_optax_in_float64(ours, float64, record_property):
+def test_results_equal_optax_in_float64(ours, float64, record_property):
     compare(ours, "float64", record_property)

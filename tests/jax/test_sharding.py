@@ -1,4 +1,4 @@
-"""Leaves cut into pieces over eight devices: the norm is that of the whole layer."""
+"""Leaves sharded over eight devices: every device uses the norm of the whole layer."""
 
 import pickle
 import socket
@@ -36,14 +36,14 @@ def expected(weights, gradients):
     return {k: trained(w, [g[k] for g in gradients], **HYPER) for k, w in weights.items()}
 
 
-def assert_is_that_of_whole_leaves(w, state, weights, gradients):
+def assert_equal_to_whole_leaves(w, state, weights, gradients):
     for key, values in expected(weights, gradients).items():
         for actual, value in zip((w[key], state.mu[key], state.nu[key]), values, strict=True):
             assert_close(actual, value)
 
 
 def shard_map_steps(optimizer, name, weights, gradients):
-    """Takes all steps inside shard_map, where each device sees its pieces only."""
+    """Takes all steps inside shard_map, where each device sees only its pieces."""
     mesh, _, specs = mesh_of(name)
     state_specs = NovogradState(P(), specs, {key: P() for key in specs})
     return jax.jit(
@@ -57,15 +57,15 @@ def shard_map_steps(optimizer, name, weights, gradients):
 
 
 @pytest.mark.parametrize("name", MESHES)
-def test_shard_map(name):
+def test_shard_map_equals_training_of_whole_leaves(name):
     weights, gradients = made_up(SHAPES)
     _, axes, _ = mesh_of(name)
     optimizer = novograd(0.1, axis_name=axes if len(axes) > 1 else axes[0], **HYPER)
     w, state = shard_map_steps(optimizer, name, weights, gradients)
-    assert_is_that_of_whole_leaves(w, state, weights, gradients)
+    assert_equal_to_whole_leaves(w, state, weights, gradients)
 
 
-def test_shard_map_takes_one_collective_for_all_leaves():
+def test_shard_map_needs_one_collective_for_all_leaves():
     weights, gradients = made_up(SHAPES, steps=1)
     mesh, _, specs = mesh_of("1-D")
     optimizer = novograd(0.1, axis_name="x")
@@ -85,19 +85,19 @@ def test_shard_map_takes_one_collective_for_all_leaves():
     assert text.count(" all-reduce(") == 1
 
 
-def test_shard_map_with_a_leaf_that_is_skipped():
+def test_every_device_in_shard_map_skips_a_nonfinite_leaf():
     weights, gradients = made_up(SHAPES)
     spoiled = gradients[2] | {"vector": np.array([*[1] * 7, np.nan], np.float32)}
     optimizer = novograd(0.1, axis_name="x", skip_nonfinite=True, **HYPER)
     w, _ = shard_map_steps(optimizer, "1-D", weights, [*gradients[:2], spoiled, *gradients[3:]])
     kept = [g["vector"] for g in gradients[:2] + gradients[3:]]
-    # Seven devices hold only finite numbers, and leave their pieces alone as well.
+    # Seven devices hold only finite numbers and must skip their pieces as well.
     assert_close(w["vector"], trained(weights["vector"], kept, **HYPER)[0])
     assert_close(w["matrix"], expected(weights, gradients)["matrix"][0])
 
 
 @pytest.mark.filterwarnings("ignore:.*pmap.*:DeprecationWarning")
-def test_pmap():
+def test_pmap_equals_training_of_whole_leaves():
     weights, gradients = made_up(SHAPES)
     optimizer = novograd(0.1, axis_name="devices", **HYPER)
 
@@ -117,7 +117,7 @@ def test_pmap():
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("init", [lambda f: f, jax.jit], ids=["init", "jitted init"])
 @pytest.mark.parametrize("name", MESHES)
-def test_jit_with_sharded_arrays(name, init, kind):
+def test_jit_of_sharded_arrays_equals_training_of_whole_leaves(name, init, kind):
     weights, gradients = made_up(SHAPES)
     mesh, _, specs = mesh_of(name, kind)
     shardings = {key: NamedSharding(mesh, spec) for key, spec in specs.items()}
@@ -138,10 +138,10 @@ def test_jit_with_sharded_arrays(name, init, kind):
                 assert state.mu[key].sharding.is_equivalent_to(sharding, w[key].ndim)
                 assert state.nu[key].sharding.is_fully_replicated
             assert state.count.sharding.is_fully_replicated
-    assert_is_that_of_whole_leaves(w, state, weights, gradients)
+    assert_equal_to_whole_leaves(w, state, weights, gradients)
 
 
-def test_the_moment_is_sharded_like_the_weights_from_the_start():
+def test_init_shards_the_momentum_buffer_like_the_weights():
     mesh, _, specs = mesh_of("1-D")
     w = jax.device_put(jnp.ones((8, 4)), NamedSharding(mesh, specs["matrix"]))
     assert novograd(0.1).init(w).mu.sharding == w.sharding
@@ -177,14 +177,14 @@ def layered(cut, kind=AxisType.Auto, steps=6):
 
 
 def on_one_device(weights, gradients, layers=LAYERS):
-    """Returns weights, moments and second moments after training without pieces."""
+    """Returns weights, momentum buffers and second moments after training on one device."""
     optimizer = novograd(0.1, **HYPER, layers=layers, fused=False)
     w, state = train(optimizer, weights, gradients)
     return w, state.mu, state.nu
 
 
 def spec_of_nu(key, spec, shape):
-    """What is cut of a second moment: its axes along which each index is a layer."""
+    """Returns the spec of a second moment: only axes on which each index is a layer are sharded."""
     cut = [*spec, *[None] * (len(shape) - len(spec))] if shape else []
     is_split = isinstance(LAYERS[key], Split)
     return P(*(None if size == 1 or is_split else x for x, size in zip(cut, shape, strict=True)))
@@ -195,7 +195,7 @@ def assert_same(actual, expected):
 
 
 @crossed("cut", {name: name for name in CUTS}, "kind", KINDS)
-def test_layers_under_jit(cut, kind):
+def test_layers_under_jit_equal_training_on_one_device(cut, kind):
     mesh, specs, weights, gradients = layered(cut, kind)
     shardings = {key: NamedSharding(mesh, spec) for key, spec in specs.items()}
     optimizer = novograd(0.1, **HYPER, layers=LAYERS)
@@ -224,7 +224,7 @@ def test_layers_under_jit(cut, kind):
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_under_jit_no_pieces_are_moved(cut):
+def test_layers_under_jit_move_no_pieces_between_devices(cut):
     mesh, specs, weights, _ = layered(cut, steps=0)
     w = jax.device_put(weights, {key: NamedSharding(mesh, spec) for key, spec in specs.items()})
     optimizer = novograd(0.1, **HYPER, layers=LAYERS)
@@ -235,7 +235,7 @@ def test_under_jit_no_pieces_are_moved(cut):
 
 
 @crossed("cut", {name: name for name in CUTS}, "init", {"whole": "whole", "pieces": "pieces"})
-def test_layers_in_shard_map(cut, init):
+def test_layers_in_shard_map_equal_training_on_one_device(cut, init):
     mesh, specs, weights, gradients = layered(cut)
     optimizer = novograd(
         0.1, **HYPER, layers=LAYERS, axis_name=lambda path, leaf: specs[path[0].key]
@@ -259,14 +259,14 @@ def test_layers_in_shard_map(cut, init):
     step = mapped(steps, in_specs, (specs, state_specs))
     w, state = step(weights, state, gradients)
     assert_same((w, state.mu, state.nu), expected)
-    # One collective for all leaves that are cut over the same axes.
+    # There is one collective for all leaves that are sharded over the same axes.
     text = mapped(steps, (*in_specs[:2], [specs]), (specs, state_specs))
     text = text.lower(weights, state, gradients[:1]).compile().as_text()
     assert text.count(" all-reduce(") == {"both axes": 3}.get(cut, 1)
 
 
-def test_leaves_that_are_cut_otherwise_in_shard_map():
-    """Whole experts on each device, pieces of a matrix, pieces of rows, and copies."""
+def test_leaves_may_be_sharded_differently_in_shard_map():
+    """Each device holds whole experts, a piece of a matrix, pieces of rows, and a copy."""
     shapes = {"experts": (8, 3, 4), "matrix": (8, 4), "rows": (5, 16), "copied": (3,)}
     weights, gradients = made_up(shapes)
     layers = {"experts": Stacked(), "matrix": None, "rows": Rows(0, "rms"), "copied": None}
@@ -289,7 +289,7 @@ def test_leaves_that_are_cut_otherwise_in_shard_map():
     assert_same(w, on_one_device(weights, gradients, layers)[0])
 
 
-def test_an_expert_that_is_skipped_in_shard_map():
+def test_shard_map_skips_only_the_nonfinite_expert():
     weights, (first, second) = made_up({"experts": (8, 3, 4)}, steps=2)
     optimizer = novograd(0.1, layers=Stacked(), axis_name=lambda *_: None, skip_nonfinite=True)
     second["experts"][5, 0, 0] = np.inf
@@ -315,19 +315,19 @@ def pieces(function, spec, *arrays):
     return jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=P())(*arrays)
 
 
-def test_names_for_layers_that_cannot_be_cut():
+def test_axis_names_are_refused_for_layers_of_single_elements():
     optimizer = novograd(0.1, layers=Rows(), axis_name="x")
     with pytest.raises(ValueError, match=r"^axis_name must be None .* single elements, got 'x'"):
         pieces(lambda w: optimizer.init(w).nu, P("x"), jnp.ones(16))
 
 
-def test_a_spec_that_does_not_fit():
+def test_a_spec_that_does_not_fit_is_refused():
     optimizer = novograd(0.1, axis_name=lambda *_: P(None, "x"))
     with pytest.raises(ValueError, match=r"^axis_name must not have .* shape \(2,\), got P.*'x'\)"):
         pieces(lambda w: optimizer.init(w).nu, P("x"), jnp.ones(16))
 
 
-def test_a_step_outside_of_the_mesh():
+def test_a_step_outside_the_mesh_is_refused():
     optimizer = novograd(0.1, axis_name="x")
     w = jnp.ones(4)
     with pytest.raises(NameError, match="x"):
@@ -337,8 +337,8 @@ def test_a_step_outside_of_the_mesh():
 # -- real processes -------------------------------------------------------------------------------
 
 
-def test_two_processes(tmp_path):
-    """Each has half of the devices, over which the leaves are cut."""
+def test_two_processes_equal_training_on_one_device(tmp_path):
+    """Each process has half of the devices."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"

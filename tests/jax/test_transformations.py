@@ -1,4 +1,4 @@
-"""Inside the transformations of JAX and the wrappers of optax: the same numbers as on its own."""
+"""Results stay the same inside the transformations of JAX and the wrappers of optax."""
 
 import functools
 
@@ -17,7 +17,7 @@ SHAPES = {"a": (3,), "b": (2, 4)}
 
 
 def per_leaf(weights, gradients, **hyper):
-    """Trains each leaf by the oracle; returns the weights."""
+    """Trains each leaf with the oracle and returns the weights."""
     return {k: trained(w, [g[k] for g in gradients], **hyper)[0] for k, w in weights.items()}
 
 
@@ -32,7 +32,7 @@ def decreasing(step):
 # -- schedules and the place of the learning rate -------------------------------------------------
 
 
-def test_schedules_are_called_with_the_steps_taken_before():
+def test_schedules_are_called_with_the_number_of_earlier_steps():
     weights, gradients = made_up(SHAPES)
 
     def decay(step):
@@ -46,7 +46,7 @@ def test_schedules_are_called_with_the_steps_taken_before():
     assert_trees_close(eager, expected)
 
 
-def test_a_schedule_of_optax():
+def test_a_schedule_of_optax_is_followed():
     weights, gradients = made_up(SHAPES)
     schedule = optax.linear_schedule(0.2, 0.0, 6)
     w, _ = train(novograd(schedule), weights, gradients)
@@ -55,7 +55,7 @@ def test_a_schedule_of_optax():
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_the_learning_rate_outside_is_the_same_while_it_is_constant(nesterov):
+def test_a_constant_learning_rate_may_be_applied_outside(nesterov):
     weights, gradients = made_up(SHAPES)
     hyper = {"weight_decay": 0.1, "grad_averaging": True, "nesterov": nesterov}
     inside, _ = train(novograd(0.1, **hyper), weights, gradients)
@@ -68,7 +68,7 @@ def test_the_learning_rate_outside_is_the_same_while_it_is_constant(nesterov):
     assert_trees_close(outside, inside)
 
 
-def test_the_learning_rate_outside_differs_under_a_schedule():
+def test_a_schedule_applied_outside_gives_other_weights():
     weights, gradients = made_up({"a": (3,)})
     inside, _ = train(novograd(decreasing), weights, gradients)
     outside, _ = train(
@@ -78,7 +78,7 @@ def test_the_learning_rate_outside_differs_under_a_schedule():
     )
     expected = np.float64(weights["a"])
     for step in range(len(gradients)):
-        # With a learning rate of 1 the oracle's moment is the direction.
+        # With a learning rate of 1 the oracle's momentum buffer is the direction.
         _, direction, _ = trained(
             np.zeros(3), [g["a"] for g in gradients[: step + 1]], learning_rate=1.0
         )
@@ -87,7 +87,7 @@ def test_the_learning_rate_outside_differs_under_a_schedule():
     assert np.max(np.abs(inside["a"] - outside["a"])) > 0.1
 
 
-def test_the_sign_of_the_direction():
+def test_scale_by_novograd_does_not_change_the_sign():
     w, g = jnp.zeros(2), jnp.array([3.0, 4.0])
     updates, state = scale_by_novograd().update(g, scale_by_novograd().init(w))
     assert_close(updates, [0.6, 0.8])
@@ -97,14 +97,14 @@ def test_the_sign_of_the_direction():
 # -- wrappers of optax ----------------------------------------------------------------------------
 
 
-def test_chain():
+def test_chain_gives_the_same_weights():
     weights, gradients = made_up(SHAPES)
     w, _ = train(optax.chain(optax.clip(0.5), novograd(0.1)), weights, gradients)
     clipped = [jax.tree.map(lambda g: np.clip(g, -0.5, 0.5), tree) for tree in gradients]
     assert_trees_close(w, per_leaf(weights, clipped))
 
 
-def test_inject_hyperparams():
+def test_inject_hyperparams_can_change_every_hyperparameter():
     weights, gradients = made_up({"a": (3,)}, steps=2)
     optimizer = optax.inject_hyperparams(novograd, static_args=("mask", "mu_dtype"))(
         0.1,
@@ -123,7 +123,7 @@ def test_inject_hyperparams():
     state.hyperparams.update({k: jnp.float32(x) for k, x in changed.items()})
     updates, _ = update(gradients[1], state, w)
     w = optax.apply_updates(w, updates)
-    # By hand.
+    # Compute the expected weights by hand.
     start, first, second = (np.float64(x["a"]) for x in (weights, *gradients))
     v = np.sum(first**2)
     m = 0.1 * first / np.sqrt(v + 1e-8)
@@ -133,7 +133,7 @@ def test_inject_hyperparams():
     assert_close(w["a"], expected - m)
 
 
-def test_inject_hyperparams_with_a_schedule():
+def test_inject_hyperparams_follows_a_schedule():
     weights, gradients = made_up(SHAPES)
     optimizer = optax.inject_hyperparams(novograd)(decreasing, nesterov=True)
     w, _ = train(optimizer, weights, gradients)
@@ -141,7 +141,7 @@ def test_inject_hyperparams_with_a_schedule():
     assert_trees_close(w, expected)
 
 
-def test_multi_transform():
+def test_multi_transform_gives_the_same_weights():
     shapes = {"decaying": (3,), "plain": (2, 4), "frozen": (2,)}
     weights, gradients = made_up(shapes)
     optimizer = optax.multi_transform(
@@ -163,17 +163,17 @@ def test_multi_transform():
 @pytest.mark.parametrize(
     "mask", [{"a": True, "b": True}, lambda params: jax.tree.map(lambda w: True, params)]
 )
-def test_masked(mask):
+def test_masked_updates_only_the_chosen_leaves(mask):
     weights, gradients = made_up(SHAPES)
     optimizer = optax.masked(novograd(0.1, weight_decay=0.1, mask=mask), {"a": True, "b": False})
     w, state = train(optimizer, weights, gradients)
     assert_close(w["a"], per_leaf(weights, gradients, weight_decay=0.1)["a"])
-    # What optax does not pass on stays what it was: the gradient.
+    # optax returns the gradient for a leaf that it masks.
     assert_close(w["b"], weights["b"] + np.sum([g["b"] for g in gradients], axis=0))
     assert isinstance(state.inner_state.mu["b"], optax.MaskedNode)
 
 
-def test_multi_steps():
+def test_multi_steps_uses_the_mean_gradient():
     weights, gradients = made_up(SHAPES)
     optimizer = optax.MultiSteps(novograd(decreasing, weight_decay=0.1), every_k_schedule=2)
     w, _ = train(optimizer, weights, gradients)
@@ -184,9 +184,9 @@ def test_multi_steps():
     assert_trees_close(w, per_leaf(weights, means, learning_rate=decreasing, weight_decay=0.1))
 
 
-# bfloat16 has 8 bits, and each of the steps rounds the update and its sum with the weights.
+# bfloat16 has 8 bits, and each step rounds the update and the new weights.
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 5e-2)])
-def test_apply_if_finite(dtype, tolerance):
+def test_apply_if_finite_skips_a_nonfinite_step(dtype, tolerance):
     weights, gradients = made_up(SHAPES)
     weights, *gradients = (
         jax.tree.map(lambda x: jnp.asarray(x, dtype), tree) for tree in (weights, *gradients)
@@ -206,7 +206,7 @@ LAYERS = {"a": Stacked(), "b": {"x": Rows(), "y": None}}
 
 
 def nested(steps=3):
-    """As ``made_up``, but trees of two levels."""
+    """Like ``made_up``, but with trees of two levels."""
     flat, gradients = made_up({"a": (3, 4), "x": (4, 3), "y": (2,)}, steps)
     weights, *gradients = (
         {"a": tree["a"], "b": {"x": tree["x"], "y": tree["y"]}} for tree in (flat, *gradients)
@@ -215,7 +215,7 @@ def nested(steps=3):
 
 
 def wrappers(**arguments):
-    """Every wrapper of optax that passes on weights with placeholders in them, or numbers."""
+    """Returns the optimizer in wrappers of optax that pass on placeholders or numbers."""
     made = functools.partial(novograd, 0.1, **arguments)
     labels = {"a": "ours", "b": "plain"}
     return {
@@ -257,7 +257,7 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("arguments", ARGUMENTS)
 @pytest.mark.parametrize("wrapper", wrappers())
-def test_tree_map_params_finds_what_is_like_the_weights(wrapper, arguments):
+def test_tree_map_params_finds_the_state_of_each_weight(wrapper, arguments):
     weights, _ = nested()
     optimizer = wrappers(**ARGUMENTS[arguments])[wrapper]
     state = optimizer.init(weights)
@@ -280,7 +280,7 @@ def test_tree_map_params_finds_what_is_like_the_weights(wrapper, arguments):
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS)
-def test_trees_for_all_weights_are_given_where_some_are_masked(arguments):
+def test_trees_for_all_weights_work_if_some_weights_are_masked(arguments):
     weights, gradients = nested()
     expected, _ = train(novograd(0.1, **ARGUMENTS[arguments]), weights, gradients)
     for mask in ({"a": True, "b": False}, {"a": False, "b": True}, {"a": False, "b": False}):
@@ -301,7 +301,7 @@ def test_trees_for_all_weights_are_given_where_some_are_masked(arguments):
         ([None], r"it has nothing for params\['a'\]$"),
     ],
 )
-def test_a_tree_that_is_no_prefix(name, prefix, message):
+def test_a_tree_that_is_not_a_prefix_is_refused(name, prefix, message):
     value = {"layers": Stacked(), "mask": True}[name]
     prefix = jax.tree.map(lambda _: value, prefix, is_leaf=lambda x: x is None)
     weights, _ = nested()
@@ -312,21 +312,21 @@ def test_a_tree_that_is_no_prefix(name, prefix, message):
         optimizer.update(weights, optimizer.init(weights), weights)
 
 
-# -- the tuple that it is -------------------------------------------------------------------------
+# -- the transformation as a tuple ----------------------------------------------------------------
 
 
-def test_step_goes_with_update():
+def test_step_belongs_to_update():
     w, g = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
     ours, other = novograd(0.1), novograd(0.5)
     assert Novograd._fields == ("init", "update")
-    assert ours.step is ours.step  # or jax.jit would compile it again each time
+    assert ours.step is ours.step  # otherwise jax.jit would compile it again each time
     for kept in (ours._replace(), ours._replace(init=lambda w: None), Novograd(*ours)):
         assert kept.step == ours.step
     replaced = ours._replace(update=other.update)
     assert_close(replaced.step(w, ours.init(w), g)[0], [0.7, 1.6])
 
 
-def test_there_is_no_step_without_its_update():
+def test_a_transformation_with_another_update_has_no_step():
     ours = novograd(0.1)
 
     @functools.wraps(ours.update)
@@ -348,7 +348,7 @@ def test_there_is_no_step_without_its_update():
         assert not hasattr(replaced, "step")
 
 
-# -- which leaves ---------------------------------------------------------------------------------
+# -- masks and missing gradients ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ def test_there_is_no_step_without_its_update():
     ],
     ids=["prefix", "tree", "function"],
 )
-def test_the_mask_says_what_decays(mask):
+def test_only_leaves_in_the_mask_decay(mask):
     kernels, kernel_gradients = made_up({"a": (2, 3), "b": (1, 2)})
     biases, bias_gradients = made_up({"a": (3,), "b": (2,)})
     gradients = [
@@ -374,14 +374,14 @@ def test_the_mask_says_what_decays(mask):
 
 
 @pytest.mark.parametrize("mask", [True, False])
-def test_a_mask_of_one_bool(mask):
+def test_one_bool_is_a_mask_for_all_leaves(mask):
     weights, gradients = made_up(SHAPES)
     w, _ = train(novograd(0.1, weight_decay=0.3, mask=mask), weights, gradients)
     assert_trees_close(w, per_leaf(weights, gradients, weight_decay=0.3 * mask))
 
 
 @pytest.mark.parametrize("mask", [None, lambda params: jax.tree.map(lambda w: True, params)])
-def test_a_missing_gradient_leaves_weights_and_state_alone(mask):
+def test_a_missing_gradient_leaves_weights_and_state_unchanged(mask):
     weights, gradients = made_up(SHAPES)
     optimizer = novograd(0.1, weight_decay=0.1, mask=mask)
     _, before = optimizer.update(gradients[0], optimizer.init(weights), weights)
@@ -394,7 +394,7 @@ def test_a_missing_gradient_leaves_weights_and_state_alone(mask):
     np.testing.assert_array_equal(updates["b"], usual["b"])
 
 
-def test_leaves_that_are_none_everywhere():
+def test_leaves_that_are_none_in_every_tree_are_ignored():
     weights, gradients = made_up(SHAPES)
     for optimizer in (novograd(0.1), optax.chain(scale_by_novograd(), optax.scale(-0.1))):
         w, _ = train(optimizer, weights | {"c": None}, [g | {"c": None} for g in gradients])
@@ -405,7 +405,7 @@ def test_leaves_that_are_none_everywhere():
 # -- transformations of JAX -----------------------------------------------------------------------
 
 
-def test_donation():
+def test_donated_arguments_are_reused():
     weights, gradients = made_up(SHAPES)
     optimizer = novograd(0.1, weight_decay=0.1)
 
@@ -423,7 +423,7 @@ def test_donation():
     assert_trees_close(w, per_leaf(weights, gradients, weight_decay=0.1))
 
 
-def test_scan():
+def test_scan_gives_the_same_weights():
     weights, gradients = made_up(SHAPES)
     optimizer = novograd(decreasing, weight_decay=0.1, nesterov=True)
 
@@ -443,7 +443,7 @@ def test_scan():
     assert_close(norms[-1], last)
 
 
-def test_vmap_over_an_ensemble_and_its_learning_rates():
+def test_vmap_trains_an_ensemble_with_its_learning_rates():
     ensemble, gradients = made_up({"a": (4, 3), "b": (4, 2, 2)})
     rates = jnp.array([0.01, 0.1, 0.3, 1.0])
     w, state = jax.vmap(lambda lr, w, g: train(novograd(lr, weight_decay=0.1), w, g, jit=False))(
@@ -489,7 +489,7 @@ def test_the_second_step_is_not_traced_again(optimizer, dtype):
     assert kinds == [kinds[0]] * 4
 
 
-def test_weakly_typed_weights_make_no_weakly_typed_state():
+def test_weakly_typed_weights_give_a_state_that_is_not_weakly_typed():
     w = jnp.zeros_like(1.0)
     state = novograd(0.1).init(w)
     assert w.weak_type
@@ -498,8 +498,8 @@ def test_weakly_typed_weights_make_no_weakly_typed_state():
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("as_array", [False, True])
-def test_strict_modes(jit, as_array):
-    """No implicit promotion of dtypes or ranks, and no NaN in ordinary use."""
+def test_strict_modes_raise_no_errors(jit, as_array):
+    """There is no implicit promotion of dtypes or ranks, and no NaN in ordinary use."""
     weights, gradients = made_up({"a": (3,), "b": (2, 4), "c": ()})
 
     def cast(tree):
@@ -529,5 +529,5 @@ def test_strict_modes(jit, as_array):
     )[0]
     assert_close(jnp.stack([w["complex"].real, w["complex"].imag]), pair)
     half, *half_gradients = (np.asarray(cast(x)["half"], np.float64) for x in (weights, *gradients))
-    # As of apply_if_finite: two roundings to bfloat16 in each step.
+    # As in test_apply_if_finite_skips_a_nonfinite_step: bfloat16 rounds twice in each step.
     assert_close(w["half"], trained(half, half_gradients, **hyper)[0], rtol=5e-2)
