@@ -1,7 +1,6 @@
-"""Keras set up for its tests, on the backend that KERAS_BACKEND names: TensorFlow by default.
+"""Sets up Keras for its tests, on the backend that KERAS_BACKEND names (default: TensorFlow).
 
-JAX is given float64 where it is the backend. TensorFlow is quiet, and has two logical CPU devices
-for the strategies.
+JAX gets float64. TensorFlow logs errors only and gets two logical CPU devices for the strategies.
 """
 
 import os
@@ -20,7 +19,7 @@ if keras.backend.backend() == "tensorflow":
 
 
 def pytest_configure(config):
-    # Keras's own keras.Variable.__array__, on NumPy 2.
+    # keras.Variable.__array__ causes this warning with NumPy 2.
     config.addinivalue_line(
         "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
     )

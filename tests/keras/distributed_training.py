@@ -1,7 +1,7 @@
-"""Training on four devices of JAX: ``distributed_training.py FILE`` writes what comes of it.
+"""Trains on four devices of JAX: ``distributed_training.py FILE`` writes the results to the file.
 
-That is, for each optimizer and layout of the kernels, the variables after training, and the axes of
-the mesh over which they are cut. It does the same on one device.
+For each optimizer and each layout of the kernels, the results are the variables after training and
+the axes of the mesh over which they are sharded. The program also trains on one device.
 """
 
 import pickle
@@ -35,7 +35,7 @@ OPTIMIZERS = {
 
 
 def scope(layout):
-    """Where variables are cut by a pattern that matches the names of the optimizer's as well."""
+    """Shards variables by a pattern that also matches names of the optimizer's variables."""
     if layout is None:
         return nullcontext()
     mesh = keras.distribution.DeviceMesh((2, 2), ("batch", "model"))
@@ -45,7 +45,7 @@ def scope(layout):
 
 
 def train(optimizer, layout, folder):
-    """Trains, saves, loads and trains a model; returns names, shapes, axes and values."""
+    """Trains, saves, loads and trains a model. Returns names, shapes, axes and values."""
     random = np.random.default_rng(0)
     x, y = random.standard_normal((16, 8)), random.standard_normal((16, 4))
     kernels = random.standard_normal((8, 4)), random.standard_normal((4, 4))

@@ -1,8 +1,8 @@
-"""A small network and its training: ten steps, saved after five.
+"""Trains a small network for ten steps, and saves it after five.
 
-As a program, on the backend of KERAS_BACKEND: ``resumable_training.py save FILE`` trains to the end
-and saves on its way; ``resumable_training.py resume FILE...`` goes on from each file to the end.
-Both print the final weights and optimizer variables of each run.
+``resumable_training.py save FILE`` trains to the end and saves the model after five steps.
+``resumable_training.py resume FILE...`` continues from each file to the end. Both use the backend
+that KERAS_BACKEND names, and print the final weights and optimizer variables of each run.
 """
 
 import json
@@ -25,7 +25,7 @@ def new_model():
     )
     random = np.random.default_rng(1)
     model.set_weights([random.standard_normal(w.shape) for w in model.get_weights()])
-    # Sharp enough a change that a step taken at the wrong iteration shows.
+    # The rate changes so fast that a step with the wrong iteration number gives other weights.
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.8)
     model.compile(novograd.keras.NovoGrad(schedule, weight_decay=0.01, nesterov=True), loss="mse")
     return model

@@ -1,4 +1,4 @@
-"""The signature, the names and the configuration, and what bad input says."""
+"""Signature, names and configuration, and the errors for bad arguments."""
 
 import doctest
 import inspect
@@ -42,11 +42,11 @@ OTHERS = {
 }
 
 
-def test_the_example():
+def test_the_example_in_the_docstring_runs():
     assert doctest.testmod(novograd.keras).failed == 0
 
 
-def test_signature():
+def test_the_signature_has_the_documented_defaults():
     parameters = inspect.signature(NovoGrad).parameters
     base = inspect.signature(keras.optimizers.SGD).parameters
     own = {name: parameters[name].default for name in list(parameters)[: len(OWN)]}
@@ -58,7 +58,7 @@ def test_signature():
     assert isinstance(NovoGrad(), keras.optimizers.Optimizer)
 
 
-def test_configuration():
+def test_the_configuration_restores_the_optimizer():
     optimizer = NovoGrad(**OTHERS)
     config = optimizer.get_config()
     assert {name: config[name] for name in OTHERS} == OTHERS
@@ -67,7 +67,7 @@ def test_configuration():
     assert again.get_config() == config
 
 
-def test_configuration_of_a_schedule():
+def test_the_configuration_restores_a_schedule():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 2, 0.25)
     optimizer = NovoGrad(schedule)
     again = NovoGrad.from_config(optimizer.get_config())
@@ -76,7 +76,7 @@ def test_configuration_of_a_schedule():
 
 
 @pytest.mark.parametrize("name", ["novograd", "NovoGrad", "novograd>NovoGrad"])
-def test_compile_by_name(name):
+def test_compile_accepts_the_name_of_the_optimizer(name):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile(optimizer=name, loss="mse")
     assert type(model.optimizer) is NovoGrad
@@ -85,33 +85,33 @@ def test_compile_by_name(name):
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [-1e-9, float("nan"), float("inf"), np.float64(-0.5)])
-def test_a_number_out_of_range(name, value):
+def test_a_number_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^{name} must be in \[0, (1|inf)\), got .*{value}"):
         NovoGrad(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["beta_1", "beta_2"])
 @pytest.mark.parametrize("value", [1, 1.0, 1.5])
-def test_a_decay_rate_of_one_or_more(name, value):
+def test_a_decay_rate_of_one_or_more_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^{name} must be in \[0, 1\), got {value}$"):
         NovoGrad(**{name: value})
 
 
 @pytest.mark.parametrize("name", NUMBERS[1:])
 @pytest.mark.parametrize("value", ["0.1", True, [0.1], 1j])
-def test_a_number_of_the_wrong_type(name, value):
+def test_a_number_of_the_wrong_type_is_refused(name, value):
     with pytest.raises(TypeError, match=rf"^{name} must be a number, got .* of type "):
         NovoGrad(**{name: value})
 
 
 @pytest.mark.parametrize("value", [1, "0.1", True, np.float32(0.5)])
-def test_a_learning_rate_that_keras_refuses(value):
+def test_keras_refuses_a_learning_rate_of_the_wrong_type(value):
     with pytest.raises(ValueError, match=r"`learning_rate` should be float, .*\n?.*="):
         NovoGrad(value)
 
 
-def test_no_weight_decay_is_none_for_keras():
-    """Its own optimizers have that default, and programs set the attribute."""
+def test_a_weight_decay_of_none_means_no_decay():
+    """None is the default of Keras optimizers, and programs set the attribute to None."""
     weights = []
     for given in (0.0, None, "set"):
         optimizer = NovoGrad(0.5, weight_decay=0.5 if given == "set" else given)
@@ -127,17 +127,17 @@ def test_no_weight_decay_is_none_for_keras():
 
 @pytest.mark.parametrize("name", ["grad_averaging", "nesterov"])
 @pytest.mark.parametrize("value", ["yes", 1, 0.0])
-def test_a_flag_of_the_wrong_type(name, value):
+def test_a_flag_of_the_wrong_type_is_refused(name, value):
     with pytest.raises(TypeError, match=rf"^{name} must be True or False, got "):
         NovoGrad(**{name: value})
 
 
-def test_an_unknown_argument():
+def test_an_unknown_argument_is_refused():
     with pytest.raises(ValueError, match=r"not recognized: .*momentum"):
         NovoGrad(momentum=0.9)
 
 
-def test_no_gradients_and_an_unknown_variable():
+def test_a_call_without_gradients_or_with_an_unknown_variable_is_refused():
     known, unknown = keras.Variable([1.0]), keras.Variable([1.0])
     optimizer = NovoGrad()
     with pytest.raises(ValueError, match="No gradients provided for any variable"):
@@ -146,7 +146,7 @@ def test_no_gradients_and_an_unknown_variable():
         optimizer.apply([keras.ops.ones(1)], [unknown])
 
 
-def test_defaults_are_those_of_the_variant():
+def test_defaults_come_from_the_variant():
     config = NovoGrad(variant="apex").get_config()
     assert (config["beta_1"], config["beta_2"], config["grad_averaging"]) == (0.9, 0.999, True)
     assert config["learning_rate"] == pytest.approx(1e-3)
@@ -156,6 +156,6 @@ def test_defaults_are_those_of_the_variant():
         NovoGrad(variant="adam")
 
 
-def test_a_variant_of_ones_own_is_kept_in_the_configuration():
+def test_the_configuration_keeps_a_custom_variant():
     mine = replace(get("nvidia"), name="mine", decay="decoupled")
     assert NovoGrad.from_config(NovoGrad(variant=mine).get_config()).variant == mine

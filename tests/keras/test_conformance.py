@@ -1,4 +1,4 @@
-"""Every way to run the Keras class on this backend, through the cases of the table."""
+"""Every adapter of the Keras class on this backend passes the cases of the conformance table."""
 
 import keras
 import pytest
@@ -11,7 +11,7 @@ BACKEND = keras.backend.backend()
 
 
 class Compiled:
-    """One compiled function for each set of layers with gradients."""
+    """Has one compiled function for each set of layers with gradients."""
 
     def _build(self, weights):
         super()._build(weights)
@@ -48,7 +48,7 @@ elif BACKEND == "jax":
             return self._compiled(super()._updated, gradients)(state, gradients, weights)
 
         def _compile(self, function):
-            # A function of its own: jit remembers the traces of one that it has seen.
+            # The lambda is new each time: jit would reuse its traces of a function that it knows.
             return jax.jit(lambda *arguments: function(*arguments))
 
     COMPILED = {"stateless_apply, jit": Jitted}
@@ -56,23 +56,23 @@ else:
     COMPILED = {}
 
 # JAX compiles each operation for each shape.
-DEAR = [name for name in ADAPTERS if name != "apply" or BACKEND == "jax"]
-CHECKS = checks(ADAPTERS, [*CASES, *VARIANT_CASES], DEAR)
-# Of the hyperparameters only the learning rate is a variable: a compiled function keeps the others.
+SLOW = [name for name in ADAPTERS if name != "apply" or BACKEND == "jax"]
+CHECKS = checks(ADAPTERS, [*CASES, *VARIANT_CASES], SLOW)
+# Only the learning rate is a variable: a compiled function keeps the other hyperparameters.
 COMPILABLE = [case for case in CASES if case.name != "full schedule"]
 # Of the variants, apex has a count, which is traced.
 CHECKS += checks(COMPILED, [*COMPILABLE, *VARIANT_CASES], COMPILED, variants=["apex"])
 
 
 @pytest.mark.parametrize(("adapter", "case"), CHECKS)
-def test_conformance(adapter, case):
+def test_the_adapter_passes_the_case(adapter, case):
     check(adapter, case)
 
 
-def test_the_formula_is_the_rules(wrong_rule):
-    """A wrong rule makes the class wrong: it holds no second copy of the coefficients."""
+def test_the_class_uses_the_formula_of_the_rule(wrong_rule):
+    """A wrong rule makes the class wrong: it has no second copy of the coefficients."""
     if BACKEND == "jax":
-        jax.clear_caches()  # of steps compiled with the right rule
+        jax.clear_caches()  # drop steps that were compiled with the right rule
     with pytest.raises(MismatchError, match=r"defaults, step 0, layer 0 .*: weights"):
         check(ApplyAdapter, CASES[0])
     if BACKEND == "jax":

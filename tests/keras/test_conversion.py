@@ -1,4 +1,4 @@
-"""Files of Keras as ``novograd.checkpoint`` reads and writes them."""
+"""``novograd.checkpoint`` reads and writes files of Keras."""
 
 import h5py
 import keras
@@ -43,7 +43,7 @@ NAMES = ["first/kernel", "first/bias", "second/gamma", "second/beta"]
 @pytest.mark.parametrize(
     ("variant", "options"), [("nvidia-amsgrad", {}), ("documented", {"weight_decay": 0.1})]
 )
-def test_an_optimizer_comes_back_to_the_bit(tmp_path, variant, options, source):
+def test_an_optimizer_keeps_every_bit_after_reading_and_writing(tmp_path, variant, options, source):
     model = trained(variant, **options)
     model.save(tmp_path / source) if source.endswith("s") else model.save_weights(tmp_path / source)
     checkpoint = read(tmp_path / source, "keras", variant=variant)
@@ -63,7 +63,7 @@ def test_an_optimizer_comes_back_to_the_bit(tmp_path, variant, options, source):
     assert through.variant.name == variant
 
 
-def test_averages_and_schedules(tmp_path):
+def test_files_with_averages_and_schedules_are_read(tmp_path):
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
     model = new_model(NovoGrad(schedule, use_ema=True))
     for x in training.INPUTS[:3]:
@@ -80,12 +80,12 @@ def test_averages_and_schedules(tmp_path):
         assert_same_bits([entry.moment, entry.v], [moment, v])
         assert_same_bits([entry.weights], [np.array(keras.ops.convert_to_numpy(weights))])
     model.save_weights(tmp_path / "model.weights.h5")
-    # Of the averages of weights this file says nothing.
+    # This file does not tell that it contains averages of the weights.
     with pytest.raises(CheckpointError, match=r"v of '0' has shape \(2,\)"):
         read(tmp_path / "model.weights.h5", "keras")
 
 
-def test_files_with_something_else_inside(tmp_path):
+def test_files_with_other_content_are_refused(tmp_path):
     def wrong(name, message):
         with pytest.raises(CheckpointError, match=message) as error:
             read(tmp_path / name, "keras")
@@ -114,7 +114,7 @@ def test_files_with_something_else_inside(tmp_path):
             wrong(name, "it is damaged|cannot load")
 
 
-def test_the_lines_load_it_and_a_full_disk_takes_nothing_away(tmp_path, monkeypatch):
+def test_the_printed_lines_load_the_file_and_a_full_disk_destroys_nothing(tmp_path, monkeypatch):
     loading.check_target("keras", tmp_path, monkeypatch)
 
 
@@ -136,8 +136,8 @@ for name, layer in ("own", Twice()), ("lambda", keras.layers.Lambda(lambda x: 2 
 """
 
 
-def save_with_layers_that_are_gone(folder, use_ema):
-    """Saves models whose layers are of a module that cannot be imported, and that Keras forgets."""
+def save_with_unknown_layers(folder, use_ema):
+    """Saves models with layers from a module that cannot be imported and that Keras forgets."""
     known = dict(keras.saving.get_custom_objects())
     scope = {"__name__": "gone", "keras": keras, "numpy": np, "NovoGrad": NovoGrad}
     exec(SAVES, scope | {"folder": folder, "use_ema": use_ema})
@@ -146,8 +146,8 @@ def save_with_layers_that_are_gone(folder, use_ema):
 
 
 @pytest.mark.parametrize("name", ["own", "lambda"])
-def test_an_archive_with_layers_that_keras_does_not_find(tmp_path, name):
-    save_with_layers_that_are_gone(tmp_path, use_ema=False)
+def test_an_archive_with_layers_that_keras_does_not_know_is_read(tmp_path, name):
+    save_with_unknown_layers(tmp_path, use_ema=False)
     with pytest.raises((TypeError, ValueError)):
         keras.saving.load_model(tmp_path / f"{name}.keras")
     known = read(tmp_path / f"{name}.keras", "keras")
@@ -160,8 +160,8 @@ def test_an_archive_with_layers_that_keras_does_not_find(tmp_path, name):
     assert (options.lr, options.beta1, options.weight_decay) == (0.5, 0.75, 0.25)
 
 
-def test_an_archive_with_variables_beside_those_of_the_optimizer(tmp_path):
-    save_with_layers_that_are_gone(tmp_path, use_ema=True)
+def test_an_archive_with_unknown_layers_and_averages_is_refused(tmp_path):
+    save_with_unknown_layers(tmp_path, use_ema=True)
     with pytest.raises(
         CheckpointError, match="its optimizer has use_ema, which adds variables to its own; Keras"
     ):

@@ -1,4 +1,4 @@
-"""What is public can be copied and pickled wherever Keras's own optimizers can."""
+"""Public objects can be copied and pickled wherever Keras's own optimizers can."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ from novograd.keras import NovoGrad
 from tests.helpers.copies import Case, assert_survives_what_its_control_does
 
 
-def test_what_is_public_survives_what_its_control_does():
+def test_public_objects_survive_every_copy_that_adam_survives():
     def does(optimizer):
         variable = keras.Variable(np.float32([1.0, 2.0]))
         optimizer.apply([keras.ops.convert_to_tensor(np.float32([3.0, 4.0]))], [variable])
@@ -20,5 +20,5 @@ def test_what_is_public_survives_what_its_control_does():
     def adam():
         return keras.optimizers.Adam(0.1, weight_decay=0.01, name="adam")
 
-    # None after a step: copies of Keras's own optimizers have forgotten it.
+    # No case takes a step first: copies of Keras's own optimizers lose their state.
     assert_survives_what_its_control_does({"NovoGrad": Case(ours, does, adam)})

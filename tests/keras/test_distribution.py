@@ -1,4 +1,4 @@
-"""Training under ``keras.distribution``, which cuts variables over several devices: JAX only."""
+"""Training with ``keras.distribution``, which shards variables over devices (JAX only)."""
 
 import pickle
 
@@ -10,7 +10,7 @@ from tests.helpers import programs
 from tests.keras import distributed_training as training
 
 pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="Keras cuts variables on JAX only"
+    keras.backend.backend() != "jax", reason="Keras shards variables on JAX only"
 )
 
 
@@ -27,7 +27,7 @@ LAYOUTS = pytest.mark.parametrize("layout", training.LAYOUTS)
 
 @LAYOUTS
 @pytest.mark.parametrize("name", training.OPTIMIZERS)
-def test_numbers_are_those_of_one_device(results, name, layout):
+def test_results_equal_training_on_one_device(results, name, layout):
     both = results[name, layout], results[name, "one device"]
     for (path, *_, cut), (*_, whole) in zip(*both, strict=True):
         np.testing.assert_allclose(cut, whole, rtol=2e-5, atol=1e-6, err_msg=path)
@@ -35,8 +35,8 @@ def test_numbers_are_those_of_one_device(results, name, layout):
 
 @LAYOUTS
 @pytest.mark.parametrize("name", [name for name in training.OPTIMIZERS if name != "adam"])
-def test_state_is_cut_as_its_weight(results, name, layout):
-    """On the axes that it has in full; on the others, and where it is a number, it is not cut."""
+def test_state_is_sharded_like_its_weight(results, name, layout):
+    """Only axes of full length are sharded; other axes and numbers are not."""
     weights, state = results[name, layout][:4], results[name, layout][4:]
     of_each = len(state) // len(weights)
     for i, (path, shape, axes, _) in enumerate(state):

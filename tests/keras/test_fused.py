@@ -1,4 +1,4 @@
-"""That PyTorch and JAX take the step by the native kernels, and get the same from them."""
+"""Keras uses the native kernels with PyTorch and JAX, and the results agree with the rule."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from novograd.keras import NovoGrad, optimizer, plain
 from novograd.layers import Rows, Split, Stacked
 
 BACKEND = keras.backend.backend()
-pytestmark = pytest.mark.skipif(BACKEND == "tensorflow", reason="has no native kernels")
+pytestmark = pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has no native kernels")
 
 
 LAYERS = {"w0": Split((1, 2)), "w1": Rows(), "w2": Stacked(), "w3": None}
@@ -32,7 +32,7 @@ def gradients(step):
 
 
 def trained(**options):
-    """The weights and state after a few steps, in which one weight does not decay."""
+    """Returns the weights and state after a few steps. One weight does not decay."""
     weights = variables()
     novograd = NovoGrad(0.1, weight_decay=0.1, **options)
     novograd.exclude_from_weight_decay(var_names=["w1"])
@@ -42,8 +42,8 @@ def trained(**options):
     return [keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in stored]
 
 
-def watched(monkeypatch):
-    """Appends how many variables the kernels take, at each call."""
+def count_kernel_updates(monkeypatch):
+    """Returns a list that gets the number of variables that the kernels update, at each step."""
     taken = []
     step = optimizer.backend.step
 
@@ -58,21 +58,21 @@ def watched(monkeypatch):
 
 @pytest.mark.parametrize("layers", [None, lambda w: LAYERS[w.name]], ids=["whole", "layers"])
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_the_kernels_take_the_step_and_agree_with_the_rule(monkeypatch, nesterov, layers):
-    taken = watched(monkeypatch)
+def test_the_kernels_update_all_variables_and_agree_with_the_rule(monkeypatch, nesterov, layers):
+    taken = count_kernel_updates(monkeypatch)
     by_kernels = trained(nesterov=nesterov, layers=layers)
     assert taken == [4] * 5
     monkeypatch.setattr(optimizer.backend, "step", plain.step)
     by_rule = trained(nesterov=nesterov, layers=layers)
     for one, other in zip(by_kernels, by_rule, strict=True):
-        # A few roundings of float32 a step; those of bfloat16 may then fall the other way.
+        # A step has a few float32 roundings, so bfloat16 may round to the next number.
         np.testing.assert_allclose(one, other, rtol=1e-2 if one.shape == (4, 2) else 1e-5)
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="the step of JAX takes all by itself")
-def test_what_the_kernels_cannot_take_is_left_to_the_rule(monkeypatch):
-    """Such as layers along two axes, with a third between them."""
-    taken = watched(monkeypatch)
+@pytest.mark.skipif(BACKEND != "torch", reason="on JAX, novograd.jax handles these layers itself")
+def test_variables_without_a_kernel_are_updated_by_the_rule(monkeypatch):
+    """Layers along two axes with a third axis between them have no kernel."""
+    taken = count_kernel_updates(monkeypatch)
     whole, layered = (keras.Variable(np.ones((3, 5, 2)), dtype="float32") for _ in range(2))
     novograd = NovoGrad(layers=lambda w: Stacked((0, 2)) if w is layered else None)
     novograd.apply([keras.ops.ones((3, 5, 2))] * 2, [whole, layered])
@@ -94,7 +94,7 @@ def test_stateless_apply_changes_nothing_in_place():
         np.testing.assert_array_equal(now, copy)
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="of JAX's compiled programs")
+@pytest.mark.skipif(BACKEND != "jax", reason="reads a compiled program of JAX")
 def test_a_compiled_step_is_one_call():
     import jax
 

@@ -1,4 +1,4 @@
-"""Gradients in every form that Keras's own optimizers take, and those of a wrong shape."""
+"""Gradients in every form that Keras's own optimizers accept, and gradients of a wrong shape."""
 
 import keras
 import numpy as np
@@ -9,12 +9,12 @@ from novograd.layers import Rows, Split, Stacked
 
 BACKEND = keras.backend.backend()
 SHAPE, STEPS = (6, 3), 4
-# Twice the same row, and rows that a step does not touch.
+# One row occurs twice, and a step does not touch some rows.
 INDICES = np.array([4, 1, 4])
 
 
 def sparse(indices, rows):
-    """A sparse gradient of the backend."""
+    """Returns a sparse gradient of the backend."""
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
@@ -29,7 +29,7 @@ def sparse(indices, rows):
 
 
 def dense(indices, rows):
-    """The same as a tensor."""
+    """Returns the same gradient as a dense tensor."""
     whole = np.zeros(SHAPE, rows.dtype)
     np.add.at(whole, indices, rows)
     return keras.ops.convert_to_tensor(whole)
@@ -40,7 +40,7 @@ def numpy(variables):
 
 
 def gradients(form):
-    """Those of a table and of a bias, for each step."""
+    """Yields the gradients of a table and a bias for each step."""
     random = np.random.default_rng(0)
     for _ in range(STEPS):
         rows = random.standard_normal((len(INDICES), SHAPE[1])).astype("float32")
@@ -56,7 +56,7 @@ def variables():
 
 
 def train(optimizer, form, apply=NovoGrad.apply):
-    """Returns the variables, and those of the optimizer, after some steps."""
+    """Returns the weights and the optimizer's variables after some steps."""
     weights = variables()
     optimizer.build(weights)
     for found in gradients(form):
@@ -86,16 +86,16 @@ OPTIONS = pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 
 
 @OPTIONS
-def test_a_sparse_gradient_is_the_dense_one(options):
+def test_a_sparse_gradient_gives_the_same_step_as_the_dense_one(options):
     expected = train(NovoGrad(0.1, weight_decay=0.1, **options), dense)
     actual = train(NovoGrad(0.1, weight_decay=0.1, **options), sparse)
     for x, y in zip(actual, expected, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.skipif(BACKEND == "tensorflow", reason="Keras refuses stateless_apply there")
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="Keras refuses stateless_apply on TensorFlow")
 @OPTIONS
-def test_and_in_a_stateless_step(options):
+def test_a_sparse_gradient_gives_the_same_stateless_step_as_the_dense_one(options):
     def step(state, found, weights):
         return optimizer.stateless_apply(state, found, weights)
 
@@ -117,7 +117,7 @@ def test_and_in_a_stateless_step(options):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
-def test_lists_and_arrays_are_gradients():
+def test_lists_arrays_and_variables_are_accepted_as_gradients():
     values = [1.0, 2.0, 3.0]
     results = []
     for gradient in (values, np.array(values), keras.Variable(values)):
@@ -131,7 +131,7 @@ def test_lists_and_arrays_are_gradients():
     ("shape", "wrong"), [((3,), (4,)), ((3,), (1,)), ((3,), ()), ((), (1,)), ((3, 2), (2, 3))]
 )
 @pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}], ids=str)
-def test_a_gradient_of_another_shape_changes_nothing(shape, wrong, options):
+def test_a_gradient_of_another_shape_is_refused_and_changes_nothing(shape, wrong, options):
     weights = [keras.Variable(np.ones(x), name=name) for x, name in (((2,), "a"), (shape, "b"))]
     optimizer = NovoGrad(0.1, **options)
     optimizer.build(weights)

@@ -1,4 +1,4 @@
-"""What counts as a layer, in Keras, on every backend."""
+"""Layers in Keras, on every backend."""
 
 import json
 
@@ -22,7 +22,7 @@ def drawn(seed, shape):
 
 
 def train(values, gradients, **options):
-    """Trains one variable; returns it, its moment and its second moment."""
+    """Trains one variable. Returns it, its momentum buffer and its second moment."""
     w = keras.Variable(values, name="kernel")
     optimizer = NovoGrad(**OPTIONS | options)
     for gradient in gradients:
@@ -39,9 +39,9 @@ def train(values, gradients, **options):
         ((5, 48), Split((16, 32), axis=-1), lambda x: np.split(x, [16], 1)),
         ((5, 3), Split((5,)), lambda x: [x]),
     ],
-    ids=["experts", "inner axis", "fused", "fused along the last axis", "of one part"],
+    ids=["experts", "inner axis", "fused", "fused along the last axis", "one part"],
 )
-def test_layers_of_a_variable_equal_layers_apart(shape, layers, cut):
+def test_layers_of_a_variable_equal_separate_variables(shape, layers, cut):
     values, gradients = drawn(0, shape), [drawn(1 + i, shape) for i in range(STEPS)]
     w, m, v = train(values, gradients, layers=layers)
     columns = zip(*map(cut, gradients), strict=True)
@@ -53,7 +53,7 @@ def test_layers_of_a_variable_equal_layers_apart(shape, layers, cut):
 
 
 @pytest.mark.parametrize("scale", ["norm", "rms"])
-def test_rows_are_output_units(scale):
+def test_rows_are_the_output_units_of_a_kernel(scale):
     gradient = drawn(1, (5, 6))
     w, _, v = train(np.zeros((5, 6), "float32"), [gradient], layers=Rows(scale=scale))
     np.testing.assert_allclose(v, np.sum(gradient**2, 0, keepdims=True), rtol=1e-5)
@@ -62,7 +62,7 @@ def test_rows_are_output_units(scale):
     np.testing.assert_allclose(np.linalg.norm(step, axis=0), np.full(6, expected), rtol=1e-5)
 
 
-def test_rows_of_embeddings_and_biases():
+def test_rows_of_embeddings_are_words_and_rows_of_biases_are_elements():
     model = keras.Sequential([keras.layers.Embedding(7, 3), keras.layers.Dense(4)])
     model.build((None, 2))
     optimizer = NovoGrad(layers=Rows())
@@ -80,7 +80,7 @@ registered = keras.saving.register_keras_serializable(package="tests")(rows_of_k
 @pytest.mark.parametrize(
     "layers", [None, Rows(scale="rms"), Stacked((0, 1)), Split((2, 1)), registered]
 )
-def test_a_config_holds_layers(layers):
+def test_the_configuration_keeps_layers(layers):
     config = NovoGrad(layers=layers).get_config()
     assert json.loads(json.dumps(config)) == config
     assert NovoGrad.from_config(config).layers == layers
@@ -95,7 +95,7 @@ def test_a_config_holds_layers(layers):
         (Split((1, 1), axis=-1), (1, 2)),
     ],
 )
-def test_a_saved_model_keeps_them(tmp_path, layers, shape):
+def test_a_saved_model_keeps_layers(tmp_path, layers, shape):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.compile(NovoGrad(layers=layers), loss="mse")
     x, y = drawn(0, (8, 3)), drawn(1, (8, 2))
@@ -135,8 +135,8 @@ def test_a_saved_model_keeps_them(tmp_path, layers, shape):
     ],
     ids=str,
 )
-def test_scalars_and_empty_weights(tmp_path, shape, layers, v_shape, dtype):
-    """They take steps, and go on from a file, as does the weight beside them."""
+def test_scalars_and_empty_weights_are_trained_and_saved(tmp_path, shape, layers, v_shape, dtype):
+    """The second weight of the model must be trained and saved as well."""
 
     def new():
         model = Holder(shape, dtype)
@@ -163,7 +163,7 @@ def test_scalars_and_empty_weights(tmp_path, shape, layers, v_shape, dtype):
 
 
 class Holder(keras.Model):
-    """A model of two weights that computes nothing."""
+    """A model that has two weights and computes nothing."""
 
     def __init__(self, shape, dtype):
         super().__init__()
@@ -173,14 +173,14 @@ class Holder(keras.Model):
 
 
 @pytest.mark.parametrize("scale", ["norm", "rms"])
-def test_rows_of_a_scalar_are_the_scalar(scale):
+def test_a_scalar_is_one_row(scale):
     values, gradients = np.float32(1), [drawn(i, ()) for i in range(STEPS)]
     whole = train(values, gradients)
     for x, y in zip(train(values, gradients, layers=Rows(scale=scale)), whole, strict=True):
         np.testing.assert_array_equal(x, y)
 
 
-def test_a_function_that_is_not_registered_is_not_found():
+def test_a_configuration_with_an_unregistered_function_is_refused():
     def unknown(variable):
         return None
 
@@ -190,7 +190,7 @@ def test_a_function_that_is_not_registered_is_not_found():
 
 
 @pytest.mark.parametrize(
-    ("layers", "error", "said"),
+    ("layers", "error", "message"),
     [
         ("rows", TypeError, "layers must be Stacked, Split, Rows, None or a function, got 'rows'"),
         (lambda w: 3, TypeError, "layers must return Stacked, Split, Rows or None, got 3"),
@@ -198,6 +198,6 @@ def test_a_function_that_is_not_registered_is_not_found():
         (Split((3, 2)), ValueError, r"Split\(.*\) does not fit a weight of shape \(4, 3\)"),
     ],
 )
-def test_layers_that_do_not_fit_are_refused(layers, error, said):
-    with pytest.raises(error, match=said):
+def test_layers_that_do_not_fit_are_refused(layers, error, message):
+    with pytest.raises(error, match=message):
         NovoGrad(layers=layers).build([keras.Variable(drawn(0, (4, 3)))])

@@ -1,4 +1,4 @@
-"""Gradients at the ends of the range: right steps, or finite weights and a documented behaviour."""
+"""Very large, very small and nonfinite gradients give right steps or documented results."""
 
 import keras
 import numpy as np
@@ -38,7 +38,7 @@ def numpy(x):
 
 
 def train(gradients, dtype="float32", **changes):
-    """Takes the steps from weights of one; returns weights, and v after each step."""
+    """Takes steps from weights of 1. Returns the weights, and v after each step."""
     w = keras.Variable(np.ones_like(gradients[0]), dtype=dtype)
     optimizer = new(**changes)
     norms = []
@@ -49,7 +49,7 @@ def train(gradients, dtype="float32", **changes):
 
 
 def train_compiled(gradients, dtype="float32", **changes):
-    """The same by ``train_on_batch``, compiled as the backend does by default."""
+    """Does the same with ``train_on_batch``, compiled as the backend does by default."""
     model = keras.Sequential([keras.Input(gradients[0].shape, dtype=dtype), Product(dtype=dtype)])
     model.compile(new(**changes), loss=lambda _, product: product)
     norms = []
@@ -78,7 +78,7 @@ def test_the_step_is_right(run, size):
 
 
 @MODES
-def test_a_squared_norm_beyond_float32_counts_for_nothing(run):
+def test_a_squared_norm_beyond_float32_is_ignored(run):
     usual, huge = np.array([3.0, 4.0]), np.array([1e25, -1e25])
     for gradients, remembered in (
         ([huge, usual], [0.0, 25.0]),
@@ -86,7 +86,7 @@ def test_a_squared_norm_beyond_float32_counts_for_nothing(run):
     ):
         w, norms = run(gradients)
         np.testing.assert_allclose(norms, remembered, rtol=1e-6)
-        # As if the huge gradient had been zero, v excepted.
+        # The huge gradient acts like a zero gradient, except that v does not decay.
         m, expected = np.zeros(2), np.ones(2)
         for gradient in gradients:
             m = 0.9 * m + (0.0 if gradient is huge else 0.5 * gradient / 5.0)
@@ -101,7 +101,7 @@ def test_a_squared_norm_below_float32_counts_as_zero(run):
 
 
 @MODES
-def test_epsilon_0_and_a_zero_gradient(run):
+def test_a_zero_gradient_with_epsilon_0_gives_finite_weights(run):
     w, norms = run([np.zeros(2), np.array([3.0, 4.0])], epsilon=0.0)
     assert norms == [0.0, 25.0]
     np.testing.assert_allclose(w, [0.7, 0.6], rtol=1e-6)
@@ -110,7 +110,7 @@ def test_epsilon_0_and_a_zero_gradient(run):
 @MODES
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
 def test_a_gradient_that_is_not_finite_is_not_hidden(run, bad):
-    """As with every Keras optimizer; v keeps its history for whoever restores the weights."""
+    """Every Keras optimizer does this. v stays valid, so the weights can be restored."""
     w, norms = run([np.array([3.0, 4.0]), np.array([bad, 1.0])])
     assert np.isnan(w[0])
     assert norms == [25.0, 25.0]
@@ -118,7 +118,7 @@ def test_a_gradient_that_is_not_finite_is_not_hidden(run, bad):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_rounded_once(dtype):
-    """Steps in float32 arithmetic: the weights are the nearest to the exact result."""
+    """Steps use float32 arithmetic, so the weights are the numbers nearest to the exact result."""
     random = np.random.default_rng(0)
     w, gradient = (
         keras.Variable(random.standard_normal(1000), dtype=dtype, name=name) for name in "wg"
@@ -132,7 +132,7 @@ def test_half_precision_is_rounded_once(dtype):
     np.testing.assert_array_equal(numpy(optimizer.variables[2]), moment.astype(numpy(w).dtype))
 
 
-def test_the_learning_rate_of_a_callable_has_all_digits_in_float64():
+def test_a_callable_learning_rate_has_float64_precision():
     w = keras.Variable([1.0], dtype="float64")
     new(learning_rate=lambda: 0.1).apply([keras.ops.ones(1, "float64")], [w])
     np.testing.assert_allclose(numpy(w), 1 - 0.1 / np.sqrt(1 + 1e-8), rtol=1e-15)
@@ -142,21 +142,21 @@ def test_the_learning_rate_of_a_callable_has_all_digits_in_float64():
     ("gradient", "tolerance"),
     [
         (np.random.default_rng(0).standard_normal(2_000_000), 1e-6),
-        # TensorFlow adds up in float32. Small addends of one size beside a large sum are all
-        # rounded the same way, so that their errors add up as well: the worst case.
+        # TensorFlow sums in float32. Equal small numbers that are added to a large sum are all
+        # rounded in the same direction, so their errors add up: this is the worst case.
         (np.r_[1.0, np.full(2_000_000, 1e-3)], 1e-5),
     ],
     ids=["random", "worst case"],
 )
-def test_the_norm_of_many_elements(gradient, tolerance):
+def test_the_norm_of_many_elements_is_accurate(gradient, tolerance):
     stored = gradient.astype(np.float32)
     _, norms = train([stored])
     np.testing.assert_allclose(norms, np.sum(stored.astype(np.float64) ** 2), rtol=tolerance)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_step_without_learning_rate_and_gradients_leaves_the_moments_as_they_were(variant):
-    """No decay enters the moment of a layer without history."""
+def test_a_step_with_a_learning_rate_and_gradients_of_zero_keeps_the_state(variant):
+    """Weight decay does not enter the momentum buffer of a layer that never had a gradient."""
     w = keras.Variable(np.ones((3, 4), np.float32))
     optimizer = NovoGrad(learning_rate=0.0, variant=variant, weight_decay=0.1)
     optimizer.apply([ops.zeros((3, 4))], [w])

@@ -1,4 +1,4 @@
-"""The class beside TensorFlow Addons' one, which runs on Keras 2."""
+"""The class gives the same results as the class of TensorFlow Addons, which runs on Keras 2."""
 
 import importlib
 import sys
@@ -17,13 +17,13 @@ from tests.helpers import published
 from tests.helpers.published import Draw, Stored
 
 pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="TensorFlow Addons knows TensorFlow alone"
+    keras.backend.backend() != "tensorflow", reason="TensorFlow Addons runs on TensorFlow only"
 )
 
 
 @cache
 def addons() -> Any:
-    """TensorFlow Addons' class, with ``tf_keras``, which is Keras 2, and without type checks."""
+    """Returns the class of TensorFlow Addons, with Keras 2 (``tf_keras``) and no type checks."""
     import tensorflow as tf
     import tf_keras
 
@@ -67,7 +67,7 @@ def of_addons(run: Draw, dtype: str) -> list[Stored]:
         optimizer.apply_gradients(pairs)
         ms, vs = ([optimizer.get_slot(w, name) for w in weights] for name in "mv")
         w, m, v = (_arrays(xs) for xs in (weights, ms, vs))
-        found.append(Stored(w, [-x for x in m], v))  # it keeps what is added to the weights
+        found.append(Stored(w, [-x for x in m], v))  # Addons stores -m
     return found
 
 
@@ -91,8 +91,8 @@ def _arrays(variables: Any) -> list[np.ndarray]:
 NAMES = "tensorflow-addons 0.23.0", "tfa"
 
 
-def test_same_numbers_as_addons(record_property):
-    """Also those of the NumPy writing, which has no amsgrad."""
+def test_results_equal_addons_in_float64(record_property):
+    """The NumPy version must agree as well. It does not have amsgrad."""
     ours, words = [], []
     for run in map(published.draw, published.DRAWS):
         theirs = of_addons(run, "float64")
@@ -103,7 +103,7 @@ def test_same_numbers_as_addons(record_property):
         published.check(published.worst(found), "float64", record_property, *NAMES, by, "float64")
 
 
-def test_same_numbers_as_addons_in_float32(record_property):
+def test_results_equal_addons_in_float32(record_property):
     run = published.draw(published.DRAWS[-1])  # with decay, averaging and amsgrad
     found = published.differences(run.weights, of_ours(run, "float32"), of_addons(run, "float32"))
     published.check(found, "float32", record_property, *NAMES, "keras", "float32")

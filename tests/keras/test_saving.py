@@ -1,4 +1,4 @@
-"""The order of the optimizer's variables, which files rely on, and training that goes on."""
+"""The order of the optimizer's variables, which files rely on, and training that continues."""
 
 import copy
 import importlib.util
@@ -17,7 +17,7 @@ from tests.keras import resumable_training as training
 BACKENDS = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
 
 
-def test_the_order_of_the_variables():
+def test_the_variables_have_the_documented_order():
     weights = [keras.Variable(np.ones(3), name="a"), keras.Variable(np.ones((2, 1)), name="b")]
     every_kind = NovoGrad(use_ema=True, gradient_accumulation_steps=2)
     schedule = NovoGrad(keras.optimizers.schedules.CosineDecay(0.1, 10))
@@ -35,7 +35,7 @@ def test_the_order_of_the_variables():
         optimizer.build(weights)
         names = [x.name for x in optimizer.variables]
         assert names == [*first, "a_momentum", "a_v", "b_momentum", "b_v"]
-        optimizer.build(weights)  # a second time, as Keras does
+        optimizer.build(weights)  # Keras calls it twice
         assert len(optimizer.variables) == len(names)
     assert [tuple(x.shape) for x in every_kind.variables[6:]] == [(3,), (), (2, 1), ()]
 
@@ -46,7 +46,7 @@ def test_the_order_of_the_variables():
     ids=["deepcopy", "pickle"],
 )
 @pytest.mark.parametrize("scaled", [False, True])
-def test_a_copy_goes_on_alike(copied, scaled):
+def test_a_copy_continues_like_the_original(copied, scaled):
     model = training.new_model()
     if scaled:
         inner = NovoGrad(0.1, layers=Rows(), variant="nvidia-amsgrad")
@@ -65,7 +65,7 @@ def uninterrupted():
     return training.state(model)
 
 
-def test_a_whole_model_goes_on_bit_for_bit(tmp_path, uninterrupted):
+def test_a_saved_model_continues_bit_for_bit(tmp_path, uninterrupted):
     model = training.new_model()
     training.train(model, 0, training.SAVED)
     model.save(tmp_path / "model.keras")
@@ -76,7 +76,7 @@ def test_a_whole_model_goes_on_bit_for_bit(tmp_path, uninterrupted):
     assert training.state(loaded) == uninterrupted
 
 
-def test_weights_go_on_bit_for_bit(tmp_path, uninterrupted):
+def test_saved_weights_continue_bit_for_bit(tmp_path, uninterrupted):
     model = training.new_model()
     training.train(model, 0, training.SAVED)
     model.save_weights(tmp_path / "model.weights.h5")
@@ -87,8 +87,8 @@ def test_weights_go_on_bit_for_bit(tmp_path, uninterrupted):
     assert training.state(loaded) == uninterrupted
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="starts every backend by itself")
-def test_a_file_of_one_backend_goes_on_on_the_others(tmp_path):
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="one run starts every backend")
+def test_a_file_of_one_backend_continues_on_the_others(tmp_path):
     def run(backend, *arguments):
         printed = programs.run(training.__name__, *arguments, KERAS_BACKEND=backend)
         return json.loads(printed.splitlines()[-1])

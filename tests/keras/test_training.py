@@ -21,14 +21,14 @@ HYPER = {
     "epsilon": 0.25,
     "weight_decay": 0.0625,
 }
-# Whether the train step is compiled by XLA. (PyTorch's compiler needs one for C++.)
+# Whether XLA compiles the train step. PyTorch is left out: its compiler needs a C++ compiler.
 COMPILED = pytest.mark.parametrize("jit_compile", [False] if BACKEND == "torch" else [False, True])
-# Which of both takes less time for a few steps.
+# The faster choice for a few steps.
 QUICK = BACKEND == "jax"
 
 
 def fit(optimizer, constraint=None, jit_compile=QUICK):
-    """Trains one dense layer; returns its weights and the optimizer that was used."""
+    """Trains one dense layer. Returns its weights and the optimizer."""
     dense = keras.layers.Dense(3, kernel_constraint=constraint)
     model = keras.Sequential([keras.Input((5,)), dense])
     dense.set_weights([KERNEL, BIAS])
@@ -38,14 +38,14 @@ def fit(optimizer, constraint=None, jit_compile=QUICK):
 
 
 def gradients(weights, batch):
-    """Those of the mean squared error of a dense layer."""
+    """Returns the gradients of the mean squared error of a dense layer."""
     rows = slice(BATCH * batch % 32, BATCH * batch % 32 + BATCH)
     error = INPUTS[rows] @ weights[0] + weights[1] - TARGETS[rows]
     return [2 / error.size * INPUTS[rows].T @ error, 2 / error.size * error.sum(axis=0)]
 
 
 class Oracle:
-    """The same training by the oracle."""
+    """Does the same training with the oracle."""
 
     def __init__(self, **changes):
         self.weights = [KERNEL, BIAS]
@@ -75,14 +75,14 @@ def close(actual, expected, tolerance=1e-5):
 @pytest.mark.parametrize(
     "changes", [{}, {"nesterov": True}, {"grad_averaging": True}, {"weight_decay": 0.0}]
 )
-def test_fit(changes, jit_compile):
+def test_fit_agrees_with_the_oracle(changes, jit_compile):
     weights, optimizer = fit(NovoGrad(**HYPER | changes), jit_compile=jit_compile)
     oracle = Oracle(**changes).run()
     close(weights, oracle.weights)
     close(optimizer.variables[2:], [x for state in oracle.state for x in state])
 
 
-def test_schedule():
+def test_fit_follows_a_schedule():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.25, 2, 0.5)
     weights, _ = fit(NovoGrad(**HYPER | {"learning_rate": schedule}))
     oracle = Oracle()
@@ -91,7 +91,7 @@ def test_schedule():
     close(weights, oracle.weights)
 
 
-def test_callable_that_changes():
+def test_a_callable_learning_rate_may_change_at_each_step():
     rates = iter([0.5, 0.25, 0.125])
     optimizer = NovoGrad(**HYPER | {"learning_rate": lambda: next(rates)})
     variables = [keras.Variable(w) for w in (KERNEL, BIAS)]
@@ -119,14 +119,14 @@ def by_value(found):
     ("argument", "clip"),
     [("clipnorm", by_norm), ("global_clipnorm", by_global_norm), ("clipvalue", by_value)],
 )
-def test_clipping(argument, clip):
+def test_gradients_are_clipped(argument, clip):
     weights, _ = fit(NovoGrad(**HYPER, **{argument: 0.25}))
     oracle = Oracle().run(clip)
     close(weights, oracle.weights)
     assert np.abs(weights[0] - Oracle().run().weights[0]).max() > 1e-3
 
 
-def test_gradient_accumulation():
+def test_gradients_are_accumulated():
     weights, optimizer = fit(NovoGrad(**HYPER, gradient_accumulation_steps=2))
     oracle = Oracle()
     for batch in range(0, 12, 2):
@@ -136,7 +136,7 @@ def test_gradient_accumulation():
     close(optimizer.variables[4:], [x for state in oracle.state for x in state])
 
 
-def test_averages_of_the_weights():
+def test_fit_ends_with_the_averages_of_the_weights():
     weights, _ = fit(NovoGrad(**HYPER, use_ema=True, ema_momentum=0.75))
     oracle = Oracle()
     averages = [0.0, 0.0]
@@ -149,7 +149,7 @@ def test_averages_of_the_weights():
     close(weights, averages)
 
 
-def test_loss_scaling():
+def test_loss_scaling_does_not_change_the_weights():
     oracle = Oracle().run()
     weights, _ = fit(NovoGrad(**HYPER, loss_scale_factor=1024.0))
     close(weights, oracle.weights)
@@ -158,7 +158,7 @@ def test_loss_scaling():
     close(weights, oracle.weights)
 
 
-def test_constraint():
+def test_a_constraint_is_applied_after_each_step():
     weights, _ = fit(NovoGrad(**HYPER), keras.constraints.NonNeg())
     oracle = Oracle()
     for batch in range(12):
@@ -168,7 +168,7 @@ def test_constraint():
     assert np.any(weights[0] == 0)
 
 
-def test_exclude_from_weight_decay():
+def test_excluded_variables_do_not_decay():
     optimizer = NovoGrad(**HYPER)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     weights, _ = fit(optimizer)
@@ -177,8 +177,8 @@ def test_exclude_from_weight_decay():
     close(weights, oracle.run().weights)
 
 
-def test_a_variable_that_its_gradient_overwrites():
-    """As in float8 training, where scales are updated in this way."""
+def test_a_gradient_may_overwrite_its_variable():
+    """float8 training updates its scales in this way."""
     w, scale = keras.Variable([1.0, 2.0], name="w"), keras.Variable([1.0], name="scale")
     scale.overwrite_with_gradient = True
     optimizer = NovoGrad(0.5, weight_decay=0.5)
@@ -189,11 +189,11 @@ def test_a_variable_that_its_gradient_overwrites():
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"])
-def test_half_precision(policy):
+def test_half_precision_training_agrees_with_the_oracle(policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
-        if policy == "mixed_float16":  # Keras's own scale, 2**15, skips the first steps here
+        if policy == "mixed_float16":  # the default, 2**15, skips the first steps
             fitted = keras.optimizers.LossScaleOptimizer(NovoGrad(**HYPER), initial_scale=256.0)
             weights, optimizer = fit(fitted)[0], fitted.inner_optimizer
         else:
@@ -203,17 +203,17 @@ def test_half_precision(policy):
     stored = "float32" if policy.startswith("mixed") else policy
     dtypes = [keras.backend.standardize_dtype(x.dtype) for x in optimizer.variables[2:]]
     assert dtypes == [stored, "float32"] * 2
-    # The gradients are those of half precision: as far from the oracle's as its digits are few.
+    # The gradients have half precision, so the tolerance depends on its number of digits.
     tolerance = 0.01 if "bfloat16" not in policy else 0.08
     close([w.astype(np.float64) for w in weights], Oracle().run().weights, tolerance)
 
 
-WORDS = RANDOM.integers(0, 6, (16, 4))  # many words twice in a batch
+WORDS = RANDOM.integers(0, 6, (16, 4))  # many words occur twice in a batch
 LABELS = RANDOM.standard_normal((16, 1))
 
 
 def fit_words(one_hot, **arguments):
-    """Trains an embedding, or the same as a matrix product; returns weights and state."""
+    """Trains an embedding, or the same as a matrix product. Returns weights and state."""
     width, table = 3, np.random.default_rng(1).standard_normal((6, 3))
     if one_hot:
         inputs, x = keras.Input((4, 6)), np.eye(6)[WORDS]
@@ -244,7 +244,7 @@ def fit_words(one_hot, **arguments):
     ],
     ids=str,
 )
-def test_an_embedding_is_a_matrix_product(arguments):
+def test_an_embedding_is_trained_like_a_matrix_product(arguments):
     close(fit_words(one_hot=False, **arguments), fit_words(one_hot=True, **arguments))
 
 
@@ -263,8 +263,8 @@ if BACKEND == "tensorflow":
         optimizer.apply([tf.IndexedSlices(values, [1, 1, 0], [3, 2])], [w])
         assert optimizer.variables[3].numpy() == 10.0  # not 6
 
-    def test_mirrored():
-        """Two replicas with half of each batch are one with the whole."""
+    def test_two_replicas_equal_one():
+        """Each replica gets half of each batch."""
         with mirrored().scope():
             weights, optimizer = fit(NovoGrad(**HYPER))
         oracle = Oracle().run()
@@ -272,7 +272,7 @@ if BACKEND == "tensorflow":
         close(optimizer.variables[2:], [x for state in oracle.state for x in state])
 
     @pytest.mark.parametrize("layers", [None, Rows(0)])
-    def test_mirrored_embedding(layers):
+    def test_an_embedding_on_two_replicas_equals_one(layers):
         expected = fit_words(one_hot=True, layers=layers)
         with mirrored().scope():
             close(fit_words(one_hot=False, layers=layers), expected)
