@@ -1,7 +1,7 @@
-"""What the tests of every framework use.
+"""Options, fixtures and reports for the tests of all frameworks.
 
-``make test`` runs each framework's folder in a process of its own. Plain ``pytest`` runs in one
-process whatever can share one, and says at the end what could not.
+``make test`` runs the folder of each framework in a separate process. Plain ``pytest`` runs all
+tests that can share one process, and lists at the end the tests that it cannot run.
 """
 
 import importlib
@@ -19,19 +19,19 @@ KERAS_BACKENDS = ("tensorflow", "torch", "jax")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="run also the tests that are marked full")
+    parser.addoption("--full", action="store_true", help="also run the tests that are marked full")
 
 
 def pytest_configure(config):
-    # If TensorFlow is imported first, its libraries stand in the way of torch's.
+    # If TensorFlow is imported before torch, its libraries conflict with torch's.
     if {"tensorflow", "keras"} & folders(config) and importlib.util.find_spec("torch"):
         importlib.import_module("torch")
 
 
 def pytest_ignore_collect(collection_path, config):
-    if collection_path == HERE / "keras" and keras_is_apart(config):
+    if collection_path == HERE / "keras" and keras_needs_its_own_process(config):
         return True
-    return None  # False would decide for other plugins as well
+    return None  # False would overrule the other plugins
 
 
 def pytest_collection_modifyitems(config, items):
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def folders(config):
-    """Names the folders whose tests the command line asks for."""
+    """Returns the folders whose tests the command line selects."""
     found = set()
     for argument in config.args:
         path = (config.invocation_params.dir / argument.partition("::")[0]).resolve()
@@ -53,9 +53,9 @@ def folders(config):
     return found & FOLDERS
 
 
-def keras_is_apart(config):
-    """Whether the tests of Keras cannot share the process with the others that are asked for."""
-    # On other backends Keras sets up its framework otherwise than the tests of that framework.
+def keras_needs_its_own_process(config):
+    """Whether the Keras tests cannot share a process with the other selected tests."""
+    # On other backends, Keras configures its framework differently from that framework's tests.
     return keras_backend() != "tensorflow" and folders(config) != {"keras"}
 
 
@@ -65,7 +65,7 @@ def keras_backend():
 
 @pytest.fixture
 def wrong_rule(monkeypatch):
-    """The rule with another epsilon: whatever holds no second copy of it is wrong as well."""
+    """Changes the epsilon of the rule: code without a second copy of the rule becomes wrong too."""
     right = rule.numbers
     monkeypatch.setattr(
         rule, "numbers", lambda variant, **hyper: right(variant, **hyper | {"epsilon": 1.0})
@@ -73,7 +73,7 @@ def wrong_rule(monkeypatch):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Shows what was measured, and what plain ``pytest`` leaves to ``make test``."""
+    """Shows the measurements, and the tests that only ``make test`` runs."""
     found = [
         found
         for reports in terminalreporter.stats.values()
@@ -87,13 +87,13 @@ def pytest_terminal_summary(terminalreporter, config):
             terminalreporter.section("conversions, ulp of the largest weight")
             terminalreporter.write_line(matrix)
     if folders(config) == FOLDERS:
-        terminalreporter.section("not run here, but by `make test`")
-        for line in left_to_make(config):
+        terminalreporter.section("not run here; `make test` runs them")
+        for line in tests_left_to_make(config):
             terminalreporter.write_line(line)
 
 
 def show_peers(terminalreporter, rows):
-    """Shows how far the published optimizers are from ours."""
+    """Shows the differences between the published optimizers and ours."""
     if not rows:
         return
     terminalreporter.section("largest differences from published optimizers")
@@ -103,14 +103,14 @@ def show_peers(terminalreporter, rows):
         terminalreporter.write_line("{:30} {:20} {:20} {:8} {:>8} {:>8} {:>8} {:>8}".format(*cells))
 
 
-def left_to_make(config):
-    """Yields what one process cannot run, and why."""
-    ran = set() if keras_is_apart(config) else {keras_backend()}
+def tests_left_to_make(config):
+    """Yields the tests that one process cannot run, each with the reason."""
+    ran = set() if keras_needs_its_own_process(config) else {keras_backend()}
     others = ", ".join(name for name in KERAS_BACKENDS if name not in ran)
-    yield f"tests/keras on {others}: Keras has one backend in a process"
+    yield f"tests/keras on {others}: a process can use only one backend of Keras"
     if os.environ.get("TRITON_INTERPRET") != "1":
-        yield "tests/gpu by Triton's interpreter: torch would use Triton in other tests as well"
+        yield "tests/gpu in Triton's interpreter: torch would also use Triton in other tests"
     if "NOVOGRAD_WHEELS" not in os.environ:
-        yield "tests with published optimizers in wheels: the Makefile downloads these"
+        yield "tests with published optimizers in wheels: the Makefile downloads the wheels"
     if not config.getoption("full"):
         yield "tests that are marked full: give --full, or run `make test-all`"

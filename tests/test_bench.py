@@ -1,4 +1,4 @@
-"""``novograd bench``: what it measures, what it prints and writes, and how it refuses and ends."""
+"""``novograd bench``: its measurements, its output, its errors and its exit."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from novograd.bench.timing import BOUND
 from novograd.conformance import verify
 from novograd.conformance.verify import Framework
 
-# MONAI's counts as not installed, and another package cannot be imported.
+# MONAI seems not installed, and importing pytorch_optimizer fails.
 OTHER_PEERS = """
 import sys
 from importlib import metadata
@@ -46,7 +46,7 @@ def words(text):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """A real run in PyTorch: what it printed, and its file."""
+    """Runs the benchmark in PyTorch; returns the printed text and the content of the file."""
     folder = tmp_path_factory.mktemp("bench")
     (folder / "sitecustomize.py").write_text(OTHER_PEERS)
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
@@ -66,7 +66,7 @@ def real(tmp_path_factory):
     return done.output, json.loads(output.read_text())
 
 
-def test_file_holds_the_figures_and_where_they_are_from(real):
+def test_the_file_has_the_figures_and_the_environment(real):
     _, result = real
     assert (result["schema"], result["rounds"], list(result["frameworks"])) == (1, 2, ["torch"])
     assert result["processor"]
@@ -84,7 +84,7 @@ def test_file_holds_the_figures_and_where_they_are_from(real):
         assert figures[torch["reference"]]["ratio_to_reference"] == 1
 
 
-def test_table_shows_what_the_file_holds_in_eighty_columns(real):
+def test_the_table_shows_the_figures_of_the_file_in_eighty_columns(real):
     printed, result = real
     assert max(map(len, printed.splitlines())) <= 80
     figures = result["frameworks"]["torch"]["results"]["u-net"]["NovoGrad"]
@@ -95,7 +95,7 @@ def test_table_shows_what_the_file_holds_in_eighty_columns(real):
     assert ours[0][2:4] == shown
 
 
-def test_peer_that_cannot_be_measured_is_a_remark(real):
+def test_the_remarks_name_a_peer_that_cannot_be_measured(real):
     printed, result = real
     missing = "MONAI's Novograd"
     assert f"torch, {missing}: not installed: pip install monai" in words(printed)
@@ -104,7 +104,7 @@ def test_peer_that_cannot_be_measured_is_a_remark(real):
     assert set(result["frameworks"]["torch"]["left_out"]) == {"u-net", "tiny"}
 
 
-def test_remarks_say_what_the_reference_and_the_bound_are(real):
+def test_the_remarks_explain_the_rounds_and_the_repeated_reference(real):
     printed, _ = real
     assert "Medians of 2 rounds" in printed
     assert "`AdamW, fused, again`: the reference measured again" in words(printed)
@@ -119,14 +119,14 @@ def test_remarks_say_what_the_reference_and_the_bound_are(real):
         (["--output", "no-such-directory/figures.json"], "there is no directory no-such-directory"),
     ],
 )
-def test_wrong_command_line_is_refused_before_anything_runs(command, monkeypatch, arguments, said):
+def test_wrong_arguments_are_refused_before_anything_runs(command, monkeypatch, arguments, said):
     monkeypatch.setattr(runner, "bench", lambda *_: pytest.fail("it ran"))
     result = command(*arguments)
     assert result.exit_code == 2
     assert said in words(result.output)
 
 
-def test_file_that_is_there_is_kept(command, monkeypatch, tmp_path):
+def test_an_existing_file_is_not_overwritten(command, monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "bench", lambda *_: pytest.fail("it ran"))
     monkeypatch.chdir(tmp_path)
     Path("figures.json").write_text("precious")
@@ -136,7 +136,7 @@ def test_file_that_is_there_is_kept(command, monkeypatch, tmp_path):
     assert Path("figures.json").read_text() == "precious"
 
 
-def test_framework_that_is_not_installed_is_refused(command, monkeypatch):
+def test_a_framework_that_is_not_installed_is_refused(command, monkeypatch):
     monkeypatch.setattr(verify, "find_spec", lambda name: None if name == "optax" else name)
     result = command("--framework", "jax")
     assert result.exit_code == 2
@@ -147,7 +147,7 @@ def test_framework_that_is_not_installed_is_refused(command, monkeypatch):
     assert "none of torch, jax, tensorflow is installed" in words(result.output)
 
 
-def test_process_that_dies_is_said_and_the_others_are_kept(command, monkeypatch, tmp_path):
+def test_a_process_that_dies_is_reported_in_output_and_file(command, monkeypatch, tmp_path):
     monkeypatch.setitem(runner.FRAMEWORKS, "torch", Framework("Caffe", "caffe", ("torch",)))
     output = tmp_path / "figures.json"
     result = command("--framework", "torch", "--output", str(output))
@@ -163,7 +163,7 @@ def children(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's /proc")
-def test_interrupt_stops_the_process_and_writes_nothing(tmp_path):
+def test_an_interrupt_stops_the_process_and_writes_nothing(tmp_path):
     # A test runner in the background ignores the signal, and its children inherit that.
     program = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -177,7 +177,7 @@ def test_interrupt_stops_the_process_and_writes_nothing(tmp_path):
     ) as job:
         end = time.monotonic() + 60
         while not (workers := children(job.pid)):
-            assert time.monotonic() < end, "waited in vain"
+            assert time.monotonic() < end, "no worker started within 60 seconds"
             time.sleep(0.05)
         job.send_signal(signal.SIGINT)
         job.communicate(timeout=30)
@@ -188,7 +188,7 @@ def test_interrupt_stops_the_process_and_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_table_with_the_longest_names_fits_eighty_columns(capsys):
+def test_a_table_with_the_longest_names_fits_eighty_columns(capsys):
     row = {"ms_median": 12345.678, "ratio_to_reference": 123.45, "ratio_to_bound": 1234.5}
     figures = {name: {**row, "bytes_per_weight": 52} for name in peers.PEERS}
     figures["without the bound"] = {"ms_median": 1.0, "ratio_to_reference": 2.0}
@@ -205,7 +205,7 @@ def test_table_with_the_longest_names_fits_eighty_columns(capsys):
     assert [line[0] for line in lines if line and line[0] in SHAPES] == list(SHAPES)
 
 
-def test_what_is_left_out_of_some_shapes_is_said_with_these():
+def test_the_remarks_name_the_shapes_that_leave_out_a_peer():
     result = {
         "rounds": 1,
         "frameworks": {
@@ -224,13 +224,13 @@ def test_every_framework_has_its_module(framework):
 
 
 @pytest.mark.parametrize("name", ["bench", "verify", "compare"])
-def test_help_has_the_exit_codes(name):
+def test_the_help_has_the_exit_codes(name):
     result = CliRunner().invoke(cli.app, [name, "--help"])
     assert "130 interrupted (Ctrl-C)" in words(result.output)
 
 
 @pytest.mark.parametrize("name", ["bench", "verify"])
-def test_help_has_examples_a_line_each(name):
+def test_the_help_has_examples_of_one_line_each(name):
     lines = CliRunner().invoke(cli.app, [name, "--help"]).output.splitlines()
     examples = lines[lines.index("  Examples:") + 1 :][:3]
     assert all(line.startswith(f"    novograd {name}") for line in examples)

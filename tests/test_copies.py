@@ -1,4 +1,4 @@
-"""What is public, and of no framework, can be copied and pickled."""
+"""Public objects that need no framework can be copied and pickled."""
 
 from novograd import variants
 from novograd.compare import Segmentation, Task
@@ -6,7 +6,7 @@ from novograd.layers import Rows, Split, Stacked
 from tests.helpers.copies import Case, assert_survives_what_its_control_does
 
 
-def test_what_is_public_survives_everything():
+def test_public_objects_can_be_copied_and_pickled():
     task = dict.fromkeys(("model", "batches", "test", "loss", "metric"), len)
     made = [
         Stacked((0, 1)),

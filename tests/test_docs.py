@@ -1,6 +1,6 @@
-"""Examples run, docstrings and the Python blocks of README and docs, and pages hold what is found.
+"""The examples in docstrings, README and docs run, and the pages show the current results.
 
-Here are the examples that need no framework. Those of a framework are in its folder.
+This file runs the examples that need no framework. The folder of each framework runs the others.
 """
 
 import ast
@@ -14,11 +14,11 @@ from tests.helpers import examples
 from tests.helpers.programs import REPOSITORY
 
 
-def test_every_framework_has_modules():
+def test_every_framework_has_modules_with_examples():
     assert set(examples.MODULES) == {"none", *examples.FRAMEWORKS}
 
 
-# NumPy says so; the rule computes both branches of a choice.
+# The rule computes both branches of a choice, so NumPy warns.
 @pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
 def test_docstrings():
     examples.run_docstrings("none")
@@ -53,7 +53,7 @@ def test_pages():
     examples.run_pages("none")
 
 
-def test_the_page_on_scale_holds_what_its_program_computes():
+def test_the_page_on_scale_has_the_tables_that_its_program_prints():
     program = REPOSITORY / "benchmarks" / "cost_at_scale.py"
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
     page = (REPOSITORY / "docs" / "scale.md").read_text(encoding="utf-8")
@@ -61,7 +61,7 @@ def test_the_page_on_scale_holds_what_its_program_computes():
         assert table in page
 
 
-def test_the_pages_of_tasks_hold_what_was_found(monkeypatch):
+def test_the_pages_of_tasks_show_the_stored_results(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     import task_results
 

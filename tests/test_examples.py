@@ -1,4 +1,4 @@
-"""The examples of the frameworks around NovoGrad: each trains, in a process of its own."""
+"""The examples for host frameworks: each trains, in a separate process."""
 
 import os
 import re
@@ -21,7 +21,7 @@ RUNS["lightning_module, cli"] = (HOSTS / "lightning_module.py", *CLI)
 
 
 @pytest.mark.parametrize("command", RUNS.values(), ids=RUNS)
-def test_example(tmp_path, command):
+def test_an_example_lowers_its_loss_and_leaves_no_files(tmp_path, command):
     environment = os.environ | {"KERAS_BACKEND": "jax", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, cwd=tmp_path, env=environment
@@ -30,7 +30,7 @@ def test_example(tmp_path, command):
     assert "the native kernels of novograd are not installed" not in done.stderr
     before, after = map(float, re.search(r"loss (\S+) -> (\S+)", done.stdout).groups())
     assert after < before
-    assert not list(tmp_path.iterdir())  # nothing is left behind
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_example_is_named_on_the_page():

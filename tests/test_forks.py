@@ -1,4 +1,4 @@
-"""Runs that are forked from a server: what they print, how they end, and that none outlives it."""
+"""Runs that a server forks: their events, their errors, and that none outlives the server."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import pytest
 from novograd.forks import Server
 from novograd.processes import ProgramError, a_few_at_a_time
 
-# The request is what the run executes.
+# The run executes the request as code.
 PROGRAM = """
 import json, os, signal, sys, time
 from novograd.forks import serve
@@ -47,14 +47,14 @@ def gone(pid):
     return False
 
 
-def test_runs_share_a_server_and_nothing_else(server):
+def test_runs_share_only_their_server(server):
     told = ask(server, "say(pid=os.getpid(), parent=os.getppid()); json.changed = True")
     again = ask(server, "say(parent=os.getppid(), changed=hasattr(json, 'changed'))")
     assert told[0]["pid"] != told[0]["parent"] == again[0]["parent"]
     assert not again[0]["changed"]
 
 
-def test_runs_have_the_environment_and_streams_of_their_own(server):
+def test_a_run_has_the_given_environment_and_its_own_streams(server):
     request = "say(colour=os.environ['COLOUR'], read=sys.stdin.read()); print('x', file=sys.stderr)"
     assert ask(server, request) == [{"colour": "blue", "read": ""}]
 
@@ -79,13 +79,13 @@ def test_runs_at_once_do_not_mix(server):
         ("os.kill(os.getppid(), 9); time.sleep(600)", "the server ended: killed by SIGKILL"),
     ],
 )
-def test_a_run_that_fails_says_why_and_the_next_one_runs(server, request_, said):
+def test_a_failed_run_reports_its_error_and_the_next_run_succeeds(server, request_, said):
     with pytest.raises(ProgramError, match=f"^{said}$"):
         ask(server, request_)
     assert ask(server, "say(fine=True)") == [{"fine": True}]
 
 
-def test_a_run_is_killed_when_its_events_are_no_longer_wanted(server):
+def test_a_run_is_killed_when_nobody_reads_its_events(server):
     async def first():
         told = server.events("say(pid=os.getpid()); time.sleep(600)")
         async with aclosing(told):

@@ -1,4 +1,4 @@
-"""Where frameworks may be imported, and that the package needs none."""
+"""Only some modules may import a framework, and the package needs none."""
 
 import ast
 import subprocess
@@ -15,7 +15,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 
 def imported(path):
-    """Top-level packages that a file imports anywhere, also inside functions."""
+    """Yields the top-level packages that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
@@ -24,10 +24,10 @@ def imported(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_framework_is_imported_only_in_modules_of_its_name(path):
+def test_only_modules_named_after_a_framework_import_it(path):
     relative = path.relative_to(ROOT)
     names = {path.stem, *relative.parent.parts}
-    # Keras is TensorFlow's own way to write models; optax is JAX's to write optimizers.
+    # TensorFlow users write models in Keras, and JAX users write optimizers with optax.
     companions = {"tensorflow": {"keras"}, "jax": {"optax"}}
     allowed = names.union(*(companions.get(name, set()) for name in names))
     assert set(imported(path)) & FRAMEWORKS <= allowed
@@ -49,7 +49,7 @@ def test_only_tests_and_conformance_use_the_oracle():
     assert users == {"conformance"}
 
 
-def test_the_documented_path_holds_a_re_export_and_nothing_else():
+def test_the_documented_path_only_re_exports_the_class():
     path = ROOT.parent / "ai4med" / "libs" / "optimizers" / "__init__.py"
     docstring, *statements = ast.parse(path.read_text(encoding="utf-8")).body
     assert isinstance(docstring, ast.Expr)

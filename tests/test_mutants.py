@@ -1,7 +1,7 @@
-"""Proof that the suite can fail: every wrong rule here is caught by a choice of the cases.
+"""The conformance cases can fail: a small choice of them catches every wrong rule in this file.
 
-The wrong formulas replace functions of ``novograd.rule`` itself; the wrong bookkeeping replaces
-parts of the adapter that runs it.
+The wrong formulas replace functions of ``novograd.rule``. The wrong bookkeeping replaces methods of
+the adapter that runs the rule.
 """
 
 from dataclasses import replace
@@ -25,12 +25,12 @@ def no_epsilon(variant, **hyper):
     return numbers(variant, **hyper | {"epsilon": 0.0})
 
 
-def averaging_spares_the_decay(variant, **hyper):
+def averaging_leaves_out_the_decay(variant, **hyper):
     plain = numbers(variant, **hyper | {"grad_averaging": False})
     return numbers(variant, **hyper)._replace(b=plain.b)
 
 
-def averaging_spares_the_gradient(variant, **hyper):
+def averaging_leaves_out_the_gradient(variant, **hyper):
     plain = numbers(variant, **hyper | {"grad_averaging": False})
     return numbers(variant, **hyper)._replace(a=plain.a)
 
@@ -51,7 +51,7 @@ def decay_without_learning_rate(variant, **hyper):
     return numbers(variant, **hyper)._replace(b=numbers(variant, **hyper | {"lr": 1.0}).b)
 
 
-def learning_rate_at_the_update(variant, **hyper):
+def learning_rate_in_the_update(variant, **hyper):
     return numbers(replace(variant, rate="update"), **hyper)
 
 
@@ -63,7 +63,7 @@ def v_restarted_each_step(variant, **hyper):
     return numbers(replace(variant, averages=False), **hyper)
 
 
-def weights_of_the_average_swapped(variant, **hyper):
+def weights_of_average_swapped(variant, **hyper):
     return numbers(variant, **hyper)._replace(keep=1 - hyper["beta2"], mix=hyper["beta2"])
 
 
@@ -78,16 +78,16 @@ def average_from_zero(variant, **hyper):
 WRONG_NUMBERS = [
     epsilon_outside_the_root,
     no_epsilon,
-    averaging_spares_the_decay,
-    averaging_spares_the_gradient,
+    averaging_leaves_out_the_decay,
+    averaging_leaves_out_the_gradient,
     averaging_ignored,
     decay_twice,
     decay_decoupled,
     decay_without_learning_rate,
-    learning_rate_at_the_update,
+    learning_rate_in_the_update,
     no_root,
     v_restarted_each_step,
-    weights_of_the_average_swapped,
+    weights_of_average_swapped,
     average_without_complement,
     average_from_zero,
 ]
@@ -106,12 +106,12 @@ def nesterov_always(w, m, g, scalars, *, beta1, nesterov=False):
     return c * w - d * (beta1 * m + push), m
 
 
-def moment_of_the_other_sign(w, m, g, scalars, *, beta1, nesterov=False):
+def momentum_with_opposite_sign(w, m, g, scalars, *, beta1, nesterov=False):
     w, m = _right_pass(w, -m, g, scalars, beta1=beta1, nesterov=nesterov)
     return w, -m
 
 
-def moment_dampened(w, m, g, scalars, *, beta1, nesterov=False):
+def momentum_dampened(w, m, g, scalars, *, beta1, nesterov=False):
     a, b, c, d = scalars
     return _right_pass(
         w,
@@ -124,11 +124,11 @@ def moment_dampened(w, m, g, scalars, *, beta1, nesterov=False):
 
 
 _right_pass = rule.linear_pass
-WRONG_PASSES = [nesterov_ignored, nesterov_always, moment_of_the_other_sign, moment_dampened]
+WRONG_PASSES = [nesterov_ignored, nesterov_always, momentum_with_opposite_sign, momentum_dampened]
 
 
 class AverageNotStored(RuleAdapter):
-    """OpenSeq2Seq: what the graph computes as v never reaches the variable."""
+    """OpenSeq2Seq: the graph computes v but never stores it in the variable."""
 
     def _step_layer(self, layer, gradient, hyper, *weight):
         after = super()._step_layer(layer, gradient, hyper, *weight)
@@ -136,7 +136,7 @@ class AverageNotStored(RuleAdapter):
 
 
 class OneGlobalNorm(RuleAdapter):
-    """All layers joined into one: what a fused optimizer gets by concatenation."""
+    """One norm for all layers, as in a fused optimizer that concatenates them."""
 
     def step(self, gradients, hyper):
         joined = np.concatenate([g.ravel() for g in gradients if g is not None])
@@ -172,7 +172,7 @@ class FirstStepByCount(RuleAdapter):
 
 
 class FirstStepTwice(RuleAdapter):
-    """pytorch-optimizer: the first gradient enters the moment twice."""
+    """pytorch-optimizer: the first gradient enters the momentum buffer twice."""
 
     def _step_layer(self, layer, gradient, hyper, *weight):
         after = super()._step_layer(layer, gradient, hyper, *weight)
@@ -182,7 +182,7 @@ class FirstStepTwice(RuleAdapter):
 
 
 class MissingCountsAsZero(RuleAdapter):
-    """A layer without a gradient is decayed and moved by its moment."""
+    """A layer without a gradient still gets weight decay and moves by its momentum buffer."""
 
     def step(self, gradients, hyper):
         filled = [
@@ -193,7 +193,7 @@ class MissingCountsAsZero(RuleAdapter):
 
 
 class NormInTheGradientsDtype(RuleAdapter):
-    """The square sum in float16 overflows at 300 an element."""
+    """A float16 squared norm overflows as soon as an element reaches 300."""
 
     def _step_layer(self, layer, gradient, hyper, *weight):
         with np.errstate(all="ignore"):
@@ -203,8 +203,8 @@ class NormInTheGradientsDtype(RuleAdapter):
         return super()._step_layer(layer, gradient, hyper, *weight)
 
 
-class MomentLostOnReload(RuleAdapter):
-    """Weights and v come back, the moment does not."""
+class MomentumLostOnReload(RuleAdapter):
+    """A reload restores the weights and v but not the momentum buffer."""
 
     def reload(self):
         super().reload()
@@ -212,7 +212,7 @@ class MomentLostOnReload(RuleAdapter):
 
 
 class SecondMomentInHalfPrecision(RuleAdapter):
-    """v is cast to the weights' dtype on the way, as torch's default load does."""
+    """v is cast to the dtype of the weights, as torch does by default when it loads."""
 
     def _step_layer(self, layer, gradient, hyper, *weight):
         after = super()._step_layer(layer, gradient, hyper, *weight)
@@ -228,7 +228,7 @@ WRONG_BOOKKEEPING = [
     FirstStepTwice,
     MissingCountsAsZero,
     NormInTheGradientsDtype,
-    MomentLostOnReload,
+    MomentumLostOnReload,
     SecondMomentInHalfPrecision,
 ]
 
@@ -242,12 +242,12 @@ FORMULAS = [
 ]
 
 
-# What adapters that compile run without ``--full``; what these cases catch, the table catches.
+# The cases that compiling adapters run without ``--full``, so the whole table catches more.
 CHOICE = [case for _, case in chosen(["rule"], CASES)]
 
 
 def fails(adapter, cases=CHOICE):
-    """Whether some of the cases catch the adapter."""
+    """Whether at least one of the cases fails for the adapter."""
     with np.errstate(all="ignore"):
         for case in cases:
             try:

@@ -1,4 +1,4 @@
-"""The native kernels: right for every dtype, instruction set and number of threads."""
+"""The native kernels give right results for every dtype, instruction set and number of threads."""
 
 import itertools
 import subprocess
@@ -21,7 +21,8 @@ from novograd.rule import Numbers
 assert native.kernels, native.PROBLEM
 INSTRUCTION_SETS = native.kernels.instruction_sets()
 THREADS = (1, 2, 3, 8)
-# Shared by threads in several chunks, of one thread in several, of one chunk, handed out together.
+# In turn: layers in chunks for several threads; in several chunks of one thread; in one chunk; and
+# many small layers that threads receive together.
 SIZES = (1_000_001, 300_007, 100_003, 4_097) + (33,) * 600 + (0, 1)
 NUMBERS = Numbers(
     beta1=0.9,
@@ -47,13 +48,13 @@ every_kind = pytest.mark.parametrize("kind", native.kernels.KINDS, ids="-".join)
 
 @pytest.fixture
 def instruction_set(request, monkeypatch):
-    """Chooses the instruction set that a test is for."""
+    """Makes the kernels use the instruction set of the test."""
     monkeypatch.setenv("NOVOGRAD_ISA", request.param)
     assert native.kernels.instruction_set() == request.param
 
 
 def layers_of(kind, weights, gradients, moments, vs, grids=None, scales=None, squares=None):
-    """Arrays as the kernels take them, all of one kind; by default each is one layer."""
+    """Returns arrays of one kind as input of the kernels; by default each array is one layer."""
     return native.kernels.Tensors(
         kinds=[kind] * len(weights),
         grids=grids or [(1, 1, x.size, x.size) for x in weights],
@@ -67,7 +68,7 @@ def layers_of(kind, weights, gradients, moments, vs, grids=None, scales=None, sq
 
 
 class Arrays:
-    """Layers of random numbers."""
+    """Random weights, gradients and state; each array is one layer."""
 
     def __init__(self, kind, sizes, seed=0, offset=0):
         self.kind = native.kernels.KINDS.index(kind)
@@ -76,7 +77,7 @@ class Arrays:
         v = np.float64 if kind[0] == "float64" else np.float32
 
         def numbers(size, dtype):
-            # An offset takes the array away from every alignment but that of its dtype.
+            # With an offset, the array is aligned only to its own dtype.
             array = np.empty(size + offset, dtype)[offset:]
             array[:] = random.standard_normal(size)
             return array
@@ -94,7 +95,7 @@ class Arrays:
 
 
 def stepped(kind, sizes, threads, *, rule=PLAIN, steps=3, offset=0):
-    """The bytes of weights and state after some steps."""
+    """Returns the bytes of the weights and the state after some steps."""
     arrays = Arrays(kind, sizes, offset=offset)
     for _ in range(steps):
         arrays.layers().step(rule, threads)
@@ -116,13 +117,13 @@ def test_conformance_of_layers_in_many_chunks(instruction_set, dtype):
     check(NativeAdapter, Case("large", dtype, hyper, steps=3, shapes=shapes, layers=layers))
 
 
-def test_the_formula_is_the_rules(wrong_rule):
+def test_a_wrong_rule_makes_the_kernels_wrong(wrong_rule):
     with pytest.raises(MismatchError, match=r"defaults, step 0, layer 0 .*: weights"):
         check(NativeAdapter, CASES[0])
 
 
 @every_kind
-def test_the_same_bits_for_any_threads_instruction_set_and_alignment(kind, monkeypatch):
+def test_results_do_not_depend_on_threads_instruction_set_or_alignment(kind, monkeypatch):
     results = {stepped(kind, SIZES, 1)}
     for name in INSTRUCTION_SETS:
         monkeypatch.setenv("NOVOGRAD_ISA", name)
@@ -151,7 +152,7 @@ def test_mixed_dtypes_agree_with_the_oracle(kind, instruction_set):
     )
     arrays.layers().step(PLAIN, 1)
     for stored, wanted in zip((arrays.weights[0], arrays.moments[0]), expected, strict=False):
-        # One rounding to the dtype, and a few of float32 or float64 before it.
+        # Allows one rounding to the dtype, after a few roundings in float32 or float64.
         compute = np.finfo(np.float64 if kind[0] == "float64" else np.float32).eps
         rounding = {"bfloat16": 2.0**-8, "float16": 2.0**-11}.get(stored.dtype.name, 0.0)
         np.testing.assert_allclose(
@@ -159,13 +160,13 @@ def test_mixed_dtypes_agree_with_the_oracle(kind, instruction_set):
         )
 
 
-# m = g, whatever the norm; what the rule adds to it makes 0 of -0.
+# Makes m = g for any norm. The rule also adds 0 to m, so -0 becomes 0.
 ZERO = np.float32(0)
 COPY = arguments(NUMBERS._replace(beta1=0.0, outside=1.0, normalises_moment=1.0, a=1.0, b=0.0))
 
 
 def copied(gradient, moment_dtype, weight_dtype="float32"):
-    """What a step that only copies the gradient stores as the moment."""
+    """Returns the momentum buffer after a step that only copies the gradient."""
     arrays = Arrays((weight_dtype, gradient.dtype.name, moment_dtype), (gradient.size,))
     arrays.gradients = [gradient]
     arrays.layers().step(COPY, 1)
@@ -173,9 +174,9 @@ def copied(gradient, moment_dtype, weight_dtype="float32"):
 
 
 def every_finite(dtype):
-    """All finite numbers of a half-precision dtype, and the same in float32."""
+    """Returns all finite numbers of a half-precision dtype, and the same numbers in float32."""
     numbers = np.arange(2**16).astype(np.uint16).view(DTYPES[dtype])
-    with np.errstate(invalid="ignore"):  # of signalling NaNs
+    with np.errstate(invalid="ignore"):  # signalling NaNs
         wide = numbers.astype(np.float32)
     return numbers[np.isfinite(wide)], wide[np.isfinite(wide)]
 
@@ -210,16 +211,16 @@ def test_rounding_to_half_precision_is_to_nearest_even(dtype, instruction_set):
 
 @every_instruction_set
 @every_kind
-def test_nan_stays_nan_and_counts_for_the_whole_layer(kind, instruction_set):
+def test_nan_stays_nan_and_spreads_over_its_whole_layer_only(kind, instruction_set):
     arrays = Arrays(kind, (70, 70))
-    # All ones: a rounding that carries would make -0 of it.
+    # All bits are 1: rounding with a carry would turn this NaN into -0.
     bits = arrays.gradients[0].view(f"u{arrays.gradients[0].itemsize}")
     bits[40] = np.iinfo(bits.dtype).max
     before = arrays.weights[1].copy()
     arrays.layers().step(PLAIN, 1)
     assert np.all(np.isnan(arrays.weights[0]))
     assert np.all(np.isnan(arrays.moments[0]))
-    assert arrays.vs[0] == 0  # the norm of such a gradient is not kept
+    assert arrays.vs[0] == 0  # a NaN norm is not stored
     assert np.all(np.isfinite(arrays.weights[1]))
     assert np.any(arrays.weights[1] != before)
 
@@ -238,7 +239,7 @@ def test_skip_nonfinite_leaves_a_layer_untouched(bad):
     assert changed == [False, False, True] * 3
 
 
-def test_a_norm_beyond_float32_counts_for_nothing():
+def test_a_gradient_with_a_norm_beyond_float32_has_no_effect():
     arrays = Arrays(("float32",) * 3, (10,))
     arrays.layers().step(arguments(NUMBERS._replace(b=0.0)), 1)
     w, m, v = arrays.weights[0].copy(), arrays.moments[0].copy(), arrays.vs[0].copy()
@@ -281,7 +282,7 @@ def test_a_step_lets_other_python_threads_run():
     finally:
         stop.set()
         thread.join()
-    # With the GIL held throughout, the other would count at most once or twice.
+    # If the step held the GIL, the other thread would count at most once or twice.
     assert during > 100
 
 
@@ -302,13 +303,13 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
 """
 
 
-def test_a_forked_process_has_threads_of_its_own(pytestconfig):
+def test_a_forked_process_has_its_own_threads(pytestconfig):
     program = [sys.executable, "-W", "ignore:This process", "-c", FORK]
     subprocess.run([*program, str(pytestconfig.rootpath / "tests")], check=True, timeout=120)
 
 
-# Layers that threads share, strided or not; that one takes; of batches; of one element; of none.
-# No chunk is a multiple of the runs.
+# Large layers that threads share, contiguous and strided; layers for one thread; small layers that
+# threads receive in batches; layers of one element and of none. No chunk is a multiple of the runs.
 GRIDS = (
     (1, 3, 300_007, 900_021),
     (3_001, 2, 100, 200),
@@ -321,14 +322,14 @@ GRIDS = (
 
 
 def layer_indices(grid):
-    """For each layer, where its elements lie, in their order."""
+    """Returns the indices of the elements of each layer, in order."""
     runs, layers, run, stride = grid
     pieces = stride * np.arange(runs)[:, None] + np.arange(run)
     return [(pieces + layer * run).ravel() for layer in range(layers)]
 
 
 class LayeredArrays(Arrays):
-    """Tensors of many layers each."""
+    """Random tensors of many layers each."""
 
     def __init__(self, kind, grids=GRIDS, seed=0, offset=0):
         super().__init__(kind, [runs * stride for runs, _, _, stride in grids], seed, offset)
@@ -343,7 +344,7 @@ class LayeredArrays(Arrays):
 
 
 def stepped_layers(kind, threads, *, offset=0, apart=False):
-    """The bytes after some steps, which take the square sums apart if asked."""
+    """Returns the bytes after two steps; ``apart`` computes the squared norms in separate calls."""
     arrays = LayeredArrays(kind, offset=offset)
     for _ in range(2):
         layers = arrays.layers(arrays.squares if apart else None)
@@ -356,7 +357,7 @@ def stepped_layers(kind, threads, *, offset=0, apart=False):
 
 
 @every_kind
-def test_layers_of_a_tensor_have_the_same_bits_for_any_threads_instruction_set_and_alignment(
+def test_layers_of_a_tensor_do_not_depend_on_threads_instruction_set_or_alignment(
     kind, monkeypatch
 ):
     results = {stepped_layers(kind, 1), stepped_layers(kind, 3, apart=True)}
@@ -368,7 +369,7 @@ def test_layers_of_a_tensor_have_the_same_bits_for_any_threads_instruction_set_a
 
 
 @pytest.mark.parametrize("kind", [("float64",) * 3, ("float32",) * 3], ids="-".join)
-def test_layers_of_a_tensor_are_as_those_that_are_stored_apart(kind):
+def test_layers_of_a_tensor_equal_layers_in_separate_arrays(kind):
     arrays, apart = LayeredArrays(kind), []
     for i, grid in enumerate(arrays.grids):
         for index in layer_indices(grid):
@@ -381,7 +382,7 @@ def test_layers_of_a_tensor_are_as_those_that_are_stored_apart(kind):
         for i, _, one in apart:
             rule = arguments(NUMBERS._replace(a=NUMBERS.a * arrays.scales[i]))
             one.layers().step(rule, 1)
-    # Strided sums have another order.
+    # Sums over strided layers have another order.
     tolerance = 8 * np.finfo(kind[0]).eps
     numbers = iter(np.concatenate(arrays.vs))
     for i, index, one in apart:
@@ -392,7 +393,7 @@ def test_layers_of_a_tensor_are_as_those_that_are_stored_apart(kind):
         np.testing.assert_allclose(next(numbers), one.vs[0], **close)
 
 
-def test_what_lies_between_the_layers_stays():
+def test_memory_between_the_layers_is_unchanged():
     arrays = LayeredArrays(("float32",) * 3, ((3_000, 2, 100, 256), (50, 1, 16, 48), (1, 1, 5, 9)))
     before = [x.copy() for x in (*arrays.weights, *arrays.moments)]
     arrays.layers().step(PLAIN, 2)
@@ -404,7 +405,7 @@ def test_what_lies_between_the_layers_stays():
 
 @every_kind
 @every_instruction_set
-def test_square_sums(kind, instruction_set):
+def test_square_sums_equal_those_of_numpy(kind, instruction_set):
     arrays = LayeredArrays(kind)
     arrays.layers(arrays.squares).square_sums(2)
     for gradient, grid, squares in zip(arrays.gradients, arrays.grids, arrays.squares, strict=True):
@@ -413,7 +414,7 @@ def test_square_sums(kind, instruction_set):
 
 
 @every_kind
-def test_a_step_by_its_own_square_sums_is_that_step(kind):
+def test_a_step_with_separate_square_sums_has_the_same_bits(kind):
     once, apart = (Arrays(kind, SIZES) for _ in range(2))
     squares = [np.empty(1) for _ in SIZES]
     layers = layers_of(
@@ -427,7 +428,7 @@ def test_a_step_by_its_own_square_sums_is_that_step(kind):
 
 
 @pytest.mark.parametrize("threads", THREADS)
-def test_given_squares_are_used_also_where_no_element_lies(threads):
+def test_given_squares_are_used_also_for_empty_layers(threads):
     sizes = (300_007, 20, 20, 0, 0)
     arrays = Arrays(("float32",) * 3, sizes)
     squares = [np.array([4.0]), np.array([9.0]), None, np.array([16.0]), None]
@@ -446,7 +447,7 @@ def test_given_squares_are_used_also_where_no_element_lies(threads):
     assert [float(s[0]) for s in squares if s is not None] == [4.0, 9.0, 16.0]
 
 
-def test_square_sums_need_a_place_for_each_tensor():
+def test_square_sums_need_an_address_for_each_tensor():
     arrays = LayeredArrays(("float32",) * 3)
     given = [*arrays.squares[:-1], None]
     for squares in (None, given):
@@ -469,7 +470,7 @@ def test_skip_nonfinite_leaves_one_layer_of_a_tensor_untouched():
 
 
 class Extent(NamedTuple):
-    """Memory of made-up addresses: pieces of some bytes, 28 bytes apart."""
+    """Memory at invented addresses: pieces of ``length`` bytes, 28 bytes apart."""
 
     tensor: int
     written: bool
@@ -485,7 +486,7 @@ class Extent(NamedTuple):
         mine, theirs = self.bytes(), other.bytes()
         if self.pieces > 1 and other.pieces > 1:
             return bool(mine & theirs)
-        # The gaps count as well.
+        # Otherwise the gaps between the pieces count too.
         ranges = [set(range(min(x), max(x) + 1)) if x else set() for x in (mine, theirs)]
         return bool(ranges[0] & ranges[1])
 
@@ -497,8 +498,8 @@ TENSOR = st.tuples(
 
 
 @given(st.lists(TENSOR, min_size=1, max_size=5))
-def test_overlap_is_found_wherever_it_is(drawn):
-    """Against all pairs of bytes; the addresses are made up, and never read."""
+def test_overlap_is_found_in_any_layout(drawn):
+    """Compares with a search of all pairs of bytes. The addresses are invented and never read."""
     extents = []
     for i, (w, g, m, v, runs, layers, run, given_squares) in enumerate(drawn):
         length = 4 * layers * run
@@ -549,7 +550,7 @@ def test_an_unknown_instruction_set_is_refused(monkeypatch):
         Arrays(("float32",) * 3, (1,)).layers().step(PLAIN, 1)
 
 
-def test_without_the_extension_it_is_said_once():
+def test_a_missing_extension_gives_one_warning():
     program = """
 import sys, warnings
 sys.modules["novograd._native"] = None

@@ -1,4 +1,4 @@
-"""What is built from a clone: a source distribution, and wheels with and without a compiler."""
+"""A clone builds a source distribution, and wheels with and without a compiler."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ assert "not installed" in str(caught[0].message)
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory, request):
-    """A source distribution, made by the hook that every installer calls."""
+    """Builds a source distribution with the hook that every installer calls."""
     folder = tmp_path_factory.mktemp("sdist")
     program = "import sys, scikit_build_core.build as build; build.build_sdist(sys.argv[1])"
     subprocess.run([sys.executable, "-c", program, folder], check=True, cwd=request.config.rootpath)
@@ -65,7 +65,7 @@ def wheel_of(sdist, folder, **environment):
 
 
 def run_installed(wheel, folder, program):
-    """Runs a program in a process that sees the wheel, no other package and no compiler."""
+    """Runs a program in a process that sees only the wheel: no other package and no compiler."""
     zipfile.ZipFile(wheel).extractall(folder / "installed")
     subprocess.run(
         [sys.executable, "-I", "-S", "-c", program, folder / "installed"],
@@ -76,7 +76,7 @@ def run_installed(wheel, folder, program):
 
 
 def test_a_wheel_with_the_kernels_needs_no_compiler_to_run(sdist, tmp_path):
-    compiler = tmp_path / "c++"  # without optimization, which other tests have
+    compiler = tmp_path / "c++"  # without optimization, which other tests use
     compiler.write_text(f'#!/bin/sh\nexec {shutil.which("c++")} "$@" -O0\n')
     compiler.chmod(0o755)
     wheel = wheel_of(sdist, tmp_path, CXX=str(compiler))
@@ -88,7 +88,7 @@ def test_a_wheel_with_the_kernels_needs_no_compiler_to_run(sdist, tmp_path):
     run_installed(wheel, tmp_path, STEP)
 
 
-def test_without_a_compiler_the_rest_is_installed(sdist, tmp_path):
+def test_without_a_compiler_everything_but_the_kernels_is_installed(sdist, tmp_path):
     wheel = wheel_of(sdist, tmp_path, CXX=str(tmp_path / "no-compiler"))
     assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
     run_installed(wheel, tmp_path, NO_KERNELS)

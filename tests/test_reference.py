@@ -1,4 +1,4 @@
-"""The oracle against numbers worked out by hand, and its independence."""
+"""The oracle agrees with numbers computed by hand, and shares no code with the rule."""
 
 import ast
 from pathlib import Path
@@ -43,7 +43,7 @@ BY_HAND = [
 
 
 @pytest.mark.parametrize(("changes", "weights", "moment"), BY_HAND)
-def test_two_steps_by_hand(changes, weights, moment):
+def test_two_steps_equal_those_computed_by_hand(changes, weights, moment):
     settings = DOCUMENTED | {"learning_rate": 0.5, "beta1": 0.9, "beta2": 0.75, "epsilon": 0.0}
     w, m, v = [1.0, 2.0], [0.0, 0.0], 0.0
     for gradient, squared in (([3.0, 4.0], 25.0), ([0.0, 10.0], 43.75)):
@@ -53,21 +53,21 @@ def test_two_steps_by_hand(changes, weights, moment):
     np.testing.assert_allclose(m, moment, rtol=1e-9)
 
 
-def test_zero_gradients_wait_for_the_first_real_one():
+def test_history_starts_at_the_first_gradient_that_is_not_zero():
     w, m, v = reference.step([1.0], [0.0], 0.0, [0.0], **DOCUMENTED)
     assert (float(w[0]), float(m[0]), float(v)) == (1.0, 0.0, 0.0)
     _, _, v = reference.step(w, m, v, [3.0], **DOCUMENTED)
     assert v == 9.0
 
 
-def test_shares_nothing_with_the_rule():
+def test_the_oracle_shares_no_code_with_the_rule():
     tree = ast.parse(Path(reference.__file__).read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
     modules = {getattr(node, "module", None) or node.names[0].name for node in imports}
     assert modules == {"numpy", "numpy.typing", "typing"}
 
 
-def test_inputs_are_left_alone():
+def test_inputs_are_not_changed():
     inputs = [np.array([1.0, 2.0]), np.array([0.5, 0.5]), np.array(3.0), np.array([1.0, 1.0])]
     copies = [x.copy() for x in inputs]
     reference.step(*inputs, **DOCUMENTED)

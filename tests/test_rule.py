@@ -1,4 +1,4 @@
-"""The rule: numbers by hand, and properties."""
+"""The rule: results computed by hand, and properties."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def documented(lr, beta1, beta2, epsilon, decay):
 
 
 def step(w, m, v, g, *, nesterov=False, lr=0.1, beta1=0.9, beta2=0.98, epsilon=1e-8, decay=0.0):
-    """One step of the documented rule from its functions."""
+    """Runs one step of the documented rule with its functions."""
     numbers = documented(lr, beta1, beta2, epsilon, decay)
     s = np.sum(g * g)
     v, _, scalars = rule.advance(s, v, numbers, xp=np)
@@ -33,7 +33,7 @@ def step(w, m, v, g, *, nesterov=False, lr=0.1, beta1=0.9, beta2=0.98, epsilon=1
     return w, m, v
 
 
-def test_two_steps_by_hand():
+def test_two_steps_equal_those_computed_by_hand():
     # lr 0.5, beta1 0.9, beta2 0.75, epsilon 0, decay 0.1, weight 1, gradients 4 and 3:
     # v = 16, m = 0.5*(1 + 0.1) = 0.55, w = 0.45; v = 0.75*16 + 0.25*9 = 14.25,
     # m = 0.9*0.55 + 0.5*(3/sqrt(14.25) + 0.045) = 0.9148597071, w = -0.4648597071
@@ -57,8 +57,9 @@ def run(w, gradients, **settings):
 
 @given(vectors, gradients, st.integers(-20, 20), st.booleans())
 def test_the_scale_of_the_gradients_does_not_matter(w, gradients, exponent, nesterov):
-    # A power of two, so that only the root is rounded otherwise: ``x**0.5`` is a power, which may
-    # be off by a unit, and not by the same when x is scaled. Epsilon is far below any gradient.
+    # The scale is a power of two, so only the root is rounded differently: ``x**0.5`` is a power,
+    # which may be off by one unit, and by another amount when x is scaled. Epsilon is far below any
+    # gradient.
     settings = {"nesterov": nesterov, "epsilon": 1e-300}
     scaled = [g * 2.0**exponent for g in gradients]
     for plain, other in zip(run(w, gradients, **settings), run(w, scaled, **settings), strict=True):
@@ -71,19 +72,19 @@ def test_the_order_of_the_weights_does_not_matter(w, gradients, order):
     plain = run(w, gradients, **settings)
     permuted = run(w[order], [g[order] for g in gradients], **settings)
     for x, y in zip(plain, permuted, strict=True):
-        # The sum of squares is added up in another order.
+        # The order of the additions in the squared norm changes.
         np.testing.assert_allclose(x[order], y, rtol=1e-12, atol=1e-12)
 
 
 @given(vectors, st.integers(1, 4))
-def test_zero_gradients_do_nothing(w, count):
+def test_zero_gradients_have_no_effect(w, count):
     after, m = run(w, [np.zeros(5)] * count)
     np.testing.assert_array_equal(after, w)
     np.testing.assert_array_equal(m, np.zeros(5))
 
 
 @given(vectors, vectors.filter(lambda g: np.any(g != 0)))
-def test_the_first_step_has_the_length_of_the_learning_rate(w, g):
+def test_the_first_step_is_as_long_as_the_learning_rate(w, g):
     _, m = run(w, [g], lr=0.25, epsilon=1e-300)
     assert np.linalg.norm(m) == pytest.approx(0.25, rel=1e-12)
 
@@ -102,7 +103,7 @@ def test_read_only_inputs_and_scalars_for_many_layers_at_once():
         np.testing.assert_array_equal(together[1][i], alone[1])
 
 
-def test_the_algorithm_needs_nothing_but_data():
+def test_the_rule_imports_only_data():
     lines = Path(rule.__file__).read_text(encoding="utf-8").splitlines()
     assert len(lines) < 200
     assert [line for line in lines if line.startswith(("import ", "from "))] == [

@@ -1,4 +1,4 @@
-"""The records, the peers' words against numbers worked out by hand, and the sizes of steps."""
+"""The records of variants, the NumPy versions of the peers, and the sizes of steps."""
 
 import json
 from dataclasses import replace
@@ -15,10 +15,11 @@ from novograd.conformance.peers import PEERS, Gradient, State
 from novograd.step_sizes import StepSizes, rate_factors, step_sizes
 from novograd.variants import DOCUMENTED, VARIANTS, Variant, get
 
-# Of the peers that cannot be installed here: apex needs a GPU and its own build, OpenSeq2Seq
-# TensorFlow 1 and Horovod, flashlight is C++. Worked out by hand from their sources, for gradients
-# (3, 4) and then (0, 10), weights (1, 2), lr 0.5, beta1 0.5, beta2 0.75, epsilon 1, decay 0.1, and
-# their own averaging: on in apex, always in flashlight, off in OpenSeq2Seq.
+# These peers cannot be installed here: apex needs a GPU and its own build, OpenSeq2Seq needs
+# TensorFlow 1 and Horovod, and flashlight is C++. The numbers are computed by hand from their
+# sources, for gradients (3, 4) and then (0, 10), weights (1, 2), lr 0.5, beta1 0.5, beta2 0.75,
+# epsilon 1, decay 0.1, and their own averaging: on in apex, always in flashlight, off in
+# OpenSeq2Seq.
 #
 # apex, L2: gn = 5, then sqrt(0.75*25 + 0.25*100) = sqrt(43.75). Corrections 1 - 0.5^t = 0.5, 0.75
 #   and sqrt(1 - 0.75^t) = 0.5, sqrt(0.4375), so that denom = 5/0.5 + 1 = 11 and 10 + 1 = 11.
@@ -48,7 +49,7 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_two_steps_by_hand(name):
+def test_two_steps_equal_those_computed_by_hand(name):
     hyper = CaseHyperparameters(0.5, 0.5, 0.75, 1.0, 0.1, get(name).grad_averaging)
     state = State(np.array([1.0, 2.0]), np.zeros(2), 0.0, 0.0)
     for t, gradient in enumerate(([3.0, 4.0], [0.0, 10.0]), start=1):
@@ -60,7 +61,7 @@ def test_two_steps_by_hand(name):
 # -- the records ----------------------------------------------------------------------------------
 
 
-def test_every_variant_has_its_words():
+def test_every_variant_has_a_numpy_version():
     assert {name: variant.name for name, variant in VARIANTS.items()} == {x: x for x in VARIANTS}
     assert {*VARIANTS} == {DOCUMENTED.name, *PEERS}
 
@@ -94,7 +95,7 @@ def test_a_record_checks_its_fields(name, value, error):
         replace(DOCUMENTED, **{name: value})
 
 
-def test_a_rate_and_a_bias_correction_may_be_missing():
+def test_a_rate_and_a_bias_correction_may_be_none():
     record = replace(get("apex"), lr=None, bias_correction=None)
     assert (record.lr, record.bias_correction) == (None, None)
 
@@ -110,13 +111,13 @@ def test_a_record_needs_names_and_is_frozen():
 
 
 def measured(name, **given):
-    """The sizes of the first step, and of one so late that nothing of the first is left."""
+    """Returns the size of the first step, and of one so late that the first has no effect on it."""
     variant, lr = get(name), 0.5
     betas = (given.get("beta1", variant.beta1), given.get("beta2", variant.beta2))
     averaging = given.get("grad_averaging", variant.grad_averaging)
     hyper = CaseHyperparameters(lr, *betas, epsilon=1e-300, grad_averaging=averaging)
     step = documented_step if name == DOCUMENTED.name else PEERS[name]
-    # Its one element is the norm of any kind; the sign tells that it is along the gradient.
+    # With one element, all kinds of norm are equal. The sign of the step is checked too.
     state, sizes = State(np.zeros(1), np.zeros(1), 0.0, 0.0), []
     for t in range(1, int(20 / (1 - max(betas))) + 1):
         after = step(state, Gradient(np.array([-3.0]), t, 1.0), hyper)
@@ -131,9 +132,9 @@ def documented_step(state, gradient, hyper):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_step_sizes_are_those_measured(name):
+def test_step_sizes_equal_the_measured_ones(name):
     np.testing.assert_allclose(step_sizes(name), measured(name), rtol=1e-6)
-    for averaging in (False, True)[: 1 if name == "optax" else 2]:  # optax knows no averaging
+    for averaging in (False, True)[: 1 if name == "optax" else 2]:  # optax has no averaging
         given = {"beta1": 0.8, "beta2": 0.9, "grad_averaging": averaging}
         np.testing.assert_allclose(step_sizes(name, **given), measured(name, **given), rtol=1e-6)
 
@@ -145,7 +146,7 @@ def test_rate_factors_compare_with_the_documented_rule():
     np.testing.assert_allclose(rate_factors("nvidia", **given), (0.2, 1 / 20))
 
 
-def test_step_sizes_of_a_record():
+def test_step_sizes_accept_a_record():
     mine = replace(get("nvidia"), name="mine", start="never", norm="inf", beta2=0.75)
     np.testing.assert_allclose(step_sizes(mine), (4.0, 20.0))
     assert step_sizes(replace(mine, averages=False)) == StepSizes(1.0, step_sizes(mine).last)
@@ -195,11 +196,11 @@ def test_the_command_prints_json():
     assert sizes == {name: step_sizes(name) for name in VARIANTS}
 
 
-def test_the_command_refuses_what_it_does_not_know():
+def test_the_command_refuses_an_unknown_option():
     assert command("--format").exit_code == 2
 
 
-def test_the_page_says_the_sizes_of_steps():
+def test_the_page_shows_the_sizes_of_steps():
     page = (Path(__file__).parents[1] / "docs" / "variants.md").read_text(encoding="utf-8")
     for name in VARIANTS:
         numbers = (*step_sizes(name), *rate_factors(name))

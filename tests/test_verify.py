@@ -1,4 +1,4 @@
-"""``novograd verify``: what it runs, what it prints, and that it can fail."""
+"""``novograd verify``: the checks that it runs, its output, and that it can fail."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ def command():
 
 
 @pytest.mark.parametrize("options", [(), ("--full",)])
-def test_right_rule_passes(command, options):
+def test_the_right_rule_passes(command, options):
     result = command("--framework", "numpy", *options)
     assert result.exit_code == 0, result.output
     lines = [line.split() for line in result.output.splitlines()]
@@ -43,7 +43,7 @@ def test_right_rule_passes(command, options):
     assert first[2:4] == ["rule", "float32"]
     assert 0 < float(first[4]) < 8
     assert first[5] == "pass"
-    others = ["float64", "bfloat16", "float16"]  # of the rule, and of the kernels
+    others = ["float64", "bfloat16", "float16"]  # once for the rule and once for the kernels
     assert [line[0] for line in lines if line[2:] == ["pass"]] == 2 * others
     every = 2 * len(CASES + VARIANT_CASES)
     some = len(chosen(["rule", "native kernels"], CASES + VARIANT_CASES))
@@ -52,7 +52,7 @@ def test_right_rule_passes(command, options):
     assert " ".join(result.output.split()).endswith(last)
 
 
-def test_wrong_rule_fails(command, monkeypatch, tmp_path):
+def test_a_wrong_rule_fails(command, monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(WRONG_RULE)
     wrong = Framework("NumPy", "numpy", ("numpy",), {"PYTHONPATH": str(tmp_path)})
     monkeypatch.setattr(verify, "FRAMEWORKS", FRAMEWORKS | {"numpy": wrong})
@@ -64,7 +64,7 @@ def test_wrong_rule_fails(command, monkeypatch, tmp_path):
     assert said in " ".join(result.output.split())
 
 
-def test_process_that_dies_is_a_row(command, monkeypatch):
+def test_a_process_that_dies_is_reported_as_a_row(command, monkeypatch):
     missing = Framework("Caffe", "caffe", ("numpy",))
     monkeypatch.setattr(verify, "FRAMEWORKS", FRAMEWORKS | {"numpy": missing})
     result = command("--framework", "numpy")
@@ -73,7 +73,7 @@ def test_process_that_dies_is_a_row(command, monkeypatch):
     assert said in " ".join(result.output.split())
 
 
-def test_frameworks_of_one_module_share_the_variants(monkeypatch):
+def test_only_one_of_two_frameworks_with_the_same_module_runs_the_variants(monkeypatch):
     same = {name: Framework("NumPy", "numpy", ("numpy",)) for name in ("one", "two")}
     monkeypatch.setattr(verify, "FRAMEWORKS", same)
     counts = {}
@@ -87,7 +87,7 @@ def test_frameworks_of_one_module_share_the_variants(monkeypatch):
     assert not variants & {*counts["one"]}
 
 
-def test_framework_that_is_not_installed_is_refused(command, monkeypatch):
+def test_a_framework_that_is_not_installed_is_refused(command, monkeypatch):
     monkeypatch.setattr(verify, "find_spec", lambda name: None if name == "optax" else name)
     assert "jax" not in verify.installed()
     assert "torch" in verify.installed()
@@ -102,7 +102,7 @@ def test_every_framework_has_its_module_and_is_installed_here(framework):
     assert all(map(find_spec, framework.needs))
 
 
-def test_table_fits_eighty_columns(capsys):
+def test_the_table_fits_eighty_columns(capsys):
     names = ("keras-tensorflow", "2.13.0+cpu", "function, mirrored", "bfloat16")
     rows = [Row(*names, of=9, cases=2, ulps=1.234, errors=["x: wrong"]), Row("jax", "0.10", "", "")]
     Console(width=80).print(report.table(rows))
@@ -115,7 +115,7 @@ def test_table_fits_eighty_columns(capsys):
 
 @pytest.mark.parametrize("cases", [CASES, CASES + VARIANT_CASES], ids=["documented", "variants"])
 @pytest.mark.parametrize("count", range(1, 8))
-def test_choice_covers_everything_in_few_checks(count, cases):
+def test_a_choice_covers_all_features_in_few_checks(count, cases):
     names = [f"adapter {i}" for i in range(count)]
     checks = chosen(names, cases)
     assert {(name, case.dtype) for name, case in checks} == {*product(names, DTYPES)}
@@ -127,7 +127,7 @@ def test_choice_covers_everything_in_few_checks(count, cases):
     assert checks == sorted(checks, key=lambda x: (names.index(x[0]), cases.index(x[1])))
 
 
-def test_choice_may_keep_the_variants_from_an_adapter():
+def test_a_choice_can_leave_the_variants_out_for_an_adapter():
     cases = CASES + VARIANT_CASES
     checks = chosen(["eager", "compiled"], cases, documented=["compiled"])
     assert {case.dtype for name, case in checks if name == "compiled"} == {*DTYPES}
@@ -135,11 +135,11 @@ def test_choice_may_keep_the_variants_from_an_adapter():
     assert {case.variant for name, case in checks if name == "compiled"} == {"documented"}
 
 
-def test_choice_of_nothing_is_empty():
+def test_a_choice_without_adapters_or_cases_is_empty():
     assert chosen([], CASES) == chosen(["adapter"], []) == []
 
 
-def test_features_see_all_that_a_case_can_have():
+def test_features_include_every_kind_of_change_to_a_case():
     first, *_ = CASES
     hyper = replace(first.hyper, beta1=0.0, nesterov=True)
     layers = (Split((1, 6)), *first.layers[1:])
@@ -159,7 +159,7 @@ def test_features_see_all_that_a_case_can_have():
     }
 
 
-# As many adapters as frameworks have; tests/test_mutants.py has the choice for one.
+# Frameworks have 2, 5 or 7 adapters. tests/test_mutants.py tests the choice for one adapter.
 SPREAD = {count: chosen(map(str, range(count)), CASES) for count in (2, 5, 7)}
 
 
@@ -167,21 +167,21 @@ SPREAD = {count: chosen(map(str, range(count)), CASES) for count in (2, 5, 7)}
 @pytest.mark.parametrize(
     ("name", "wrong"), mutants.FORMULAS, ids=lambda x: getattr(x, "__name__", x)
 )
-def test_choice_catches_wrong_formulas(monkeypatch, name, wrong, count):
+def test_a_choice_catches_wrong_formulas(monkeypatch, name, wrong, count):
     monkeypatch.setattr(rule, name, wrong)
     assert mutants.fails(RuleAdapter, [case for _, case in SPREAD[count]])
 
 
 @pytest.mark.parametrize("count", SPREAD)
 @pytest.mark.parametrize("adapter", mutants.WRONG_BOOKKEEPING)
-def test_choice_catches_wrong_bookkeeping(adapter, count):
+def test_a_choice_catches_wrong_bookkeeping(adapter, count):
     assert mutants.fails(adapter, [case for _, case in SPREAD[count]])
 
 
 # Programs
 
 
-def test_program_is_stopped_when_its_events_are_no_longer_wanted():
+def test_a_program_is_stopped_when_nobody_reads_its_events():
     program = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
 
     async def first():
@@ -197,7 +197,7 @@ def test_program_is_stopped_when_its_events_are_no_longer_wanted():
     ("program", "said"),
     [("raise SystemExit('went wrong\\n\\n')", "went wrong"), ("raise SystemExit(3)", "status 3")],
 )
-def test_program_that_fails_says_why(program, said):
+def test_a_failed_program_reports_its_error(program, said):
     async def everything():
         return [event async for event in events([sys.executable, "-c", program], {})]
 
