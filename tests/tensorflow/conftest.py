@@ -1,4 +1,4 @@
-"""TensorFlow set up for its tests: quiet, and with two logical CPU devices for the strategies."""
+"""Sets up TensorFlow for its tests: fewer log lines, and two logical CPU devices."""
 
 import os
 

@@ -1,6 +1,6 @@
-"""Trains a small network in a v1 Session, saving every ten steps; goes on where it was stopped.
+"""Trains a small network in a v1 Session and saves every ten steps. Continues from the last save.
 
-Run by test_checkpoints.py: resumable_training.py FOLDER STEPS. Prints the final state in hex.
+test_checkpoints.py runs ``resumable_training.py FOLDER STEPS``. It prints the final state in hex.
 """
 
 import json

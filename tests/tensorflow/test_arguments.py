@@ -1,4 +1,4 @@
-"""The documented signature, and what bad input says."""
+"""The documented signature, and the errors for bad arguments."""
 
 import inspect
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 from ai4med.libs.optimizers import NovoGrad as DocumentedPath
 from novograd.tensorflow import NovoGrad
 
-# NVIDIA Clara Train 3.1, ai4med.libs.optimizers.NovoGrad, in its order.
+# Arguments of ai4med.libs.optimizers.NovoGrad in NVIDIA Clara Train 3.1, in the same order.
 DOCUMENTED = {
     "learning_rate": 1.0,
     "beta1": 0.95,
@@ -24,7 +24,7 @@ NUMBERS = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay")
 FLAGS = ("grad_averaging", "use_locking", "use_nesterov")
 
 
-def test_signature_is_the_documented_one():
+def test_the_signature_is_the_documented_one():
     parameters = inspect.signature(NovoGrad).parameters
     defaults = {name: p.default for name, p in parameters.items()}
     ours = [("use_nesterov", False), ("layers", None)]
@@ -34,12 +34,12 @@ def test_signature_is_the_documented_one():
     assert [apply[name].default for name in ("global_step", "name")] == [None, None]
 
 
-def test_all_arguments_by_position():
+def test_all_arguments_may_be_positional():
     optimizer = NovoGrad(0.5, 0.9, 0.7, 1e-6, 0.1, True, True, "Mine")
     assert optimizer.get_name() == "Mine"
 
 
-def test_class_and_import_path():
+def test_the_class_has_the_documented_path_and_base_class():
     assert DocumentedPath is NovoGrad
     assert isinstance(NovoGrad(), tf.compat.v1.train.MomentumOptimizer)
     assert NovoGrad.__mro__[1].__module__ == "tensorflow.python.training.momentum"
@@ -47,43 +47,43 @@ def test_class_and_import_path():
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [-1e-9, -1, float("nan"), float("inf"), np.float32(-0.5)])
-def test_a_number_out_of_range(name, value):
+def test_a_number_out_of_range_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^{name} must be in \[0, (1|inf)\), got .*{value}"):
         NovoGrad(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["beta1", "beta2"])
 @pytest.mark.parametrize("value", [1, 1.0, 1.5])
-def test_a_decay_rate_of_one_or_more(name, value):
+def test_a_decay_rate_of_one_or_more_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^{name} must be in \[0, 1\), got {value}$"):
         NovoGrad(**{name: value})
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", ["0.1", None, True, [0.1], 1j])
-def test_a_number_of_the_wrong_type(name, value):
+def test_a_number_of_the_wrong_type_is_refused(name, value):
     with pytest.raises(TypeError, match=rf"^{name} must be a number, got .* of type "):
         NovoGrad(**{name: value})
 
 
 @pytest.mark.parametrize("name", FLAGS)
 @pytest.mark.parametrize("value", ["yes", None, 1, 0.0])
-def test_a_flag_of_the_wrong_type(name, value):
+def test_a_flag_of_the_wrong_type_is_refused(name, value):
     with pytest.raises(TypeError, match=rf"^{name} must be True or False, got "):
         NovoGrad(**{name: value})
 
 
-def test_a_name_of_the_wrong_type():
+def test_a_name_of_the_wrong_type_is_refused():
     with pytest.raises(TypeError, match=r"^name must be a str, got 3 of type int$"):
         NovoGrad(name=3)
 
 
-def test_epsilon_is_a_float_only():
+def test_epsilon_must_not_be_a_tensor():
     with pytest.raises(TypeError, match=r"^epsilon must be a number"):
         NovoGrad(epsilon=tf.constant(1e-8))
 
 
-def test_tensors_that_are_no_scalar_real_numbers():
+def test_a_tensor_that_is_not_a_real_scalar_is_refused():
     with pytest.raises(ValueError, match=r"^beta1 must be a scalar, got a tensor of shape \(2,\)"):
         NovoGrad(beta1=tf.constant([0.9, 0.9]))
     with pytest.raises(TypeError, match=r"^learning_rate must be a real number, .* string"):
@@ -116,14 +116,14 @@ def pair():
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*iterating over.*")
-def test_malformed_pairs(pair, malform):
+def test_malformed_pairs_are_refused(pair, malform):
     gradient, w = pair
     with pytest.raises(TypeError):
         NovoGrad().apply_gradients(malform(gradient, w))
     assert w.numpy() == [1.0]
 
 
-def test_no_gradients(pair):
+def test_a_call_without_gradients_is_refused(pair):
     _, w = pair
     with pytest.raises(ValueError, match="No gradients provided for any variable"):
         NovoGrad().apply_gradients([(None, w)])
@@ -131,7 +131,7 @@ def test_no_gradients(pair):
         NovoGrad().apply_gradients([])
 
 
-def test_cross_replica_context():
+def test_a_call_in_cross_replica_context_is_refused():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
         w = tf.Variable([1.0])
@@ -139,13 +139,13 @@ def test_cross_replica_context():
             NovoGrad().apply_gradients([(tf.constant([1.0]), w)])
 
 
-def test_base_arguments_are_passed_on(pair):
+def test_apply_gradients_accepts_arguments_of_the_base_class(pair):
     gradient, w = pair
     NovoGrad(learning_rate=0.5).apply_gradients([(gradient, w)], skip_gradients_aggregation=True)
     assert w.numpy() == [0.5]
 
 
-def test_a_generator_of_pairs_and_lists_as_pairs(pair):
+def test_pairs_may_be_a_generator_or_lists(pair):
     gradient, w = pair
     NovoGrad(learning_rate=0.5).apply_gradients([gradient, w] for _ in range(1))
     assert w.numpy() == [0.5]

@@ -1,11 +1,11 @@
-"""The optimizers that ``novograd bench`` measures in this framework take their steps."""
+"""The optimizers that ``novograd bench`` measures in this framework can take steps."""
 
 from novograd import native
 from novograd.bench import tensorflow as bench
 from novograd.bench.timing import BOUND
 
 
-def test_every_step_can_be_taken_again_and_again():
+def test_every_step_can_be_repeated():
     steps, left_out = bench.steps([(3, 4), (5,)])
     assert left_out == {}
     assert {bench.REFERENCE, bench.AGAIN, "NovoGrad"} <= set(steps)

@@ -1,4 +1,4 @@
-"""Saving and restoring, and training that is killed and goes on bit for bit."""
+"""Saving and restoring, also of training that is killed and then continues bit for bit."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ def gradient(step):
 
 
 class Training:
-    """A v1 training, made anew in its own graph and session."""
+    """A v1 training in a new graph and session."""
 
     def __init__(self, use_resource=True):
         self.graph = tf.Graph()
@@ -56,7 +56,7 @@ def assert_same_bits(actual, expected):
 
 @pytest.mark.parametrize("saved_as", [False, True], ids=["reference", "resource"])
 @pytest.mark.parametrize("restored_as", [False, True], ids=["reference", "resource"])
-def test_saver_between_kinds_of_variables(tmp_path, saved_as, restored_as):
+def test_a_saver_restores_between_kinds_of_variables(tmp_path, saved_as, restored_as):
     first = Training(saved_as)
     first.run(range(5))
     path = first.save(tmp_path / "model")
@@ -69,7 +69,7 @@ def test_saver_between_kinds_of_variables(tmp_path, saved_as, restored_as):
     second.restore(path)
     if saved_as == restored_as:
         assert_same_bits(second.run(range(5, 10)), first.run(range(5, 10)))
-    else:  # resource variables add the decay to the moment in another order: one rounding
+    else:  # resource variables add the weight decay in another order: one rounding
         for x, y in zip(second.run(range(5, 10)), first.run(range(5, 10)), strict=True):
             np.testing.assert_allclose(x, y, rtol=2e-6, atol=2e-6)
 
@@ -88,7 +88,7 @@ def eager_run(w, optimizer, steps):
 
 @pytest.mark.parametrize("restored", ["before the first step", "after a step"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_checkpoint_in_eager_execution(tmp_path, restored, dtype):
+def test_a_checkpoint_continues_in_eager_execution(tmp_path, restored, dtype):
     w, optimizer, checkpoint = eager_training(dtype)
     eager_run(w, optimizer, range(5))
     path = checkpoint.save(str(tmp_path / "checkpoint"))
@@ -101,7 +101,7 @@ def test_checkpoint_in_eager_execution(tmp_path, restored, dtype):
     assert_same_bits(eager_run(w, optimizer, range(5, 10)), expected)
 
 
-def test_checkpoint_restored_before_the_variable_exists(tmp_path):
+def test_a_checkpoint_can_be_restored_before_the_variable_exists(tmp_path):
     w, optimizer, checkpoint = eager_training()
     eager_run(w, optimizer, range(5))
     path = checkpoint.save(str(tmp_path / "checkpoint"))
@@ -115,7 +115,7 @@ def test_checkpoint_restored_before_the_variable_exists(tmp_path):
     assert_same_bits(eager_run(holder.w, optimizer, range(5, 10)), expected)
 
 
-def test_checkpoint_in_a_graph(tmp_path):
+def test_a_checkpoint_in_a_graph_keeps_every_bit(tmp_path):
     def build():
         w = tf1.get_variable("w", initializer=START, use_resource=True)
         optimizer = NovoGrad(0.1)
@@ -137,21 +137,21 @@ def test_checkpoint_in_a_graph(tmp_path):
         assert_same_bits(session.run(state), expected)
 
 
-def test_killed_and_resumed_goes_on_bit_for_bit(tmp_path):
+def test_killed_and_resumed_training_continues_bit_for_bit(tmp_path):
     program = "tests.tensorflow.resumable_training"
     whole = programs.run(program, tmp_path / "whole", 40)
-    # A far longer run than the machine can finish, killed without notice once it has saved.
+    # This run is too long to finish. It is killed as soon as it has saved.
     killed = programs.start(program, tmp_path / "killed", 10**9)
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "killed" / "model-10.index").exists():
             assert killed.poll() is None, "the training ended by itself"
-            assert time.monotonic() < deadline, "nothing was saved"
+            assert time.monotonic() < deadline, "the training has not saved anything"
             time.sleep(0.01)
     finally:
         killed.send_signal(signal.SIGKILL)
         killed.communicate()
-    # Only what was saved by step 10 counts, so that the resumed run has steps to take.
+    # Remove files saved after step 10, so that steps are left for the resumed run.
     for later in (tmp_path / "killed").glob("model-*"):
         if int(later.name.split("-")[1].split(".")[0]) > 10:
             later.unlink()

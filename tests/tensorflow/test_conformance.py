@@ -1,4 +1,4 @@
-"""Every way to run the TensorFlow class, through the cases of the table."""
+"""Every adapter of the TensorFlow class passes the cases of the conformance table."""
 
 import pytest
 
@@ -6,16 +6,16 @@ from novograd.conformance import CASES, MismatchError, check
 from novograd.conformance.tensorflow import ADAPTERS, SessionAdapter
 from tests.helpers.conformance import checks
 
-# XLA compiles for seconds. Two replicas take as long as two runs.
+# XLA compiles for seconds. Two replicas need as long as two adapters.
 DEAR = ["function, XLA", "function, mirrored", "Session, mirrored"]
 
 
 @pytest.mark.parametrize(("adapter", "case"), checks(ADAPTERS, CASES, DEAR))
-def test_conformance(adapter, case):
+def test_the_adapter_passes_the_case(adapter, case):
     check(adapter, case)
 
 
-def test_the_formula_is_the_rules(wrong_rule):
-    """A wrong rule makes the class wrong: it holds no second copy of the coefficients."""
+def test_the_class_uses_the_formula_of_the_rule(wrong_rule):
+    """A wrong rule makes the class wrong: it has no second copy of the coefficients."""
     with pytest.raises(MismatchError, match=r"defaults, step 0, layer 0 .*: weights"):
         check(SessionAdapter, CASES[0])

@@ -1,4 +1,4 @@
-"""Checkpoints of TensorFlow as ``novograd.checkpoint`` reads and writes them."""
+"""``novograd.checkpoint`` reads and writes checkpoints of TensorFlow."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ KERNEL = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
 
 
 class Model:
-    """Two weights below a scope, and their training in a session."""
+    """Two weights in a variable scope, and their training in a session."""
 
     def __init__(self, dtype=np.float32, scope=""):
         self.graph = tf.Graph()
@@ -64,9 +64,9 @@ def assert_same_bits(actual, expected):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, tf.bfloat16.as_numpy_dtype, np.float64])
-def test_a_checkpoint_of_a_saver_comes_back_to_the_bit(tmp_path, dtype):
+def test_a_checkpoint_of_a_saver_keeps_every_bit_after_reading_and_writing(tmp_path, dtype):
     expected = Model(dtype).save(tmp_path / "model")
-    checkpoint = read(tmp_path, "tf1", weights=True)  # the latest in the folder
+    checkpoint = read(tmp_path, "tf1", weights=True)  # reads the latest checkpoint in the folder
     assert list(checkpoint.entries) == ["net/dense/bias", "net/dense/kernel"]
     assert checkpoint.step == 3
     (tmp_path / "new").mkdir()
@@ -76,14 +76,14 @@ def test_a_checkpoint_of_a_saver_comes_back_to_the_bit(tmp_path, dtype):
     assert_same_bits(Model(dtype).restore(tmp_path / "new" / "model"), expected)
 
 
-def test_slots_below_a_scope(tmp_path):
+def test_slots_in_a_variable_scope_are_found(tmp_path):
     moment, v, *_ = Model(scope="training").save(tmp_path / "model")
     assert "training/net/dense/kernel/NovoGrad" in dict(tf.train.list_variables(str(tmp_path)))
     entry = read(tmp_path / "model", "tf1").entries["net/dense/kernel"]
     assert_same_bits([entry.moment, entry.v], [moment, v])
 
 
-def test_a_checkpoint_of_objects(tmp_path):
+def test_an_object_based_checkpoint_is_read(tmp_path):
     w = tf.Variable(KERNEL)
     optimizer = NovoGrad(0.1)
     optimizer.apply_gradients([(tf.constant(2 * KERNEL), w)])
@@ -99,13 +99,13 @@ def made(**entry):
     return Checkpoint({"w": replace(state, **entry)}, variants.DOCUMENTED, (group,))
 
 
-def test_only_the_documented_rule(tmp_path):
+def test_a_checkpoint_of_another_variant_is_not_written(tmp_path):
     with pytest.raises(CheckpointError, match=r"'nvidia': give variant 'documented', and lr"):
         write(replace(made(), variant=variants.get("nvidia")), tmp_path / "new", "tensorflow")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_target_is_replaced_only_by_force(tmp_path):
+def test_a_target_is_replaced_only_with_force(tmp_path):
     write(made(), tmp_path / "new", "tensorflow")
     with pytest.raises(FileExistsError, match=r"new\.index already exists"):
         write(made(v=np.float32(9)), tmp_path / "new", "tensorflow")
@@ -124,7 +124,7 @@ def save(path, **tensors):
     )
 
 
-def test_files_with_something_else_inside(tmp_path):
+def test_files_with_other_content_are_refused(tmp_path):
     def wrong(kind, message, **tensors):
         save(tmp_path / "model", **tensors)
         with pytest.raises(CheckpointError, match=message) as error:
@@ -144,7 +144,7 @@ def test_files_with_something_else_inside(tmp_path):
     wrong("tfa", "there is no slot 'v' of 'w'", **w, **{slot("m"): [1, 2]})
 
 
-def test_addons_with_amsgrad_and_a_decay_of_the_rate(tmp_path):
+def test_a_checkpoint_of_addons_with_amsgrad_and_rate_decay_is_read(tmp_path):
     slot = "w__DOTOPTIMIZER_SLOT__optimizer__{}__DOTATTRIBUTES__VARIABLE_VALUE".format
     hyper = "optimizer__{}__DOTATTRIBUTES__VARIABLE_VALUE".format
     state = {slot("m"): [-3, 4], slot("v"): 25.0, slot("vhat"): [36, 36]}
@@ -159,7 +159,7 @@ def test_addons_with_amsgrad_and_a_decay_of_the_rate(tmp_path):
     assert known == Hyperparameters(grad_averaging=True)
 
 
-def test_files_that_are_cut_off_or_missing(tmp_path):
+def test_truncated_and_missing_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "model", "tf1")
     with pytest.raises(FileNotFoundError):
@@ -174,5 +174,5 @@ def test_files_that_are_cut_off_or_missing(tmp_path):
         (tmp_path / name).write_bytes(whole)
 
 
-def test_the_lines_load_it_and_a_full_disk_takes_nothing_away(tmp_path, monkeypatch):
+def test_the_printed_lines_load_the_file_and_a_full_disk_destroys_nothing(tmp_path, monkeypatch):
     loading.check_target("tensorflow", tmp_path, monkeypatch)

@@ -1,4 +1,4 @@
-"""What is public can be copied and pickled wherever TensorFlow's own optimizers can."""
+"""Public objects can be copied and pickled wherever TensorFlow's own optimizers can."""
 
 import tensorflow as tf
 
@@ -6,7 +6,7 @@ from novograd.tensorflow import NovoGrad
 from tests.helpers.copies import Case, assert_survives_what_its_control_does
 
 
-def test_what_is_public_survives_what_its_control_does():
+def test_public_objects_survive_every_copy_that_momentum_survives():
     def step(optimizer, variable):
         optimizer.apply_gradients([(tf.constant([3.0, 4.0]), variable)])
         return optimizer

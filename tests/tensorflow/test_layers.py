@@ -1,4 +1,4 @@
-"""What counts as a layer, in TensorFlow: the same numbers as of layers that are stored apart."""
+"""Layers in TensorFlow: the results equal those of layers in separate variables."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def new(**changes):
 
 
 def random(shape, step=0):
-    """Numbers of which each index of each axis has another size."""
+    """Returns random numbers whose size differs for each index of each axis."""
     sizes = 1 + np.indices(shape).sum(axis=0)
     return (sizes * np.random.default_rng(step).standard_normal(shape)).astype(np.float32)
 
@@ -30,7 +30,7 @@ def state(optimizer, w):
 
 
 def train(shape, steps=STEPS, name="w", **options):
-    """Returns weights, moment and v after some steps."""
+    """Returns weights, momentum buffer and v after some steps."""
     w, optimizer = tf.Variable(random(shape), name=name), new(**options)
     for step in range(steps):
         optimizer.apply_gradients([(tf.constant(random(shape, step + 1)), w)])
@@ -38,7 +38,7 @@ def train(shape, steps=STEPS, name="w", **options):
 
 
 def train_apart(shape, cut):
-    """The same of the pieces of the weights, as variables of their own."""
+    """Returns the same for pieces of the weights that are separate variables."""
     pieces = [tf.Variable(piece) for piece in cut(random(shape))]
     optimizer = new()
     for step in range(STEPS):
@@ -61,7 +61,7 @@ def close(actual, expected):
     ],
     ids=["experts", "inner axis", "fused", "fused along the last axis"],
 )
-def test_layers_of_a_variable_equal_layers_apart(shape, layers, cut):
+def test_layers_of_a_variable_equal_separate_variables(shape, layers, cut):
     w, m, v = train(shape, layers=layers)
     weights, moments, norms = train_apart(shape, cut)
     for whole, pieces in ((w, weights), (m, moments)):
@@ -71,7 +71,7 @@ def test_layers_of_a_variable_equal_layers_apart(shape, layers, cut):
 
 
 def oracle_rows(shape, axis, scale, steps=STEPS):
-    """Each row by the oracle, on its own."""
+    """Trains each row on its own with the oracle."""
     rows = []
     for i in range(shape[axis]):
         gradients = [np.take(random(shape, step + 1), i, axis) for step in range(steps)]
@@ -92,7 +92,7 @@ def oracle_rows(shape, axis, scale, steps=STEPS):
         ("dense/bias", (5,), 0),
     ],
 )
-def test_rows(name, shape, axis, scale):
+def test_rows_agree_with_the_oracle(name, shape, axis, scale):
     size = shape[axis]
     factor = {"norm": size**-0.5, "rms": np.sqrt(np.prod(shape) / size)}[scale]
     w, m, v = train(shape, name=name, layers=Rows(scale=scale))
@@ -103,19 +103,19 @@ def test_rows(name, shape, axis, scale):
     assert v.shape == tuple(n if i == axis else 1 for i, n in enumerate(shape))
 
 
-def test_rows_of_a_scalar_are_one():
+def test_a_scalar_is_one_row():
     assert train((), steps=2, layers=Rows())[2].shape == ()
 
 
-def test_a_function_says_what_the_layers_of_each_variable_are():
+def test_a_function_may_choose_the_layers_of_each_variable():
     variables = [tf.Variable(random((4, 6)), name=name) for name in ("qkv", "kernel")]
     optimizer = new(layers=lambda w: Split((1, 3)) if w.name.startswith("qkv") else None)
     optimizer.apply_gradients([(tf.ones_like(w), w) for w in variables])
     assert [optimizer.get_slot(w, "v").numpy().tolist() for w in variables] == [[[6], [18]], 24]
 
 
-def test_a_layer_without_history_and_one_that_is_not_finite():
-    """Each layer by itself: a zero gradient waits, a squared norm beyond float32 is not kept."""
+def test_zero_and_huge_gradients_affect_only_their_layer():
+    """A zero gradient does not start the average, and a squared norm beyond float32 is ignored."""
     w = tf.Variable(tf.ones((3, 2)))
     optimizer = NovoGrad(0.5, layers=Stacked())
     for gradient in ([[3, 4], [0, 0], [3, 4]], [[0, 0], [3, 4], [1e25, 1]]):
@@ -180,7 +180,7 @@ MODES = {
 
 
 def apart(layers):
-    """Where each layer of the (6, 3) variable is, and what its step is scaled by."""
+    """Returns the place of each layer in the (6, 3) variable, and the scale of its step."""
     every = slice(None)
     rows = [((slice(i, i + 1), every), 1.0) for i in range(6)]
     return {
@@ -209,7 +209,7 @@ def sparse_oracle(layers):
         for i, (where, scale) in enumerate(places):
             here = touched[where]
             if not here.any() and where[0] != slice(None):
-                continue  # a row that the gradient does not touch
+                continue  # the gradient does not touch this row
             new_w, new_m, norms[i] = reference.step(
                 w[where], m[where], norms[i], summed[where], **OPTIONS, epsilon=1e-8,
                 grad_averaging=False, nesterov=False, scale=scale,
@@ -221,7 +221,7 @@ def sparse_oracle(layers):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("layers", LAYERS)
-def test_sparse_gradients(layers, mode):
+def test_sparse_gradients_agree_with_the_oracle(layers, mode):
     w, m, v = MODES[mode](LAYERS[layers])
     weights, moment, norms = sparse_oracle(layers)
     close(w, weights)
@@ -231,7 +231,7 @@ def test_sparse_gradients(layers, mode):
 
 @pytest.mark.parametrize("indices", [[0], [], [0, 0]])
 @pytest.mark.parametrize("layers", [Stacked(), Stacked(1), Split((1, 2), axis=1)])
-def test_a_sparse_gradient_of_the_only_row(layers, indices):
+def test_a_sparse_gradient_of_the_only_row_equals_a_dense_one(layers, indices):
     w, twin = (tf.Variable(random((1, 3))) for _ in range(2))
     sparse, dense = new(layers=layers), new(layers=layers)
     values = tf.ones((len(indices), 3))
@@ -244,7 +244,7 @@ def test_a_sparse_gradient_of_the_only_row(layers, indices):
         close(x, y)
 
 
-def test_a_sparse_gradient_of_a_variable_split_along_its_rows():
+def test_a_sparse_gradient_is_refused_for_a_variable_split_along_its_rows():
     other, w = tf.Variable([1.0, 2.0]), tf.Variable(random((6, 3)), name="fused")
     optimizer = new(layers=lambda w: Split((2, 4)) if w.name == "fused:0" else None)
     gradient = tf.IndexedSlices(tf.ones((1, 3)), [2])
@@ -259,7 +259,7 @@ def test_a_sparse_gradient_of_a_variable_split_along_its_rows():
 
 
 @pytest.mark.parametrize("value", ["rows", 0, Rows, (Rows(),)])
-def test_layers_of_the_wrong_type(value):
+def test_layers_of_the_wrong_type_are_refused(value):
     with pytest.raises(TypeError, match=r"^layers must be Stacked, Split, Rows, None or a fun"):
         NovoGrad(layers=value)
 
@@ -272,7 +272,7 @@ def test_layers_of_the_wrong_type(value):
         (lambda w: "rows", TypeError, r"^layers must return Stacked, Split, Rows or None, got 'ro"),
     ],
 )
-def test_layers_that_do_not_fit(layers, error, message):
+def test_layers_that_do_not_fit_are_refused(layers, error, message):
     other, w = tf.Variable(1.0), tf.Variable(random((4, 3)))
     optimizer = new(layers=lambda x: None if x is other else layers)
     if callable(layers):
@@ -289,7 +289,7 @@ def layered():
     return w, optimizer, tf.train.Checkpoint(w=w, optimizer=optimizer)
 
 
-def test_a_checkpoint_restored_before_the_first_step(tmp_path):
+def test_a_checkpoint_can_be_restored_before_the_first_step(tmp_path):
     def run(steps):
         for step in steps:
             optimizer.apply_gradients([(tf.constant(random((4, 3), step)), w)])
@@ -307,7 +307,7 @@ def test_a_checkpoint_restored_before_the_first_step(tmp_path):
 
 @pytest.mark.parametrize("use_resource", [False, True], ids=["reference", "resource"])
 def test_partitions_are_saved_with_their_layers(tmp_path, use_resource):
-    """Each partition has its own layers, here rows by the name of the whole."""
+    """Each partition has its own layers. Rows depend on the name of the whole variable."""
     with tf.Graph().as_default(), tf1.Session() as session:
         w = tf1.get_variable(
             "embedding",
@@ -334,7 +334,7 @@ def test_partitions_are_saved_with_their_layers(tmp_path, use_resource):
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-def test_mirrored_is_one_device(sparse):
+def test_two_replicas_equal_one_device(sparse):
     strategy = tf.distribute.MirroredStrategy(
         ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
@@ -347,7 +347,7 @@ def test_mirrored_is_one_device(sparse):
     def step(gradient):
         def replica_step():
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            rows = tf.range(6)[replica::2]  # each replica has every other row
+            rows = tf.range(6)[replica::2]  # each replica has every second row
             part = tf.IndexedSlices(tf.gather(gradient, rows), rows, shape)
             optimizer.apply_gradients([(part if sparse else tf.convert_to_tensor(part), w)])
 

@@ -1,6 +1,6 @@
 """Hyperparameters of every kind, and the places in a program where the class must work.
 
-The numbers of each mode are compared in test_conformance.py; here it is idioms.
+test_conformance.py compares the results of each mode. This file tests usual ways to use the class.
 """
 
 import numpy as np
@@ -23,12 +23,12 @@ PLAIN = {
     "grad_averaging": False,
     "nesterov": False,
 }
-# What each hyperparameter becomes in the second step. All are exact in float32.
+# Hyperparameters of the second step. All are exact in float32.
 LATER = {"learning_rate": 0.5, "beta1": 0.25, "beta2": 0.5, "weight_decay": 0.5}
 
 
 def oracle(steps):
-    """Weights after taking the steps, each a (gradient, changed hyperparameters) pair."""
+    """Returns the weights after steps, given as pairs (gradient, changed hyperparameters)."""
     w, m, v = START, np.zeros_like(START), 0.0
     for gradient, changes in steps:
         w, m, v = reference.step(w, m, v, gradient, **PLAIN | changes)
@@ -63,12 +63,12 @@ def session(graph):
         ("variable", False),
         ("callable", False),
         ("callable of variable", False),
-        # No plain callable: a function keeps the number that it returned in tracing.
+        # There is no plain callable here: a function keeps the number from its tracing.
         ("variable", True),
         ("callable of variable", True),
     ],
 )
-def test_changing_hyperparameters_in_tensorflow_2(name, kind, function):
+def test_hyperparameters_may_change_in_tensorflow_2(name, kind, function):
     value = tf.Variable(PLAIN[name], dtype=tf.float32)
     arguments = {
         "variable": value,
@@ -92,7 +92,7 @@ def test_changing_hyperparameters_in_tensorflow_2(name, kind, function):
 @pytest.mark.parametrize("name", LATER)
 @pytest.mark.parametrize("kind", ["placeholder", "variable", "callable"])
 @pytest.mark.parametrize("use_resource", [False, True], ids=["reference", "resource"])
-def test_changing_hyperparameters_in_a_session(session, name, kind, use_resource):
+def test_hyperparameters_may_change_in_a_session(session, name, kind, use_resource):
     w = tf1.get_variable("w", initializer=START, use_resource=use_resource)
     feed = tf1.placeholder(tf.float32, [])
     value = tf1.get_variable("value", initializer=PLAIN[name], use_resource=use_resource)
@@ -108,7 +108,7 @@ def test_changing_hyperparameters_in_a_session(session, name, kind, use_resource
 
 
 @pytest.mark.parametrize("name", LATER)
-def test_a_constant_tensor_of_another_dtype(name):
+def test_a_hyperparameter_may_be_a_tensor_of_another_dtype(name):
     for dtype in (tf.float64, tf.float16):  # the values are exact in both
         w = tf.Variable(START)
         optimizer = new(**{name: tf.constant(PLAIN[name], dtype)})
@@ -116,7 +116,7 @@ def test_a_constant_tensor_of_another_dtype(name):
         close(w.numpy(), oracle([(GRADIENTS[0], {})]))
 
 
-def test_a_callable_is_called_once_a_step():
+def test_a_callable_is_called_once_per_step():
     calls = []
 
     def learning_rate():
@@ -139,7 +139,7 @@ def test_a_callable_is_called_once_a_step():
     ],
 )
 @pytest.mark.parametrize("use_resource", [False, True], ids=["reference", "resource"])
-def test_minimize_with_each_gate(session, gate, use_resource):
+def test_minimize_works_with_each_gate(session, gate, use_resource):
     w = tf1.get_variable("w", initializer=START, use_resource=use_resource)
     unused = tf1.get_variable("unused", initializer=START, use_resource=use_resource)
     global_step = tf1.train.get_or_create_global_step()
@@ -160,7 +160,7 @@ def test_minimize_with_each_gate(session, gate, use_resource):
     assert session.run(global_step) == 3
 
 
-def test_minimize_in_eager_execution():
+def test_minimize_works_in_eager_execution():
     w = tf.Variable(START)
     assert new().minimize(lambda: tf.reduce_sum(w * w) / 2, var_list=[w]) is None
     close(w.numpy(), oracle([(START, {})]))
@@ -168,10 +168,10 @@ def test_minimize_in_eager_execution():
 
 @pytest.mark.parametrize(
     ("control_flow_v2", "use_resource"),
-    # TensorFlow updates no reference variable inside v2 control flow.
+    # TensorFlow cannot update reference variables inside v2 control flow.
     [(False, False), (False, True), (True, True)],
 )
-def test_inside_cond_and_while_loop_in_a_graph(control_flow_v2, use_resource):
+def test_steps_work_inside_cond_and_while_loop_in_a_graph(control_flow_v2, use_resource):
     switch = tf1.enable_control_flow_v2 if control_flow_v2 else tf1.disable_control_flow_v2
     was_enabled = tf1.control_flow_v2_enabled()
     switch()
@@ -200,7 +200,7 @@ def test_inside_cond_and_while_loop_in_a_graph(control_flow_v2, use_resource):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_inside_cond_and_while_loop_in_a_function(jit_compile):
+def test_steps_work_inside_cond_and_while_loop_in_a_function(jit_compile):
     w = tf.Variable(START)
     optimizer = new()
 
@@ -227,13 +227,13 @@ def test_a_function_is_traced_once():
 
     for gradient in GRADIENTS:
         step(tf.constant(gradient))
-    # The first call of a function that makes variables traces twice, for every optimizer.
+    # TensorFlow traces a function twice if its first call makes variables.
     assert len(traces) <= 2
     close(w.numpy(), oracle([(g, {}) for g in GRADIENTS]))
 
 
 @pytest.mark.parametrize("use_resource", [False, True], ids=["reference", "resource"])
-def test_locking_nesterov_and_constraints(session, use_resource):
+def test_locking_nesterov_and_constraints_work_in_a_session(session, use_resource):
     w = tf1.get_variable(
         "w", initializer=START, use_resource=use_resource, constraint=lambda x: tf.maximum(x, 0.5)
     )
@@ -248,14 +248,14 @@ def test_locking_nesterov_and_constraints(session, use_resource):
     close(session.run(w), np.maximum(oracle([(GRADIENTS[0], {"nesterov": True})]), 0.5))
 
 
-def test_constraint_in_eager_execution():
+def test_a_constraint_is_applied_in_eager_execution():
     w = tf.Variable(START, constraint=lambda x: tf.maximum(x, 0.5))
     new().apply_gradients([(tf.constant(GRADIENTS[0]), w)])
     close(w.numpy(), np.maximum(oracle([(GRADIENTS[0], {})]), 0.5))
 
 
 @pytest.mark.parametrize("use_resource", [False, True], ids=["reference", "resource"])
-def test_two_optimizers_and_two_train_operations_in_one_graph(session, use_resource):
+def test_one_graph_may_have_two_optimizers_and_two_train_operations(session, use_resource):
     w = tf1.get_variable("w", initializer=START, use_resource=use_resource)
     first, second = new(), new(beta2=0.5)
     gradient = tf.constant(GRADIENTS[0])
@@ -271,7 +271,7 @@ def test_two_optimizers_and_two_train_operations_in_one_graph(session, use_resou
     assert session.run(second.get_slot(w, "v")) > 0.0
 
 
-def test_auto_reuse(session):
+def test_variables_may_be_reused(session):
     def build(name):
         with tf1.variable_scope("model", reuse=tf1.AUTO_REUSE):
             w = tf1.get_variable("w", initializer=START)
@@ -285,7 +285,7 @@ def test_auto_reuse(session):
     close(session.run(again), oracle([(GRADIENTS[0], {})]))
 
 
-def test_slots():
+def test_slots_have_the_documented_names_shapes_and_dtypes():
     w, half = tf.Variable(START), tf.Variable(START, dtype=tf.float16)
     double = tf.Variable(START, dtype=tf.float64)
     optimizer = new()
@@ -300,7 +300,7 @@ def test_slots():
         assert float(v) == START.size
 
 
-def test_slot_names_in_a_graph(session):
+def test_slots_in_a_graph_have_the_documented_names(session):
     w = tf1.get_variable("w", initializer=START)
     optimizer = new()
     optimizer.apply_gradients([(tf.ones_like(w), w)])

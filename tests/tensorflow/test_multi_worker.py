@@ -1,4 +1,4 @@
-"""MultiWorkerMirroredStrategy: two real processes on the loopback equal one, for both classes."""
+"""MultiWorkerMirroredStrategy: two processes give the same weights as one, for both classes."""
 
 import json
 import socket

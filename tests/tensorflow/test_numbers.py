@@ -1,4 +1,4 @@
-"""Gradients at the ends of the range: right steps, or finite weights and a documented behaviour."""
+"""Very large, very small and nonfinite gradients give right steps or documented results."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ HYPER = {
 
 
 def train(gradients, dtype="float32", wrap="eager", **changes):
-    """Takes the steps from weights of one; returns weights, and v after each step."""
+    """Takes steps from weights of 1. Returns the weights, and v after each step."""
     w = tf.Variable(np.ones_like(gradients[0]), dtype=dtype)
     optimizer = NovoGrad(**HYPER | changes)
     norms = []
@@ -63,7 +63,7 @@ def test_the_step_is_right(wrap, dtype, size, tolerance):
 
 
 @pytest.mark.parametrize("wrap", WRAPS)
-def test_a_squared_norm_beyond_float32_counts_for_nothing(wrap):
+def test_a_squared_norm_beyond_float32_is_ignored(wrap):
     usual, huge = np.array([3.0, 4.0]), np.array([1e25, -1e25])
     for gradients, remembered in (
         ([huge, usual], [0.0, 25.0]),
@@ -71,7 +71,7 @@ def test_a_squared_norm_beyond_float32_counts_for_nothing(wrap):
     ):
         w, norms = train(gradients, wrap=wrap)
         np.testing.assert_allclose(norms, remembered, rtol=1e-6)
-        # As if the huge gradient had been zero, v excepted.
+        # The huge gradient acts like a zero gradient, except that v does not decay.
         m, expected = np.zeros(2), np.ones(2)
         for gradient in gradients:
             m = 0.9 * m + (0.0 if gradient is huge else 0.5 * gradient / 5.0)
@@ -87,7 +87,7 @@ def test_a_squared_norm_below_float32_counts_as_zero(wrap):
 
 @pytest.mark.parametrize("wrap", WRAPS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_epsilon_0_and_a_zero_gradient(wrap, dtype):
+def test_a_zero_gradient_with_epsilon_0_gives_finite_weights(wrap, dtype):
     w, norms = train([np.zeros(2), np.array([3.0, 4.0])], dtype, wrap, epsilon=0.0)
     assert norms == [0.0, 25.0]
     np.testing.assert_allclose(w.astype(np.float64), [0.7, 0.6], rtol=4e-3)
@@ -95,14 +95,14 @@ def test_epsilon_0_and_a_zero_gradient(wrap, dtype):
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
 def test_a_gradient_that_is_not_finite_is_not_hidden(bad):
-    """As with every TensorFlow optimizer; v keeps its history for whoever restores the weights."""
+    """Every TensorFlow optimizer does this. v stays valid, so the weights can be restored."""
     w, norms = train([np.array([3.0, 4.0]), np.array([bad, 1.0])])
     assert np.isnan(w[0])
     assert norms == [25.0, 25.0]
 
 
 def test_half_precision_is_rounded_once():
-    """Steps in float32 arithmetic: float16 weights are the nearest to the exact result."""
+    """Steps use float32 arithmetic, so float16 weights are the nearest to the exact result."""
     random = np.random.default_rng(0)
     gradient = random.standard_normal(1000).astype(np.float16)
     w = tf.Variable(random.standard_normal(1000), dtype=tf.float16)
@@ -116,13 +116,13 @@ def test_half_precision_is_rounded_once():
     ("gradient", "tolerance"),
     [
         (np.random.default_rng(0).standard_normal(2_000_000), 1e-6),
-        # TensorFlow adds up in float32. Small addends of one size beside a large sum are all
-        # rounded the same way, so that their errors add up as well: the worst case.
+        # TensorFlow sums in float32. Equal small numbers that are added to a large sum are all
+        # rounded in the same direction, so their errors add up: this is the worst case.
         (np.r_[1.0, np.full(2_000_000, 1e-3)], 1e-5),
     ],
     ids=["random", "worst case"],
 )
-def test_the_norm_of_many_elements(gradient, tolerance):
+def test_the_norm_of_many_elements_is_accurate(gradient, tolerance):
     stored = gradient.astype(np.float32)
     _, norms = train([stored])
     np.testing.assert_allclose(norms, np.sum(stored.astype(np.float64) ** 2), rtol=tolerance)

@@ -1,4 +1,4 @@
-"""IndexedSlices: duplicates are summed before the norm, untouched rows keep weights and moment."""
+"""IndexedSlices: duplicates are summed before the norm, and untouched rows stay unchanged."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ HYPER = {
     "grad_averaging": False,
 }
 START = np.random.default_rng(0).standard_normal((6, 3))
-# Rows 4 and 1 twice; then other rows, so that a row's moment waits for its next turn.
+# Rows 4 and 1 occur twice in the first step. The next step leaves out row 1.
 STEPS = [([4, 1, 4, 1], 1.0), ([0, 4], 2.0), ([1, 1, 1, 5], 0.5)]
 
 
@@ -76,14 +76,14 @@ MODES = {
         dtype, nesterov, lambda f: tf.function(f, jit_compile=True)
     ),
 }
-# float16: three steps of one rounding each, and TensorFlow sums duplicates in the gradient's dtype.
+# float16: each of 3 steps rounds once, and TensorFlow sums duplicates in the gradient's dtype.
 TOLERANCE = {"float64": 1e-14, "float32": 2e-6, "float16": 4e-3}
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_rows(mode, dtype, nesterov):
+def test_sparse_steps_agree_with_the_oracle(mode, dtype, nesterov):
     for actual, expected in zip(MODES[mode](dtype, nesterov), oracle(dtype, nesterov), strict=True):
         tolerance = TOLERANCE[dtype]
         np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
@@ -101,8 +101,8 @@ def test_untouched_rows_keep_every_bit():
 
 
 @pytest.mark.parametrize("use_resource", [False, True], ids=["reference", "resource"])
-def test_dense_and_sparse_steps_mix(use_resource):
-    """The moment has one sign on every path: all rows sparse is the same as dense."""
+def test_dense_and_sparse_steps_can_alternate(use_resource):
+    """A sparse gradient of all rows equals a dense one, so momentum has the same sign in both."""
     results = []
     for sparse_steps in ((), (0, 2), (1,), (0, 1, 2)):
         with tf.Graph().as_default(), tf1.Session() as session:
@@ -121,7 +121,7 @@ def test_dense_and_sparse_steps_mix(use_resource):
         np.testing.assert_allclose(result, results[0], rtol=1e-14, atol=1e-14)
 
 
-def test_gradient_of_an_embedding():
+def test_the_gradient_of_an_embedding_is_summed_before_the_norm():
     table = tf.Variable(START)
     optimizer = NovoGrad(**HYPER)
     with tf.GradientTape() as tape:
@@ -129,12 +129,12 @@ def test_gradient_of_an_embedding():
     gradient = tape.gradient(loss, table)
     assert isinstance(gradient, tf.IndexedSlices)
     optimizer.apply_gradients([(gradient, table)])
-    # Row 4 was taken twice: its summed gradient counts, not twice its square.
+    # Row 4 occurs twice: its gradients are summed before they are squared.
     expected = np.sum(START[1] ** 2) + np.sum((2 * START[4]) ** 2)
     np.testing.assert_allclose(optimizer.get_slot(table, "v").numpy(), expected, rtol=1e-6)
 
 
-def test_mirrored():
+def test_replicas_sum_their_sparse_gradients():
     strategy = tf.distribute.MirroredStrategy(
         ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
@@ -152,7 +152,7 @@ def test_mirrored():
         strategy.run(step)
 
     train()
-    # Of the sum over the replicas, which is two rows of ones.
+    # The sum over the replicas is two rows of ones.
     assert optimizer.get_slot(w, "v").numpy() == 6.0
     expected, _, _ = trained(START[:2], [np.ones((2, 3))], **HYPER)
     np.testing.assert_allclose(w.numpy()[:2], expected, rtol=1e-12)

@@ -1,6 +1,6 @@
-"""One of the processes of test_multi_worker.py: trains, and writes its weights.
+"""One of the processes of test_multi_worker.py. Trains and writes its weights.
 
-Usage: ``python worker.py CLASS FILE``, with TF_CONFIG set or, for one process alone, without.
+Usage: ``python worker.py CLASS FILE``. TF_CONFIG is set unless the process trains alone.
 """
 
 import os
@@ -51,7 +51,7 @@ def main(kind, file):
     def replica_step(x):
         with tf.GradientTape() as tape:
             hidden = tf.tanh(x @ weights[0] + weights[2])
-            # Of the whole batch: the gradients of the replicas are added.
+            # Divide by the size of the whole batch: the gradients of the replicas are added.
             loss = tf.reduce_sum(tf.square(hidden @ weights[1])) / BATCH
         watched = [getattr(w, "value", w) if kind == "keras" else w for w in weights]
         gradients = tape.gradient(loss, watched)
