@@ -1,4 +1,4 @@
-"""Pickles as an attacker would write them, opcode by opcode."""
+"""Pickles that an attacker might write, opcode by opcode."""
 
 import pickle
 from struct import pack
@@ -48,14 +48,14 @@ def by_stack(module, name):
 NAMED = (by_global, by_stack)
 
 
-def ways(named, arguments):
-    """The opcodes that would call, make, fill or set what these opcodes name."""
+def uses(named, arguments):
+    """Returns opcodes that would call, instantiate, fill or set the named object."""
     one = arguments + pickle.TUPLE1
     state = pickle.EMPTY_DICT + text("__class__") + named + pickle.SETITEM
     return (
         named,
         named + one + pickle.REDUCE,
-        named + one + pickle.REDUCE + one + pickle.REDUCE,  # calls what is returned
+        named + one + pickle.REDUCE + one + pickle.REDUCE,  # calls the returned object
         named + one + pickle.NEWOBJ,
         named + one + pickle.EMPTY_DICT + pickle.NEWOBJ_EX,
         pickle.MARK + named + arguments + pickle.OBJ,
@@ -73,18 +73,18 @@ def ways(named, arguments):
 
 
 def attacks(roots, path):
-    """Programs that would create a file; each leaves one object."""
+    """Yields pickle programs that would create a file. Each leaves one object on the stack."""
     for module, name in roots:
         for write in NAMED:
-            yield from ways(write(module, name), text(str(path)))
+            yield from uses(write(module, name), text(str(path)))
         yield f"({text_line(path)}i{module}\n{name}\n".encode()
 
 
 def extensions():
-    """Programs that use what is registered as an extension."""
+    """Yields pickle programs that use a registered extension."""
     for opcode in (pickle.EXT1 + pack("<B", EXTENSION), pickle.EXT2 + pack("<H", EXTENSION)):
-        yield from ways(opcode, text("x"))
-    yield from ways(pickle.EXT4 + pack("<i", EXTENSION), text("x"))
+        yield from uses(opcode, text("x"))
+    yield from uses(pickle.EXT4 + pack("<i", EXTENSION), text("x"))
 
 
 def text_line(value):

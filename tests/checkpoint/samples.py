@@ -1,4 +1,4 @@
-"""A checkpoint with all that there may be in one, and how two are compared."""
+"""A checkpoint that has every possible content, and a comparison of checkpoints."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64)
 
 
 def made(variant="documented", weights=True, dtypes=DTYPES):
-    """Weights of several dtypes and kinds of layers, in two groups."""
+    """Returns a checkpoint of weights with several dtypes and kinds of layers, in two groups."""
     random = np.random.default_rng(0)
     variant = variants.get(variant)
 

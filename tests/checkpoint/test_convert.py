@@ -1,4 +1,4 @@
-"""``novograd convert`` as a user meets it."""
+"""``novograd convert`` on the command line."""
 
 import json
 import os
@@ -27,69 +27,69 @@ def command(tmp_path, monkeypatch):
     return lambda *arguments: CliRunner().invoke(cli.app, ["convert", *map(str, arguments)])
 
 
-def said(result):
+def text(result):
     return " ".join((result.output + result.stderr).split())
 
 
-def test_there_and_back(command, tmp_path):
+def test_a_conversion_there_and_back_keeps_every_bit(command, tmp_path):
     there = command("source", "state", "--from", "safetensors", "--to", "jax")
-    assert there.exit_code == 0, said(there)
-    assert said(there).startswith("state: 16 weights at step 12, variant documented")
+    assert there.exit_code == 0, text(there)
+    assert text(there).startswith("state: 16 weights at step 12, variant documented")
     back = command("state", "again", "--from", "jax", "--to", "safetensors")
-    assert back.exit_code == 0, said(back)
+    assert back.exit_code == 0, text(back)
     assert_same_bits(read("again", "safetensors"), read("source", "safetensors"))
 
 
 @pytest.mark.parametrize("as_list", [False, True])
-def test_names_from_a_file(command, tmp_path, as_list):
+def test_names_are_read_from_a_file(command, tmp_path, as_list):
     new = {old: old.replace("/", ".") for old in made().names}
     (tmp_path / "names.json").write_text(json.dumps([*new.values()] if as_list else new))
     way = "--from", "safetensors", "--to", "safetensors", "--names", "names.json"
     result = command("source", "target", *way)
-    assert result.exit_code == 0, said(result)
+    assert result.exit_code == 0, text(result)
     assert list(read("target", "safetensors").entries) == [*new.values()]
 
 
-def test_another_variant(command):
+def test_a_conversion_to_another_variant_may_need_a_learning_rate(command):
     write(small("openseq2seq", lr=None), "lone", "safetensors")
     way = "--from", "safetensors", "--to", "safetensors", "--variant", "documented"
     result = command("lone", "target", *way)
     assert result.exit_code == 1
-    assert "multiplied by the learning rate: give lr" in said(result)
+    assert "multiplied by the learning rate: give lr" in text(result)
     result = command("lone", "target", *way, "--lr", "0.5")
-    assert result.exit_code == 0, said(result)
+    assert result.exit_code == 0, text(result)
     target = read("target", "safetensors")
     assert target.variant.name == "documented"
     assert target.entries["w"].moment.tolist() == [1.5, 2.0]
     assert target.groups[0].hyperparameters.lr == 0.5
 
 
-def test_the_target_is_replaced_only_by_force(command, tmp_path):
+def test_the_target_is_replaced_only_with_force(command, tmp_path):
     (tmp_path / "target").write_bytes(b"mine")
     way = "source", "target", "--from", "safetensors", "--to", "safetensors"
     result = command(*way)
     assert result.exit_code == 2
-    assert "target already exists; --force replaces it" in said(result)
+    assert "target already exists; --force replaces it" in text(result)
     assert (tmp_path / "target").read_bytes() == b"mine"
     assert command(*way, "--force").exit_code == 0
     assert read("target", "safetensors").step == 12
 
 
-def test_a_damaged_file(command, tmp_path):
+def test_a_damaged_file_is_refused(command, tmp_path):
     (tmp_path / "cut").write_bytes((tmp_path / "source").read_bytes()[:-1])
     result = command("cut", "target", "--from", "safetensors", "--to", "jax")
     assert result.exit_code == 1
-    assert "cut, as safetensors: it is damaged" in said(result)
+    assert "cut, as safetensors: it is damaged" in text(result)
     assert not (tmp_path / "target").exists()
 
 
-def test_what_the_target_cannot_hold(command, tmp_path):
+def test_a_checkpoint_that_the_target_cannot_hold_is_refused(command, tmp_path):
     checkpoint = replace(made(), groups=(*made().groups, Group(("frozen",))))
     write(checkpoint, "frozen", "safetensors")
     result = command("frozen", "target", "--from", "safetensors", "--to", "jax")
     assert result.exit_code == 1
     message = "target, as jax: JAX needs a state for every weight, but 'frozen' has none"
-    assert message in said(result)
+    assert message in text(result)
     assert not (tmp_path / "target").exists()
 
 
@@ -107,23 +107,23 @@ def test_what_the_target_cannot_hold(command, tmp_path):
         (("source", "x", "--from", "jax", "--to", "jax", "--names", "3"), "object of strings"),
     ],
 )
-def test_wrong_command_lines(command, tmp_path, arguments, message):
+def test_wrong_command_lines_are_refused(command, tmp_path, arguments, message):
     (tmp_path / "3").write_text("3")
     result = command(*arguments)
     assert result.exit_code == 2
-    assert message in said(result)
+    assert message in text(result)
     assert not (tmp_path / "x").exists()
 
 
-def test_what_is_not_installed_is_named(command, monkeypatch):
-    module = sys.modules["novograd.cli.convert"]  # whose name in the package is the command
+def test_the_message_names_the_package_that_is_not_installed(command, monkeypatch):
+    module = sys.modules["novograd.cli.convert"]  # in the package this is the command
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "torch" else name)
     result = command("source", "x", "--from", "timm", "--to", "jax")
     assert result.exit_code == 2
-    assert "torch needs torch: pip install novograd-optimizer[checkpoint,torch]" in said(result)
+    assert "torch needs torch: pip install novograd-optimizer[checkpoint,torch]" in text(result)
 
 
-def test_how_to_load_it_is_shown(command):
+def test_the_output_shows_how_to_load_the_target(command):
     result = command("source", "target", "--from", "safetensors", "--to", "jax")
     last = how_to_load(read("source", "safetensors"), "target", "jax")
     assert result.output.endswith(f"To load it:\n{last}\n")
@@ -135,10 +135,10 @@ SAME = "--from", "safetensors", "--to", "safetensors"
 
 
 def fails(result, *parts):
-    """Checks that an error is told in a line, by a command that goes on to nothing."""
-    assert result.exit_code == 1, said(result)
+    """Checks that a command failed and text its error on one line."""
+    assert result.exit_code == 1, text(result)
     assert isinstance(result.exception, SystemExit)
-    assert all(part in said(result) for part in parts), said(result)
+    assert all(part in text(result) for part in parts), text(result)
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -159,20 +159,20 @@ LONG = 300 * "x"
     ],
     ids=range(8),
 )
-def test_paths_that_cannot_be_read_or_written(command, tmp_path, arguments, message):
+def test_paths_that_cannot_be_read_or_written_are_refused(command, tmp_path, arguments, message):
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.iterdir())
     result = command(*arguments)
     assert result.exit_code in (1, 2)
-    assert message in said(result)
+    assert message in text(result)
     assert isinstance(result.exception, SystemExit)
     assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.fixture
 def unprivileged(monkeypatch):
-    """A folder from which rights are taken away."""
-    folder = Path(tempfile.mkdtemp())  # not below one that nobody else may enter
+    """A working directory whose permissions a test may remove."""
+    folder = Path(tempfile.mkdtemp())  # tmp_path is in a folder that other users cannot enter
     monkeypatch.chdir(folder)
     yield folder
     folder.chmod(0o700)
@@ -181,7 +181,7 @@ def unprivileged(monkeypatch):
 
 @contextmanager
 def nobody():
-    """Takes the rights of root away for a while."""
+    """Drops the rights of root temporarily."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
@@ -192,10 +192,10 @@ def nobody():
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "jax"])
-def test_no_permission(command, unprivileged, kind):
+def test_missing_permissions_are_reported(command, unprivileged, kind):
     way = "--from", kind, "--to", kind
     write(made(weights=False), "source", kind)
-    assert command("source", "target", *way).exit_code == 0  # and all is imported
+    assert command("source", "target", *way).exit_code == 0  # also imports everything
     Path("source").chmod(0)
     unprivileged.chmod(0o755 if os.geteuid() == 0 else 0o555)
     with nobody():
@@ -211,7 +211,7 @@ def test_no_permission(command, unprivileged, kind):
         fails(command("source", "new", *way), "Permission denied: 'new'")
 
 
-def test_a_failure_takes_nothing_away(command, tmp_path, monkeypatch):
+def test_a_failed_write_keeps_existing_files(command, tmp_path, monkeypatch):
     (tmp_path / "target").write_bytes(b"mine")
     (tmp_path / "target.part").write_bytes(b"mine too")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -230,15 +230,15 @@ def test_a_failure_takes_nothing_away(command, tmp_path, monkeypatch):
     assert names == {"source", "target", "target.part"}
 
 
-def test_names_that_are_nested_too_deep(command, tmp_path):
+def test_names_that_are_nested_too_deeply_are_refused(command, tmp_path):
     (tmp_path / "names").write_text("[" * 100_000)
     result = command("source", "target", *SAME, "--names", "names")
     assert result.exit_code == 2
-    assert "names" in said(result)
+    assert "names" in text(result)
 
 
-def test_a_folder_is_no_file(command, tmp_path):
+def test_a_folder_is_refused_as_a_source(command, tmp_path):
     (tmp_path / "folder").mkdir()
     result = command("folder", "x", "--from", "jax", "--to", "jax")
     assert result.exit_code == 1
-    assert "Is a directory: 'folder'" in said(result)
+    assert "Is a directory: 'folder'" in text(result)

@@ -1,4 +1,4 @@
-"""Every source goes on in every target as if nothing had happened."""
+"""Training of every source continues in every target as if it had not been converted."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +10,14 @@ from tests.helpers import programs
 PAGE = programs.REPOSITORY / "docs" / "checkpoints.md"
 FRAMEWORKS = ("torch", "jax", "tensorflow")
 TARGETS = ("torch", "jax", "keras", "tensorflow")
-# Weights are compared in units in the last place of the largest. Ten steps of ours follow ten of
-# the source, and twenty of it, some of them in float64: each step rounds weights, moment and norm.
+# The largest difference, in units in the last place of the largest weight. Ten steps of the source
+# and ten of the target are compared with twenty of the source, some of them in float64. Each step
+# rounds weights, momentum buffer and norm.
 ULPS = 8
 
 
 def run(task, folder):
-    """Has each framework's process do its part of a task."""
+    """Runs a task in one process for each framework."""
 
     def one(framework):
         programs.run(f"tests.checkpoint.worker_{framework}", task, folder)
@@ -26,7 +27,7 @@ def run(task, folder):
 
 
 def table(found):
-    """The conversion matrix, as it stands in docs/checkpoints.md."""
+    """Returns the conversion matrix in the format of docs/checkpoints.md."""
     lines = [f"| source | {' | '.join(TARGETS)} |", f"|---{'|---' * len(TARGETS)}|"]
     for row, cells in found.items():
         shown = (f"{cells[t]:.1f}" if t in cells else "-" for t in TARGETS)
@@ -35,16 +36,16 @@ def table(found):
 
 
 def shape(text):
-    """A table without its figures, which differ from machine to machine."""
+    """Returns a table without its figures, which differ between machines."""
     return [
         [cell if cell.strip() == "-" or not i else "" for i, cell in enumerate(line.split("|")[1:])]
         for line in text.splitlines()
     ]
 
 
-def test_ten_steps_there_and_ten_here_are_twenty(tmp_path, record_property):
+def test_ten_steps_of_source_and_target_equal_twenty_of_the_source(tmp_path, record_property):
     run("write", tmp_path)
-    run("go_on", tmp_path)
+    run("resume", tmp_path)
     sources = training.sources(tmp_path)
     found = {row: {} for row in sources}
     for row, read in sources.items():

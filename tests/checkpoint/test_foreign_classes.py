@@ -1,11 +1,11 @@
 """Files of ``torch.save`` with objects of any class.
 
-What is wanted of them is the optimizer's state, and perhaps the weights. The rest changes nothing,
-and nothing in them runs.
+``read`` needs only the optimizer's state, and perhaps the weights. It ignores everything else, and
+does not run any code from the file.
 """
 
 import copyreg
-import encodings.raw_unicode_escape  # noqa: F401  which text of protocol 0 is decoded with
+import encodings.raw_unicode_escape  # noqa: F401  decodes text of protocol 0
 import io
 import pickle
 import random
@@ -114,7 +114,7 @@ class Strange:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with checkpoints of Lightning, whose classes are in a module beside them."""
+    """A folder with checkpoints of Lightning and the module that defines their classes."""
     folder = tmp_path_factory.mktemp("lightning")
     (folder / "gone.py").write_text(GONE)
     (folder / "main.py").write_text(LIGHTNING)
@@ -130,7 +130,7 @@ def convert(*arguments):
 
 @pytest.mark.parametrize("importable", [False, True])
 @pytest.mark.parametrize("name", ["last.ckpt", "old.ckpt", "protocol.ckpt"])
-def test_a_checkpoint_of_lightning_with_settings_of_any_class(
+def test_a_checkpoint_of_lightning_may_contain_settings_of_any_class(
     trained, tmp_path, monkeypatch, name, importable
 ):
     if importable:
@@ -162,7 +162,7 @@ def content(more=None, **state):
 
 
 class Unknown:
-    """Of a class that is not plain data."""
+    """A class that is not plain data."""
 
 
 NAME = f"{__name__}.Unknown"
@@ -193,13 +193,13 @@ NAME = f"{__name__}.Unknown"
     ],
 )
 @pytest.mark.parametrize("archive", [True, False])
-def test_what_is_needed_may_not_be_of_an_unknown_class(tmp_path, wrong, where, archive):
+def test_needed_content_of_an_unknown_class_is_refused(tmp_path, wrong, where, archive):
     torch.save(wrong, tmp_path / "file", _use_new_zipfile_serialization=archive)
     with pytest.raises(CheckpointError, match=f"{where} '{NAME}', which was not executed"):
         read(tmp_path / "file", "nemo", weights=True)
 
 
-def test_what_is_not_needed_may_be_of_any_class(tmp_path):
+def test_other_content_may_be_of_any_class(tmp_path):
     others = {"model": {"0": torch.ones(3), "extra": Unknown()}, "callbacks": [Unknown()]}
     optimizer = content(other=Unknown())
     for archive in (True, False):
@@ -210,18 +210,18 @@ def test_what_is_not_needed_may_be_of_any_class(tmp_path):
 
 
 class Net(torch.nn.Module):
-    """Old files have the class of a module, and its source, beside the pickle."""
+    """Old files contain the class and the source code of a module in addition to the pickle."""
 
 
 @pytest.mark.filterwarnings("ignore:.*ource")
-def test_a_module_as_such(tmp_path):
+def test_a_whole_module_in_the_file_is_ignored(tmp_path):
     for archive in (True, False):
         file = {"optimizer": content(), "net": Net(), "state_dict": {"0": torch.ones(3)}}
         torch.save(file, tmp_path / "file", _use_new_zipfile_serialization=archive)
         assert read(tmp_path / "file", "nemo", weights=True).step == 1
 
 
-def test_tensors_of_every_kind(tmp_path):
+def test_tensors_of_every_kind_are_read(tmp_path):
     whole = torch.arange(24.0).reshape(2, 3, 4)
     real, imaginary = torch.randn(3), torch.randn(3, dtype=torch.complex64)
     moments = {
@@ -261,7 +261,7 @@ def test_tensors_of_every_kind(tmp_path):
 
 
 class Watch:
-    """Notes what Python does while it is entered: the events of PEP 578."""
+    """Fails if watched audit events (PEP 578) or imports occur inside the ``with`` block."""
 
     def __init__(self):
         self.seen = None
@@ -295,7 +295,7 @@ WATCH = Watch()
 
 @pytest.fixture
 def canary(tmp_path, monkeypatch):
-    """A file that is there as soon as anything of the module ``canary`` is imported or called."""
+    """The path of a file that appears if the module ``canary`` is imported or called."""
     path = tmp_path / "executed"
     touch = f"import pathlib\npathlib.Path({str(path)!r}).touch()\n"
     touching = "def touch(*_, **__):\n    pathlib.Path({!r}).touch()\nclass Touches:\n"
@@ -307,7 +307,7 @@ def canary(tmp_path, monkeypatch):
 
 
 def archive(data, records=()):
-    """A file of torch.save with another pickle."""
+    """Returns a file of torch.save with this pickle."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name, record in {"version": b"3\n", "data.pkl": data, **dict(records)}.items():
@@ -316,7 +316,7 @@ def archive(data, records=()):
 
 
 def saved(value):
-    """The records of a file of torch.save."""
+    """Returns the records of a file of torch.save."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     with zipfile.ZipFile(buffer) as file:
@@ -324,7 +324,7 @@ def saved(value):
 
 
 def attempt(path):
-    """Reads a file: into a checkpoint, or into an error of ours."""
+    """Reads a file and returns the checkpoint or the CheckpointError."""
     try:
         return read(path, "nemo", weights=True)
     except CheckpointError as error:
@@ -335,26 +335,26 @@ def rest(records):
     return {name: data for name, data in records.items() if name != "data.pkl"}
 
 
-def test_attacks_beside_the_state_change_nothing(tmp_path, canary):
+def test_attacks_outside_the_state_have_no_effect(tmp_path, canary):
     records = saved({"optimizer": content(), "model": {"0": torch.ones(3)}})
     pickled, path = records["data.pkl"], tmp_path / "file"
     assert pickled.endswith(b"u.")
     results = []
     path.write_bytes(archive(pickled, rest(records)))
-    attempt(path)  # imports what there is to import
+    attempt(path)  # makes all imports that reading needs
     for attack in hostile.attacks(hostile.ROOTS, canary):
-        # The file of before with one more entry, which is put into the dict before it ends.
+        # The same file with one more entry, which is put into the dict before the end.
         data = pickled[:-1] + hostile.text("hyper_parameters") + attack + pickle.SETITEM + b"."
         path.write_bytes(archive(data, rest(records)))
         with WATCH:
             results.append(attempt(path))
-    # Those that cannot be as a pickle are refused; most are records of what was not done.
+    # Invalid pickles are refused. Most attacks are read as records of calls that were not made.
     read_whole = [x for x in results if not isinstance(x, Exception)]
     assert len(read_whole) > len(results) / 2
     assert all(x.entries["0"].weights.tolist() == [1, 1, 1] for x in read_whole)
 
 
-def test_attacks_in_the_place_of_the_state_are_refused(tmp_path, canary):
+def test_attacks_instead_of_the_state_are_refused(tmp_path, canary):
     path = tmp_path / "file"
     for attack in hostile.attacks(hostile.ROOTS, canary):
         optimizer = pickle.EMPTY_DICT + hostile.text("optimizer") + attack + pickle.SETITEM + b"."
@@ -364,7 +364,7 @@ def test_attacks_in_the_place_of_the_state_are_refused(tmp_path, canary):
                 assert isinstance(attempt(path), CheckpointError)
 
 
-def test_names_of_the_system_are_refused_wherever_they_are(tmp_path, canary):
+def test_names_of_system_functions_are_refused_everywhere(tmp_path, canary):
     path = tmp_path / "file"
     for attack in hostile.attacks(hostile.REFUSED, canary):
         optimizer = pickle.EMPTY_DICT + hostile.text("other") + attack + pickle.SETITEM + b"."
@@ -388,7 +388,7 @@ def test_extensions_are_not_looked_up(tmp_path, canary):
     assert not ran
 
 
-def test_short_files_take_no_memory(tmp_path):
+def test_short_files_cannot_request_much_memory(tmp_path):
     for data in (
         pickle.NONE + pickle.LONG_BINPUT + b"\xff\xff\xff\xff.",
         pickle.BYTEARRAY8 + b"\xff\xff\xff\xff\x0f\x00\x00\x00.",
@@ -407,7 +407,7 @@ def test_short_files_take_no_memory(tmp_path):
     ids=["deep", "wide"],
 )
 @pytest.mark.parametrize("ways", range(5))
-def test_keys_that_are_nested_too_deep(nested, ways):
+def test_keys_that_are_nested_too_deeply_are_refused(nested, ways):
     data = (
         pickle.EMPTY_DICT + nested + pickle.NONE + pickle.SETITEM,
         pickle.EMPTY_DICT + pickle.MARK + nested + pickle.NONE + pickle.SETITEMS,
@@ -420,7 +420,7 @@ def test_keys_that_are_nested_too_deep(nested, ways):
 
 
 def damaged(chance, data, pieces, most=6):
-    """A pickle with some bytes changed, left out, repeated, or with pieces of others inside."""
+    """Returns a pickle with some bytes changed, removed or repeated, or with pieces of others."""
     data = bytearray(data)
     for _ in range(chance.randint(1, most)):
         start = chance.randrange(len(data))
@@ -437,7 +437,7 @@ def damaged(chance, data, pieces, most=6):
     return bytes(data)
 
 
-def test_damaged_and_hostile_pickles_run_nothing(tmp_path, canary):
+def test_damaged_and_hostile_pickles_run_no_code(tmp_path, canary):
     chance = random.Random(0)
     optimizer = content({"name": "decayed"}) | {"more": [OrderedDict(a=Unknown()), {1.5, None}]}
     whole = {"optimizer": optimizer, "model": {"0": torch.ones(3)}}
@@ -466,7 +466,7 @@ def test_damaged_and_hostile_pickles_run_nothing(tmp_path, canary):
 
 
 def attempt_pickle(data):
-    """Whether a pickle is read, if not into an error of ours."""
+    """Returns whether a pickle can be read. Any error must be a CheckpointError."""
     try:
         pickles.load(io.BytesIO(data))
     except CheckpointError:
@@ -474,7 +474,7 @@ def attempt_pickle(data):
     return True
 
 
-def test_the_command_line_shows_no_traceback(tmp_path, canary):
+def test_the_command_does_not_show_a_traceback(tmp_path, canary):
     path = tmp_path / "file"
     for attack in hostile.attacks([("canary", "touch"), ("os", "system")], canary):
         path.write_bytes(archive(attack + b"."))
@@ -499,7 +499,7 @@ def test_a_variant_from_a_file_is_checked(tmp_path):
         read(tmp_path / "file", "torch")
 
 
-def test_files_that_are_cut_off(tmp_path):
+def test_truncated_files_are_refused(tmp_path):
     for archived in (True, False):
         torch.save(content(), tmp_path / "file", _use_new_zipfile_serialization=archived)
         whole = (tmp_path / "file").read_bytes()

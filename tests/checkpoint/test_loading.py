@@ -1,4 +1,4 @@
-"""The lines that are printed load what was written, and no disk is too full."""
+"""The printed lines load the written file, and a full disk destroys nothing."""
 
 from dataclasses import replace
 
@@ -10,16 +10,16 @@ from tests.checkpoint.samples import made
 from tests.helpers import loading
 
 
-def test_every_target_is_checked():
-    """Each in the folder of its framework."""
+def test_there_is_a_check_for_every_target():
+    """The tests of each framework run its check."""
     assert {*loading.CHECKS} == {*TARGETS}
 
 
-def test_the_lines_load_it_and_a_full_disk_takes_nothing_away(tmp_path, monkeypatch):
+def test_the_printed_lines_load_the_file_and_a_full_disk_destroys_nothing(tmp_path, monkeypatch):
     loading.check_target("safetensors", tmp_path, monkeypatch)
 
 
-def test_what_else_the_optimizer_must_be_given():
+def test_the_printed_lines_name_missing_arguments():
     checkpoint = made("optax")  # two groups, and rows as layers
     first, *rest = how_to_load(checkpoint, "state.pt", "torch").splitlines()
     assert first == (
@@ -48,6 +48,6 @@ def test_what_else_the_optimizer_must_be_given():
     )
 
 
-def test_kinds_that_are_not_there():
+def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match=r"kind must be one of torch, .* got 'timm'"):
         how_to_load(made(), "state", "timm")

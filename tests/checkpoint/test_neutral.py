@@ -1,4 +1,4 @@
-"""The neutral form: its files and those of JAX, names, variants, and what is wrong with a file."""
+"""The neutral form: its files, files of JAX, names, variants, and the errors for wrong files."""
 
 import json
 import random
@@ -27,7 +27,7 @@ MINE = replace(variants.get("nvidia-amsgrad"), name="mine", decay="decoupled")
 
 
 @pytest.mark.parametrize("variant", ["documented", "nvidia-amsgrad", MINE], ids=str)
-def test_the_neutral_file_holds_everything_to_the_bit(tmp_path, variant):
+def test_a_neutral_file_keeps_every_bit(tmp_path, variant):
     checkpoint = made(variant)
     write(checkpoint, tmp_path / "state", "safetensors")
     again = read(tmp_path / "state", "safetensors", weights=True)
@@ -39,7 +39,7 @@ def test_the_neutral_file_holds_everything_to_the_bit(tmp_path, variant):
 
 
 @pytest.mark.parametrize("variant", ["documented", "nvidia-amsgrad"])
-def test_a_file_of_jax_holds_the_state_to_the_bit(tmp_path, variant):
+def test_a_file_of_jax_keeps_every_bit_of_the_state(tmp_path, variant):
     checkpoint = made(variant)
     write(checkpoint, tmp_path / "state", "jax")
     again = read(tmp_path / "state", "jax", variant=variant, weights=True)
@@ -75,11 +75,11 @@ def three(tmp_path):
         (None, ["a", "b", "c"]),
         (["x", "y", "z"], ["x", "y", "z"]),
         ({"b": "y"}, ["a", "y", "c"]),
-        ({"c": "z", "a": "x", "b": "b"}, ["z", "x", "b"]),  # all of them: in this order
+        ({"c": "z", "a": "x", "b": "b"}, ["z", "x", "b"]),  # all names: also their order
         (lambda name: f"model.{name}", ["model.a", "model.b", "model.c"]),
     ],
 )
-def test_names(tmp_path, names, expected):
+def test_names_can_be_changed(tmp_path, names, expected):
     assert list(read(three(tmp_path), "jax", names=names).entries) == expected
 
 
@@ -92,13 +92,13 @@ def test_names(tmp_path, names, expected):
         (lambda name: "x", "several weights have the name 'x'"),
     ],
 )
-def test_names_that_do_not_fit(tmp_path, names, message):
+def test_names_that_do_not_fit_are_refused(tmp_path, names, message):
     with pytest.raises(CheckpointError, match=message) as error:
         read(three(tmp_path), "jax", names=names)
     assert str(tmp_path / "f") in str(error.value)
 
 
-def test_the_rate_goes_into_the_moment_and_out_of_it():
+def test_a_change_of_variant_scales_the_momentum_buffer_by_the_learning_rate():
     into = as_variant(small("openseq2seq"), "documented").entries["w"]
     assert into.moment.tolist() == [1.5, 2.0]
     assert into.moment.dtype == np.float32
@@ -117,7 +117,7 @@ def test_the_rate_goes_into_the_moment_and_out_of_it():
         (small("apex"), "nvidia", "the momentum buffer is of another kind"),
     ],
 )
-def test_variants_that_cannot_follow_each_other(source, variant, message):
+def test_a_change_to_an_incompatible_variant_is_refused(source, variant, message):
     with pytest.raises(CheckpointError, match=message):
         as_variant(source, variant)
 
@@ -131,13 +131,13 @@ def test_variants_that_cannot_follow_each_other(source, variant, message):
         ({"weights": np.zeros((4, 3))}, r"the weight 'w' has shape \(4, 3\)"),
     ],
 )
-def test_shapes_that_do_not_fit(change, message):
+def test_shapes_that_do_not_fit_are_refused(change, message):
     entry = Entry(np.zeros((3, 4), np.float32), np.float32(1))
     with pytest.raises(CheckpointError, match=message):
         Checkpoint({"w": replace(entry, **change)}, variants.DOCUMENTED, (Group(("w",)),))
 
 
-def test_steps_that_differ_fit_one_count_unless_the_rule_depends_on_them(tmp_path):
+def test_different_steps_become_one_count_unless_the_rule_needs_them(tmp_path):
     def of(variant):
         checkpoint = made(variant)
         first = checkpoint.names[0]
@@ -154,7 +154,7 @@ def test_steps_that_differ_fit_one_count_unless_the_rule_depends_on_them(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "jax"])
-def test_files_that_are_cut_off(tmp_path, kind):
+def test_truncated_files_are_refused(tmp_path, kind):
     path = tmp_path / "state"
     write(made(), path, kind)
     whole = path.read_bytes()
@@ -165,7 +165,7 @@ def test_files_that_are_cut_off(tmp_path, kind):
         assert str(path) in str(error.value)
 
 
-def test_neutral_files_with_something_else_inside(tmp_path):
+def test_neutral_files_with_other_content_are_refused(tmp_path):
     path = tmp_path / "state"
 
     def wrong(tensors, metadata, message):
@@ -186,7 +186,7 @@ def test_neutral_files_with_something_else_inside(tmp_path):
     wrong({"moment/w": zeros, "v/w": zeros}, metadata | {"variant": '"adam"'}, "got 'adam'")
 
 
-def test_files_of_jax_with_something_else_inside(tmp_path):
+def test_files_of_jax_with_other_content_are_refused(tmp_path):
     path = tmp_path / "state"
 
     def array(shape):
@@ -208,7 +208,7 @@ def test_files_of_jax_with_something_else_inside(tmp_path):
     wrong("optax", {"0": twice, "1": twice}, "more than one state of 'w'")
 
 
-def test_values_that_no_target_can_hold(tmp_path):
+def test_values_that_no_target_can_hold_are_refused(tmp_path):
     path = tmp_path / "state"
     write(small(step=3), path, "safetensors")
     with safetensors.safe_open(path, "np") as file:
@@ -235,7 +235,7 @@ def test_values_that_no_target_can_hold(tmp_path):
     wrong("v of 'w' has dtype complex64", tensors | {"v/w": np.complex64(1)})
 
 
-def test_steps_beyond_what_jax_counts(tmp_path):
+def test_a_step_beyond_the_counter_of_jax_is_refused(tmp_path):
     write(small(step=2**40), tmp_path / "state", "safetensors")
     assert read(tmp_path / "state", "safetensors").step == 2**40
     with pytest.raises(CheckpointError, match="JAX counts up to 2147483647 steps"):
@@ -243,7 +243,7 @@ def test_steps_beyond_what_jax_counts(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
-def test_what_else_groups_hold(tmp_path):
+def test_a_neutral_file_keeps_other_content_of_groups(tmp_path):
     others = {"initial_lr": 0.5, "name": "first", "milestones": [1, None, {"a": True}]}
     checkpoint = replace(small(), groups=(Group(("w",), Hyperparameters(lr=0.5), others),))
     write(checkpoint, tmp_path / "state", "safetensors")
@@ -252,7 +252,7 @@ def test_what_else_groups_hold(tmp_path):
     assert lost(checkpoint, "tensorflow") == [*others]
 
 
-def test_a_state_of_jax_under_a_key(tmp_path):
+def test_a_state_of_jax_is_read_from_a_key(tmp_path):
     path = tmp_path / "state"
     write(small(), path, "jax")
     state = msgpack.unpackb(path.read_bytes(), raw=False)
@@ -267,7 +267,7 @@ def test_a_state_of_jax_under_a_key(tmp_path):
         read(path, "jax", key="first.opt.mu")
 
 
-def test_files_of_jax_that_are_nested_too_deep_or_hold_other_types(tmp_path):
+def test_files_of_jax_with_deep_nesting_or_other_types_are_refused(tmp_path):
     path = tmp_path / "state"
 
     def array(value):
@@ -297,13 +297,13 @@ def test_files_of_jax_that_are_nested_too_deep_or_hold_other_types(tmp_path):
     wrong(msgpack.packb({"w": msgpack.ExtType(1, msgpack.packb(((1,), "object", b"12345678")))}))
 
 
-def test_weights_that_are_not_there(tmp_path):
+def test_missing_weights_are_refused(tmp_path):
     write(made(weights=False), tmp_path / "state", "jax")
     with pytest.raises(CheckpointError, match="the file has no weight 'block0/kernel'"):
         read(tmp_path / "state", "jax", weights=True)
 
 
-def test_kinds_that_are_not_there(tmp_path):
+def test_an_unknown_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"kind must be one of torch, jax, .* got 'adam'"):
         read(tmp_path, "adam")
     with pytest.raises(ValueError, match=r"kind must be one of torch, jax, .* got 'timm'"):
@@ -312,10 +312,10 @@ def test_kinds_that_are_not_there(tmp_path):
         read(tmp_path / "missing", "jax")
 
 
-# -- what is there already -----------------------------------------------------------------------
+# -- existing files ------------------------------------------------------------------------------
 
 
-def test_a_target_is_replaced_only_by_force_and_as_a_whole(tmp_path, monkeypatch):
+def test_a_target_is_replaced_only_with_force_and_as_a_whole(tmp_path, monkeypatch):
     path = tmp_path / "state"
     path.write_bytes(b"mine")
     with pytest.raises(FileExistsError, match="state already exists"):
@@ -331,7 +331,7 @@ def test_a_target_is_replaced_only_by_force_and_as_a_whole(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "jax"])
-def test_damaged_bytes_are_an_error_of_ours(tmp_path, kind):
+def test_damaged_bytes_raise_only_a_checkpoint_error(tmp_path, kind):
     path, chance = tmp_path / "state", random.Random(0)
     write(made(dtypes=(np.float32,)), path, kind)
     whole, refused = path.read_bytes(), 0

@@ -1,4 +1,4 @@
-"""Files of PyTorch as people have them: other keys, schedulers, parameters without names."""
+"""Files of PyTorch from real programs: other keys, schedulers, parameters without names."""
 
 import importlib
 import json
@@ -16,7 +16,7 @@ def convert(*arguments):
     return CliRunner().invoke(cli.app, ["convert", *map(str, arguments)])
 
 
-def said(result):
+def text(result):
     return " ".join((result.output + result.stderr).split())
 
 
@@ -61,11 +61,11 @@ WAY = "--from", "torch", "--to", "torch"
         (lambda state: {"optimizer": {}, "second": [state]}, "second"),
     ],
 )
-def test_a_state_under_any_key(folder, content, key):
+def test_a_state_may_have_any_key(folder, content, key):
     state = trained([torch.nn.Parameter(torch.ones(3))]).state_dict()
     torch.save(content(state), "source")
     result = convert("source", "target", *WAY, "--key", key)
-    assert result.exit_code == 0, said(result)
+    assert result.exit_code == 0, text(result)
     assert torch.load("target", weights_only=True)["param_groups"] == state["param_groups"]
 
 
@@ -82,25 +82,25 @@ def test_a_state_under_any_key(folder, content, key):
         ("states", "of 2 optimizers: give the key of one (--key), such as states.0"),
     ],
 )
-def test_keys_that_are_not_there(folder, key, message):
+def test_missing_keys_are_refused(folder, key, message):
     torch.save({"model": {"weight": 1}, "two\nlines": 3, "states": [{"a": 1}, {}]}, "source")
     result = convert("source", "target", *WAY, *(("--key", key) if key else ()))
     assert result.exit_code == 1
-    assert message in said(result)
+    assert message in text(result)
     assert not (folder / "target").exists()
 
 
-def test_a_long_list_of_keys_is_cut(folder):
+def test_a_long_list_of_keys_is_shortened(folder):
     torch.save({f"weight{number}": number for number in range(1000)}, "source")
     result = convert("source", "target", *WAY)
-    assert "weight19 and 980 more" in said(result)
+    assert "weight19 and 980 more" in text(result)
 
 
-def test_keys_of_kinds_that_have_none(folder):
+def test_a_key_is_refused_for_kinds_without_keys(folder):
     (folder / "source").touch()
     result = convert("source", "target", "--from", "keras", "--to", "torch", "--key", "optim")
     assert result.exit_code == 2
-    assert "files of keras have no keys; only files of PyTorch and Flax have them" in said(result)
+    assert "files of keras have no keys; only files of PyTorch and Flax have them" in text(result)
     with pytest.raises(ValueError, match="kind is 'keras'; got 'optim'"):
         read("source", "keras", key="optim")
 
@@ -109,7 +109,7 @@ def test_keys_of_kinds_that_have_none(folder):
 
 
 @pytest.mark.parametrize("through", [(), ("safetensors",), ("torch", "safetensors")], ids=str)
-def test_a_scheduler_goes_on(folder, through):
+def test_a_scheduler_continues_after_conversion(folder, through):
     model = network()
     named = [*model.named_parameters()]
     groups = [
@@ -130,7 +130,7 @@ def test_a_scheduler_goes_on(folder, through):
     assert scheduler.get_last_lr() == [0.03125, 0.03125]
 
 
-def test_options_of_ours_are_kept_unless_they_have_their_defaults(folder):
+def test_our_options_are_kept_unless_they_have_defaults(folder):
     params = [torch.nn.Parameter(torch.ones(3))]
     options = {"skip_nonfinite": True, "foreach": True, "capturable": True}
     optimizer = trained(params, scheduled=False, **options)
@@ -145,27 +145,27 @@ def test_options_of_ours_are_kept_unless_they_have_their_defaults(folder):
 
 
 class Schedule:
-    """What no target holds."""
+    """An object that no target can hold."""
 
 
-def test_what_cannot_be_kept_is_told(folder):
+def test_the_output_names_content_that_is_not_kept(folder):
     state = trained([torch.nn.Parameter(torch.ones(3))], scheduled=False).state_dict()
     others = {"initial_lr": torch.tensor(0.5), "schedule": Schedule(), "curve": torch.ones(2), 3: 4}
     state["param_groups"][0].update(others)
     torch.save(state, "source")
     result = convert("source", "target", *WAY)
-    assert result.exit_code == 0, said(result)
-    assert "The source's groups also contain schedule, curve, 3, which the target does not" in said(
+    assert result.exit_code == 0, text(result)
+    assert "The source's groups also contain schedule, curve, 3, which the target does not" in text(
         result
     )
     (group,) = torch.load("target", weights_only=True)["param_groups"]
     assert group["initial_lr"] == 0.5
     assert not {"schedule", "curve"} & set(group)
     result = convert("source", "other", "--from", "torch", "--to", "jax")
-    assert "also contain schedule, curve, 3, initial_lr, which the target does not" in said(result)
+    assert "also contain schedule, curve, 3, initial_lr, which the target does not" in text(result)
 
 
-def test_options_of_a_published_optimizer_are_no_others(folder):
+def test_options_of_a_published_optimizer_are_not_kept_as_others(folder):
     params = [torch.nn.Parameter(torch.ones(3))]
     optimizer = importlib.import_module("torch_optimizer.novograd").NovoGrad(params, lr=0.1)
     params[0].grad = torch.ones(3)
@@ -177,7 +177,7 @@ def test_options_of_a_published_optimizer_are_no_others(folder):
 # -- names ---------------------------------------------------------------------------------------
 
 
-def test_weights_of_parameters_without_names(folder):
+def test_weights_of_parameters_without_names_need_names(folder):
     model = network()
     decaying = [model[0].weight, model[1].weight]
     others = [model[0].bias, model[1].bias]
@@ -185,21 +185,21 @@ def test_weights_of_parameters_without_names(folder):
     torch.save({"optimizer": optimizer.state_dict(), "model": model.state_dict()}, "source")
     result = convert("source", "target", *WAY, "--weights")
     assert result.exit_code == 1
-    assert "the file has no weight '0'; it has 0.weight, 0.bias, 1.weight, 1.bias; " in said(result)
-    assert "without names" in said(result)
-    assert "--names" in said(result)
+    assert "the file has no weight '0'; it has 0.weight, 0.bias, 1.weight, 1.bias; " in text(result)
+    assert "without names" in text(result)
+    assert "--names" in text(result)
     line = result.stderr.strip().splitlines()[-1]
     exec(line, {"model": model, "optimizer": optimizer})
     assert json.loads((folder / "names.json").read_bytes()) == [
         *("0.weight", "1.weight", "0.bias", "1.bias"),
     ]
     result = convert("source", "target", *WAY, "--weights", "--names", "names.json")
-    assert result.exit_code == 0, said(result)
+    assert result.exit_code == 0, text(result)
     saved = torch.load("target", weights_only=True)
     torch.testing.assert_close(saved["model"], dict(model.state_dict()), rtol=0, atol=0)
 
 
-def test_weights_under_another_key(folder):
+def test_weights_under_another_key_are_refused(folder):
     model = network()
     state = trained(model.named_parameters()).state_dict()
     torch.save({"optimizer": state, "net": model.state_dict()}, "source")

@@ -1,6 +1,6 @@
-"""The training that goes on in another framework: weights, gradients, hyperparameters.
+"""Training that continues in another framework: weights, gradients, hyperparameters.
 
-A source takes ``STEPS`` steps, is saved after ``SAVED``, and leaves what is compared in an archive.
+A source takes ``STEPS`` steps and is saved after ``SAVED``. It writes its weights to an archive.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def gradients(step: int) -> dict[str, np.ndarray]:
 
 
 def betas(variant: str) -> tuple[float, float]:
-    """Decay rates other than the defaults, so that it shows if they are lost."""
+    """Returns decay rates that differ from the defaults, so that a test fails if they are lost."""
     return (0.9, 0.5) if variant != "apex-inf" else (0.8, 0.75)
 
 
@@ -48,7 +48,7 @@ def hyperparameters(variant: str) -> CaseHyperparameters:
 
 
 def options(read: checkpoint.Checkpoint) -> checkpoint.Hyperparameters:
-    """What a user gives to the optimizer that goes on: what was read, and what is not in files."""
+    """Returns the options for the target: those that were read, and those that files lack."""
     known, hyper = read.groups[0].hyperparameters, hyperparameters(read.variant.name)
     given = asdict(hyper) | {"lr": hyper.learning_rate}
     missing = {name: given[name] for name, value in vars(known).items() if value is None}
@@ -56,7 +56,7 @@ def options(read: checkpoint.Checkpoint) -> checkpoint.Hyperparameters:
 
 
 def simulated(variant: str, first: int, state: dict[str, State]) -> dict[str, State]:
-    """Ten steps of a peer that cannot be installed, in float64, after its source."""
+    """Takes ten float64 steps of a peer that cannot be installed, according to its source code."""
     hyper = hyperparameters(variant)
     for step in range(first, first + SAVED):
         for name, g in gradients(step).items():
@@ -67,7 +67,7 @@ def simulated(variant: str, first: int, state: dict[str, State]) -> dict[str, St
 def simulate(
     folder: Path, row: str, variant: str, save: Callable[[dict[str, State]], None]
 ) -> None:
-    """Runs a peer that cannot be installed, with files in its layout."""
+    """Simulates a peer that cannot be installed, and saves files in its layout."""
     begin = {name: State(np.float64(w), 0 * w, 0.0, 0.0) for name, w in start().items()}
     half = simulated(variant, 0, begin)
     save(half)
@@ -79,20 +79,20 @@ def simulate(
 def record(
     folder: Path, row: str, middle: dict[str, np.ndarray], end: dict[str, np.ndarray]
 ) -> None:
-    """Leaves the weights after SAVED steps, and those after STEPS."""
+    """Writes the weights after SAVED steps and after STEPS steps."""
     arrays = {f"middle/{n}": x for n, x in middle.items()} | {f"end/{n}": x for n, x in end.items()}
     np.savez(folder / f"{row}.npz", **arrays)
 
 
 def neutral(folder: Path, row: str, suffix: str = ".source", **arguments) -> None:
-    """Reads a source, and leaves it in the neutral form."""
+    """Reads a source and writes it in the neutral form."""
     read = checkpoint.read(folder / f"{row}{suffix}", weights=True, lr=LR, **arguments)
     assert list(read.entries) == NAMES
     checkpoint.write(read, folder / f"{row}.safetensors", "safetensors")
 
 
 def sources(folder: Path) -> dict[str, checkpoint.Checkpoint]:
-    """All that was read, by row."""
+    """Returns all sources in the neutral form, by row."""
     return {
         file.stem: checkpoint.read(file, "safetensors", weights=True)
         for file in sorted(folder.glob("*.safetensors"))
@@ -105,13 +105,13 @@ def recorded(folder: Path, row: str, which: str) -> dict[str, np.ndarray]:
 
 
 def ulps(weights: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
-    """The largest difference, in units in the last place of the largest weight in float32."""
+    """Returns the largest difference in float32 units in the last place of the largest weight."""
     scale = max(np.abs(x).max() for x in expected.values()) * np.finfo(np.float32).eps
     return float(max(np.abs(np.float64(weights[n]) - expected[n]).max() for n in NAMES) / scale)
 
 
 def save(folder: Path, row: str, target: str, weights: dict[str, np.ndarray]) -> None:
-    """Leaves what a target came to."""
+    """Writes the final weights of a target."""
     np.savez(folder / f"{row} to {target}.npz", **weights)
 
 
@@ -121,7 +121,7 @@ def saved(folder: Path, row: str, target: str) -> dict[str, np.ndarray]:
 
 
 def documented(states: dict[str, State]) -> dict[str, np.ndarray]:
-    """Ten steps of the documented rule by the oracle, from a state after ten of another."""
+    """Takes ten steps of the documented rule with the oracle, after ten steps of another rule."""
     hyper = hyperparameters("documented")
     weights = {}
     for name, (w, m, v, _) in states.items():

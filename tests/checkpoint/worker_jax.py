@@ -1,4 +1,4 @@
-"""JAX's and Keras's side of the conversions, on one backend: files, and training that goes on."""
+"""Writes and resumes checkpoints of JAX, and of Keras on JAX, for test_exactness.py."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ from tests.checkpoint.training import IN_ORDER, LR, NAMES, SAVED, WEIGHT_DECAY, 
 
 
 def in_jax(optimizer, params, state, first):
-    """Ten steps in JAX."""
+    """Takes ten steps in JAX."""
     for number in range(first, first + SAVED):
         gradients = {n: jnp.asarray(g) for n, g in training.gradients(number).items()}
         updates, state = optimizer.update(gradients, state, params)
@@ -46,7 +46,7 @@ def train_in_jax(folder, row, optimizer):
 
 @keras.saving.register_keras_serializable("tests")
 class Weights(keras.layers.Layer):
-    """Nothing but the weights."""
+    """A layer that only holds the weights."""
 
     def build(self, _):
         for name, shape in training.SHAPES.items():
@@ -85,7 +85,7 @@ def train_in_keras(folder, row, variant, suffix):
 
 
 def write(folder):
-    """Makes every source of JAX and Keras, and reads it."""
+    """Makes every source of JAX and Keras, and converts it to the neutral form."""
     for variant in ("documented", "nvidia-amsgrad", "pytorch-optimizer-3"):
         row = f"jax, {variant}"
         b1, b2 = betas(variant)
@@ -104,7 +104,7 @@ def last_part(path):
     return path.split("/")[-1]
 
 
-def go_on_in_jax(folder, row, read):
+def resume_in_jax(folder, row, read):
     path = folder / f"{row}.msgpack"
     checkpoint.write(read, path, "jax")
     known = training.options(read)
@@ -125,7 +125,7 @@ def go_on_in_jax(folder, row, read):
     training.save(folder, row, "jax", arrays(params))
 
 
-def go_on_in_keras(folder, row, read):
+def resume_in_keras(folder, row, read):
     path = folder / f"{row}.h5"
     checkpoint.write(read, path, "keras")
     known = training.options(read)
@@ -146,12 +146,12 @@ def go_on_in_keras(folder, row, read):
     training.save(folder, row, "keras", model_arrays(model))
 
 
-def go_on(folder):
-    """Goes on from every source, by the lines that docs/checkpoints.md shows."""
+def resume(folder):
+    """Continues from every source, as docs/checkpoints.md shows."""
     for row, read in training.sources(folder).items():
-        go_on_in_jax(folder, row, read)
-        go_on_in_keras(folder, row, read)
+        resume_in_jax(folder, row, read)
+        resume_in_keras(folder, row, read)
 
 
 if __name__ == "__main__":
-    {"write": write, "go_on": go_on}[sys.argv[1]](Path(sys.argv[2]))
+    {"write": write, "resume": resume}[sys.argv[1]](Path(sys.argv[2]))

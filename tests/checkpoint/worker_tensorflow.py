@@ -1,4 +1,4 @@
-"""TensorFlow's side of the conversions: real Savers, and checkpoints in the layout of its peers."""
+"""Writes and resumes checkpoints of TensorFlow and its peers for test_exactness.py."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ tf1 = tf.compat.v1
 
 
 class Training:
-    """A training in a graph and session of its own."""
+    """A training in its own graph and session."""
 
     def __init__(self, optimizer, weights):
         self.graph = tf.Graph()
@@ -55,7 +55,7 @@ def novograd(lr=LR, **changes):
 
 
 def save_openseq2seq(path, states):
-    """A Saver's file of weights, the momentum slots of ``NovoGrad2``, and averages that stay 0."""
+    """Saves weights, momentum slots of ``NovoGrad2`` and averages that stay 0, with a Saver."""
     with tf.Graph().as_default(), tf1.Session() as session:
         tf1.get_variable("global_step", initializer=np.int64(SAVED), trainable=False)
         for number, (name, state) in enumerate(states.items()):
@@ -68,7 +68,7 @@ def save_openseq2seq(path, states):
 
 
 class KerasTwo(tf1.train.Optimizer):
-    """An optimizer with slots, which ``tf.train.Checkpoint`` saves as those of Keras 2."""
+    """An optimizer whose slots ``tf.train.Checkpoint`` saves in the layout of Keras 2."""
 
     def __init__(self, states, **hyperparameters):
         super().__init__(False, "NovoGrad")
@@ -97,7 +97,7 @@ def save_tfa(path, states):
 
 
 def write(folder):
-    """Makes every source of TensorFlow, and reads it."""
+    """Makes every source of TensorFlow, and converts it to the neutral form."""
     run = Training(novograd(), training.start())
     middle = run.run(0)
     run.save(folder / "tf1.source")
@@ -106,7 +106,7 @@ def write(folder):
         training.simulate(folder, row, row, partial(save, folder / f"{row}.source"))
     for row in ("tf1", "openseq2seq", "tfa"):
         training.neutral(folder, row, kind=row, names=IN_ORDER)
-    # Trained with one rule, and with the documented one from there.
+    # This row is trained with one rule and then continues with the documented rule.
     row = "openseq2seq, as documented"
     weights = checkpoint.read(folder / "openseq2seq.safetensors", "safetensors", weights=True)
     moved = checkpoint.as_variant(weights, "documented")
@@ -118,8 +118,8 @@ def write(folder):
     training.record(folder, row, {}, training.documented(states))
 
 
-def go_on(folder):
-    """Goes on from every source that has the documented rule, in a real Session."""
+def resume(folder):
+    """Continues from every source that has the documented rule, in a real Session."""
     for row, read in training.sources(folder).items():
         path = folder / f"{row}.ckpt"
         try:
@@ -134,4 +134,4 @@ def go_on(folder):
 
 
 if __name__ == "__main__":
-    {"write": write, "go_on": go_on}[sys.argv[1]](Path(sys.argv[2]))
+    {"write": write, "resume": resume}[sys.argv[1]](Path(sys.argv[2]))

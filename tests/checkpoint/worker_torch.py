@@ -1,4 +1,4 @@
-"""PyTorch's side of the conversions: files of its peers, and training that goes on from ours."""
+"""Writes and resumes checkpoints of PyTorch and its peers for test_exactness.py."""
 
 import importlib
 import sys
@@ -39,7 +39,7 @@ def together(state, weights):
 
 
 def train(folder, row, make, wrap=together):
-    """Trains with an optimizer, saves its file, and says what it came to."""
+    """Trains with an optimizer, saves its file, and records its weights."""
     params = parameters(training.start())
     optimizer = make(params)
     steps(optimizer, params, 0)
@@ -108,7 +108,7 @@ def save_pytorch_optimizer_3(folder, row, variant, states: dict[str, State]):
 
 
 def write(folder):
-    """Makes every source of PyTorch, and reads it."""
+    """Makes every source of PyTorch, and converts it to the neutral form."""
     timm, monai, pytorch_optimizer = (
         PEERS[name].load()
         for name in ("timm's NvNovoGrad", "MONAI's Novograd", "pytorch_optimizer's NovoGrad")
@@ -149,8 +149,8 @@ def write(folder):
         training.neutral(folder, row, **arguments)
 
 
-def go_on(folder):
-    """Goes on from every source, by the lines that docs/checkpoints.md shows."""
+def resume(folder):
+    """Continues from every source, as docs/checkpoints.md shows."""
     for row, read in training.sources(folder).items():
         path = folder / f"{row}.pt"
         checkpoint.write(read, path, "torch")
@@ -168,7 +168,7 @@ def go_on(folder):
             variant=read.variant,
         )
         state = saved["optimizer"]
-        if checkpoint.unknown(read):  # with the options above
+        if checkpoint.unknown(read):  # the optimizer above has these options
             state |= {"param_groups": optimizer.state_dict()["param_groups"]}
         optimizer.load_state_dict(state)
         steps(optimizer, params, SAVED)
@@ -176,4 +176,4 @@ def go_on(folder):
 
 
 if __name__ == "__main__":
-    {"write": write, "go_on": go_on}[sys.argv[1]](Path(sys.argv[2]))
+    {"write": write, "resume": resume}[sys.argv[1]](Path(sys.argv[2]))
