@@ -35,7 +35,7 @@ def described(task):
 
 
 def compare(output, task, framework, rates, seeds=1, steps=STEPS):
-    """Does a comparison as the command does, and returns its results."""
+    """Makes a comparison like the command and returns its results."""
     settings = Settings(task, framework, rates, seeds, steps, "constant", quick=True)
     fresh = runner.begin(settings, described(task), 2, "novograd compare")
     events = []
@@ -50,9 +50,9 @@ def compare(output, task, framework, rates, seeds=1, steps=STEPS):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, worker_id):
-    """A few steps of every optimizer in every framework, and one that diverges."""
+    """Results of short runs of every optimizer in every framework, and of a run that diverges."""
     folder = tmp_path_factory.getbasetemp()
-    # Processes of the test run share it.
+    # All processes of the test run share this folder.
     folder = folder if worker_id == "master" else folder.parent
     path = folder / "trained.json"
     with FileLock(f"{path}.lock"):
@@ -68,7 +68,7 @@ def trained(tmp_path_factory, worker_id):
 
 
 def rows(trained, framework):
-    """The runs that do not diverge, by their optimizers."""
+    """Returns the runs that do not diverge, by optimizer."""
     return {
         row["optimizer"]: row
         for row in trained[framework]["runs"]
@@ -102,7 +102,7 @@ def test_training_lowers_the_loss(trained, framework):
 def test_optimizers_start_from_the_same_weights_and_batch(trained, framework):
     losses = {name: row["loss"] for name, row in rows(trained, framework).items()}
     assert len({loss[0] for loss in losses.values()}) == 1
-    del losses["adam"]  # in four steps its losses are AdamW's, whose decay is not to be seen yet
+    del losses["adam"]  # after four steps its loss equals AdamW's: decay has no visible effect yet
     assert len({loss[-1] for loss in losses.values()}) == len(losses)
 
 
@@ -110,8 +110,8 @@ def test_optimizers_start_from_the_same_weights_and_batch(trained, framework):
 def test_frameworks_train_alike(trained, optimizer):
     first, *others = (rows(trained, framework)[optimizer] for framework in FRAMEWORKS)
     for row in others:
-        # Sums are added up in another order, and each step carries that on; TensorFlow's Adam has
-        # its epsilon beside the uncorrected root, which the others correct first.
+        # Frameworks add in different orders, and the differences grow with each step. TensorFlow's
+        # Adam adds epsilon to the root before bias correction, the others after it.
         np.testing.assert_allclose(row["loss"], first["loss"], rtol=1e-3)
 
 
@@ -127,7 +127,7 @@ def test_novograd_keeps_half_of_the_state_of_adam(trained, framework):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_divergence_is_a_row(trained, framework):
+def test_a_diverged_run_is_a_row(trained, framework):
     (row,) = (row for row in trained[framework]["runs"] if row["learning_rate"] == DIVERGES)
     assert row["status"] == "diverged"
     assert len(row["loss"]) == row["diverged_at"] - 1 < STEPS
@@ -139,11 +139,11 @@ def test_the_same_command_gives_the_same_metrics(trained, framework, tmp_path):
     assert row | TIMES == rows(trained, framework)["adamw"] | TIMES
 
 
-# Runs are forked from a process that has imported the framework.
+# Forked runs. The server imports the framework and forks a process for each run.
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_what_is_shared_starts_no_thread(framework):
+def test_preloading_does_not_start_a_thread(framework):
     program = (
         "from novograd.compare.server import *\n"
         f"for task in BUILT_IN: preload({framework!r}, task)\n"
@@ -156,7 +156,7 @@ def test_what_is_shared_starts_no_thread(framework):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_a_fork_trains_as_a_fresh_process_does(trained, framework):
+def test_a_fork_trains_like_a_fresh_process(trained, framework):
     before = rows(trained, framework)["novograd:rows"]
     spec = {
         **{name: before[name] for name in ("optimizer", "learning_rate", "seed")},
@@ -168,17 +168,17 @@ def test_a_fork_trains_as_a_fresh_process_does(trained, framework):
     }
     command = [sys.executable, "-m", "novograd.compare.worker", json.dumps(spec)]
 
-    async def told():
+    async def worker_events():
         return [event async for event in events(command, environment(framework))]
 
-    *steps, result = asyncio.run(told())
+    *steps, result = asyncio.run(worker_events())
     losses = [event["loss"] for event in steps if event["event"] == "step"]
     assert [float(f"{loss:.6g}") for loss in losses] == before["loss"]
     del result["event"]
     assert before | result | TIMES == before | TIMES
 
 
-def test_runs_are_fresh_processes_where_an_import_starts_a_thread(trained, tmp_path, monkeypatch):
+def test_runs_are_fresh_processes_if_an_import_starts_a_thread(trained, tmp_path, monkeypatch):
     site, output = tmp_path / "site", tmp_path / "output"
     site.mkdir()
     output.mkdir()
@@ -219,7 +219,7 @@ def test_every_task_trains(tmp_path, task, framework):
             assert kept["truth"].dtype == kept["predicted"].dtype == np.uint8
 
 
-def test_a_crash_is_a_row(tmp_path):
+def test_a_crash_is_a_failed_row(tmp_path):
     settings = Settings("digits", "no_such_framework", {"adam": [0.1]}, 1, 4, "cosine", quick=True)
     fresh = runner.begin(settings, described("digits"), 2, "")
     (row,) = runner.compare(fresh, settings, tmp_path, lambda *_: None)["runs"]
@@ -227,12 +227,12 @@ def test_a_crash_is_a_row(tmp_path):
     assert row["error"].startswith("ModuleNotFoundError: No module named")
 
 
-def test_a_result_stands_however_its_worker_ends(tmp_path, monkeypatch):
-    async def told(*_):
+def test_a_result_is_kept_even_if_its_worker_fails_later(tmp_path, monkeypatch):
+    async def fake_events(*_):
         yield {"event": "result", "status": "finished", "metrics": {"accuracy": 1.0}}
         raise runner.ProgramError("died while cleaning up")
 
-    monkeypatch.setattr(Server, "events", told)
+    monkeypatch.setattr(Server, "events", fake_events)
     (row,) = compare(tmp_path, "digits", "torch", {"adam": [0.1]})["runs"]
     assert row["status"] == "finished"
 
@@ -261,7 +261,7 @@ def test_results_of_another_comparison_are_refused(tmp_path):
         runner.resume(path, fresh)
 
 
-def test_describing_a_task_that_is_not_there():
+def test_describing_a_missing_task_reports_the_error():
     event = asyncio.run(runner.describe("no_such_module:task", None))
     assert event["status"] == "failed"
     assert event["error"] == "ModuleNotFoundError: No module named 'no_such_module'"
