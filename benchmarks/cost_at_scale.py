@@ -63,7 +63,7 @@ MODELS = (
 
 def state() -> Iterator[tuple[str, ...]]:
     """Yields the rows of the table of state sizes."""
-    yield "weights", "devices", "AdamW", "NovoGrad", "of it v", "v with `Rows`"
+    yield "weights", "devices", "AdamW", "NovoGrad", "second moment (v)", "v with `Rows`"
     for model in MODELS:
         for devices in DEVICES:
             share = 4 * model.weights() / devices
