@@ -70,7 +70,7 @@ def installed(
         typer.BadParameter: If a given framework is not installed, or no framework is.
 
     Example:
-        >>> frameworks = {"torch": Framework("torch", ("torch",))}
+        >>> frameworks = {"torch": Framework("PyTorch", "torch", ("torch",))}
         >>> installed(None, ["torch"], frameworks), installed(["torch"] * 2, ["torch"], frameworks)
         (['torch'], ['torch'])
     """
