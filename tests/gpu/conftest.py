@@ -1,4 +1,4 @@
-"""Triton's kernels: by its interpreter, with ``TRITON_INTERPRET=1``, or on a GPU without it."""
+"""Tests of the Triton kernels: on a GPU, or in the interpreter with ``TRITON_INTERPRET=1``."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ if triton.INTERPRETED:
     _made_ready = interpreter.InterpretedFunction.__call__
 
     def _cast_to_nearest(self, src, dst_type):
-        """Rounds float32 to bfloat16 as GPUs do; the interpreter cuts the rest off."""
+        """Rounds float32 to the nearest bfloat16 as GPUs do; the interpreter truncates."""
         if src.dtype.scalar == tl.float32 and dst_type.scalar == tl.bfloat16:
             bits = src.data.view(np.uint32)
             nearest = bits + (0x7FFF + (bits >> 16 & 1)).astype(np.uint32)
@@ -27,10 +27,10 @@ if triton.INTERPRETED:
         return _cast(self, src, dst_type)
 
     def _call(self, *args, **kwargs):
-        """Calls a part of a kernel.
+        """Calls a function of a kernel.
 
-        The interpreter makes the language ready anew for each call, which took half of the time of
-        these tests. For ours the launch has done so.
+        The interpreter patches Triton's language again for each call, which took half of the time
+        of these tests. Our functions do not need this, because the launch has already done it.
         """
         ours = self.fn.__module__ == triton_kernels.__name__
         return self.rewrite()(*args, **kwargs) if ours else _made_ready(self, *args, **kwargs)
@@ -40,7 +40,7 @@ if triton.INTERPRETED:
 
 
 def pytest_configure(config):
-    # NumPy, which the interpreter computes with, says so; GPUs do not.
+    # The interpreter computes with NumPy, which warns of invalid values; GPUs do not.
     config.addinivalue_line("filterwarnings", "ignore:invalid value:RuntimeWarning")
 
 

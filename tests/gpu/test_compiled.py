@@ -1,4 +1,4 @@
-"""The kernels are compiled for GPUs, which takes none: the interpreter accepts more than Triton."""
+"""The kernels compile for GPUs; the interpreter accepts more than Triton. This needs no GPU."""
 
 import os
 import subprocess
@@ -71,7 +71,7 @@ for nesterov in (False, True):
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [("80", "float32"), ("90", "bfloat16")])
-def test_it_compiles_and_moves_16_bytes_at_a_time(tmp_path, capability, dtype):
+def test_the_kernels_compile_and_move_16_bytes_at_a_time(tmp_path, capability, dtype):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
     environment = {x: y for x, y in os.environ.items() if x != "TRITON_INTERPRET"}

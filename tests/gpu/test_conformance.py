@@ -1,4 +1,4 @@
-"""Triton's kernels, through the cases of the table."""
+"""The Triton kernels pass the conformance table."""
 
 import pytest
 
@@ -8,18 +8,18 @@ from novograd.torch.backends.triton import INTERPRETED
 from tests.helpers.conformance import checks
 
 
-# The interpreter takes seconds for a case; a GPU does not.
+# The interpreter needs seconds for a case; a GPU does not.
 @pytest.mark.parametrize(
     ("adapter", "case"),
     checks(
-        {"triton": TritonAdapter}, [*CASES, *VARIANT_CASES], dear=["triton"] if INTERPRETED else []
+        {"triton": TritonAdapter}, [*CASES, *VARIANT_CASES], slow=["triton"] if INTERPRETED else []
     ),
 )
 def test_conformance(adapter, case):
     check(adapter, case)
 
 
-def test_the_formula_is_the_rules(wrong_rule):
-    """A wrong rule makes the step wrong: the kernels hold no second copy of its coefficients."""
+def test_a_wrong_rule_makes_the_kernels_wrong(wrong_rule):
+    """The kernels have no second copy of the formula of the coefficients."""
     with pytest.raises(MismatchError, match=r"defaults, step 0, layer 0 .*: weights"):
         check(TritonAdapter, CASES[0])

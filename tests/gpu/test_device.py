@@ -1,4 +1,4 @@
-"""What takes a real device: graphs, memory, sizes beyond 32 bits, several devices."""
+"""Tests that need a real device: graphs, memory, sizes beyond 32 bits, several devices."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(triton.INTERPRETED, reason="needs a CUDA device"
 
 
 @pytest.mark.parametrize("variant", ["documented", "apex"])
-def test_replays_take_the_steps_of_an_eager_optimizer(variant):
+def test_replays_of_a_graph_equal_the_steps_of_an_eager_optimizer(variant):
     ends = []
     for captured in (False, True):
         torch.manual_seed(0)
@@ -20,20 +20,20 @@ def test_replays_take_the_steps_of_an_eager_optimizer(variant):
         optimizer = NovoGrad(params, lr=lr, variant=variant, weight_decay=0.1, fused=True)
         for param in params:
             param.grad = torch.randn_like(param)
-        optimizer.step()  # a graph needs one before it, for compiled kernels and state
+        optimizer.step()  # compiles kernels and makes the state, for the graph
         step = optimizer.step
         if captured:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 optimizer.step()
             step = graph.replay
-            # What another eager step sends to the device leaves the graph as it was.
+            # An eager step sends other data to the device, which must not change the graph.
             other = [torch.nn.Parameter(torch.randn_like(param)) for param in params]
             for param in other:
                 param.grad = torch.randn_like(param)
             NovoGrad(other, fused=True).step()
-        for turn in range(4):
-            lr.fill_(0.1 * 0.5**turn)
+        for step_number in range(4):
+            lr.fill_(0.1 * 0.5**step_number)
             for param in params:
                 param.grad.mul_(-0.5)
             step()
@@ -57,8 +57,8 @@ def test_a_step_does_not_synchronise():
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_memory_beside_the_state():
-    """Partial sums and coefficients, a thousandth of the weights."""
+def test_a_step_needs_little_temporary_memory():
+    """Partial sums and coefficients need at most a thousandth of the memory of the weights."""
     param = torch.nn.Parameter(torch.randn(10_000_000, device=DEVICE))
     param.grad = torch.randn_like(param)
     optimizer = NovoGrad([param], fused=True)
@@ -69,7 +69,7 @@ def test_memory_beside_the_state():
     assert torch.cuda.max_memory_allocated() - before < 40_000
 
 
-def test_more_elements_than_32_bits_count():
+def test_a_tensor_may_have_more_than_2_to_the_31_elements():
     size = 2**31 + 9001
     param = torch.nn.Parameter(torch.ones(size, dtype=torch.bfloat16, device=DEVICE))
     param.grad = torch.zeros_like(param)

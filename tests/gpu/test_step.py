@@ -1,4 +1,4 @@
-"""What a step by Triton's kernels does beside the cases of the table."""
+"""Steps of the Triton kernels: tests in addition to the conformance table."""
 
 import copy
 import doctest
@@ -24,19 +24,19 @@ OPTIONS = {"lr": 0.1, "weight_decay": 0.05}
 parameters = partial(helpers.parameters, device=DEVICE)
 
 
-@pytest.mark.skipif(not triton.INTERPRETED, reason="the examples are of the interpreter")
+@pytest.mark.skipif(not triton.INTERPRETED, reason="the examples show results of the interpreter")
 def test_examples():
     done = doctest.testmod(triton)
     assert done.failed == 0 < done.attempted
 
 
 def assert_close(actual, expected):
-    """Compares parameters; roundings of sums in another order are all the difference there is."""
+    """Compares parameters; allows only rounding differences of sums in another order."""
     for x, y in zip(actual, expected, strict=True):
         torch.testing.assert_close(x.cpu(), y.cpu(), rtol=1e-6, atol=1e-6)
 
 
-# -- how the work is shared out ------------------------------------------------------------------
+# -- division of the work ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -45,17 +45,17 @@ def assert_close(actual, expected):
         ((8191,), None),
         ((8192,), None),
         ((16385,), None),
-        ((3, 9001), Rows()),  # rows of two programs each
+        ((3, 9001), Rows()),  # each row has two programs
         ((3, 8192), Rows()),
-        ((50, 331), Rows()),  # some rows to a program, and odd
+        ((50, 331), Rows()),  # each program has several rows; odd sizes
         ((20, 1024), Rows()),
-        ((9000,), Rows()),  # each element a layer
-        ((2, 3, 5000), Stacked(1)),  # each layer in two pieces
+        ((9000,), Rows()),  # each element is a layer
+        ((2, 3, 5000), Stacked(1)),  # each layer has two pieces
         ((3, 9100), Split((4000, 5100), axis=1)),
     ],
     ids=str,
 )
-def test_long_and_many_pieces(shape, layers):
+def test_long_layers_and_many_layers(shape, layers):
     params, twins = parameters([shape, (5,)]), parameters([shape, (5,)])
     chosen = lambda _, w: layers if w.ndim == len(shape) and w.numel() > 5 else None  # noqa: E731
     train(NovoGrad(params, layers=chosen, **OPTIONS), 3)
@@ -64,8 +64,8 @@ def test_long_and_many_pieces(shape, layers):
 
 
 @pytest.mark.parametrize("offset", [0, 1, 4])
-def test_memory_that_begins_anywhere(offset):
-    """The views of the second are not at a multiple of 16 bytes."""
+def test_memory_may_start_at_any_address(offset):
+    """With the second offset, the views do not start at a multiple of 16 bytes."""
     storage, twin = torch.ones(2100, device=DEVICE), torch.ones(2100, device=DEVICE)
     params = [storage[offset : offset + 1024], storage[1100 + offset : 1100 + offset + 999]]
     train(NovoGrad(params, fused=True, **OPTIONS), 3)
@@ -95,7 +95,7 @@ def test_complex_parameters():
     assert_close([w], [twin])
 
 
-# Weights, gradient, moment.
+# The dtypes of weights, gradient and momentum buffer.
 DTYPES = [
     kinds
     for kinds in itertools.product((torch.float32, torch.bfloat16, torch.float16), repeat=3)
@@ -112,18 +112,18 @@ def test_dtypes(dtypes):
     twin = Part(w.clone(), g.clone(), m.clone(), part.exp_avg_sq.clone())
     triton.PreparedByTriton([part]).step(options)
     eager.step([twin], options)
-    # One rounding to the dtype of each; float32 differs by the order of additions.
+    # Allows one rounding to the dtype of the tensor; in float32 the order of additions differs.
     for x, y in zip(part[:4], twin[:4], strict=True):
         torch.testing.assert_close(x, y, rtol=max(1e-6, torch.finfo(x.dtype).eps), atol=1e-6)
     assert torch.equal(part.grad, twin.grad)
 
 
-# -- numbers that stay on the device -------------------------------------------------------------
+# -- numbers on the device -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(variants.VARIANTS))
-def test_the_numbers_of_a_rule_depend_linearly_on_the_learning_rate(name):
-    """So that the kernels can take those for 0, and how much more they are for each unit."""
+def test_the_numbers_of_a_variant_depend_linearly_on_the_learning_rate(name):
+    """The kernels use the numbers at rate 0 and their increase for each unit of the rate."""
     for maximize, decay in itertools.product((False, True), (0.0, 0.3)):
         (group,) = NovoGrad(
             [torch.zeros(1)], lr=0.1, variant=name, maximize=maximize, weight_decay=decay
@@ -149,8 +149,8 @@ def test_a_learning_rate_in_a_tensor(variant, dtype):
     assert_close(params, twins)
 
 
-def test_nothing_waits_for_the_device(monkeypatch):
-    """Nothing is read back, also by a variant that counts steps, nor with a gradient missing."""
+def test_a_step_never_waits_for_the_device(monkeypatch):
+    """No tensor is read back, even if the variant counts steps or a gradient is missing."""
 
     def read(*_):
         raise AssertionError("a tensor is read back")
@@ -176,7 +176,7 @@ def scaled_training(options, infinite=(), clip=False, variant="documented"):
     params = parameters([(300,), (4,)])
     optimizer = NovoGrad(params, variant=variant, **OPTIONS | options)
     scaler = torch.amp.GradScaler(DEVICE, init_scale=1024.0)
-    scaler.scale(torch.ones((), device=DEVICE))  # makes its tensors
+    scaler.scale(torch.ones((), device=DEVICE))  # makes the scaler's tensors
     for step in range(5):
         set_gradients(params, step, scale=scaler.get_scale())
         if step in infinite:
@@ -206,7 +206,7 @@ def test_loss_scaling(variant, clip):
             torch.testing.assert_close(optimizer.state[w][name], value)
 
 
-def test_a_step_that_is_left_out_changes_nothing():
+def test_a_skipped_step_changes_nothing():
     params = parameters([(300,), (4,)])
     optimizer = NovoGrad(params, variant="apex", fused=True)
     train(optimizer, 3)
@@ -225,7 +225,7 @@ def test_a_step_that_is_left_out_changes_nothing():
 
 
 @pytest.mark.parametrize("options", [{"variant": "nvidia-amsgrad"}, {"foreach": True}])
-def test_where_other_implementations_take_part_the_scaler_unscales(options):
+def test_the_scaler_unscales_if_another_backend_takes_part(options):
     params = parameters([(300,), (4,)])
     optimizer = NovoGrad(params, **OPTIONS | options)
     set_gradients(params, 0)
@@ -236,7 +236,7 @@ def test_where_other_implementations_take_part_the_scaler_unscales(options):
 
 
 def one_step(seed, n=40000, **options):
-    """A step of 0.001, from 1, which is an eighth of the way to the next number below."""
+    """Runs a step of length 0.0005 from 1, an eighth of the distance to the next lower number."""
     torch.manual_seed(seed)
     w = torch.nn.Parameter(torch.ones(n, dtype=torch.bfloat16, device=DEVICE))
     w.grad = torch.ones_like(w)
@@ -245,7 +245,7 @@ def one_step(seed, n=40000, **options):
     return w.detach().float()
 
 
-def test_rounding_at_random_is_right_on_average():
+def test_stochastic_rounding_is_right_on_average():
     w = one_step(0)
     below = 1 - 2**-8
     assert set(w.unique().tolist()) == {below, 1.0}
@@ -254,7 +254,7 @@ def test_rounding_at_random_is_right_on_average():
     assert abs(share - expected) < 5 * (expected * (1 - expected) / len(w)) ** 0.5
 
 
-def test_rounding_at_random_follows_torchs_generator():
+def test_stochastic_rounding_follows_the_generator_of_torch():
     assert torch.equal(one_step(1), one_step(1))
     assert not torch.equal(one_step(1), one_step(2))
 
@@ -271,12 +271,13 @@ def test_steps_that_are_too_small_for_bfloat16_add_up():
         ends.append(w.detach().float().mean().item())
     nearest, stochastic = ends
     assert nearest == 1.0
-    # A step is p = 0.081 of the distance 2**-8 to the next number: 5.4 standard deviations of what
-    # is left, sqrt(30*p*(1 - p)/1000)*2**-8, are allowed. All 30 steps together are 9.5e-3.
+    # A step is p = 0.081 of the distance 2**-8 to the next number. All 30 steps together are
+    # 9.5e-3. The mean has a standard deviation of sqrt(30*p*(1 - p)/1000)*2**-8; 5.4 of these
+    # standard deviations are allowed.
     assert stochastic == pytest.approx(1 - 30 * 0.01 / 1000**0.5, abs=1e-3)
 
 
-def test_what_is_exact_or_not_finite_stays_so():
+def test_stochastic_rounding_keeps_exact_and_nonfinite_numbers():
     w = torch.tensor([1.0, -0.375, float("inf"), -float("inf"), float("nan")])
     w = torch.nn.Parameter(w.to(DEVICE, torch.bfloat16))
     before = w.detach().clone()
@@ -286,7 +287,7 @@ def test_what_is_exact_or_not_finite_stays_so():
     assert not w.isfinite()[2:].any()
 
 
-def test_other_dtypes_are_rounded_to_the_nearest():
+def test_other_dtypes_are_rounded_to_nearest():
     for dtype in (torch.float32, torch.float16):
         params, twins = parameters([(300,)], dtype), parameters([(300,)], dtype)
         train(NovoGrad(params, stochastic_rounding=True, **OPTIONS), 3)
@@ -294,7 +295,7 @@ def test_other_dtypes_are_rounded_to_the_nearest():
         assert torch.equal(params[0], twins[0])
 
 
-# -- what the kernels cannot take ----------------------------------------------------------------
+# -- inputs that the kernels do not support ------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -305,7 +306,7 @@ def test_other_dtypes_are_rounded_to_the_nearest():
         (lambda x: x, {"variant": "nvidia-amsgrad"}, "no kernel for variant"),
     ],
 )
-def test_what_they_cannot_take_is_refused_by_name(make, options, said):
+def test_unsupported_gradients_are_refused_by_name(make, options, said):
     w = torch.nn.Parameter(make(torch.zeros(3, 4, device=DEVICE)))
     w.grad = torch.zeros_like(w)
     optimizer = NovoGrad([("other", w)], fused=True, **options)
@@ -314,7 +315,7 @@ def test_what_they_cannot_take_is_refused_by_name(make, options, said):
     ):
         optimizer.step()
     assert not optimizer.state
-    NovoGrad([w], **options).step()  # foreach takes it
+    NovoGrad([w], **options).step()  # foreach supports it
 
 
 def test_fused_steps_are_not_compiled():

@@ -1,4 +1,4 @@
-"""Copies and pickles of what is public, beside those of the framework's own."""
+"""Copies and pickles of public objects, compared with those of the framework's own objects."""
 
 import copy
 import pickle
@@ -17,13 +17,13 @@ WAYS: Mapping[str, Way] = {
 
 
 class Case(NamedTuple):
-    """Something public.
+    """A public object of ours, and a similar object of the framework.
 
     Attributes:
-        make: Makes it; two that were made are equal.
-        does: What it holds or does, as something that can be compared.
-        control: Makes the framework's own of its kind, which may not survive everything; None where
-            all must be survived.
+        make: Makes the object. Two objects that it makes are equal.
+        does: Returns the content or the results of an object, for comparison.
+        control: Makes the framework's object of the same kind, which may not survive every copy.
+            None if the object must survive every copy.
     """
 
     make: Callable[[], Any]
@@ -34,7 +34,7 @@ class Case(NamedTuple):
 def assert_survives_what_its_control_does(
     cases: Mapping[str, Case], ways: Mapping[str, Way] = WAYS
 ) -> None:
-    """Checks everything public in each way in which the framework's own of its kind survives."""
+    """Checks that each object survives every copy that the framework's own object survives."""
     ours, controls = {}, {}
     for name, case in cases.items():
         problems = _problems(case, case.make, ways)
@@ -42,12 +42,12 @@ def assert_survives_what_its_control_does(
         ours |= {(name, way): x for way, x in problems.items() if way not in of_control}
         controls |= {(name, way): x for way, x in of_control.items() if way != "pickle"}
     assert not ours
-    # And the controls survive everything but pickle, or the line above would not tell much.
+    # The controls survive everything but pickle. Otherwise the assertion above would check little.
     assert not controls
 
 
 def _problems(case: Case, make: Callable[[], Any], ways: Mapping[str, Way]) -> dict[str, str]:
-    """Returns the ways that what is made does not survive, and why."""
+    """Returns the kinds of copy that an object does not survive, each with the reason."""
     expected, found = case.does(make()), {}
     for name, way in ways.items():
         try:

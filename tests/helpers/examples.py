@@ -1,6 +1,6 @@
-"""The examples of docstrings and pages, by the framework that they need.
+"""The examples in docstrings and pages, grouped by the framework that they need.
 
-Each folder of tests runs those of its framework in its own process, which has imported it.
+The tests of each framework run its examples, in a process that has imported the framework.
 """
 
 import doctest
@@ -17,7 +17,7 @@ FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")
 WITH_TRITON = (
     "novograd.torch.backends.triton",
     "novograd.torch.backends.triton_kernels",
-)  # tests/gpu runs theirs
+)  # tests/gpu runs the examples of Triton
 
 
 def _modules() -> dict[str, dict[str, Path]]:
@@ -40,7 +40,7 @@ def _blocks() -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-# Names and files of all modules, and pages and texts of all Python blocks.
+# By framework: the files of the modules by name, and the Python blocks with their pages.
 MODULES, BLOCKS = _modules(), _blocks()
 
 
@@ -52,6 +52,6 @@ def run_docstrings(framework: str) -> None:
 
 
 def run_pages(framework: str) -> None:
-    """Runs the Python blocks of all pages that need a framework, each as a program of its own."""
+    """Runs the Python blocks that need a framework, on all pages, each as a separate program."""
     for page, block in BLOCKS[framework]:
         exec(compile(block, page, "exec"), {"__name__": "__main__"})

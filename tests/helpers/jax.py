@@ -1,4 +1,4 @@
-"""Training on given gradients with the transformation of JAX."""
+"""Training with the JAX transformation on given gradients."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import optax
 
 
 def train(optimizer, weights, gradients, jit=True):
-    """Takes a step for each tree of gradients; returns the last weights and state."""
+    """Runs a step for each tree of gradients; returns the last weights and state."""
 
     def step(gradient, weights, state):
         updates, state = optimizer.update(gradient, state, weights)
@@ -20,7 +20,7 @@ def train(optimizer, weights, gradients, jit=True):
 
 
 def made_up(shapes, steps=6, dtype=np.float32):
-    """Returns a tree of weights and, for each step, one of gradients, for a dict of shapes."""
+    """Returns random weights, and gradients for each step, as trees with the given shapes."""
     random = np.random.default_rng(0)
 
     def tree():

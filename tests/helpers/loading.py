@@ -1,6 +1,6 @@
-"""The lines that ``novograd convert`` prints: they load what was written, in each target.
+"""Checks of the lines that ``novograd convert`` prints: they load the written file in each target.
 
-The tests of a target's framework run them in a folder that is theirs and empty.
+The tests of a target's framework run the lines in an empty folder.
 """
 
 import resource
@@ -47,7 +47,7 @@ def made(shapes, variant, weights, rows=False):
 
 
 def check(checkpoint, names, find):
-    """Compares what an optimizer has now with what was written."""
+    """Compares the state and weights of an optimizer with the written checkpoint."""
     for name in names:
         entry = checkpoint.entries[name]
         for part in ("moment", "v", *(["v_max"] if entry.v_max is not None else [])):
@@ -58,7 +58,7 @@ def check(checkpoint, names, find):
 
 def run(checkpoint, kind, scope):
     """Writes a checkpoint, and runs the lines that load it."""
-    folder = Path("folder's")  # which Python quotes in another way
+    folder = Path("folder's")  # the apostrophe makes Python use double quotes
     path = folder / f"{len([*folder.iterdir()])}.file"
     write(checkpoint, path, kind)
     exec(how_to_load(checkpoint, path, kind), scope)
@@ -178,14 +178,14 @@ def in_safetensors(checkpoints):
 
 
 def checkpoints(shapes):
-    """With and without weights: the documented rule, another, and one of one's own."""
+    """Yields checkpoints of three variants (one is custom), each with and without weights."""
     for variant in (variants.DOCUMENTED, variants.get("optax"), MINE):
         for weights in (False, True):
             yield made(shapes, variant, weights)
 
 
 def check_target(target, folder, monkeypatch):
-    """Runs the lines of a target in an empty folder, and writes to a full disk there."""
+    """Runs the lines of a target in an empty folder, and checks writing to a full disk."""
     monkeypatch.chdir(folder)
     Path("folder's").mkdir()
     CHECKS[target](checkpoints)
@@ -193,7 +193,7 @@ def check_target(target, folder, monkeypatch):
 
 
 def _refuse_to_write(kind):
-    """Writes to a full disk: an error of ours, and the file that was there stays."""
+    """Checks that writing to a full disk raises our error and keeps the existing file."""
     checkpoint = made({"kernel": (500, 20), "bias": (1,)}, variants.DOCUMENTED, weights=True)
     path = Path("there")
     write(checkpoint, path, kind)

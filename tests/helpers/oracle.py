@@ -1,4 +1,4 @@
-"""Training of one layer by the oracle, which every framework's tests compare with."""
+"""Training of one layer with the oracle, for comparison in the tests of every framework."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,13 +22,13 @@ HYPER: dict[str, Any] = {
 def trained(
     weights: ArrayLike, gradients: Iterable[ArrayLike], **hyper: float | Callable[[int], float]
 ) -> tuple[reference.Array, reference.Array, reference.Array]:
-    """Takes a step with each gradient; returns weights, moment and second moment in float64.
+    """Runs a step for each gradient; returns weights, momentum buffer and second moment in float64.
 
     Args:
         weights: The initial weights.
-        gradients: One of each step.
-        hyper: What differs from ``HYPER``, or the scale of the layer. A function is given the
-            number of the step.
+        gradients: One gradient for each step.
+        hyper: Hyperparameters that differ from ``HYPER``, or the scale of the layer. A function
+            is called with the number of the step.
     """
     state: Any = (weights, np.zeros(np.shape(weights)), 0.0)
     for step, gradient in enumerate(gradients):

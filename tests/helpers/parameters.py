@@ -1,4 +1,4 @@
-"""Parameters of tests."""
+"""Parametrization of tests."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -8,10 +8,9 @@ import pytest
 
 
 def crossed(first: str, firsts: Mapping[str, Any], second: str, seconds: Mapping[str, Any]) -> Any:
-    """Parametrizes a test by the product of two things that hardly depend on each other.
+    """Parametrizes a test by the product of two parameters that hardly depend on each other.
 
-    Each value of the one goes with the first value of the other. The rest of the product is run
-    with ``--full`` only.
+    Without ``--full``, only the pairs with the first value of one of the parameters run.
     """
     return pytest.mark.parametrize(
         (first, second),

@@ -1,4 +1,4 @@
-"""Programs in processes of their own."""
+"""Programs in separate processes."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def start(module: str, *arguments: Any, **environment: str) -> subprocess.Popen[str]:
-    """Starts a module of the package ``tests``."""
+    """Starts a module of the package ``tests`` as a program."""
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
@@ -22,7 +22,7 @@ def start(module: str, *arguments: Any, **environment: str) -> subprocess.Popen[
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """Waits for a program, which must not fail, and returns what it printed."""
+    """Waits for a program, checks that it succeeds, and returns its output."""
     try:
         printed, errors = process.communicate(timeout=600)
     finally:
@@ -32,5 +32,5 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def run(module: str, *arguments: Any, **environment: str) -> str:
-    """Runs a module of the package ``tests``, and returns what it printed."""
+    """Runs a module of the package ``tests`` as a program, and returns its output."""
     return finish(start(module, *arguments, **environment))

@@ -1,7 +1,8 @@
-"""The published NovoGrads, each beside ours with the same weights, gradients and hyperparameters.
+"""Comparison of published NovoGrads with ours: same weights, gradients and hyperparameters.
 
-Most come out of a wheel, in the folder that NOVOGRAD_WHEELS names (the Makefile fills it), without
-the package around them, which would need much else, or other versions of what is installed.
+Most are loaded from a wheel in the folder NOVOGRAD_WHEELS, which the Makefile fills. Only the
+optimizer's module is imported, because the whole package would need many other packages, or other
+versions of the installed ones.
 """
 
 import importlib
@@ -22,12 +23,12 @@ from novograd.conformance.cases import CaseHyperparameters
 from novograd.conformance.peers import PEERS, Gradient, State
 
 STEPS = 30
-DRAWS = range(8)  # each combination of the three switches once
+DRAWS = range(8)  # all combinations of the three switches
 SHAPES = ((), (7,), (3, 5), (2, 3, 3, 5))
 
 
 class Draw(NamedTuple):
-    """A run's random numbers, which float32 holds, so that they are the same in every dtype."""
+    """The random inputs of a training; float32 can represent them, so all dtypes get the same."""
 
     weights: list[np.ndarray]
     gradients: list[list[np.ndarray]]  # of each step
@@ -41,7 +42,7 @@ class Draw(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What an optimizer has after a step, of each weight; ``m`` as the peer defines it."""
+    """The weights and the state after a step, with ``m`` as the peer defines it."""
 
     w: list[np.ndarray]
     m: list[np.ndarray]
@@ -49,7 +50,7 @@ class Stored(NamedTuple):
 
 
 def draw(seed: int) -> Draw:
-    """Makes a run; the bits of ``seed`` are its switches."""
+    """Draws the inputs of a training; the bits of ``seed`` set its switches."""
     random = np.random.default_rng(seed)
 
     def arrays(scale: float) -> list[np.ndarray]:
@@ -64,10 +65,10 @@ def draw(seed: int) -> Draw:
     size = 10 ** number(-3, 3)
     base = 10 ** number(-2, -0.5)
     return Draw(
-        # No larger than the way they go, so that the rounding of float32 weights counts for little.
+        # No larger than their movement, so rounding of float32 weights has little effect.
         weights=arrays(0.01),
         gradients=[arrays(size) for _ in range(STEPS)],
-        # So different from step to step that a rate in the moment is told from one at the update.
+        # The rates vary much, so a rate inside the momentum buffer differs from one in the update.
         rates=[float(np.float32(base * number(0.1, 1))) for _ in range(STEPS)],
         beta1=number(0.5, 0.98),
         beta2=number(0.0, 0.999),
@@ -79,7 +80,7 @@ def draw(seed: int) -> Draw:
 
 
 def words(variant: str, run: Draw, **switches: bool) -> Iterator[Stored]:
-    """Yields what there is after each step by the float64 NumPy writing of a variant."""
+    """Yields the weights and the state after each step of a variant's float64 NumPy version."""
     step = partial(PEERS[variant], **switches)
     states = [State(w, np.zeros_like(w), 0.0, 0.0) for w in run.weights]
     for t, (rate, gradients) in enumerate(zip(run.rates, run.gradients, strict=True), start=1):
@@ -99,8 +100,9 @@ def differences(
 ) -> dict[str, float]:
     """Returns the largest differences over all steps and weights.
 
-    That of ``w`` is relative to the furthest that an element of the weight moves in the run, that
-    of ``m`` to its largest element in the run, that of ``v`` to what ``v`` is.
+    The difference of ``w`` is relative to the largest movement of an element of the weight, the
+    difference of ``m`` to the largest element of ``m`` in the training, and the difference of ``v``
+    to ``v`` itself.
     """
     worst = dict.fromkeys(Stored._fields, 0.0)
     movement = [max(_largest(x.w[i] - w) for x in theirs) for i, w in enumerate(start)]
@@ -120,10 +122,10 @@ def _largest(x: np.ndarray) -> float:
 def check(
     found: Mapping[str, float], dtype: str, record: Callable[[str, object], None], *names: str
 ) -> None:
-    """Checks differences, and reports them under the names of the peer and of what was compared.
+    """Checks differences, and reports them under the given names.
 
-    Each of the two rounds once or so in each step, to the ``dtype`` in which the peer computes.
-    Even if all of that added up, they would differ by no more than is allowed.
+    Each of the two optimizers rounds about once in each step, to the ``dtype`` in which the peer
+    computes. The allowed difference is the sum of all these roundings.
     """
     allowed = 2 * STEPS * float(np.finfo(dtype).eps)
     record("peer", [*names, *found.values(), allowed])
@@ -131,7 +133,7 @@ def check(
 
 
 def worst(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Returns the largest differences of several runs."""
+    """Returns the largest differences over several trainings."""
     every = list(found)
     return {name: float(np.max([one[name] for one in every])) for name in Stored._fields}
 
@@ -140,7 +142,7 @@ def wheel(name: str) -> Path:
     """Returns the wheel of a package, or skips the test."""
     folder = os.environ.get("NOVOGRAD_WHEELS")
     if not folder:
-        pytest.skip("NOVOGRAD_WHEELS does not name a folder of wheels, as `make test` does")
+        pytest.skip("NOVOGRAD_WHEELS must name a folder of wheels; `make test` sets it")
     (found,) = Path(folder).glob(f"{name}-*.whl")
     return found
 
@@ -152,9 +154,9 @@ def installed(name: str) -> Path:
 
 @contextmanager
 def packages(**folders: Path) -> Iterator[None]:
-    """Lets modules be imported from folders (or wheels) as of packages that are otherwise empty.
+    """Makes modules in folders or wheels importable as modules of otherwise empty packages.
 
-    Whatever was imported of packages with these names is put away meanwhile.
+    Already imported packages with these names are removed, and restored at the end.
     """
 
     def named() -> list[str]:
@@ -175,6 +177,6 @@ def packages(**folders: Path) -> Iterator[None]:
 
 
 def load(folder: Path, module: str, name: str) -> Any:
-    """Returns what has a name in a module that imports nothing but its neighbours."""
+    """Returns an attribute of a module that imports only modules of its own folder."""
     with packages(neighbours=folder):
         return getattr(importlib.import_module(f"neighbours.{module}"), name)

@@ -10,7 +10,7 @@ from tests.helpers.conformance import checks
 
 # Every adapter compiles for each case: one program, or one for each operation.
 @pytest.mark.parametrize(
-    ("adapter", "case"), checks(ADAPTERS, [*CASES, *VARIANT_CASES], dear=ADAPTERS)
+    ("adapter", "case"), checks(ADAPTERS, [*CASES, *VARIANT_CASES], slow=ADAPTERS)
 )
 def test_the_adapter_passes_the_case(adapter, case):
     check(adapter, case)

@@ -2,7 +2,7 @@
 
 
 def pytest_configure(config):
-    # torch.compile imports parts of torch that torch itself has deprecated.
+    # torch.compile imports deprecated parts of torch.
     for said in ("torch.jit.script", "torch.jit.script_method"):
         config.addinivalue_line(
             "filterwarnings", f"ignore:`{said}` is deprecated:DeprecationWarning"

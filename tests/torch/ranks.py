@@ -1,4 +1,4 @@
-"""Runs a function in several real processes, which talk over gloo."""
+"""Runs a function in several real processes, which communicate over gloo."""
 
 import datetime
 import multiprocessing
@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-# The processes are forked from one that has imported what takes seconds.
+# The processes are forked from a process with the imports that take seconds.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     ["torch.distributed.tensor", "torch.distributed.fsdp", "tests.helpers.torch"]
@@ -19,7 +19,7 @@ _PATIENCE = datetime.timedelta(seconds=60)
 
 
 def run(world, function, folder, *arguments):
-    """Calls ``function(*arguments)`` in ``world`` processes, and returns what each returns."""
+    """Calls ``function(*arguments)`` in ``world`` processes; returns the results by rank."""
     folder = Path(folder)
     meeting = folder / f"meeting-{function.__name__}-{len(list(folder.iterdir()))}"
     files = [folder / f"{meeting.name}-{rank}" for rank in range(world)]
@@ -45,7 +45,7 @@ def run(world, function, folder, *arguments):
 
 
 def full(x):
-    """The whole of a tensor that may be a DTensor."""
+    """Returns a detached tensor; if the argument is a DTensor, the full tensor."""
     return x.full_tensor().detach() if isinstance(x, DTensor) else x.detach()
 
 

@@ -6,7 +6,7 @@ import torch
 
 from novograd.torch import NovoGrad
 from tests.helpers.oracle import trained
-from tests.helpers.torch import every_implementation
+from tests.helpers.torch import every_backend
 
 
 def model_and_data():
@@ -15,11 +15,11 @@ def model_and_data():
     return model, torch.randn(6, 8, 5)
 
 
-@every_implementation
-def test_grad_scaler_skips_a_step_with_infinite_gradients(implementation):
+@every_backend
+def test_grad_scaler_skips_a_step_with_infinite_gradients(backend):
     model, data = model_and_data()
     twin = copy.deepcopy(model)
-    options = {"lr": 0.1, "weight_decay": 0.1, **implementation}
+    options = {"lr": 0.1, "weight_decay": 0.1, **backend}
     scaled, plain = NovoGrad(model.parameters(), **options), NovoGrad(twin.parameters(), **options)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     for step, batch in enumerate(data):
@@ -42,12 +42,12 @@ def test_grad_scaler_skips_a_step_with_infinite_gradients(implementation):
     assert scaler.get_scale() == 256.0
 
 
-@every_implementation
-def test_bfloat16_autocast(implementation):
+@every_backend
+def test_bfloat16_autocast(backend):
     model, data = model_and_data()
     weight = model[0].weight
     start = weight.detach().numpy().copy()
-    optimizer = NovoGrad(model.parameters(), lr=0.1, **implementation)
+    optimizer = NovoGrad(model.parameters(), lr=0.1, **backend)
     gradients = []
     for batch in data:
         optimizer.zero_grad()

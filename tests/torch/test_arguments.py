@@ -1,4 +1,4 @@
-"""What is refused, how, and that nothing has changed then."""
+"""Invalid arguments and gradients are refused, and nothing changes."""
 
 import copy
 import inspect
@@ -56,7 +56,7 @@ def test_bad_options_are_refused(arguments, error, said):
     assert len(optimizer.param_groups) == 1
 
 
-def test_options_are_keywords_after_grad_averaging():
+def test_options_after_grad_averaging_are_keyword_only():
     with pytest.raises(TypeError, match="positional"):
         NovoGrad(parameters(), 0.1, (0.9, 0.9), 1e-8, 0.0, False, True)  # type: ignore
 
@@ -87,7 +87,7 @@ def test_sparse_embedding_is_refused_before_any_state_is_made():
     assert not optimizer.state
 
 
-def test_defaults_are_those_of_the_variant():
+def test_defaults_come_from_the_variant():
     w = parameters()
     defaults = NovoGrad(w).defaults
     assert [defaults[x] for x in ("lr", "betas", "eps")] == [0.01, (0.95, 0.98), 1e-8]
@@ -105,7 +105,7 @@ def test_defaults_are_those_of_the_variant():
         NovoGrad(w, variant=3)
 
 
-def test_a_variant_of_ones_own_is_saved(tmp_path):
+def test_a_custom_variant_is_saved(tmp_path):
     mine = replace(get("apex"), name="mine", amsgrad=True)
     ws = [parameters() for _ in range(2)]
     first, other = (NovoGrad(w, lr=0.1, variant=mine) for w in ws)

@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim import lr_scheduler
 
 from novograd.torch import NovoGrad
-from tests.helpers.torch import every_implementation, parameters, set_gradients
+from tests.helpers.torch import every_backend, parameters, set_gradients
 
 
 @pytest.fixture(autouse=True)
@@ -16,17 +16,15 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize(
     "options",
     [{}, {"weight_decay": 0.1, "nesterov": True, "skip_nonfinite": True, "maximize": True}],
     ids=["default", "everything"],
 )
-def test_one_compilation_for_twenty_steps_under_a_schedule(implementation, options):
+def test_one_compilation_for_twenty_steps_under_a_schedule(backend, options):
     params, twins = parameters(), parameters()
-    optimizers = [
-        NovoGrad(p, lr=torch.tensor(0.1), **implementation, **options) for p in (params, twins)
-    ]
+    optimizers = [NovoGrad(p, lr=torch.tensor(0.1), **backend, **options) for p in (params, twins)]
     schedulers = [lr_scheduler.CosineAnnealingLR(optimizer, 20) for optimizer in optimizers]
     counter = CompileCounterWithBackend("aot_eager")
     steps = torch.compile(optimizers[0].step, backend=counter), optimizers[1].step
@@ -40,10 +38,10 @@ def test_one_compilation_for_twenty_steps_under_a_schedule(implementation, optio
     torch.testing.assert_close(params, twins)
 
 
-@every_implementation
-def test_a_learning_rate_that_is_a_number_is_recompiled_once(implementation):
+@every_backend
+def test_a_change_of_a_number_as_learning_rate_recompiles_once(backend):
     params = parameters()
-    optimizer = NovoGrad(params, lr=0.1, **implementation)
+    optimizer = NovoGrad(params, lr=0.1, **backend)
     scheduler = lr_scheduler.ExponentialLR(optimizer, 0.9)
     counter = CompileCounterWithBackend("aot_eager")
     step = torch.compile(optimizer.step, backend=counter)
@@ -54,12 +52,12 @@ def test_a_learning_rate_that_is_a_number_is_recompiled_once(implementation):
     assert counter.frame_count == 2
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_numbers_that_change_are_never_fixed(implementation, nesterov):
-    """Inductor fixes them if add gets one as alpha; steps 0 and 1 do not show it."""
+def test_numbers_that_change_are_not_compiled_as_constants(backend, nesterov):
+    """Inductor makes the ``alpha`` of ``add`` a constant; steps 0 and 1 do not show this."""
     params, twins = parameters(), parameters()
-    optimizers = [NovoGrad(p, nesterov=nesterov, **implementation) for p in (params, twins)]
+    optimizers = [NovoGrad(p, nesterov=nesterov, **backend) for p in (params, twins)]
     steps = torch.compile(optimizers[0].step), optimizers[1].step
     for number in range(5):
         set_gradients(params, number)
@@ -74,7 +72,7 @@ def test_numbers_that_change_are_never_fixed(implementation, nesterov):
     torch.testing.assert_close(params, twins)
 
 
-def test_groups_without_parameters_or_gradients_are_left_alone():
+def test_groups_without_parameters_or_gradients_compile():
     (w,) = parameters([(3, 5)])
     optimizer = NovoGrad([{"params": []}, {"params": [w], "weight_decay": 0.1}])
     before = w.detach().clone()
@@ -87,7 +85,7 @@ def test_groups_without_parameters_or_gradients_are_left_alone():
 
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
-def test_compiled_for_real_equals_eager(dtype):
+def test_steps_compiled_by_inductor_equal_eager_steps(dtype):
     params = parameters(dtype=dtype)
     twins = copy.deepcopy(params)
     options = {"lr": torch.tensor(0.1), "weight_decay": 0.1}

@@ -1,4 +1,4 @@
-"""Every way to run the PyTorch class, through the cases of the table."""
+"""Every adapter of the PyTorch class passes the conformance table."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_conformance(adapter, case):
 
 
 @pytest.mark.parametrize("adapter", [SingleTensorAdapter, ForeachAdapter, FusedAdapter])
-def test_the_formula_is_the_rules(wrong_rule, adapter):
-    """A wrong rule makes the class wrong: it holds no second copy of the coefficients."""
+def test_a_wrong_rule_makes_the_class_wrong(wrong_rule, adapter):
+    """The class has no second copy of the formula of the coefficients."""
     with pytest.raises(MismatchError, match=r"defaults, step 0, layer 0 .*: weights"):
         check(adapter, CASES[0])

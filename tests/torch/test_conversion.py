@@ -1,4 +1,4 @@
-"""Files of ``torch.save`` as ``novograd.checkpoint`` reads and writes them."""
+"""``novograd.checkpoint`` reads and writes files of ``torch.save``."""
 
 import os
 from dataclasses import replace
@@ -38,7 +38,7 @@ def assert_same(mine, theirs):
 
 @pytest.mark.parametrize("way", ["directly", "by the neutral file"])
 @pytest.mark.parametrize("variant", ["documented", "nvidia-amsgrad", "pytorch-optimizer-3"])
-def test_a_state_dict_comes_back_to_the_bit(tmp_path, variant, way):
+def test_a_state_dict_survives_a_conversion_bit_for_bit(tmp_path, variant, way):
     decaying, others = weights(), weights()
     groups = [{"params": others, "lr": 0.2}, {"params": decaying, "weight_decay": 0.1}]
     state = trained(groups, variant=variant, layers=Rows()).state_dict()
@@ -52,7 +52,7 @@ def test_a_state_dict_comes_back_to_the_bit(tmp_path, variant, way):
     assert_same(torch.load(tmp_path / "target", weights_only=True), state)
 
 
-def test_names_and_weights_come_along(tmp_path):
+def test_names_and_weights_are_converted(tmp_path):
     model = torch.nn.Linear(3, 2)
     state = trained(model.named_parameters()).state_dict()
     torch.save({"epoch": 3, "optimizer": state, "model": model.state_dict()}, tmp_path / "source")
@@ -76,14 +76,14 @@ def test_a_parameter_without_state_keeps_its_place(tmp_path):
     assert_same(again.state_dict(), optimizer.state_dict())
 
 
-def test_a_variant_of_ones_own(tmp_path):
+def test_a_custom_variant_is_converted(tmp_path):
     mine = replace(variants.get("nvidia"), name="mine", decay="decoupled")
     torch.save(trained(weights(), variant=mine).state_dict(), tmp_path / "source")
     checkpoint = read(tmp_path / "source", "torch")
     assert checkpoint.variant == mine
     write(checkpoint, tmp_path / "target", "torch")
     assert read(tmp_path / "target", "torch").variant == mine
-    loaded = torch.load(tmp_path / "target", weights_only=True)  # after a conversion, as before
+    loaded = torch.load(tmp_path / "target", weights_only=True)
     assert loaded["param_groups"][0]["variant"] == mine
 
 
@@ -112,8 +112,8 @@ def apex(dtypes, norms, **options):
     return {"state": state, "param_groups": [group | options]}
 
 
-def test_norms_of_apex_find_their_weights(tmp_path):
-    # Two halves and two singles in turn, and a weight that never had a gradient.
+def test_norms_of_apex_are_assigned_to_their_weights(tmp_path):
+    # Weights in float16 and float32, and one that never had a gradient.
     dtypes = [torch.float16, torch.float32, None, torch.float32, torch.float16]
     torch.save(apex(dtypes, ([2.0, 3.0], [5.0, 7.0])), tmp_path / "source")
     checkpoint = read(tmp_path / "source", "apex", variant="apex")
@@ -130,7 +130,7 @@ def test_norms_of_apex_find_their_weights(tmp_path):
     assert [float(x.v) for x in checkpoint.entries.values()] == [2.0, 5.0, 7.0, 3.0]
 
 
-def test_apex_without_bias_correction(tmp_path):
+def test_apex_without_bias_correction_is_its_own_variant(tmp_path):
     torch.save(apex([torch.float32], ([], [5.0]), bias_correction=False), tmp_path / "source")
     variant = read(tmp_path / "source", "apex", variant="apex-inside").variant
     assert (variant.name, variant.bias_correction) == ("apex-inside-uncorrected", None)
@@ -147,7 +147,7 @@ def test_apex_without_bias_correction(tmp_path):
         (apex([torch.float32], ([], [5.0]), exp_avg_sq=None), "apex", "has not taken a step"),
     ],
 )
-def test_apex_that_cannot_be_restored(tmp_path, content, variant, message):
+def test_apex_files_that_cannot_be_converted_are_refused(tmp_path, content, variant, message):
     torch.save(content, tmp_path / "source")
     with pytest.raises(CheckpointError, match=message) as error:
         read(tmp_path / "source", "apex", variant=variant)
@@ -200,14 +200,14 @@ def mixed():
         ("timm", nvidia(betas=None), "not laid out as expected"),
     ],
 )
-def test_files_with_something_else_inside(tmp_path, kind, content, message):
+def test_files_with_other_content_are_refused(tmp_path, kind, content, message):
     torch.save(content, tmp_path / "source")
     with pytest.raises(CheckpointError, match=message) as error:
         read(tmp_path / "source", kind)
     assert str(tmp_path / "source") in str(error.value)
 
 
-def test_a_file_of_ours_is_not_taken_for_a_peers(tmp_path):
+def test_a_file_of_ours_is_not_read_as_a_peers(tmp_path):
     torch.save(trained(weights()).state_dict(), tmp_path / "source")
     with pytest.raises(CheckpointError, match=r"is of novograd\.torch, not of timm"):
         read(tmp_path / "source", "timm")
@@ -224,7 +224,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-def test_files_that_are_cut_off(tmp_path):
+def test_truncated_files_are_refused(tmp_path):
     torch.save(nvidia(), tmp_path / "source")
     whole = (tmp_path / "source").read_bytes()
     for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
@@ -234,7 +234,8 @@ def test_files_that_are_cut_off(tmp_path):
     (tmp_path / "source").write_bytes(b"something else" * 100)
     with pytest.raises(CheckpointError, match="it is damaged") as error:
         read(tmp_path / "source", "timm")
-    assert "weights_only" not in str(error.value)  # torch's advice to set it to False
+    # torch advises to set weights_only to False, which is unsafe.
+    assert "weights_only" not in str(error.value)
 
 
 def test_the_learning_rate_must_be_known(tmp_path):
@@ -248,10 +249,10 @@ def test_the_learning_rate_must_be_known(tmp_path):
     assert (group["lr"], group["betas"]) == (0.5, (0.95, 0.98))
 
 
-def test_half_second_moments_become_single(tmp_path):
+def test_float16_second_moments_become_float32(tmp_path):
     torch.save(changed(exp_avg_sq=torch.tensor(4.0).bfloat16()), tmp_path / "source")
     assert read(tmp_path / "source", "timm").entries["0"].v.dtype == np.float32
 
 
-def test_the_lines_load_it_and_a_full_disk_takes_nothing_away(tmp_path, monkeypatch):
+def test_the_printed_lines_load_the_file_and_a_full_disk_keeps_the_old_one(tmp_path, monkeypatch):
     loading.check_target("torch", tmp_path, monkeypatch)

@@ -1,4 +1,4 @@
-"""What is public can be copied and pickled wherever PyTorch's own optimizers can."""
+"""Public objects can be copied and pickled in every way that PyTorch's own optimizers can."""
 
 import torch
 
@@ -6,7 +6,7 @@ from novograd.torch import NovoGrad, no_decay
 from tests.helpers.copies import Case, assert_survives_what_its_control_does
 
 
-def test_what_is_public_survives_what_its_control_does():
+def test_public_objects_survive_what_torchs_own_survive():
     def model():
         torch.manual_seed(0)
         return torch.nn.Linear(3, 2)

@@ -1,4 +1,4 @@
-"""Every example of PyTorch runs: docstrings, and the Python blocks of README and docs."""
+"""Every PyTorch example in docstrings, README and docs runs."""
 
 from tests.helpers import examples
 
@@ -10,4 +10,4 @@ def test_docstrings():
 def test_pages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     examples.run_pages("torch")
-    assert not list(tmp_path.iterdir())  # nothing is left behind
+    assert not list(tmp_path.iterdir())  # the examples leave no files

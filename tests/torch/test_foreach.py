@@ -1,4 +1,4 @@
-"""What the foreach implementation is for: few operations and little memory."""
+"""The foreach backend needs few operations and little memory."""
 
 import gc
 import weakref
@@ -16,7 +16,7 @@ COUNT, SIZE = 20, 1000
 
 
 class Watch(TorchDispatchMode):
-    """Counts operations, and the elements that are alive in what they returned."""
+    """Counts operations, and the live elements of the tensors that they returned."""
 
     def __init__(self):
         super().__init__()
@@ -65,7 +65,7 @@ def watched_step(dtype, **options):
     return watch
 
 
-def test_no_temporary_where_the_arithmetic_has_the_dtype_of_the_weights():
+def test_a_step_in_the_dtype_of_the_weights_needs_no_temporary():
     assert watched_step(torch.float32).peak == 0
 
 
@@ -79,6 +79,6 @@ def test_no_temporary_where_the_arithmetic_has_the_dtype_of_the_weights():
         (torch.bfloat16, {"skip_nonfinite": True, "nesterov": True}),
     ],
 )
-def test_at_most_one_temporary_as_large_as_the_gradients(dtype, options):
-    # And, while it is made, what one tensor needs.
+def test_a_step_needs_at_most_one_temporary_as_large_as_the_gradients(dtype, options):
+    # One tensor more may be alive while the temporary is made.
     assert 0 < watched_step(dtype, **options).peak <= (COUNT + 2) * SIZE

@@ -1,4 +1,4 @@
-"""What the native kernels ask of tensors, and how they fit in with the rest of torch."""
+"""The native kernels check their tensors and work with the other features of torch."""
 
 import copy
 import itertools
@@ -26,7 +26,7 @@ from tests.helpers.torch import parameters, set_gradients, train
         (lambda: torch.zeros(3, device="meta"), "on meta, and the kernels are for the CPU"),
     ],
 )
-def test_what_it_cannot_take_is_refused_by_name_before_anything_changes(make, said):
+def test_unsupported_gradients_are_refused_by_name_before_anything_changes(make, said):
     fine, other = parameters([(3, 5)])[0], torch.nn.Parameter(make())
     optimizer = NovoGrad([("fine", fine), ("other", other)], fused=True)
     fine.grad, other.grad = torch.ones_like(fine), torch.zeros_like(other)
@@ -39,7 +39,7 @@ def test_what_it_cannot_take_is_refused_by_name_before_anything_changes(make, sa
     assert not optimizer.state
 
 
-def test_a_gradient_in_another_order_goes_to_foreach():
+def test_foreach_updates_a_gradient_with_another_memory_layout():
     w, twin = parameters([(4, 3, 5, 5)])[0], parameters([(4, 3, 5, 5)])[0]
     gradient = torch.randn(4, 3, 5, 5)
     w.grad, twin.grad = gradient.to(memory_format=torch.channels_last), gradient
@@ -65,7 +65,7 @@ def test_tensors_that_share_memory_are_refused_before_anything_changes():
         assert torch.equal(one, other)
 
 
-def test_parts_of_one_storage_that_do_not_overlap_are_fine():
+def test_parts_of_one_storage_may_be_trained_if_they_do_not_overlap():
     storage, twin = torch.zeros(10), torch.zeros(10)
     gradients = torch.randn(10)
     params = [storage[:6], storage[6:]]
@@ -128,14 +128,14 @@ def test_all_threads_flush_subnormal_numbers_if_the_caller_does():
     assert torch.all(kept > 0)
 
 
-@pytest.mark.parametrize("implementation", [{"fused": True}, {"foreach": True}])
-def test_lazy_views_as_gradients(implementation):
+@pytest.mark.parametrize("backend", [{"fused": True}, {"foreach": True}])
+def test_gradients_may_be_lazy_views(backend):
     values = torch.randn(6, dtype=torch.complex64)
     for lazy in (values.conj(), torch._neg_view(torch.randn(6))):
         assert lazy.is_conj() or lazy.is_neg()
         w, twin = (torch.nn.Parameter(torch.ones_like(lazy).clone()) for _ in range(2))
         w.grad, twin.grad = lazy, lazy.resolve_conj().resolve_neg()
-        NovoGrad([w], **implementation).step()
+        NovoGrad([w], **backend).step()
         NovoGrad([twin], foreach=False).step()
         torch.testing.assert_close(w, twin)
 
@@ -154,7 +154,7 @@ def test_the_operation_passes_torchs_checks():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_compiled_whole_it_is_one_operation(dtype):
+def test_a_compiled_step_is_one_operation(dtype):
     torch.compiler.reset()
     params = parameters(dtype=dtype)
     twins = copy.deepcopy(params)
@@ -176,7 +176,7 @@ def test_compiled_whole_it_is_one_operation(dtype):
     assert [sum("novograd" in name for name in graph) for graph in graphs] == [1]
 
 
-def test_compiled_with_everything_else_in_one_graph():
+def test_a_training_step_compiles_to_one_graph():
     torch.compiler.reset()
     model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1))
     for param in model.parameters():
@@ -193,7 +193,7 @@ def test_compiled_with_everything_else_in_one_graph():
     assert counter.frame_count == 1
 
 
-def test_without_the_extension(monkeypatch):
+def test_without_the_extension_foreach_steps_after_a_warning(monkeypatch):
     monkeypatch.setattr(novograd.native, "kernels", None)
     monkeypatch.setattr(novograd.native, "PROBLEM", "the native kernels are not installed")
     monkeypatch.setattr(novograd.native, "_warn_once", lambda: said.append("slow"))
@@ -236,8 +236,8 @@ dist.destroy_process_group()
 """
 
 
-def test_distributed_data_parallel(tmp_path):
-    """Gradients are views of buckets there; two processes train what one would."""
+def test_distributed_data_parallel_equals_one_process(tmp_path):
+    """Gradients are views of buckets. Two processes get the same result as one."""
     processes = [
         subprocess.Popen([sys.executable, "-c", DDP, str(rank), str(tmp_path)]) for rank in range(2)
     ]

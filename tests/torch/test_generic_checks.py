@@ -1,8 +1,8 @@
-"""The checks which torch makes of every optimizer of its own, from torch.testing._internal.
+"""The checks of torch for its own optimizers, run on NovoGrad.
 
-``INFO`` describes NovoGrad as torch's table describes its optimizers; the wrong inputs, the
-settings and the comparison of implementations step by step are torch's. The checks' own bodies are
-not part of the package, so they are written here.
+``INFO`` describes NovoGrad in the format of torch's table of optimizers. The wrong inputs, the
+settings and the comparison step by step come from torch.testing._internal. The package does not
+include the bodies of the checks, so this file has its own.
 """
 
 import copy
@@ -23,7 +23,7 @@ from torch.testing._internal.common_optimizers import (
 )
 
 from novograd.torch import NovoGrad
-from tests.helpers.torch import IMPLEMENTATIONS, every_implementation
+from tests.helpers.torch import BACKENDS, every_backend
 
 
 def inputs(device, dtype=None):
@@ -70,13 +70,13 @@ INFO = OptimizerInfo(
 SETTINGS = [
     {**given.kwargs, **extra}
     for given in _get_optim_inputs_including_global_cliquey_kwargs("cpu", torch.float32, INFO)
-    for extra in IMPLEMENTATIONS.values()
+    for extra in BACKENDS.values()
 ]
 every_setting = pytest.mark.parametrize("settings", SETTINGS, ids=str)
 
 
 def regression(dtype=torch.float32):
-    """Weight, bias and a closure's worth of loss, as in torch's own checks."""
+    """Returns a weight, a bias and a function for the loss, as in torch's own checks."""
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(10, 5, dtype=dtype))
     bias = torch.nn.Parameter(torch.randn(10, dtype=dtype))
@@ -97,7 +97,7 @@ def closure_of(optimizer, loss):
 @pytest.mark.parametrize(
     "given", INFO.optim_error_inputs_func("cpu", torch.float32), ids=lambda x: str(x.error_regex)
 )
-def test_errors(given):
+def test_wrong_inputs_raise_errors(given):
     assert given.error_on == OptimizerErrorEnum.CONSTRUCTION_ERROR
     params = given.optimizer_error_input.params
     if params is None:
@@ -112,11 +112,11 @@ def test_errors(given):
 
 @every_setting
 @pytest.mark.parametrize("scheduler", range(len(INFO.scheduler_inputs[0]) + 1))
-def test_goes_in_the_right_direction(settings, scheduler):
+def test_steps_move_the_loss_in_the_right_direction(settings, scheduler):
     weight, bias, loss = regression()
     optimizer = NovoGrad([weight, bias], **copy.deepcopy(settings))
     with warnings.catch_warnings():
-        # torch warns of schedulers that step before the optimizer; its check does that on purpose.
+        # torch warns if a scheduler steps before the optimizer, but this check does so on purpose.
         warnings.simplefilter("ignore", UserWarning)
         schedulers = [make(optimizer) for make in INFO.scheduler_inputs[0][:scheduler]]
     closure = closure_of(optimizer, loss)
@@ -137,20 +137,20 @@ def test_goes_in_the_right_direction(settings, scheduler):
     "settings", [given.kwargs for given in INFO.optim_inputs_func("cpu")], ids=str
 )
 @pytest.mark.parametrize("other", ["foreach", "fused"])
-def test_matches_forloop(settings, dtype, other):
+def test_backends_match_the_loop_over_tensors(settings, dtype, other):
     tracker = TensorTracker(assert_eq_kwargs={"rtol": 1e-5, "atol": 1e-6})
 
-    def follow(tensor, implementation):
-        if implementation == other:
+    def follow(tensor, backend):
+        if backend == other:
             tracker.pop_check_set(tensor, TensorCase())
         else:
             tracker.add(tensor)
 
-    for implementation in ("single", other):
+    for backend in ("single", other):
         torch.manual_seed(0)
         shapes = ((3, 2), (3,), (1, 3), (1,), (0,))
         params = [torch.nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
-        optimizer = NovoGrad(params, **IMPLEMENTATIONS[implementation], **copy.deepcopy(settings))
+        optimizer = NovoGrad(params, **BACKENDS[backend], **copy.deepcopy(settings))
         data = torch.tensor([[0.1, 0.2], [0.3, 0.4]], dtype=dtype)
         for step in range(7):
             optimizer.zero_grad()
@@ -161,14 +161,14 @@ def test_matches_forloop(settings, dtype, other):
                 params[1].grad = None
             optimizer.step()
             for param in params:
-                follow(param, implementation)
+                follow(param, backend)
                 for value in optimizer.state[param].values():
-                    follow(value, implementation)
+                    follow(value, backend)
     assert tracker.all_popped()
 
 
 class TensorCase(unittest.TestCase):
-    """What torch's tracker asks of its test case."""
+    """The methods of a test case that torch's tracker uses."""
 
     def assertEqual(self, one, other, **tolerances):  # noqa: N802
         torch.testing.assert_close(one, other, **tolerances)
@@ -229,20 +229,20 @@ def test_deepcopy_copies_all_public_attributes():
     assert public(copy.deepcopy(optimizer)) == public(optimizer)
 
 
-def test_repr_shows_the_options():
+def test_the_repr_shows_the_options():
     shown = repr(NovoGrad([torch.zeros(2)], lr=0.125))
     assert "NovoGrad" in shown
     assert "lr: 0.125" in shown
 
 
-@every_implementation
-def test_default_dtype_makes_no_difference(implementation):
+@every_backend
+def test_the_default_dtype_has_no_effect(backend):
     results = []
     for default in (torch.float32, torch.float64):
         torch.set_default_dtype(default)
         try:
             params = regression(torch.float32)[:2]
-            optimizer = NovoGrad(params, weight_decay=0.1, skip_nonfinite=True, **implementation)
+            optimizer = NovoGrad(params, weight_decay=0.1, skip_nonfinite=True, **backend)
             for param in itertools.chain(params, params):
                 param.grad = torch.ones_like(param)
                 optimizer.step()

@@ -1,7 +1,7 @@
-"""What programs do to an optimizer: they edit its groups and its state as they like.
+"""Host programs may edit the groups and the state of an optimizer.
 
-Each scenario repeats a report about another optimizer, named beside it. torch's AdamW runs through
-the same lines: where it goes on, so must NovoGrad.
+Many tests repeat a scenario from a report about another optimizer, which the docstring names.
+torch's AdamW runs the same code: wherever AdamW continues, NovoGrad must continue too.
 """
 
 import copy
@@ -47,7 +47,7 @@ def assert_same(some, others):
 
 @every_optimizer
 @pytest.mark.parametrize("steps", [0, 2])
-def test_parameters_that_are_replaced(make, steps):
+def test_parameters_may_be_replaced(make, steps):
     """huggingface/accelerate 3855: ``prepare`` with FSDP2 assigns ``group["params"]``."""
     old, new, twin = parameters(seed=1), parameters(seed=2), parameters(seed=2)
     optimizer, fresh = make(old, lr=0.1, weight_decay=0.1), make(twin, lr=0.1, weight_decay=0.1)
@@ -60,7 +60,7 @@ def test_parameters_that_are_replaced(make, steps):
 
 @every_optimizer
 @pytest.mark.parametrize("rows", [9, 3], ids=["more", "fewer"])
-def test_parameters_that_grow_and_shrink_with_their_state(make, rows):
+def test_parameters_may_grow_and_shrink_with_their_state(make, rows):
     """nerfstudio-project/gsplat 252: points are added and removed, and their state is moved."""
     points, other = parameters([(6, 4), (6,)])
     optimizer = make([{"params": [points], "name": "points"}, {"params": [other]}], lr=0.1)
@@ -88,7 +88,7 @@ def resized(x, rows):
 
 
 @every_optimizer
-def test_parameters_that_are_added_to_a_group_and_taken_out(make):
+def test_parameters_may_be_added_to_a_group_and_removed(make):
     params, added = parameters(), parameters([(4, 2)])
     optimizer = make(params, lr=0.1)
     train(optimizer, 2)
@@ -101,8 +101,8 @@ def test_parameters_that_are_added_to_a_group_and_taken_out(make):
 
 
 @every_optimizer
-def test_groups_that_are_rebuilt(make):
-    """Lightning-AI/pytorch-lightning 6891: BackboneFinetuning makes the groups anew on resuming."""
+def test_groups_may_be_rebuilt(make):
+    """Lightning-AI/pytorch-lightning 6891: BackboneFinetuning rebuilds the groups on resuming."""
     head, backbone = parameters([(4, 3)]), parameters([(5, 4), (5,)], seed=1)
     twin = twins(head + backbone)
     resumed, whole = make(head, lr=0.1), make(twin[:1], lr=0.1)
@@ -117,8 +117,8 @@ def test_groups_that_are_rebuilt(make):
 
 @every_optimizer
 @pytest.mark.parametrize("copied", [False, True])
-def test_an_optimizer_made_of_the_groups_of_another(make, copied):
-    """horovod.torch.DistributedOptimizer is of a class made from that of the optimizer."""
+def test_an_optimizer_may_be_made_from_the_groups_of_another(make, copied):
+    """horovod.torch.DistributedOptimizer derives its class from the class of the optimizer."""
     params = parameters()
     twin = twins(params)
     optimizer, other = make(twin, lr=0.1), make(params, lr=0.1)
@@ -134,8 +134,8 @@ def test_an_optimizer_made_of_the_groups_of_another(make, copied):
 
 
 @every_optimizer
-def test_weights_of_full_precision_in_the_place_of_those_of_the_model(make):
-    """NVIDIA/apex's FP16_Optimizer, and others like it, train copies in float32."""
+def test_float32_copies_may_replace_the_weights_of_the_model(make):
+    """NVIDIA/apex's FP16_Optimizer and similar wrappers train float32 copies."""
     model = parameters(dtype=torch.bfloat16)
     optimizer = make(model, lr=0.1)
     group = optimizer.param_groups[0]
@@ -150,7 +150,7 @@ def test_weights_of_full_precision_in_the_place_of_those_of_the_model(make):
 
 
 def test_layers_may_be_set_in_a_group():
-    """As torch's ZeroRedundancyOptimizer does in each step with all entries of its own groups."""
+    """ZeroRedundancyOptimizer of torch sets all entries of its groups like this in each step."""
     params = parameters()
     twin = twins(params)
     optimizer, expected = NovoGrad(params, lr=0.1), NovoGrad(twin, lr=0.1, layers=Rows())
@@ -163,7 +163,7 @@ def test_layers_may_be_set_in_a_group():
     assert "layers" not in optimizer.state_dict()["param_groups"][0]
 
 
-def test_a_group_of_the_caller_is_not_taken_apart():
+def test_a_group_of_the_caller_is_not_modified():
     params = parameters()
     groups = [{"params": params, "layers": Rows()}]
     first, second = NovoGrad(groups), NovoGrad(groups)
@@ -177,7 +177,7 @@ def test_a_group_of_the_caller_is_not_taken_apart():
 
 
 @every_optimizer
-def test_parameters_and_state_that_are_taken_out_are_freed(make):
+def test_removed_parameters_and_state_are_freed(make):
     params = parameters()
     optimizer = make(params, lr=0.1)
     train(optimizer, 2)
@@ -193,9 +193,9 @@ def test_parameters_and_state_that_are_taken_out_are_freed(make):
 
 @every_optimizer
 def test_the_contents_of_parameters_can_be_exchanged(make):
-    """``Module.to`` does it with DTensors.
+    """``Module.to`` exchanges the contents of DTensors.
 
-    ``torch.utils.swap_tensors`` refuses tensors to which there are weak references.
+    ``torch.utils.swap_tensors`` refuses tensors with weak references.
     """
     params = parameters()
     twin = twins(params)
@@ -214,7 +214,7 @@ def test_the_contents_of_parameters_can_be_exchanged(make):
 
 
 @every_optimizer
-def test_lazy_modules(make):
+def test_lazy_modules_are_trained(make):
     """Lightning-AI/pytorch-lightning 7546: the optimizer is made before the first forward."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.LazyLinear(4), nn.LazyLinear(2))
@@ -244,7 +244,7 @@ def test_lazy_modules(make):
     ],
     ids=str,
 )
-def test_weights_that_change_their_dtype_take_their_state_along(options):
+def test_state_follows_weights_that_change_their_dtype(options):
     torch.manual_seed(0)
     model = nn.Linear(20, 3)
     optimizer = NovoGrad(model.parameters(), lr=0.1, **options)
@@ -305,24 +305,24 @@ def test_state_that_does_not_fit_is_named_and_nothing_changes(change, said, opti
 
 
 def one_for_all(params):
-    """DeepSpeed's ZeRO 1 and 2: a partition of all, filled up to a round size."""
+    """DeepSpeed's ZeRO 1 and 2: one process's part of all parameters, padded to a round size."""
     flat = torch.cat([param.detach().flatten() for param in params])
     return [nn.Parameter(torch.cat([flat, torch.zeros(-len(flat) % 8)])[: len(flat) // 2])]
 
 
 def one_for_each(params):
-    """Megatron-LM's distributed optimizer: what one process has of each parameter."""
+    """Megatron-LM's distributed optimizer: one process's part of each parameter."""
     return [nn.Parameter(param.detach().flatten()[: param.numel() // 2]) for param in params]
 
 
 def of_weights_only(params):
-    """The same where vectors stay whole."""
+    """Like ``one_for_each``, but vectors stay whole."""
     return [param if param.ndim < 2 else one_for_each([param])[0] for param in params]
 
 
 @pytest.mark.parametrize("cut", [one_for_all, one_for_each, of_weights_only])
 @pytest.mark.parametrize("steps", [0, 2])
-def test_flat_pieces_in_the_place_of_parameters_are_refused(cut, steps):
+def test_flat_pieces_instead_of_parameters_are_refused(cut, steps):
     params = parameters([(4, 6), (8,), (6, 2)])
     optimizer = NovoGrad(params, lr=0.1)
     train(optimizer, steps)
@@ -330,7 +330,7 @@ def test_flat_pieces_in_the_place_of_parameters_are_refused(cut, steps):
     optimizer.param_groups[0]["params"] = pieces
     set_gradients(pieces, 0)
     before = twins(pieces)
-    if not optimizer.state:  # torch saves no state of parameters that are gone
+    if not optimizer.state:  # torch cannot save the state of replaced parameters
         optimizer.state_dict()
     for take in (optimizer.step, optimizer.step, lambda: optimizer.add_param_group({"params": []})):
         with pytest.raises(RuntimeError, match=r"hide the layers of.*fully_shard.*or give layers="):
@@ -350,7 +350,7 @@ def test_flat_pieces_of_lazy_parameters_are_refused():
 
 
 @pytest.mark.parametrize("cut", [one_for_all, one_for_each])
-def test_flat_pieces_that_are_meant(cut):
+def test_flat_pieces_are_accepted_with_layers(cut):
     params = parameters([(4, 6), (8,), (6, 2)])
     optimizer = NovoGrad(params, lr=0.1, layers=lambda name, parameter: None)
     pieces = cut(params)
@@ -365,12 +365,12 @@ def test_flat_pieces_that_are_meant(cut):
     [
         ([(4, 6), (4,)], [(3, 6), (3,)]),  # units are pruned
         ([(4, 6), (4,)], [(4,)]),  # a weight is frozen
-        ([(9, 3), (9,)], [(9, 3), (12,)]),  # only vectors have changed
+        ([(9, 3), (9,)], [(9, 3), (12,)]),  # only vectors change
         ([(4, 6), (4,)], [(24,), (4,)]),  # flattened, and still the same layer
         ([(4,)], [(7,)]),
     ],
 )
-def test_other_changes_of_shapes_are_no_pieces(before, after):
+def test_other_changes_of_shapes_are_accepted(before, after):
     optimizer = NovoGrad(parameters(before), lr=0.1)
     train(optimizer, 1)
     optimizer.param_groups[0]["params"] = parameters(after)
@@ -382,7 +382,7 @@ def test_other_changes_of_shapes_are_no_pieces(before, after):
 
 @pytest.mark.parametrize("make", list(OPTIMIZERS.values())[1:], ids=list(OPTIMIZERS)[1:])
 def test_hooks_of_state_dict_see_what_is_saved(make):
-    """pytorch/pytorch 105953: a hook may save the dict, or return another in its place."""
+    """pytorch/pytorch 105953: a hook may save the dict, or return another dict instead."""
     optimizer = make(parameters(), lr=0.1)
     train(optimizer, 2)
     seen = []
@@ -401,7 +401,7 @@ def test_hooks_of_state_dict_see_what_is_saved(make):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("layers", [None, Rows(), by_shape], ids=["None", "Rows", "function"])
-def test_flattened_state_dicts_of_distributed_checkpointing(variant, layers):
+def test_flattened_state_dicts_can_be_loaded(variant, layers):
     torch.manual_seed(0)
     models = [nn.Linear(5, 3) for _ in range(2)]
     optimizers = [

@@ -1,4 +1,4 @@
-"""What counts as a layer, in PyTorch: the same numbers as of layers that are stored apart."""
+"""Layers in PyTorch: a part of a tensor gets the same numbers as a separate tensor."""
 
 import copy
 import io
@@ -10,7 +10,7 @@ from torch import nn
 
 from novograd.layers import Rows, Split, Stacked
 from novograd.torch import NovoGrad
-from tests.helpers.torch import every_implementation, parameters, set_gradients
+from tests.helpers.torch import every_backend, parameters, set_gradients
 
 OPTIONS = {"lr": 0.1, "weight_decay": 0.1, "betas": (0.9, 0.5)}
 STEPS = 30
@@ -23,7 +23,7 @@ def train(optimizer, steps=STEPS):
 
 
 def train_apart(weight, cut, **options):
-    """Trains the pieces of a weight as parameters of their own, with their pieces of gradients."""
+    """Trains the pieces of a weight as separate parameters, with the pieces of its gradients."""
     twin = nn.Parameter(weight.detach().clone())
     pieces = [nn.Parameter(piece.contiguous()) for piece in cut(twin.detach())]
     optimizer = NovoGrad(pieces, **OPTIONS | options)
@@ -36,7 +36,7 @@ def train_apart(weight, cut, **options):
 
 
 def assert_is_apart(weight, optimizer, cut, **options):
-    """Compares weights, moment and second moment with those of the pieces."""
+    """Compares weights, momentum buffer and second moment with the separate pieces."""
     pieces, apart = train_apart(parameters([weight.shape])[0], cut, **options)
     state = optimizer.state[weight]
     moments = [apart.state[piece]["exp_avg"] for piece in pieces]
@@ -46,7 +46,7 @@ def assert_is_apart(weight, optimizer, cut, **options):
     torch.testing.assert_close(state["exp_avg_sq"].flatten(), norms)
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize(
     ("shape", "layers", "cut"),
     [
@@ -57,14 +57,14 @@ def assert_is_apart(weight, optimizer, cut, **options):
     ],
     ids=["experts", "inner axis", "fused", "fused along the second axis"],
 )
-def test_layers_of_a_tensor_equal_layers_apart(shape, layers, cut, implementation):
+def test_layers_of_a_tensor_equal_separate_tensors(shape, layers, cut, backend):
     (w,) = parameters([shape])
-    optimizer = NovoGrad([w], layers=layers, **OPTIONS | implementation)
+    optimizer = NovoGrad([w], layers=layers, **OPTIONS | backend)
     train(optimizer)
-    assert_is_apart(w, optimizer, cut, **implementation)
+    assert_is_apart(w, optimizer, cut, **backend)
 
 
-def test_the_fused_projection_of_attention():
+def test_the_fused_projection_of_attention_has_layers():
     attention = nn.MultiheadAttention(8, 2)
 
     def layers(name, parameter):
@@ -94,11 +94,11 @@ def test_the_fused_projection_of_attention():
     assert shapes == {(), (3, 1), (3,)}
 
 
-@every_implementation
-def test_rows_take_a_step_as_long_as_a_whole_tensor(implementation):
+@every_backend
+def test_a_step_of_rows_is_as_long_as_a_step_of_the_whole_tensor(backend):
     (w,) = parameters([(6, 5)])
     before = w.detach().clone()
-    optimizer = NovoGrad([w], lr=0.5, layers=Rows(), **implementation)
+    optimizer = NovoGrad([w], lr=0.5, layers=Rows(), **backend)
     set_gradients([w], 0)
     optimizer.step()
     step = before - w.detach()
@@ -106,22 +106,22 @@ def test_rows_take_a_step_as_long_as_a_whole_tensor(implementation):
     torch.testing.assert_close(step.norm(dim=1), torch.full((6,), 0.5 / 6**0.5))
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("shape", [(6, 5), (4, 3, 2, 2), (9,)])
-def test_rows_with_a_root_mean_square_of_one(implementation, shape):
+def test_rows_can_take_steps_with_a_root_mean_square_of_one(backend, shape):
     (w,) = parameters([shape])
     before = w.detach().clone()
-    optimizer = NovoGrad([w], lr=0.5, layers=Rows(scale="rms"), **implementation)
+    optimizer = NovoGrad([w], lr=0.5, layers=Rows(scale="rms"), **backend)
     set_gradients([w], 0)
     optimizer.step()
     step = (before - w.detach()).reshape(shape[0], -1)
     torch.testing.assert_close(step.square().mean(1).sqrt(), torch.full((shape[0],), 0.5))
 
 
-@every_implementation
-def test_a_layer_is_skipped_alone(implementation):
+@every_backend
+def test_a_layer_is_skipped_alone(backend):
     (w,) = parameters([(3, 4, 5)])
-    optimizer = NovoGrad([w], layers=Stacked(), skip_nonfinite=True, **OPTIONS | implementation)
+    optimizer = NovoGrad([w], layers=Stacked(), skip_nonfinite=True, **OPTIONS | backend)
     train(optimizer, 2)
     before = copy.deepcopy((w.detach(), *optimizer.state[w].values()))
     w.grad[1, 2, 3] = torch.inf
@@ -131,12 +131,12 @@ def test_a_layer_is_skipped_alone(implementation):
         assert not torch.equal(new[0], old[0])
 
 
-@every_implementation
-def test_complex_weights_have_layers(implementation):
+@every_backend
+def test_complex_weights_have_layers(backend):
     w = parameters([(3, 4)], torch.complex64)[0]
     pairs = nn.Parameter(torch.view_as_real(w.detach()).clone())
-    optimizer = NovoGrad([w], layers=Stacked(), **OPTIONS | implementation)
-    real = NovoGrad([pairs], layers=Stacked(), **OPTIONS | implementation)
+    optimizer = NovoGrad([w], layers=Stacked(), **OPTIONS | backend)
+    real = NovoGrad([pairs], layers=Stacked(), **OPTIONS | backend)
     for step in range(3):
         set_gradients([pairs], step)
         w.grad = torch.view_as_complex(pairs.grad)
@@ -176,14 +176,14 @@ def test_copies_keep_their_layers(duplicate):
     assert torch.equal(twin.param_groups[0]["params"][0], w)
 
 
-def test_a_copy_does_not_know_groups_by_the_identity_of_the_old_ones():
-    """In another process the address of a group may be the old one of another group."""
+def test_a_copy_does_not_confuse_groups_with_the_same_address():
+    """In another process, a group may get the old address of another group."""
     weights = parameters([(4, 3), (4, 3)])
     optimizer = NovoGrad([{"params": weights[:1], "layers": Rows()}, {"params": weights[1:]}])
     state = pickle.loads(pickle.dumps(optimizer.__getstate__()))
     assert not {id(group) for group in optimizer.param_groups} & set(state["_layers"])
     again = NovoGrad([torch.zeros(1)])
-    state["param_groups"] = optimizer.param_groups[::-1]  # old addresses, in other places
+    state["param_groups"] = optimizer.param_groups[::-1]  # the old addresses, exchanged
     again.__setstate__(state)
     train(again, 1)
     shapes = [again.state[w]["exp_avg_sq"].shape for w in (weights[1], weights[0])]

@@ -1,4 +1,4 @@
-"""NovoGrad as a torch.optim.Optimizer: everything that torch's own optimizers do."""
+"""NovoGrad as a torch.optim.Optimizer: the features of torch's own optimizers."""
 
 import copy
 import itertools
@@ -15,17 +15,15 @@ from novograd.variants import VARIANTS
 from tests.helpers.oracle import trained
 from tests.helpers.torch import (
     SHAPES,
-    every_implementation,
+    every_backend,
     parameters,
     set_gradients,
     train,
 )
 
-IMPLEMENTATIONS = pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
-
 
 def gradients(param, steps):
-    """What ``train`` gives an only parameter."""
+    """Returns the gradients that ``train`` gives to a single parameter."""
     found = []
     for step in range(steps):
         set_gradients([param], step)
@@ -33,12 +31,12 @@ def gradients(param, steps):
     return found
 
 
-@every_implementation
-def test_groups_have_options_of_their_own(implementation):
+@every_backend
+def test_groups_have_their_own_options(backend):
     first, second = parameters([(3, 5), (3, 5)])
     start = [p.detach().numpy().copy() for p in (first, second)]
     groups = [{"params": [first], "weight_decay": 0.1, "betas": (0.5, 0.9)}, {"params": [second]}]
-    optimizer = NovoGrad(groups, lr=0.1, nesterov=True, **implementation)
+    optimizer = NovoGrad(groups, lr=0.1, nesterov=True, **backend)
     given = [[], []]
     for step in range(5):
         set_gradients([first, second], step)
@@ -56,9 +54,9 @@ def test_groups_have_options_of_their_own(implementation):
         np.testing.assert_allclose(param.detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
-@every_implementation
-def test_added_group_is_trained(implementation):
-    optimizer = NovoGrad(parameters([(3, 5)]), **implementation)
+@every_backend
+def test_an_added_group_is_trained(backend):
+    optimizer = NovoGrad(parameters([(3, 5)]), **backend)
     train(optimizer, 2)
     late = parameters([(7,)], seed=1)
     before = late[0].detach().clone()
@@ -75,10 +73,10 @@ def test_named_parameters_are_kept():
     assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["weight", "bias"]
 
 
-@every_implementation
-def test_closure_runs_with_gradients_enabled_and_its_value_is_returned(implementation):
+@every_backend
+def test_a_closure_runs_with_gradients_and_its_value_is_returned(backend):
     (w,) = parameters([(4,)])
-    optimizer = NovoGrad([w], **implementation)
+    optimizer = NovoGrad([w], **backend)
     calls = []
 
     def closure():
@@ -106,10 +104,10 @@ def test_hooks_see_the_step():
     assert seen == ["before", "after"]
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_copies_go_on_alike(implementation, duplicate):
-    optimizer = NovoGrad(parameters(), weight_decay=0.1, **implementation)
+def test_copies_continue_alike(backend, duplicate):
+    optimizer = NovoGrad(parameters(), weight_decay=0.1, **backend)
     train(optimizer, 3)
     other = duplicate(optimizer)
     train(optimizer, 3, start=3)
@@ -119,7 +117,7 @@ def test_copies_go_on_alike(implementation, duplicate):
         torch.testing.assert_close(optimizer.state[one], other.state[two], rtol=0, atol=0)
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("tensor", [False, True], ids=["number", "tensor"])
 @pytest.mark.parametrize(
     "schedule",
@@ -129,10 +127,10 @@ def test_copies_go_on_alike(implementation, duplicate):
         lambda o: lr_scheduler.LambdaLR(o, lambda step: 1 / (1 + step)),
     ],
 )
-def test_schedulers(implementation, tensor, schedule):
+def test_schedulers_change_the_learning_rate(backend, tensor, schedule):
     (w,) = parameters([(3, 5)])
     start = w.detach().numpy().copy()
-    optimizer = NovoGrad([w], lr=torch.tensor(0.1) if tensor else 0.1, **implementation)
+    optimizer = NovoGrad([w], lr=torch.tensor(0.1) if tensor else 0.1, **backend)
     scheduler = schedule(optimizer)
     rates, given = [], gradients(w, 5)
     for gradient in given:
@@ -145,22 +143,22 @@ def test_schedulers(implementation, tensor, schedule):
     np.testing.assert_allclose(w.detach().numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
-def test_learning_rate_may_be_a_tensor_of_one_element(implementation, shape):
+def test_the_learning_rate_may_be_a_tensor_of_one_element(backend, shape):
     results = []
     for lr in (0.25, torch.full(shape, 0.25, dtype=torch.float64)):
         params = parameters()
-        optimizer = NovoGrad(params, lr=lr, weight_decay=0.1, **implementation)
+        optimizer = NovoGrad(params, lr=lr, weight_decay=0.1, **backend)
         train(optimizer, 3)
         results.append(params)
     torch.testing.assert_close(*results)
 
 
-@every_implementation
-def test_maximize_is_minimize_of_the_negative(implementation):
+@every_backend
+def test_maximize_is_minimize_of_the_negative(backend):
     up, down = parameters(), parameters()
-    options = {"weight_decay": 0.1, "nesterov": True, **implementation}
+    options = {"weight_decay": 0.1, "nesterov": True, **backend}
     maximizing, minimizing = NovoGrad(up, maximize=True, **options), NovoGrad(down, **options)
     for step in range(4):
         set_gradients(up, step)
@@ -170,8 +168,8 @@ def test_maximize_is_minimize_of_the_negative(implementation):
     torch.testing.assert_close(up, down, rtol=0, atol=0)
 
 
-@every_implementation
-def test_gradients_are_never_modified(implementation):
+@every_backend
+def test_a_step_never_modifies_a_gradient(backend):
     for dtype, nesterov, skip in itertools.product(
         (torch.float32, torch.bfloat16), (False, True), (False, True)
     ):
@@ -182,7 +180,7 @@ def test_gradients_are_never_modified(implementation):
             nesterov=nesterov,
             maximize=True,
             skip_nonfinite=skip,
-            **implementation,
+            **backend,
         )
         set_gradients(params, 0)
         before = [(p.grad, p.grad.clone()) for p in params]
@@ -192,13 +190,13 @@ def test_gradients_are_never_modified(implementation):
             assert torch.equal(gradient, value)
 
 
-@every_implementation
-def test_mixed_dtypes_in_a_group(implementation):
+@every_backend
+def test_a_group_may_have_mixed_dtypes(backend):
     dtypes = (torch.float32, torch.bfloat16, torch.float64, torch.float16, torch.float32)
     mixed = [parameters([(3, 5)], dtype, seed)[0] for seed, dtype in enumerate(dtypes)]
     apart = copy.deepcopy(mixed)
-    together = NovoGrad(mixed, weight_decay=0.1, **implementation)
-    alone = [NovoGrad([p], weight_decay=0.1, **implementation) for p in apart]
+    together = NovoGrad(mixed, weight_decay=0.1, **backend)
+    alone = [NovoGrad([p], weight_decay=0.1, **backend) for p in apart]
     for step in range(4):
         for params in (mixed, apart):
             for number, param in enumerate(params):
@@ -215,14 +213,14 @@ def test_mixed_dtypes_in_a_group(implementation):
         assert state["exp_avg_sq"].shape == ()
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_complex_parameters_are_their_real_pairs(implementation, nesterov):
+def test_complex_parameters_equal_their_real_pairs(backend, nesterov):
     for dtype in (torch.complex64, torch.complex128):
         pair = torch.randn(3, 5, 2, dtype=dtype.to_real())
         complex_ = torch.nn.Parameter(torch.view_as_complex(pair).clone())
         real = torch.nn.Parameter(pair.clone())
-        options = {"weight_decay": 0.1, "nesterov": nesterov, **implementation}
+        options = {"weight_decay": 0.1, "nesterov": nesterov, **backend}
         for step in range(3):
             if step == 0:
                 one, two = NovoGrad([complex_], **options), NovoGrad([real], **options)
@@ -235,16 +233,16 @@ def test_complex_parameters_are_their_real_pairs(implementation, nesterov):
         assert torch.equal(one.state[complex_]["exp_avg_sq"], two.state[real]["exp_avg_sq"])
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_memory_formats_and_views(implementation, memory_format):
+def test_memory_formats_and_views_have_no_effect(backend, memory_format):
     values = parameters([(4, 3, 5, 5)])[0].detach()
     plain = torch.nn.Parameter(values.clone())
     other = torch.nn.Parameter(values.clone().to(memory_format=memory_format))
     strided = torch.nn.Parameter(torch.zeros(4, 3, 5, 10)[..., ::2].copy_(values))
-    optimizers = [NovoGrad([p], weight_decay=0.1, **implementation) for p in (plain, other)]
-    # The kernels cannot take it: by default it goes to foreach.
-    optimizers.append(NovoGrad([strided], weight_decay=0.1, foreach=implementation.get("foreach")))
+    optimizers = [NovoGrad([p], weight_decay=0.1, **backend) for p in (plain, other)]
+    # The kernels do not support this parameter, so foreach updates it by default.
+    optimizers.append(NovoGrad([strided], weight_decay=0.1, foreach=backend.get("foreach")))
     for step in range(3):
         set_gradients([plain, other, strided], step)
         other.grad = plain.grad.to(memory_format=memory_format)
@@ -257,29 +255,27 @@ def test_memory_formats_and_views(implementation, memory_format):
     assert moment.is_contiguous(memory_format=memory_format)
 
 
-@every_implementation
-def test_gradient_of_another_dtype(implementation):
-    """As torch allows where a parameter says so (``grad_dtype``)."""
+@every_backend
+def test_a_gradient_may_have_another_dtype(backend):
+    """In torch, a parameter with a ``grad_dtype`` allows this."""
     (w,) = parameters([(3, 5)], torch.bfloat16)
     start = w.detach().double().numpy()
     w.grad_dtype = torch.float32
     gradient = torch.randn(3, 5)
     w.grad = gradient
-    NovoGrad([w], lr=0.1, **implementation).step()
+    NovoGrad([w], lr=0.1, **backend).step()
     wanted = torch.from_numpy(trained(start, [gradient.numpy()])[0]).to(torch.bfloat16)
     assert torch.equal(w.detach(), wanted)
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
-def test_skip_nonfinite_leaves_the_parameter_and_its_state_untouched(
-    implementation, nesterov, dtype, bad
-):
+def test_skip_nonfinite_leaves_the_parameter_and_its_state_untouched(backend, nesterov, dtype, bad):
     params = parameters(dtype=dtype)
     others = copy.deepcopy(params)
-    options = {"weight_decay": 0.1, "nesterov": nesterov, **implementation}
+    options = {"weight_decay": 0.1, "nesterov": nesterov, **backend}
     skipping = NovoGrad(params, skip_nonfinite=True, **options)
     plain = NovoGrad(others, **options)
     for step in range(4):
@@ -299,10 +295,10 @@ def test_skip_nonfinite_leaves_the_parameter_and_its_state_untouched(
         torch.testing.assert_close(skipping.state[one], plain.state[other])
 
 
-@every_implementation
-def test_nonfinite_gradients_show_without_it(implementation):
+@every_backend
+def test_without_skip_nonfinite_the_weights_become_nonfinite(backend):
     params = parameters()
-    optimizer = NovoGrad(params, **implementation)
+    optimizer = NovoGrad(params, **backend)
     train(optimizer, 1)
     before = optimizer.state[params[0]]["exp_avg_sq"].clone()
     set_gradients(params, 1)
@@ -313,10 +309,10 @@ def test_nonfinite_gradients_show_without_it(implementation):
     assert not params[1].isnan().any()
 
 
-@every_implementation
-def test_norm_beyond_float32_counts_for_nothing(implementation):
+@every_backend
+def test_a_gradient_with_a_norm_beyond_float32_has_no_effect(backend):
     params = parameters()
-    optimizer = NovoGrad(params, lr=0.1, **implementation)
+    optimizer = NovoGrad(params, lr=0.1, **backend)
     train(optimizer, 1)
     before = copy.deepcopy([(p.detach(), optimizer.state[p]) for p in params])
     set_gradients(params, 1, scale=1e30)
@@ -328,11 +324,11 @@ def test_norm_beyond_float32_counts_for_nothing(implementation):
         assert torch.equal(optimizer.state[param]["exp_avg_sq"], state["exp_avg_sq"])
 
 
-@every_implementation
-def test_norm_of_a_large_tensor_is_accurate(implementation):
+@every_backend
+def test_the_norm_of_a_large_tensor_is_accurate(backend):
     w = torch.nn.Parameter(torch.zeros(3000, 1500))
     flat = torch.nn.Parameter(torch.zeros(2_000_000))
-    optimizer = NovoGrad([w, flat], **implementation)
+    optimizer = NovoGrad([w, flat], **backend)
     set_gradients([w, flat], 0)
     optimizer.step()
     for param in (w, flat):
@@ -342,8 +338,8 @@ def test_norm_of_a_large_tensor_is_accurate(implementation):
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["single", "foreach"])
 @pytest.mark.parametrize("tensor", [False, True], ids=["number", "tensor"])
-def test_step_never_looks_at_values(foreach, tensor):
-    """Meta tensors have none: to read one, as ``.item()`` and ``if`` do, raises."""
+def test_a_step_never_reads_values(foreach, tensor):
+    """Meta tensors have no values, so reading one (``.item()``, ``if``) raises an error."""
     for dtype, nesterov, skip in itertools.product(
         (torch.float32, torch.bfloat16, torch.complex64), (False, True), (False, True)
     ):
@@ -364,7 +360,7 @@ def test_step_never_looks_at_values(foreach, tensor):
             optimizer.step()
 
 
-def test_parameters_on_several_devices():
+def test_parameters_may_be_on_several_devices():
     on_cpu = parameters([(3, 5)])
     twin = parameters([(3, 5)])
     elsewhere = [torch.nn.Parameter(torch.empty(3, 5, device="meta"))]
@@ -379,8 +375,8 @@ def test_parameters_on_several_devices():
     assert both.state[elsewhere[0]]["exp_avg_sq"].device.type == "meta"
 
 
-def test_one_parameter_at_a_time_from_backward():
-    """The optimizer-in-backward recipe: no gradient outlives its parameter's update."""
+def test_one_parameter_at_a_time_can_be_updated_in_backward():
+    """The optimizer-in-backward recipe frees each gradient after the update of its parameter."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
     twin = copy.deepcopy(model)
@@ -403,7 +399,7 @@ def test_one_parameter_at_a_time_from_backward():
     torch.testing.assert_close(list(model.parameters()), list(twin.parameters()), rtol=0, atol=0)
 
 
-def test_the_implementation_follows_options_and_tensors(monkeypatch):
+def test_the_backend_depends_on_options_and_tensors(monkeypatch):
     class Wrapped(torch.Tensor):
         pass
 
@@ -442,14 +438,14 @@ def test_the_implementation_follows_options_and_tensors(monkeypatch):
     assert used == [(native, n)]
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_learning_rate_in_a_tensor_keeps_the_digits_of_float64(implementation, variant):
-    """Numbers become arrays beside it, which must not be of torch's default dtype."""
+def test_a_learning_rate_in_a_tensor_keeps_the_digits_of_float64(backend, variant):
+    """The other numbers become tensors too, which must not have torch's default dtype."""
     ends = []
     for lr in (0.1, torch.tensor(0.1, dtype=torch.float64)):
         params = parameters(dtype=torch.float64)
-        options = {"weight_decay": 0.1, "variant": variant, **implementation}
+        options = {"weight_decay": 0.1, "variant": variant, **backend}
         train(NovoGrad(params, lr=lr, **options), 4)
         ends.append(params)
     torch.testing.assert_close(*ends, rtol=1e-13, atol=1e-15)

@@ -1,4 +1,4 @@
-"""The helper that spares biases and norms the weight decay."""
+"""The helper that makes groups without weight decay for biases and norms."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def names(group):
     return [name for name, _ in group["params"]]
 
 
-def test_biases_and_norms_are_spared():
+def test_biases_and_norms_have_no_weight_decay():
     model = Block()
     decayed, spared = no_decay(model, 0.1)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
@@ -46,13 +46,13 @@ def test_biases_and_norms_are_spared():
     assert sorted(names(decayed) + names(spared)) == sorted(everything)
 
 
-def test_bare_modules():
+def test_a_single_layer_has_groups_too():
     assert names(no_decay(nn.Linear(2, 2), 0.1)[1]) == ["bias"]
     assert names(no_decay(nn.LSTM(2, 2), 0.1)[1]) == ["bias_ih_l0", "bias_hh_l0"]
     assert names(no_decay(nn.LayerNorm(2), 0.1)[0]) == []
 
 
-def test_own_types_and_names():
+def test_types_and_names_can_be_given():
     decayed, spared = no_decay(Block(), 0.1, modules=(nn.Conv2d,), names=["pos*"])
     assert names(spared) == ["position", "conv.weight", "conv.bias"]
     assert "norms.0.weight" in names(decayed)
@@ -70,7 +70,7 @@ def test_a_single_string_is_refused():
 
 
 @pytest.mark.parametrize("optimizer", [NovoGrad, torch.optim.AdamW])
-def test_groups_are_torchs_own(optimizer):
+def test_torchs_optimizers_accept_the_groups(optimizer):
     made = optimizer(no_decay(Block(), 0.1), lr=0.1)
     assert [group["weight_decay"] for group in made.param_groups] == [0.1, 0.0]
     assert made.param_groups[0]["param_names"][0] == "position"

@@ -1,4 +1,4 @@
-"""The class beside the published ones for PyTorch: timm, MONAI, NeMo and three others."""
+"""Comparison with the published classes for PyTorch: timm, MONAI, NeMo and three others."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -14,18 +14,18 @@ from novograd import variants
 from novograd.torch import NovoGrad
 from tests.helpers import published
 from tests.helpers.published import Draw, Stored
-from tests.helpers.torch import IMPLEMENTATIONS
+from tests.helpers.torch import BACKENDS
 
 
 class Peer(NamedTuple):
-    """A published class, the variant that it is, and the names of its state."""
+    """A published class, its variant, and the names of its state."""
 
     load: Callable[[], Any]
     variant: str
     amsgrad: bool = True
     m: str = "exp_avg"
     v: str = "exp_avg_sq"
-    wide: bool = False  # whether v of float64 weights is float64
+    wide: bool = False  # whether v is float64 for float64 weights
     decoupled: bool = False
 
 
@@ -75,7 +75,7 @@ PEERS = {
 def trained(
     make: Callable[..., torch.optim.Optimizer], run: Draw, dtype: torch.dtype, m: str, v: str
 ) -> Iterator[Stored]:
-    """Yields what an optimizer has after each step of a run."""
+    """Yields the weights and the state after each step of a training."""
     params = [torch.nn.Parameter(torch.tensor(w, dtype=dtype)) for w in run.weights]
     optimizer = make(
         params,
@@ -107,22 +107,22 @@ def of_peer(name: str, dtype: torch.dtype, seed: int) -> tuple[Stored, ...]:
     return tuple(trained(partial(peer.load(), **given), run, dtype, peer.m, peer.v))
 
 
-# "words" is the NumPy writing. float64 tells most, and float32 is what is used most.
+# "words" is the NumPy version. float64 shows most differences, and users mostly have float32.
 @pytest.mark.parametrize(
-    ("dtype", "implementation"),
-    [*((torch.float64, name) for name in ("words", *IMPLEMENTATIONS)), (torch.float32, "fused")],
+    ("dtype", "backend"),
+    [*((torch.float64, name) for name in ("words", *BACKENDS)), (torch.float32, "fused")],
     ids=str,
 )
 @pytest.mark.parametrize("name", PEERS)
-def test_same_numbers_as_the_peer(name, dtype, implementation, record_property):
+def test_the_numbers_equal_those_of_the_peer(name, dtype, backend, record_property):
     peer = PEERS[name]
 
     def ours(run: Draw) -> Iterator[Stored]:
         changes = {"amsgrad": run.amsgrad} if peer.amsgrad else {}
-        if implementation == "words":
+        if backend == "words":
             return published.words(peer.variant, run, **changes)
         variant = replace(variants.get(peer.variant), **changes)
-        make = partial(NovoGrad, variant=variant, **IMPLEMENTATIONS[implementation])
+        make = partial(NovoGrad, variant=variant, **BACKENDS[backend])
         return trained(make, run, dtype, "exp_avg", "exp_avg_sq")
 
     def found(seed: int) -> dict[str, float]:
@@ -134,13 +134,13 @@ def test_same_numbers_as_the_peer(name, dtype, implementation, record_property):
         published.worst(map(found, published.DRAWS)),
         of_weights if peer.wide else "float32",
         record_property,
-        *(name, peer.variant, implementation, of_weights),
+        *(name, peer.variant, backend, of_weights),
     )
 
 
-# Each differs from timm's in one thing at least that the runs have.
+# Each differs from timm's variant in at least one feature that the trainings use.
 @pytest.mark.parametrize("variant", ["nvidia-decoupled", "tfa", "apex-inside", "flashlight"])
-def test_another_variant_is_told_apart(variant):
+def test_the_comparison_detects_another_variant(variant):
     run = published.draw(3)
     theirs = of_peer("timm 1.0.31", torch.float64, 3)
     assert published.differences(run.weights, published.words(variant, run), theirs)["w"] > 1e-3

@@ -1,4 +1,4 @@
-"""Steps that are like the last one: what is remembered is used only while it holds."""
+"""The plan of the last step is used again only while it is still right."""
 
 import copy
 import weakref
@@ -94,8 +94,8 @@ CHANGES = (
 )
 
 
-def forgetful(optimizer):
-    """Returns an optimizer of the same parameters and state that remembers no step."""
+def without_stored_plan(optimizer):
+    """Returns an optimizer with the same parameters and state but without a stored plan."""
     again = NovoGrad([torch.zeros(1)])
     again.__setstate__(optimizer.__getstate__())
     return again
@@ -103,7 +103,7 @@ def forgetful(optimizer):
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("foreach", [None, True, False])
-def test_after_a_change_the_step_is_that_of_an_optimizer_that_remembers_nothing(change, foreach):
+def test_a_step_after_a_change_equals_a_step_without_a_stored_plan(change, foreach):
     ends = []
     for remembers in (True, False):
         params = parameters()
@@ -113,14 +113,14 @@ def test_after_a_change_the_step_is_that_of_an_optimizer_that_remembers_nothing(
             if step == 2:
                 change(optimizer, params)
             if not remembers:
-                optimizer = forgetful(optimizer)
+                optimizer = without_stored_plan(optimizer)
             optimizer.step()
         ends.append([w.detach() for group in optimizer.param_groups for w in group["params"]])
     assert all(map(torch.equal, *ends))
 
 
 @pytest.mark.parametrize("backend", [eager, foreach, native])
-def test_what_is_recalled_has_the_new_gradients(backend):
+def test_a_stored_plan_gets_the_new_gradients(backend):
     params = parameters()
     optimizer = NovoGrad(params)
     set_gradients(params, 0)

@@ -1,4 +1,4 @@
-"""Checkpoints of sharded training, by torch.distributed.checkpoint, continue on other meshes."""
+"""Sharded training continues on other meshes from torch.distributed.checkpoint."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def layers_of(name, parameter):
 
 
 def made(shape):
-    """A model with its optimizer, on a mesh of a shape, or whole."""
+    """Returns a model and its optimizer, sharded on a mesh of the given shape, or not sharded."""
     model = Model()
     if shape:
         names = ("replicate", "shard")[-len(shape) :]
@@ -90,7 +90,7 @@ def resume(shape, folder):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """What four processes saved."""
+    """Saves a checkpoint with four processes."""
     folder = tmp_path_factory.mktemp("processes")
     run(4, save, folder, (4,), str(folder / "checkpoint"))
     return str(folder / "checkpoint")
@@ -98,7 +98,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore:.*:FutureWarning", "ignore:.*:UserWarning")
 @pytest.mark.parametrize("shape", [(4,), (2,), (1,), (), (2, 2)], ids=str)
-def test_a_checkpoint_of_four_processes_continues_on(tmp_path, checkpoint, shape):
+def test_a_checkpoint_of_four_processes_continues_on_other_meshes(tmp_path, checkpoint, shape):
     model, optimizer = made(())
     train(model, optimizer, range(WHOLE))
     expected, before = everything(model, optimizer), dict(Model().named_parameters())
@@ -129,7 +129,7 @@ def full_state(folder):
 
 
 @pytest.mark.filterwarnings("ignore:.*:FutureWarning", "ignore:.*:UserWarning")
-def test_a_full_state_dict_is_shared_out(tmp_path):
+def test_a_full_state_dict_can_be_distributed(tmp_path):
     model, optimizer = made(())
     train(model, optimizer, range(WHOLE))
     for actual in run(2, full_state, tmp_path, str(tmp_path)):

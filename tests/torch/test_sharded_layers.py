@@ -1,4 +1,4 @@
-"""Layers of DTensors, with given gradients: in pieces, spread, copied, missing."""
+"""Layers of DTensors: layers that are cut, whole on one process, or copied; missing gradients."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 from novograd.layers import Rows, Split, Stacked
 from novograd.torch import NovoGrad
-from tests.helpers.torch import IMPLEMENTATIONS
+from tests.helpers.torch import BACKENDS
 from tests.torch.ranks import full, run
 
 STEPS = 20
@@ -20,7 +20,7 @@ WEIGHTS = {
     "experts": ((4, 6, 3), Stacked()),
     "inner": ((3, 5, 20), Stacked(1)),
     "qkv": ((18, 4), Split((5, 6, 7))),
-    "one part empty": ((3, 4), Split((2, 0, 1))),  # as many parts as rows
+    "one part empty": ((3, 4), Split((2, 0, 1))),  # as many layers as rows
     "gates": ((3, 38), Split((18, 20), axis=1)),
     "rows": ((9, 4), Rows()),
     "rms": ((5, 3, 2), Rows(scale="rms")),
@@ -44,7 +44,7 @@ def optimizer_of(weights, **options):
 
 
 def train(dtype, placed, steps=range(STEPS), options=None):
-    """Trains weights that ``placed(name, tensor)`` places; returns them and the optimizer."""
+    """Trains weights placed by ``placed(name, tensor)``; returns the weights and the optimizer."""
     weights = {k: nn.Parameter(placed(k, w)) for k, w in values(-1, dtype).items()}
     optimizer = optimizer_of(weights, **options or {})
     for step in steps:
@@ -55,7 +55,7 @@ def train(dtype, placed, steps=range(STEPS), options=None):
 
 
 def everything(weights, optimizer):
-    """The whole of weights, moments and second moments."""
+    """Returns the full weights, momentum buffers and second moments."""
     return {
         name: (full(w), *(full(optimizer.state[w][key]) for key in ("exp_avg", "exp_avg_sq")))
         for name, w in weights.items()
@@ -119,7 +119,7 @@ def all_sharded(names):
 
 @pytest.fixture(scope="module")
 def of_every_placement(tmp_path_factory):
-    """What each process has of each placement, by a group of processes for each size of meshes."""
+    """Runs every placement, in one group of processes for each size of mesh."""
     names = {2: [], 4: []}
     for name, (shape, _) in PLACEMENTS.items():
         names[torch.Size(shape).numel()].append(name)
@@ -131,7 +131,7 @@ def of_every_placement(tmp_path_factory):
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_layers_in_pieces(of_every_placement, placement):
+def test_layers_in_pieces_equal_whole_layers(of_every_placement, placement):
     expected = alone()
     cut = sum(isinstance(p, Shard) for p in PLACEMENTS[placement][1])
     for actual, collectives, _ in of_every_placement[placement]:
@@ -139,14 +139,14 @@ def test_layers_in_pieces(of_every_placement, placement):
         assert collectives == cut
 
 
-@pytest.mark.parametrize("implementation", ["single", "foreach"])
-def test_layers_in_pieces_by_every_implementation(tmp_path, implementation):
-    options = IMPLEMENTATIONS[implementation]
+@pytest.mark.parametrize("backend", ["single", "foreach"])
+def test_every_backend_supports_layers_in_pieces(tmp_path, backend):
+    options = BACKENDS[backend]
     for actual, *_ in run(4, sharded, tmp_path, "both axes", torch.float64, options):
         assert_same(actual, alone(torch.float64), 1e-12)
 
 
-def test_second_moments_are_spread_with_their_layers(of_every_placement):
+def test_second_moments_are_sharded_with_their_layers(of_every_placement):
     for *_, spread in of_every_placement["first axis"]:
         assert spread == {"experts", "rows", "rms", "bias"}
 
@@ -189,12 +189,12 @@ def missing(where):
 
 
 @pytest.mark.parametrize("where", ["everywhere", "on one"])
-def test_missing_gradients(tmp_path, where):
+def test_gradients_may_be_missing_on_one_process_or_all(tmp_path, where):
     first, second = (nn.Parameter(torch.ones(4, 3)) for _ in range(2))
     optimizer = NovoGrad([first, second], **OPTIONS)
     for step in range(3):
         first.grad = torch.arange(12.0).view(4, 3) + step
-        if where == "on one":  # the shard without a gradient counts as zeros
+        if where == "on one":  # a missing gradient of a shard counts as zeros
             second.grad = torch.cat([torch.zeros(2, 3), first.grad[2:]])
         optimizer.step()
     for w, other, state in run(2, missing, tmp_path, where):
@@ -213,14 +213,14 @@ def skipped():
     }
     optimizer = optimizer_of(weights, skip_nonfinite=True)
     gradient = torch.ones(4, 2)
-    gradient[1, 0] = torch.nan  # which only one process sees
+    gradient[1, 0] = torch.nan  # only one process has this element
     for w in weights.values():
         w.grad = distribute_tensor(gradient, mesh, [Shard(1)], src_data_rank=None)
     optimizer.step()
     return {k: full(w) for k, w in weights.items()}
 
 
-def test_a_layer_is_skipped_by_all_who_hold_pieces_of_it(tmp_path):
+def test_all_processes_with_a_piece_of_a_layer_skip_it(tmp_path):
     for weights in run(2, skipped, tmp_path):
         assert (weights["whole"] == 1).all()
         assert (weights["rows"][1] == 1).all()
@@ -238,19 +238,19 @@ def compiled():
     return optimizer.state[w]["exp_avg_sq"]
 
 
-def test_a_compiled_step_of_dtensors_has_the_whole_norm(tmp_path):
+def test_a_compiled_step_of_dtensors_uses_the_norm_of_the_whole_layer(tmp_path):
     assert run(2, compiled, tmp_path) == [12, 12]
 
 
-# -- a step that changes nothing ------------------------------------------------------------------
+# -- a first step at rate 0 -----------------------------------------------------------------------
 
 
 def warmed_up_from_zero(prepared, place):
-    """Rows that only one process has gradients of, in a first step with a learning rate of 0."""
+    """Trains rows from a step at rate 0 in which only one process has gradients."""
     w = nn.Parameter(place("rows", torch.ones(8, 4)))
     options = OPTIONS | {"variant": "apex", "lr": 0.0}
     optimizer = NovoGrad([w], layers=Rows(), **options)
-    if prepared:  # as torch.distributed.checkpoint does
+    if prepared:  # torch.distributed.checkpoint runs this step
         w.grad = place("rows", torch.zeros(8, 4))
         optimizer.step()
         assert not any(full(x).any() for x in optimizer.state[w].values())
@@ -306,7 +306,7 @@ def experts():
     return expert, everything(weights, optimizer), communication.get_total_counts()
 
 
-def test_experts_on_meshes_of_their_own(tmp_path):
+def test_experts_may_be_on_their_own_meshes(tmp_path):
     expected = [
         everything(*train(torch.float32, lambda k, x, e=e: x + e * (k in {"qkv", "gates"})))
         for e in range(2)
@@ -360,5 +360,5 @@ def mixed_up():
     return (full(w) == before).all()
 
 
-def test_what_is_not_sharded_alike_is_refused(tmp_path):
+def test_state_and_gradients_with_another_sharding_are_refused(tmp_path):
     assert all(run(2, mixed_up, tmp_path))

@@ -1,4 +1,4 @@
-"""Weights in pieces over real processes: the result is that of one process with all of them."""
+"""Sharded training in real processes: the result equals training in one process."""
 
 import pytest
 import torch
@@ -16,18 +16,18 @@ from torch.distributed.tensor.parallel import (
 
 from novograd.layers import Rows
 from novograd.torch import NovoGrad
-from tests.helpers.torch import IMPLEMENTATIONS
+from tests.helpers.torch import BACKENDS
 from tests.torch.ranks import full, run
 
 STEPS = 20
 OPTIONS = {"lr": 0.02, "weight_decay": 0.05, "betas": (0.9, 0.95)}
-# Roundings of sums in another order, relative to the movement of the weights.
+# Allows rounding differences of sums in another order, relative to the movement of the weights.
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """As in the processes, so that gradients are the same to the last bit."""
+    """Uses one thread, like the processes, so that gradients are equal bit for bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -35,7 +35,7 @@ def _one_thread():
 
 
 class Block(nn.Module):
-    """Sizes that cut evenly, unevenly, and into nothing."""
+    """Sizes that divide evenly, unevenly, and into empty parts."""
 
     def __init__(self):
         super().__init__()
@@ -80,7 +80,7 @@ def train(model, optimizer, steps=range(STEPS)):
 
 
 def train_and_count(model, optimizer):
-    """Trains, and returns how many collectives the last step of the optimizer takes."""
+    """Trains, and returns the number of collectives in the last step of the optimizer."""
     train(model, optimizer, range(STEPS - 1))
     optimizer.zero_grad()
     backward(model, STEPS - 1)
@@ -94,7 +94,7 @@ def weights(model):
 
 
 def alone(dtype=torch.float32, **options):
-    """The weights before and after training in this process."""
+    """Returns the weights before and after training in this process."""
     model = model_of(dtype)
     before = {name: w.clone() for name, w in weights(model).items()}
     train(model, NovoGrad(model.named_parameters(), **OPTIONS | options))
@@ -102,7 +102,7 @@ def alone(dtype=torch.float32, **options):
 
 
 def assert_same(actual, expected, before):
-    """Compares weights, in units of how far they have moved."""
+    """Compares weights, relative to their movement."""
     assert actual.keys() == expected.keys()
     for name, w in expected.items():
         movement = (w - before[name]).abs().max()
@@ -132,18 +132,18 @@ def fsdp(shape, dtype, options, layers=None):
     return weights(model), collectives, empty
 
 
-def fsdp_by_every_implementation(shape):
+def fsdp_by_every_backend(shape):
     return {
         name: fsdp(shape, torch.float32, {"fused": None} if name == "fused" else options)
-        for name, options in IMPLEMENTATIONS.items()
+        for name, options in BACKENDS.items()
     }
 
 
 @pytest.mark.parametrize("shape", [(2,), (4,), (2, 2)], ids=["FSDP 2", "FSDP 4", "HSDP 2x2"])
 def test_fsdp(tmp_path, shape):
     before, expected = alone()
-    ranks = run(torch.Size(shape).numel(), fsdp_by_every_implementation, tmp_path, shape)
-    for name in IMPLEMENTATIONS:
+    ranks = run(torch.Size(shape).numel(), fsdp_by_every_backend, tmp_path, shape)
+    for name in BACKENDS:
         results = [rank[name] for rank in ranks]
         for actual, collectives, _ in results:
             assert_same(actual, expected, before)
@@ -151,7 +151,7 @@ def test_fsdp(tmp_path, shape):
         assert any(empty for *_, empty in results)
 
 
-def test_fsdp_in_double_precision(tmp_path):
+def test_fsdp_of_every_backend_in_float64(tmp_path):
     before, expected = alone(torch.float64)
     for actual, *_ in run(2, fsdp, tmp_path, (2,), torch.float64, {}):
         assert_same(actual, expected, before)
@@ -164,7 +164,7 @@ def of_variants(shape):
     return [fsdp(shape, torch.float32, {"variant": variant})[:2] for variant in VARIANTS]
 
 
-def test_fsdp_of_variants(tmp_path):
+def test_fsdp_supports_variants(tmp_path):
     expected = [alone(variant=variant) for variant in VARIANTS]
     for results in run(2, of_variants, tmp_path, (2,)):
         for (actual, collectives), (before, after) in zip(results, expected, strict=True):
@@ -182,7 +182,7 @@ def largest_element():
         optimizer.step()
 
 
-def test_largest_elements_of_shards_are_refused(tmp_path):
+def test_variants_with_the_largest_element_are_refused(tmp_path):
     run(2, largest_element, tmp_path)
 
 
@@ -234,7 +234,7 @@ def tp():
     return weights(model), kinds, collectives
 
 
-def test_tensor_parallelism_beside_plain_weights(tmp_path):
+def test_tensor_parallelism_with_plain_weights(tmp_path):
     before, expected = alone()
     for actual, kinds, collectives in run(2, tp, tmp_path):
         assert kinds == {True, False}

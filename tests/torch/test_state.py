@@ -1,4 +1,4 @@
-"""The state through state_dict, load_state_dict, files and distributed checkpointing."""
+"""The state in state_dict, load_state_dict, files and distributed checkpoints."""
 
 import copy
 
@@ -9,7 +9,7 @@ from torch.distributed.checkpoint import state_dict as dcp
 from novograd.layers import Rows, Split
 from novograd.torch import NovoGrad
 from novograd.variants import VARIANTS
-from tests.helpers.torch import every_implementation, parameters, set_gradients, states_of, train
+from tests.helpers.torch import every_backend, parameters, set_gradients, states_of, train
 
 DTYPES = pytest.mark.parametrize(
     "dtype",
@@ -19,17 +19,17 @@ DTYPES = pytest.mark.parametrize(
 
 
 def unchanged(optimizer, before):
-    """Checks that the state is what ``state_dict`` said before."""
+    """Checks that the state still equals an earlier ``state_dict``."""
     after = optimizer.state_dict()
     assert after["param_groups"] == before["param_groups"]
     torch.testing.assert_close(after["state"], before["state"], rtol=0, atol=0)
 
 
 @DTYPES
-@every_implementation
-def test_training_goes_on_from_a_file(tmp_path, dtype, implementation):
+@every_backend
+def test_training_continues_from_a_file(tmp_path, dtype, backend):
     params = parameters(dtype=dtype)
-    optimizer = NovoGrad(params, lr=0.1, weight_decay=0.1, **implementation)
+    optimizer = NovoGrad(params, lr=0.1, weight_decay=0.1, **backend)
     train(optimizer, 4)
     file = tmp_path / "checkpoint.pt"
     torch.save({"weights": params, "optimizer": optimizer.state_dict()}, file)
@@ -44,10 +44,10 @@ def test_training_goes_on_from_a_file(tmp_path, dtype, implementation):
 
 
 @DTYPES
-def test_second_moment_keeps_its_digits(dtype):
+def test_the_second_moment_keeps_its_digits(dtype):
     params = parameters(dtype=dtype)
     optimizer = NovoGrad(params)
-    set_gradients(params, 0, scale=300.0)  # whose squares float16 cannot hold
+    set_gradients(params, 0, scale=300.0)  # float16 cannot store the squares
     optimizer.step()
     copy_ = NovoGrad(parameters(dtype=dtype, seed=1))
     copy_.load_state_dict(optimizer.state_dict())
@@ -68,7 +68,7 @@ def test_second_moment_keeps_its_digits(dtype):
         (torch.float32, torch.float64),
     ],
 )
-def test_loads_into_parameters_of_another_dtype(saved, loaded):
+def test_state_loads_into_parameters_of_another_dtype(saved, loaded):
     optimizer = NovoGrad(parameters(dtype=saved))
     train(optimizer, 3)
     other = NovoGrad(parameters(dtype=loaded))
@@ -81,7 +81,7 @@ def test_loads_into_parameters_of_another_dtype(saved, loaded):
     train(other, 1)
 
 
-def test_loads_to_another_device():
+def test_state_loads_to_another_device():
     optimizer = NovoGrad(parameters())
     train(optimizer, 1)
     elsewhere = [torch.nn.Parameter(p.detach().to("meta")) for p in parameters()]
@@ -94,7 +94,7 @@ def test_loads_to_another_device():
         }
 
 
-def test_state_dict_given_is_not_modified():
+def test_a_given_state_dict_is_not_modified():
     optimizer = NovoGrad(parameters(dtype=torch.bfloat16))
     train(optimizer, 2)
     given = optimizer.state_dict()
@@ -104,7 +104,7 @@ def test_state_dict_given_is_not_modified():
     torch.testing.assert_close(given["state"], before["state"], rtol=0, atol=0)
 
 
-def test_hooks_of_the_user_see_and_may_change_what_is_loaded():
+def test_hooks_of_the_user_see_and_may_change_the_loaded_state():
     optimizer = NovoGrad(parameters(dtype=torch.bfloat16))
     train(optimizer, 2)
     other = NovoGrad(parameters(dtype=torch.bfloat16))
@@ -147,7 +147,7 @@ def changed(change):
 
 
 def peers():
-    """State of the many NovoGrads whose v is a scalar but whose moment has no learning rate."""
+    """State of the many NovoGrads with a scalar v but without the learning rate in the momentum."""
     given = changed(lambda _: None)
     for group in given["param_groups"]:
         for option in ("nesterov", "maximize", "skip_nonfinite", "foreach", "fused", "capturable"):
@@ -184,7 +184,7 @@ def peers():
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_and_nothing_changes(make, said):
+def test_state_that_does_not_fit_is_refused_and_nothing_changes(make, said):
     optimizer = NovoGrad(parameters(), lr=0.3)
     train(optimizer, 2)
     before = copy.deepcopy(optimizer.state_dict())
@@ -201,7 +201,7 @@ def zero_step(model, optimizer):
 
 
 def schedule_from_zero(model, optimizer):
-    """The same by hand, where a schedule begins with 0."""
+    """Does the same without torch's function, for a schedule that begins with 0."""
     (group,) = optimizer.param_groups
     lr = group["lr"]
     group["lr"] = 0 * lr
@@ -211,15 +211,15 @@ def schedule_from_zero(model, optimizer):
     group["lr"] = lr
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("layers", [None, Rows(), Split((1, 2))], ids=str)
 @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])
 @pytest.mark.parametrize("prepare", [zero_step, schedule_from_zero])
-def test_a_step_without_learning_rate_and_gradients_leaves_a_fresh_optimizer_fresh(
-    implementation, variant, layers, lr, prepare
+def test_a_first_step_without_learning_rate_and_gradients_has_no_effect(
+    backend, variant, layers, lr, prepare
 ):
-    """pytorch/pytorch 164929; the decay would enter the moment, and the step would count."""
+    """pytorch/pytorch 164929: no decay may enter the momentum, and the step must not count."""
     results = []
     for prepared in (True, False):
         torch.manual_seed(0)
@@ -230,7 +230,7 @@ def test_a_step_without_learning_rate_and_gradients_leaves_a_fresh_optimizer_fre
             weight_decay=0.1,
             variant=variant,
             layers=layers,
-            **implementation,
+            **backend,
         )
         if prepared:
             prepare(model, optimizer)
@@ -240,15 +240,13 @@ def test_a_step_without_learning_rate_and_gradients_leaves_a_fresh_optimizer_fre
     torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
-@every_implementation
+@every_backend
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("what", ["gradient", "lr"])
-def test_a_first_step_with_a_learning_rate_or_a_gradient_counts(implementation, variant, what):
-    """Only a step that has neither is as if it had not been taken."""
+def test_a_first_step_with_a_learning_rate_or_a_gradient_counts(backend, variant, what):
+    """Only a step without a rate and without gradients has no effect."""
     (w,) = parameters([(3, 5)])
-    optimizer = NovoGrad(
-        [w], lr=0.0 if what == "gradient" else 0.1, variant=variant, **implementation
-    )
+    optimizer = NovoGrad([w], lr=0.0 if what == "gradient" else 0.1, variant=variant, **backend)
     w.grad = torch.zeros_like(w)
     if what == "gradient":
         w.grad[0, 0] = 1.0
@@ -281,7 +279,7 @@ def test_state_can_be_loaded_again():
         optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
 
 
-def test_state_dict_may_be_of_before_stochastic_rounding():
+def test_a_state_dict_from_before_stochastic_rounding_loads():
     optimizer = NovoGrad(parameters())
     train(optimizer, steps=2)
     saved = optimizer.state_dict()
@@ -291,7 +289,7 @@ def test_state_dict_may_be_of_before_stochastic_rounding():
     train(optimizer, steps=1)
 
 
-def test_state_of_another_novograd_is_refused_with_the_way_out():
+def test_state_of_another_novograd_is_refused_with_advice():
     theirs = {"lr": 0.1, "betas": (0.9, 0.98), "grad_averaging": False, "params": [0]}
     with pytest.raises(
         ValueError, match="has no 'eps'; `novograd convert` reads state dicts of other"
