@@ -20,7 +20,7 @@ def test_every_framework_has_modules_with_examples():
 
 # The rule computes both branches of a choice, so NumPy warns.
 @pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
-def test_docstrings():
+def test_examples_in_docstrings_run():
     examples.run_docstrings("none")
 
 
@@ -49,7 +49,7 @@ def test_public_functions_and_classes_have_an_example(name):
             assert only_data or ">>>" in (ast.get_docstring(node) or ""), node.name
 
 
-def test_pages():
+def test_examples_in_pages_run():
     examples.run_pages("none")
 
 

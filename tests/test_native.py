@@ -104,13 +104,13 @@ def stepped(kind, sizes, threads, *, rule=PLAIN, steps=3, offset=0):
 
 @every_instruction_set
 @pytest.mark.parametrize("case", [*CASES, *VARIANT_CASES], ids=lambda case: case.name)
-def test_conformance(instruction_set, case):
+def test_the_adapter_passes_the_case(instruction_set, case):
     check(NativeAdapter, case)
 
 
 @every_instruction_set
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_conformance_of_layers_in_many_chunks(instruction_set, dtype):
+def test_layers_in_many_chunks_pass_the_cases(instruction_set, dtype):
     hyper = CaseHyperparameters(weight_decay=0.1, nesterov=True)
     shapes = tuple((size,) for size in SIZES[:4])
     layers = (None,) * len(shapes)

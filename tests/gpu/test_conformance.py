@@ -15,7 +15,7 @@ from tests.helpers.conformance import checks
         {"triton": TritonAdapter}, [*CASES, *VARIANT_CASES], slow=["triton"] if INTERPRETED else []
     ),
 )
-def test_conformance(adapter, case):
+def test_the_adapter_passes_the_case(adapter, case):
     check(adapter, case)
 
 

@@ -80,7 +80,7 @@ def test_a_tensor_may_have_more_than_2_to_the_31_elements():
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_parameters_on_two_devices():
+def test_parameters_may_be_on_two_devices():
     ends = []
     for devices in (("cuda:0", "cuda:0"), ("cuda:0", "cuda:1")):
         params = [torch.nn.Parameter(torch.arange(5.0, device=device)) for device in devices]

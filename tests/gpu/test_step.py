@@ -25,7 +25,7 @@ parameters = partial(helpers.parameters, device=DEVICE)
 
 
 @pytest.mark.skipif(not triton.INTERPRETED, reason="the examples show results of the interpreter")
-def test_examples():
+def test_examples_in_docstrings_run():
     done = doctest.testmod(triton)
     assert done.failed == 0 < done.attempted
 
@@ -84,7 +84,7 @@ def test_the_same_gradients_give_the_same_bits():
     assert all(map(torch.equal, *results))
 
 
-def test_complex_parameters():
+def test_complex_parameters_step_like_foreach():
     (pairs,) = parameters([(9, 2)])
     w = torch.nn.Parameter(torch.view_as_complex(pairs.detach()))
     twin = torch.nn.Parameter(w.detach().clone())
@@ -104,7 +104,7 @@ DTYPES = [
 
 
 @pytest.mark.parametrize("dtypes", DTYPES, ids=lambda kinds: "-".join(str(x)[6:] for x in kinds))
-def test_dtypes(dtypes):
+def test_all_dtypes_step_like_the_eager_backend(dtypes):
     generator = torch.Generator().manual_seed(0)
     w, g, m = (torch.randn(1030, generator=generator).to(DEVICE, x) for x in dtypes)
     options = NovoGrad([w], **OPTIONS).param_groups[0]
@@ -136,7 +136,7 @@ def test_the_numbers_of_a_variant_depend_linearly_on_the_learning_rate(name):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("variant", ["documented", "nvidia-decoupled", "apex"])
-def test_a_learning_rate_in_a_tensor(variant, dtype):
+def test_the_learning_rate_may_be_in_a_tensor(variant, dtype):
     lr = torch.zeros((), dtype=dtype, device=DEVICE)
     params, twins = parameters([(300,), (4,)]), parameters([(300,), (4,)])
     optimizer = NovoGrad(params, lr=lr, variant=variant, weight_decay=0.1, fused=True)
@@ -190,7 +190,7 @@ def scaled_training(options, infinite=(), clip=False, variant="documented"):
 
 @pytest.mark.parametrize("clip", [False, True], ids=["scaled", "unscaled before"])
 @pytest.mark.parametrize("variant", ["documented", "apex"])
-def test_loss_scaling(variant, clip):
+def test_loss_scaling_changes_no_result(variant, clip):
     infinite = {0, 3}
     params, optimizer, scaler = scaled_training({"fused": True}, infinite, clip, variant)
     assert optimizer._step_supports_amp_scaling

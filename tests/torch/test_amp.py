@@ -43,7 +43,7 @@ def test_grad_scaler_skips_a_step_with_infinite_gradients(backend):
 
 
 @every_backend
-def test_bfloat16_autocast(backend):
+def test_training_under_bfloat16_autocast_agrees_with_the_oracle(backend):
     model, data = model_and_data()
     weight = model[0].weight
     start = weight.detach().numpy().copy()

@@ -22,7 +22,7 @@ VARIANTS = ["apex", "pytorch-optimizer-3"]
 @pytest.mark.parametrize(
     ("adapter", "case"), checks(ADAPTERS, [*CASES, *VARIANT_CASES], COMPILED, VARIANTS)
 )
-def test_conformance(adapter, case):
+def test_the_adapter_passes_the_case(adapter, case):
     check(adapter, case)
 
 

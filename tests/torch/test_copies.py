@@ -6,7 +6,7 @@ from novograd.torch import NovoGrad, no_decay
 from tests.helpers.copies import Case, assert_survives_what_its_control_does
 
 
-def test_public_objects_survive_what_torchs_own_survive():
+def test_public_objects_survive_every_copy_that_torchs_own_survive():
     def model():
         torch.manual_seed(0)
         return torch.nn.Linear(3, 2)

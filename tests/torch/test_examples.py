@@ -3,11 +3,11 @@
 from tests.helpers import examples
 
 
-def test_docstrings():
+def test_examples_in_docstrings_run():
     examples.run_docstrings("torch")
 
 
-def test_pages(tmp_path, monkeypatch):
+def test_examples_in_pages_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     examples.run_pages("torch")
     assert not list(tmp_path.iterdir())  # the examples leave no files

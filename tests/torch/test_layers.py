@@ -236,7 +236,7 @@ def test_the_state_of_other_layers_is_refused():
         rows.load_state_dict(whole.state_dict())
 
 
-def test_layers_compile():
+def test_steps_with_layers_compile():
     torch.compiler.reset()
     layers = {(4, 3): Rows(), (6, 20): Split((16, 4), axis=1), (3, 2, 2): Stacked(0), (5,): None}
     params = parameters(layers)
