@@ -88,7 +88,7 @@ def pytest_terminal_summary(terminalreporter, config):
             terminalreporter.write_line(matrix)
     if folders(config) == FOLDERS:
         terminalreporter.section("not run here; `make test` runs them")
-        for line in tests_left_to_make(config):
+        for line in runs_left_to_make(config):
             terminalreporter.write_line(line)
 
 
@@ -103,7 +103,7 @@ def show_peers(terminalreporter, rows):
         terminalreporter.write_line("{:30} {:20} {:20} {:8} {:>8} {:>8} {:>8} {:>8}".format(*cells))
 
 
-def tests_left_to_make(config):
+def runs_left_to_make(config):
     """Yields the tests that one process cannot run, each with the reason."""
     ran = set() if keras_needs_its_own_process(config) else {keras_backend()}
     others = ", ".join(name for name in KERAS_BACKENDS if name not in ran)
