@@ -41,9 +41,9 @@ def assert_survives_what_its_control_does(
         of_control = _problems(case, case.control, ways) if case.control else {}
         ours |= {(name, way): x for way, x in problems.items() if way not in of_control}
         controls |= {(name, way): x for way, x in of_control.items() if way != "pickle"}
-    assert not ours
+    assert not ours, ours
     # The controls survive everything but pickle. Otherwise the assertion above would check little.
-    assert not controls
+    assert not controls, controls
 
 
 def _problems(case: Case, make: Callable[[], Any], ways: Mapping[str, Way]) -> dict[str, str]:
