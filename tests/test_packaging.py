@@ -75,6 +75,7 @@ def run_installed(wheel, folder, program):
     )
 
 
+@pytest.mark.full  # it compiles the native module, which the editable installation has done already
 def test_a_wheel_with_the_kernels_needs_no_compiler_to_run(sdist, tmp_path):
     compiler = tmp_path / "c++"  # without optimization, which other tests use
     compiler.write_text(f'#!/bin/sh\nexec {shutil.which("c++")} "$@" -O0\n')

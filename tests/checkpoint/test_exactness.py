@@ -3,6 +3,8 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from novograd.variants import VARIANTS
 from tests.checkpoint import training
 from tests.helpers import programs
@@ -43,6 +45,8 @@ def shape(text):
     ]
 
 
+# Six processes train every source. The tests of each framework check single conversions.
+@pytest.mark.full
 def test_ten_steps_of_source_and_target_equal_twenty_of_the_source(tmp_path, record_property):
     run("write", tmp_path)
     run("resume", tmp_path)

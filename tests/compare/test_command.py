@@ -151,6 +151,7 @@ def test_help_has_examples_and_exit_codes(invoke):
 # Custom tasks
 
 
+@pytest.mark.full  # other tests of this file compare small tasks of their own in the same way
 @pytest.mark.parametrize(
     ("name", "framework", "optimizers"),
     [
