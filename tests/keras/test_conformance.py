@@ -57,7 +57,9 @@ else:
 
 # JAX compiles each operation for each shape.
 SLOW = [name for name in ADAPTERS if name != "apply" or BACKEND == "jax"]
-CHECKS = checks(ADAPTERS, [*CASES, *VARIANT_CASES], SLOW)
+# The backends share the code of the variants. On PyTorch, all variants are cheap and always run.
+VARIANTS = None if BACKEND == "torch" else ["apex"]
+CHECKS = checks(ADAPTERS, [*CASES, *VARIANT_CASES], SLOW, VARIANTS)
 # Only the learning rate is a variable: a compiled function keeps the other hyperparameters.
 COMPILABLE = [case for case in CASES if case.name != "full schedule"]
 # Of the variants, apex has a count, which is traced.
