@@ -5,15 +5,12 @@ import pytest
 from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
 from novograd.conformance.torch import (
     ADAPTERS,
-    CompiledAdapter,
+    COMPILED,
     ForeachAdapter,
     FusedAdapter,
     SingleTensorAdapter,
 )
 from tests.helpers.conformance import checks
-
-COMPILED = [name for name, adapter in ADAPTERS.items() if issubclass(adapter, CompiledAdapter)]
-
 
 # These variants have all that compiles otherwise: counts, and each place of c and d in the step.
 VARIANTS = ["apex", "pytorch-optimizer-3"]

@@ -144,6 +144,7 @@ if native.kernels:
     ADAPTERS |= {"fused": FusedAdapter, "fused, compiled": CompiledFusedAdapter}
 if torch.cuda.is_available() and triton.installed():
     ADAPTERS |= {"fused, GPU": TritonAdapter}
+COMPILED = [name for name, adapter in ADAPTERS.items() if issubclass(adapter, CompiledAdapter)]
 
 
 def _options(hyper: CaseHyperparameters) -> dict[str, Any]:

@@ -23,14 +23,12 @@ class Framework:
         module: The module of ``novograd.conformance`` that has its adapters.
         needs: The packages that must be installed.
         environment: Environment variables of the process.
-        documented: The adapters that run only the documented rule, unless all checks run.
     """
 
     title: str
     module: str
     needs: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
-    documented: tuple[str, ...] = ()
 
 
 def _keras(title: str, backend: str, **environment: str) -> Framework:
@@ -42,9 +40,7 @@ FRAMEWORKS: Mapping[str, Framework] = {
     "tensorflow": Framework(
         "TensorFlow", "tensorflow", ("tensorflow",), {"TF_CPP_MIN_LOG_LEVEL": "3"}
     ),
-    "torch": Framework(
-        "PyTorch", "torch", ("torch",), documented=("foreach, compiled", "fused, compiled")
-    ),
+    "torch": Framework("PyTorch", "torch", ("torch",)),
     "jax": Framework("JAX", "jax", ("jax", "optax")),
     # PyTorch is the first backend of Keras because it is the fastest: the first runs the variants.
     "keras-torch": _keras("Keras on PyTorch", "torch"),
@@ -115,7 +111,7 @@ def verify(names: Sequence[str], jobs: int, full: bool, watch: Watch) -> list[Ro
 async def _verify(name: str, options: Mapping[str, bool], watch: Watch) -> list[Row]:
     """Runs the checks of one framework."""
     framework = FRAMEWORKS[name]
-    spec = {"module": framework.module, "documented": framework.documented, **options}
+    spec = {"module": framework.module, **options}
     command = [sys.executable, "-m", "novograd.conformance.worker", json.dumps(spec)]
     rows: dict[tuple[str, str], Row] = {}
     version = ""

@@ -3,10 +3,10 @@
 SPEC_JSON is a JSON object with these fields:
 
 * ``module``: a module of ``novograd.conformance``. It defines ``VERSION``, ``ADAPTERS``,
-  ``VARIANTS`` (whether the adapters support all variants) and, if the framework needs preparation,
-  ``prepare()``.
+  ``VARIANTS`` (whether the adapters support all variants), if some adapters compile ``COMPILED``
+  (their names), and if the framework needs preparation ``prepare()``.
 * ``full``: whether to run all checks, or only those that ``novograd.conformance.choice`` chooses.
-* ``documented``: the argument of this choice.
+  The choice has only cases of the documented rule for adapters that compile.
 * ``variants``: whether this choice includes cases of variants other than the documented rule.
 
 The process prints lines of JSON on standard output, and nothing else: first the version, the number
@@ -47,7 +47,7 @@ def main() -> None:
             checks = list(product(module.ADAPTERS, cases))
         else:
             some = cases if spec["variants"] else CASES
-            checks = chosen(module.ADAPTERS, some, spec["documented"])
+            checks = chosen(module.ADAPTERS, some, getattr(module, "COMPILED", ()))
         say(
             version=module.VERSION,
             total=len(checks),
