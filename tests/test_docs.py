@@ -18,8 +18,6 @@ def test_every_framework_has_modules_with_examples():
     assert set(examples.MODULES) == {"none", *examples.FRAMEWORKS}
 
 
-# The rule computes both branches of a choice, so NumPy warns.
-@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
 def test_examples_in_docstrings_run():
     examples.run_docstrings("none")
 
@@ -49,8 +47,8 @@ def test_public_functions_and_classes_have_an_example(name):
             assert only_data or ">>>" in (ast.get_docstring(node) or ""), node.name
 
 
-def test_examples_in_pages_run():
-    examples.run_pages("none")
+def test_examples_in_pages_run(tmp_path):
+    examples.run_pages("none", tmp_path)
 
 
 def test_the_page_on_scale_has_the_tables_that_its_program_prints():

@@ -161,7 +161,7 @@ def advance(
     Example:
         >>> import numpy as np
         >>> from novograd.variants import DOCUMENTED
-        >>> n = numbers(DOCUMENTED, lr=0.5, beta1=0.5, beta2=0.5, epsilon=0.0, weight_decay=0.0,
+        >>> n = numbers(DOCUMENTED, lr=0.5, beta1=0.5, beta2=0.5, epsilon=1e-8, weight_decay=0.0,
         ...             grad_averaging=False)
         >>> v, _, scalars = advance(np.array([16.0, 0.0]), np.array([2.0, 0.0]), n, xp=np)
         >>> v.tolist()

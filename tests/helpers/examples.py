@@ -3,6 +3,7 @@
 The tests of each framework run its examples, in a process that has imported the framework.
 """
 
+import contextlib
 import doctest
 import importlib
 import re
@@ -51,7 +52,12 @@ def run_docstrings(framework: str) -> None:
             assert doctest.testmod(importlib.import_module(name)).failed == 0, name
 
 
-def run_pages(framework: str) -> None:
-    """Runs the Python blocks that need a framework, on all pages, each as a separate program."""
-    for page, block in BLOCKS[framework]:
-        exec(compile(block, page, "exec"), {"__name__": "__main__"})
+def run_pages(framework: str, folder: Path) -> None:
+    """Runs the Python blocks that need a framework, on all pages, each as a separate program.
+
+    They run in an empty folder, and must leave no files there.
+    """
+    with contextlib.chdir(folder):
+        for page, block in BLOCKS[framework]:
+            exec(compile(block, page, "exec"), {"__name__": "__main__"})
+    assert not list(folder.iterdir())

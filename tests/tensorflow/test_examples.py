@@ -7,7 +7,5 @@ def test_examples_in_docstrings_run():
     examples.run_docstrings("tensorflow")
 
 
-def test_examples_in_pages_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    examples.run_pages("tensorflow")
-    assert not list(tmp_path.iterdir())  # nothing is left behind
+def test_examples_in_pages_run(tmp_path):
+    examples.run_pages("tensorflow", tmp_path)

@@ -29,7 +29,15 @@ def step(updates: Sequence[VariableUpdate], hyper: StepOptions) -> list[Variable
     for g, w, m, v, weight_decay, chosen, maximum in updates:
         layout = LeafLayout(chosen, tuple(v.shape), step_scale(chosen, w.shape))
         largest = None if maximum is None else maximum.value
-        leaf = leaves.Leaf(g, m.value, v.value, w.value, largest, layout, weight_decay != 0)
+        leaf = leaves.Leaf(
+            gradient=g,
+            moment=m.value,
+            v=v.value,
+            weights=w.value,
+            maximum=largest,
+            layout=layout,
+            decays=weight_decay != 0,
+        )
         given.append(leaf)
     numbers = leaves.StepHyperparameters(
         ops.convert_to_tensor(hyper.learning_rate),
