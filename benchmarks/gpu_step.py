@@ -1,24 +1,28 @@
-"""Measures optimizer steps on an NVIDIA GPU: ours with Triton, torch's and MONAI's, and a copy.
+"""Measures optimizer steps on an NVIDIA GPU: ours with Triton, torch's, published ones and a copy.
 
 Usage::
 
-    python benchmarks/gpu_step.py              # everything; about ten minutes
-    python benchmarks/gpu_step.py --rounds 5   # a quick look; do not commit what it writes
+    python benchmarks/gpu_step.py              # about a minute and a half
+    python benchmarks/gpu_step.py --rounds 5   # a quick look; do not commit its results
+    TRITON_INTERPRET=1 python benchmarks/gpu_step.py --tiny  # tries the program on a CPU
 
-Steps of each optimizer and of torch's fused AdamW alternate. CUDA events measure each step, both
-eager and as a replay of a CUDA graph. Eager steps are launched without waiting for the one before,
-so their time is the host's time where that is longer. The device's cache is overwritten before each
-step, outside the measured time. ``copy`` is a device-to-device copy that moves as many bytes as
-NovoGrad: 24 a float32 weight, counting reads and writes.
+Steps of each optimizer, of torch's fused AdamW and of a device-to-device copy alternate. CUDA
+events measure each step, eager and as a replay of a CUDA graph. Eager steps are launched without
+waiting for the step before, so their time is the host's time where that is longer. The cache of the
+device is overwritten before each step, outside the measured time.
+
+``share_of_copy`` is the bandwidth of a step divided by the bandwidth of the copy. The bandwidth of
+a step counts the bytes that the optimizer has to read and write (``bytes_per_weight``), whatever it
+really moves. ``host_ms`` is the time until ``step`` returns, with an idle device.
 
 At the end a transformer is trained in bfloat16, to measure the optimizer's share of a training
-step.
-
-The program prints the results, and writes them to ``benchmarks/results/gpu_step.json``.
+step. The results of each model are written to ``benchmarks/results/gpu_step.json`` as soon as they
+are there.
 """
 
 import argparse
 import gc
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from math import prod
@@ -34,13 +38,15 @@ from novograd.bench.runner import write
 from novograd.bench.shapes import Shapes, gpt2, resnet50, tiny
 from novograd.bench.timing import Figures, summary
 from novograd.bench.torch import OURS, REFERENCE, Make
+from novograd.layers import Rows
 from novograd.results import machine
+from novograd.torch.backends.triton import INTERPRETED
 
 RESULT = Path(__file__).parent / "results" / "gpu_step.json"
-ROUNDS, WARM_UP = 30, 5
-BYTES = bench.BYTES["NovoGrad"]  # for a float32 weight
+ROUNDS, WARM_UP = 25, 5
 COPY = "copy"
 ADAMW = partial(bench.ADAMW, capturable=True)
+DEVICE = "cpu" if INTERPRETED else "cuda"
 
 
 class Candidate(NamedTuple):
@@ -48,43 +54,82 @@ class Candidate(NamedTuple):
 
     Attributes:
         make: Makes the optimizer for parameters.
-        compiled: Whether to compile its step.
+        numbers: How many numbers of a weight each step has to read or write.
         captured: Whether its step can be captured in a graph.
+        quick: Whether it is measured with every model.
     """
 
     make: Make
-    compiled: bool = False
+    numbers: int
     captured: bool = True
+    quick: bool = True
+
+
+def rows(params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Makes NovoGrad with rows as layers."""
+    return OURS(params, nesterov=True, fused=None if INTERPRETED else True, layers=_row)
+
+
+def _row(_: Any, weight: Any) -> Rows:
+    return Rows(scale="rms")
 
 
 CANDIDATES = {
-    REFERENCE: Candidate(partial(ADAMW, fused=True)),
-    "AdamW, foreach": Candidate(partial(ADAMW, foreach=True)),
-    "SGD with momentum, fused": Candidate(bench.CANDIDATES["SGD with momentum, fused"]),
-    "NovoGrad": Candidate(partial(OURS, fused=True)),
-    "NovoGrad, foreach": Candidate(partial(OURS, foreach=True)),
-    "NovoGrad, foreach, compiled": Candidate(partial(OURS, foreach=True), compiled=True),
-    **{name: Candidate(bench.CANDIDATES[name], captured=False) for name in bench.PEERS.classes},
+    REFERENCE: Candidate(partial(ADAMW, fused=True), 7),
+    "SGD with momentum, fused": Candidate(bench.CANDIDATES["SGD with momentum, fused"], 5),
+    "NovoGrad": Candidate(partial(OURS, fused=True), 6),
+    "NovoGrad, rows": Candidate(rows, 5),
+    "NovoGrad, foreach": Candidate(partial(OURS, foreach=True), 6, quick=False),
+    "NovoGrad of apex, foreach": Candidate(
+        partial(OURS, variant="apex", foreach=True), 6, captured=False, quick=False
+    ),
+    **{
+        name: Candidate(bench.CANDIDATES[name], 6, captured=False, quick=False)
+        for name in bench.PEERS.classes
+    },
 }
 
 
-MODELS: dict[str, Callable[[], Shapes]] = {
-    "ResNet-50": resnet50,
-    "GPT-2 small": gpt2,
-    "transformer, 1.3 B": partial(gpt2, 2048, 24, 2048),
-    "1,000 x 64": tiny,
+class Model(NamedTuple):
+    """The weights of a model.
+
+    Attributes:
+        shapes: Makes the shapes of the weights.
+        dtype: The dtype of weights, gradients and state.
+        quick: Whether only the quick candidates are measured.
+    """
+
+    shapes: Callable[[], Shapes]
+    dtype: torch.dtype = torch.float32
+    quick: bool = True
+
+
+large = partial(gpt2, 2048, 24, 2048)
+MODELS = {
+    "GPT-2 small": Model(gpt2, quick=False),
+    "GPT-2 small, bfloat16": Model(gpt2, torch.bfloat16),
+    "1,000 x 64": Model(tiny, quick=False),
+    "transformer, 1.3 B": Model(large),
+    "transformer, 1.3 B, bfloat16": Model(large, torch.bfloat16),
+    "ResNet-50": Model(resnet50),
+}
+TINY_MODELS = {
+    "tiny": Model(lambda: [(64, 9), (64,)], quick=False),
+    "tiny, bfloat16": Model(lambda: [(64, 9), (64,)], torch.bfloat16),
 }
 
 
-def step_of(candidate: Candidate, shapes: Shapes) -> Callable[[], Any]:
-    """Makes an optimizer, takes its first step, and returns its step."""
-    params = [torch.nn.Parameter(torch.randn(shape, device="cuda")) for shape in shapes]
+def optimizer_of(candidate: Candidate, model: Model) -> torch.optim.Optimizer:
+    """Makes an optimizer and takes its first step."""
+    params = [
+        torch.nn.Parameter(torch.randn(shape, device=DEVICE, dtype=model.dtype))
+        for shape in model.shapes()
+    ]
     for param in params:
         param.grad = torch.randn_like(param)
-    step = candidate.make(params).step
-    step = torch.compile(step) if candidate.compiled else step
-    step()
-    return step
+    optimizer = candidate.make(params)
+    optimizer.step()
+    return optimizer
 
 
 def captured(step: Callable[[], Any]) -> Callable[[], Any]:
@@ -95,80 +140,146 @@ def captured(step: Callable[[], Any]) -> Callable[[], Any]:
     return graph.replay
 
 
-def copying(shapes: Shapes) -> Callable[[], Any]:
-    """Returns a copy of half as many bytes as NovoGrad moves: each byte is read and written."""
-    size = BYTES // 2 * sum(map(prod, shapes))
-    source, target = (torch.ones(size, dtype=torch.uint8, device="cuda") for _ in range(2))
+def bytes_of(model: Model, numbers: int) -> int:
+    """Returns the bytes of some numbers of each weight."""
+    return numbers * model.dtype.itemsize * sum(map(prod, model.shapes()))
+
+
+def copying(model: Model) -> Callable[[], Any]:
+    """Returns a copy that reads and writes 6 numbers of each weight."""
+    size = bytes_of(model, 3)
+    source, target = (torch.ones(size, dtype=torch.uint8, device=DEVICE) for _ in range(2))
     return partial(target.copy_, source)
+
+
+class Clock:
+    """Measures calls on the device, without waiting for it.
+
+    Attributes:
+        seconds: Waits for the device, and returns the seconds between all marks in pairs.
+    """
+
+    def __init__(self) -> None:
+        """Creates a clock without marks."""
+        self._marks: list[Any] = []
+
+    def mark(self) -> None:
+        """Marks the present moment of the device."""
+        if DEVICE == "cpu":
+            self._marks.append(time.perf_counter())
+        else:
+            self._marks.append(torch.cuda.Event(enable_timing=True))
+            self._marks[-1].record()
+
+    def seconds(self) -> np.ndarray:
+        """Waits for the device, and returns the seconds from each mark to the next."""
+        if DEVICE == "cpu":
+            return np.diff(self._marks)
+        torch.cuda.synchronize()
+        pairs = zip(self._marks, self._marks[1:], strict=False)
+        return np.array([begin.elapsed_time(end) / 1e3 for begin, end in pairs])
 
 
 def measured(calls: list[Callable[[], Any]], rounds: int) -> np.ndarray:
     """Makes each call once a round, and returns the seconds, of shape (rounds, calls)."""
-    cache = torch.cuda.get_device_properties(0).L2_cache_size
-    beyond = torch.ones(2 * cache, dtype=torch.uint8, device="cuda")
-    marks = []
+    beyond = torch.ones(2 * _cache(), dtype=torch.uint8, device=DEVICE)
+    clock = Clock()
     for _ in range(WARM_UP + rounds):
         for call in calls:
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             beyond.zero_()
-            begin.record()
+            clock.mark()
             call()
-            end.record()
-            marks.append((begin, end))
-    torch.cuda.synchronize()
-    seconds = np.array([begin.elapsed_time(end) / 1e3 for begin, end in marks])
+            clock.mark()
+    seconds = np.append(clock.seconds(), 0.0)[::2]
     return seconds.reshape(-1, len(calls))[WARM_UP:]
 
 
-def compared(candidate: Candidate, shapes: Shapes, rounds: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields each kind of step, with the seconds of the candidate, the reference and the copy."""
-    mine, theirs = (step_of(x, shapes) for x in (candidate, CANDIDATES[REFERENCE]))
-    copy = copying(shapes)
-    yield "eager", measured([mine, theirs, copy], rounds)
-    if candidate.captured:
-        yield "graph", measured([captured(mine), captured(theirs), copy], rounds)
+def _cache() -> int:
+    """Returns the size of the device's cache in bytes."""
+    if DEVICE == "cpu":
+        return 1
+    return torch.cuda.get_device_properties(0).L2_cache_size
 
 
-def memory_of(candidate: Candidate, shapes: Shapes) -> float:
+def host_ms(step: Callable[[], Any], rounds: int) -> float:
+    """Returns the median milliseconds until a step returns, with an idle device."""
+    taken = []
+    for _ in range(WARM_UP + rounds):
+        _wait()
+        start = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - start)
+    return round(1e3 * float(np.median(taken[WARM_UP:])), 3)
+
+
+def _wait() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def compared(
+    candidate: Candidate, model: Model, rounds: int
+) -> Iterator[tuple[str, np.ndarray, float]]:
+    """Yields each kind of step: the seconds of candidate, reference and copy, and the host's."""
+    mine, theirs = (optimizer_of(x, model).step for x in (candidate, CANDIDATES[REFERENCE]))
+    copy = copying(model)
+    yield "eager", measured([mine, theirs, copy], rounds), host_ms(mine, rounds)
+    if candidate.captured and DEVICE == "cuda":
+        replay = captured(mine)
+        seconds = measured([replay, captured(theirs), copy], rounds)
+        yield "graph", seconds, host_ms(replay, rounds)
+
+
+def memory_of(candidate: Candidate, model: Model) -> float:
     """Returns the peak of temporary memory during a step, in bytes a weight."""
-    step = step_of(candidate, shapes)
-    torch.cuda.synchronize()
+    step = optimizer_of(candidate, model).step
+    _wait()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     step()
-    torch.cuda.synchronize()
+    _wait()
     extra = torch.cuda.max_memory_allocated() - before
-    return extra / sum(map(prod, shapes))
+    return round(extra / sum(map(prod, model.shapes())), 3)
 
 
 def freed() -> None:
     """Frees the memory of finished measurements."""
-    torch.compiler.reset()
     gc.collect()
-    torch.cuda.empty_cache()
+    if DEVICE == "cuda":
+        torch.cuda.empty_cache()
 
 
-def model_figures(shapes: Shapes, rounds: int) -> Figures:
-    """Measures all candidates with weights of a model's shapes."""
+def model_figures(model: Model, rounds: int) -> Figures:
+    """Measures the candidates with the weights of a model."""
     figures: Figures = {}
     for name, candidate in CANDIDATES.items():
+        if model.quick and not candidate.quick:
+            continue
         try:
-            for kind, seconds in compared(candidate, shapes, rounds):
-                names = (name, REFERENCE if name != REFERENCE else "again", COPY)
-                ratios = {"ratio_to_adamw_fused": names[1], "ratio_to_copy": COPY}
-                row = summary(seconds, names, ratios)
-                figures[f"{name}, {kind}"] = row[name]
-                if name == REFERENCE and kind == "eager":
-                    terabytes = BYTES * sum(map(prod, shapes)) / 1e12
-                    speed = terabytes / (row[COPY]["ms_median"] / 1e3)
-                    figures[COPY] = row[COPY] | {"terabytes_per_second": round(speed, 3)}
-            freed()
-            figures[f"{name}, eager"]["extra_bytes_per_weight"] = round(
-                memory_of(candidate, shapes), 3
-            )
-        except torch.OutOfMemoryError:
-            figures[f"{name}, eager"] = {"left_out": "it needs too much memory"}
+            figures |= candidate_figures(name, candidate, model, rounds)
+        except Exception as error:  # of any kind: the other optimizers can still be measured
+            figures[name] = {"failed": f"{type(error).__name__}: {error}"}
         freed()
+    return figures
+
+
+def candidate_figures(name: str, candidate: Candidate, model: Model, rounds: int) -> Figures:
+    """Measures one candidate, eager and as a graph."""
+    figures: Figures = {}
+    size = bytes_of(model, candidate.numbers)
+    for kind, seconds, host in compared(candidate, model, rounds):
+        other = REFERENCE if name != REFERENCE else "again"
+        row = summary(seconds, (name, other, COPY), {"ratio_to_adamw_fused": other})
+        bandwidth = size / seconds[:, 0] / (bytes_of(model, 6) / seconds[:, 2])
+        figures[f"{name}, {kind}"] = row[name] | {
+            "terabytes_per_second": round(float(size / np.median(seconds[:, 0])) / 1e12, 3),
+            "share_of_copy": round(float(np.median(bandwidth)), 3),
+            "bytes_per_weight": candidate.numbers * model.dtype.itemsize,
+            "host_ms": host,
+        }
+    freed()
+    if DEVICE == "cuda":
+        figures[f"{name}, eager"]["extra_bytes_per_weight"] = memory_of(candidate, model)
     return figures
 
 
@@ -176,9 +287,9 @@ class Transformer(torch.nn.Module):
     """A causal language model as large as GPT-2 small."""
 
     def __init__(self, width: int = 768, layers: int = 12, heads: int = 12, words: int = 50257):
-        """Makes the weights, in bfloat16, on the GPU."""
+        """Makes the weights, in bfloat16."""
         super().__init__()
-        options: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16}
+        options: dict[str, Any] = {"device": DEVICE, "dtype": torch.bfloat16}
         self.embedding = torch.nn.Embedding(words, width, **options)
         block = partial(
             torch.nn.TransformerEncoderLayer,
@@ -203,63 +314,71 @@ class Transformer(torch.nn.Module):
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), words[:, 1:].flatten())
 
 
-def share_of_step(candidate: Candidate, rounds: int, batch: int = 8, length: int = 1024) -> Any:
+def share_of_step(
+    candidate: Candidate, model: torch.nn.Module, batch: int, length: int, rounds: int
+) -> dict[str, float]:
     """Trains, and returns the milliseconds of a training step and of its optimizer step."""
-    torch.manual_seed(0)
-    model = Transformer()
     optimizer = candidate.make(list(model.parameters()))
-    words = torch.randint(50257, (batch, length + 1), device="cuda")
-    marks = []
+    words = torch.randint(100, (batch, length + 1), device=DEVICE)
+    clock = Clock()
     for _ in range(WARM_UP + rounds):
-        begin, middle, end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
-        begin.record()
+        clock.mark()
         optimizer.zero_grad()
         model(words).backward()
-        middle.record()
+        clock.mark()
         optimizer.step()
-        end.record()
-        marks.append((begin, middle, end))
-    torch.cuda.synchronize()
-    whole, own = np.median(
-        [(a.elapsed_time(c), b.elapsed_time(c)) for a, b, c in marks[WARM_UP:]], axis=0
-    )
+    clock.mark()
+    gradients, own = clock.seconds().reshape(-1, 2)[WARM_UP:].T
+    whole = np.median(gradients + own)
     return {
-        "step_ms": round(float(whole), 3),
-        "optimizer_ms": round(float(own), 3),
-        "share": round(float(own / whole), 4),
+        "step_ms": round(1e3 * float(whole), 3),
+        "optimizer_ms": round(1e3 * float(np.median(own)), 3),
+        "share": round(float(np.median(own) / whole), 4),
     }
+
+
+def trained_figures(is_tiny: bool, rounds: int) -> Figures:
+    """Measures the optimizer's share of the training of a transformer."""
+    figures: Figures = {}
+    make = partial(Transformer, 16, 1, 2, 100) if is_tiny else Transformer
+    for name in (REFERENCE, "NovoGrad", "NovoGrad, rows"):
+        torch.manual_seed(0)
+        batch, length = (1, 8) if is_tiny else (8, 1024)
+        figures[name] = share_of_step(CANDIDATES[name], make(), batch, length, rounds)
+        freed()
+    return figures
 
 
 def main() -> None:
     """Measures everything, writes the result file and prints the tables."""
     parser = argparse.ArgumentParser(description="Measures optimizer steps on a GPU.")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default: {ROUNDS}")
-    rounds = parser.parse_args().rounds
-    if not torch.cuda.is_available():
+    parser.add_argument("--tiny", action="store_true", help="try the program with tiny models")
+    parser.add_argument("--output", type=Path, default=RESULT, help="the result file")
+    args = parser.parse_args()
+    if DEVICE == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device")
     import triton  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(0)
-    properties = torch.cuda.get_device_properties(0)
-    about = {
-        "device": properties.name,
-        "l2_bytes": properties.L2_cache_size,
-        "cuda": torch.version.cuda,
-        "triton": triton.__version__,
-        **bench.VERSIONS,
-    }
-    results = {}
-    for name, shapes in MODELS.items():
-        results[name] = model_figures(shapes(), rounds)
+    about: dict[str, Any] = {"triton": triton.__version__, **bench.VERSIONS}
+    if DEVICE == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        about |= {
+            "device": properties.name,
+            "l2_bytes": properties.L2_cache_size,
+            "cuda": torch.version.cuda,
+        }
+    results: dict[str, Figures] = {}
+    content = {**machine(), **about, "rounds": args.rounds, "results": results}
+    for name, model in (TINY_MODELS if args.tiny else MODELS).items():
+        results[name] = model_figures(model, args.rounds)
         show(name, results[name])
-    trained = {}
-    for name in (REFERENCE, "NovoGrad", "NovoGrad, foreach"):
-        trained[name] = share_of_step(CANDIDATES[name], rounds)
-        freed()
-    results["GPT-2 small, trained in bfloat16"] = trained
-    show("GPT-2 small, trained in bfloat16", trained)
-    content = {**machine(), **about, "rounds": rounds, "results": results}
-    write(RESULT, content)
+        write(args.output, content)
+    title = "a transformer of 124 M weights, trained in bfloat16"
+    results[title] = trained_figures(args.tiny, args.rounds)
+    show(title, results[title])
+    write(args.output, content)
 
 
 if __name__ == "__main__":

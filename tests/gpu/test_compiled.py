@@ -16,35 +16,45 @@ from triton.compiler import ASTSource
 
 from novograd.torch.backends import triton_kernels
 
-POINTERS = {"table": "*i64", "part_of": "*i32", "rules": "*fp64", "slopes": "*fp64"}
+POINTERS = {
+    "table": "*i64",
+    "part_of": "*i32",
+    "rules": "*fp64",
+    "slopes": "*fp64",
+    "lr": "*fp32",
+    "found_inf": "*fp32",
+    "grad_scale": "*fp32",
+    "seed": "*i64",
+    "coefficients": "*fp32",
+    "partial_sums": "*fp32",
+}
 
 
-def compiled(name, pointers, **constants):
+def compiled(name, **constants):
     kernel = getattr(triton_kernels, name)
-    pointers = POINTERS | {"coefficients": "*fp32", "partial_sums": "*fp32"} | pointers
     names = kernel.arg_names
+    kinds = {x: "constexpr" if x in constants else POINTERS.get(x, "i32") for x in names}
     source = ASTSource(
         fn=kernel,
-        signature={x: "constexpr" if x in constants else pointers[x] for x in names},
+        signature=kinds,
         constexprs={(names.index(x),): value for x, value in constants.items()},
         attrs={
-            (i,): [["tt.divisibility", 16]] for i, x in enumerate(names) if x not in constants
+            (i,): [["tt.divisibility", 16]] for i, x in enumerate(names) if kinds[x][0] == "*"
         },
     )
-    options = {"num_warps": 4, "enable_fp_fusion": False}
+    options = {"num_warps": triton_kernels.warps(constants), "enable_fp_fusion": False}
     return triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=options)
 
 
 half = sys.argv[2] == "bfloat16"
 dtype = getattr(tl, sys.argv[2])
 for unscale in (False, True):
-    kernel = compiled("square_sums", {"grad_scale": "*fp32"}, GRAD=dtype, HAS_SCALE=unscale)
+    kernel = compiled("square_sums", GRAD=dtype, HAS_SCALE=unscale)
     assert "ld.global.v4.b32" in kernel.asm["ptx"]
-compiled("layer_sums", {})
+compiled("layer_sums")
 for counts in (False, True):
     compiled(
         "scalars",
-        {"lr": "*fp32", "found_inf": "*fp32"},
         V=tl.float32,
         HAS_LR=not counts,
         HAS_FOUND_INF=True,
@@ -54,7 +64,6 @@ for counts in (False, True):
 for nesterov in (False, True):
     kernel = compiled(
         "linear_pass",
-        {"grad_scale": "*fp32", "seed": "*i64"},
         PARAM=dtype,
         GRAD=dtype,
         MOMENT=dtype,
@@ -67,6 +76,26 @@ for nesterov in (False, True):
     assert ptx.count("ld.global.v4.b32") == 3 * blocks
     assert ptx.count("st.global.v4.b32") == 2 * blocks
     assert "fma.rn.f32" not in ptx
+for width in triton_kernels.WIDTHS:
+    ptx = compiled(
+        "short_layers",
+        PARAM=dtype,
+        GRAD=dtype,
+        MOMENT=dtype,
+        V=tl.float32,
+        WIDTH=width,
+        HAS_LR=half,
+        HAS_FOUND_INF=half,
+        HAS_SCALE=half,
+        RULE_EACH=half,
+        SKIP_NONFINITE=half,
+        NESTEROV=True,
+        STOCHASTIC=half,
+    ).asm["ptx"]
+    assert "fma.rn.f32" not in ptx
+    if width >= 64:
+        assert "ld.global.v4.b32" in ptx
+        assert "st.global.v4.b32" in ptx
 """
 
 

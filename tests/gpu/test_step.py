@@ -50,6 +50,13 @@ def assert_close(actual, expected):
         ((50, 331), Rows()),  # each program has several rows; odd sizes
         ((20, 1024), Rows()),
         ((9000,), Rows()),  # each element is a layer
+        ((70, 5), Rows()),
+        ((700, 12), Rows()),  # a program has several tiles
+        ((33, 48), Rows()),
+        ((10, 256), Rows()),
+        ((5, 3000), Rows()),  # the longest kind that fits in registers
+        ((3, 4096), Rows()),
+        ((3, 4097), Rows()),
         ((2, 3, 5000), Stacked(1)),  # each layer has two pieces
         ((3, 9100), Split((4000, 5100), axis=1)),
     ],

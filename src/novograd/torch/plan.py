@@ -1,6 +1,7 @@
 """The plan of a group: remembers the last assignment, and checks whether it still holds."""
 
 import weakref
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
@@ -11,6 +12,7 @@ from novograd.torch.backends import Backend
 from novograd.torch.choice import Assignment
 from novograd.torch.groups import Group
 from novograd.torch.parts import Part
+from novograd.torch.steps import Memos
 
 # The tensors that the state has for some variants only.
 _OPTIONAL_STATE = ("max_exp_avg_sq", "step")
@@ -26,7 +28,8 @@ class _Kept(NamedTuple):
     no weak reference to them exists. ``Module.to`` swaps the contents of DTensors.
     """
 
-    kind: tuple[Any, ...]
+    of_param: tuple[Any, ...]
+    of_grad: tuple[Any, ...]
     backend: Backend
     scale: float
     exp_avg: Any
@@ -39,6 +42,9 @@ class Plan:
 
     Most steps differ from the step before only in the memory of the gradients. The check takes a
     fraction of the time of a new assignment.
+
+    Attributes:
+        memos: The facts that the backends keep for as long as the plan holds.
 
     Args:
         group: The parameter group.
@@ -70,6 +76,7 @@ class Plan:
         states: Mapping[Tensor, Any],
     ) -> None:
         """Keeps an assignment, if each part is a whole parameter."""
+        self.memos: Memos = defaultdict(dict)
         self._kept: list[_Kept] = []
         trained = [param for param in group["params"] if param.grad is not None]
         whole = len(assigned) == len(trained) and all(
@@ -81,7 +88,8 @@ class Plan:
             self._params = list(map(id, group["params"]))
             self._kept = [
                 _Kept(
-                    _kind(part.param, part.grad),
+                    _of_param(part.param),
+                    _of_grad(part.grad),
                     backend,
                     part.scale,
                     weakref.ref(part.exp_avg),
@@ -112,29 +120,35 @@ class Plan:
             return None
         assigned = []
         for param, kept in zip(trained, self._kept, strict=True):
+            of_param, of_grad, backend, scale, old_exp_avg, old_exp_avg_sq, others = kept
             grad, state = cast(Tensor, param.grad), states[param]
             exp_avg, exp_avg_sq = state.get("exp_avg"), state.get("exp_avg_sq")
             if (
                 exp_avg is None
-                or exp_avg is not kept.exp_avg()
-                or exp_avg_sq is not kept.exp_avg_sq()
-                or _kind(param, grad) != kept.kind
+                or exp_avg is not old_exp_avg()
+                or exp_avg_sq is not old_exp_avg_sq()
+                or of_param != _of_param(param)
+                or of_grad != _of_grad(grad)
             ):
                 return None
-            part = Part(param, grad, exp_avg, exp_avg_sq, kept.scale)
-            if kept.others:
-                if any(name not in state or state[name] is not x() for name, x in kept.others):
+            part = Part(param, grad, exp_avg, exp_avg_sq, scale)
+            if others:
+                if any(name not in state or state[name] is not x() for name, x in others):
                     return None
                 maximum, step = map(state.get, _OPTIONAL_STATE)
                 history = None if step is None else exp_avg_sq
                 part = part._replace(maximum=maximum, step=step, history=history)
-            assigned.append((kept.backend, part))
+            assigned.append((backend, part))
         return assigned
 
 
-def _kind(param: Tensor, grad: Tensor) -> tuple[Any, ...]:
-    """Returns the dtypes, devices, shapes and strides of a parameter and its gradient."""
+def _of_param(param: Tensor) -> tuple[Any, ...]:
+    """Returns dtype, device, shape and strides of a parameter."""
+    return param.dtype, param.get_device(), param.shape, param.stride()
+
+
+def _of_grad(grad: Tensor) -> tuple[Any, ...]:
+    """Returns type, dtype, device and strides of a gradient. torch checks its shape."""
     if grad.layout is not torch.strided:
         return ()
-    of_param = param.dtype, param.device, param.shape, param.stride()
-    return *of_param, type(grad), grad.dtype, grad.device, grad.stride()
+    return type(grad), grad.dtype, grad.get_device(), grad.stride()

@@ -98,7 +98,8 @@ class Planner:
         for number, (group, assigned) in enumerate(zip(param_groups, recalled, strict=True)):
             if assigned is None:
                 assigned = self._assign(number, group, new[number], states, norms)
-            ready += steps_of(group, assigned, scaling)
+            memos = None if self._groups.sharded else self._plans[number].memos
+            ready += steps_of(group, assigned, scaling, memos)
         if norms is not None:
             for step in ready:
                 step.square_sums()

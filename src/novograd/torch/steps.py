@@ -1,7 +1,8 @@
 """The steps of a group, one for each backend."""
 
+from collections import defaultdict
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,14 +14,20 @@ from novograd.torch.options import Options
 from novograd.torch.parts import Part
 from novograd.torch.state import count
 
+# For each backend, the facts that it keeps for the next step: see ``Backend.prepare``.
+Memos = defaultdict[Backend, dict[str, Any]]
 
-def steps_of(group: Group, assigned: Assignment, scaling: Scaling | None) -> list[PreparedStep]:
+
+def steps_of(
+    group: Group, assigned: Assignment, scaling: Scaling | None, memos: Memos | None = None
+) -> list[PreparedStep]:
     """Prepares the steps of the given parts of a group, one for each backend.
 
     Args:
         group: The parameter group.
         assigned: The parts and their backends.
         scaling: The attributes that a ``GradScaler`` has set for this step.
+        memos: The facts that the backends have kept for these parts, if a plan has recalled them.
 
     Example:
         >>> from novograd.torch import NovoGrad
@@ -40,7 +47,10 @@ def steps_of(group: Group, assigned: Assignment, scaling: Scaling | None) -> lis
     taken: dict[Backend, list[Part]] = {}
     for backend, part in assigned:
         taken.setdefault(backend, []).append(part)
-    ready = [backend.prepare(mine, options, scaling) for backend, mine in taken.items()]
+    memos = defaultdict(dict) if memos is None else memos
+    ready = [
+        backend.prepare(mine, options, scaling, memos[backend]) for backend, mine in taken.items()
+    ]
     counts = {id(part.step): part for _, part in assigned if part.step is not None}
     if counts:
         # After all updates, and only once for all parts of a parameter.

@@ -6,7 +6,7 @@ with the kernels for GPUs.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -52,7 +52,16 @@ class Backend(Protocol):
         ...
 
     def prepare(
-        self, parts: Sequence[Part], options: Options, scaling: Scaling | None = None, /
+        self,
+        parts: Sequence[Part],
+        options: Options,
+        scaling: Scaling | None = None,
+        memo: dict[str, Any] | None = None,
+        /,
     ) -> PreparedStep:
-        """Checks parts that have no ``problem``, and returns their step. Changes nothing."""
+        """Checks parts that have no ``problem``, and returns their step. Changes nothing.
+
+        In ``memo`` a backend may keep facts that depend only on the devices, dtypes, shapes and
+        memory layouts of the parts. The next steps give the same ``memo`` if these are the same.
+        """
         ...

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -20,7 +21,10 @@ def problem(_part: Part, _options: Options) -> str | None:
 
 
 def prepare(
-    parts: Sequence[Part], options: Options, _scaling: Scaling | None = None
+    parts: Sequence[Part],
+    options: Options,
+    _scaling: Scaling | None = None,
+    _memo: dict[str, Any] | None = None,
 ) -> PreparedStep:
     """Returns the step of parts (see ``Backend``)."""
     real = list(map(as_real, parts))

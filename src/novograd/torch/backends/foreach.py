@@ -35,7 +35,10 @@ def problem(part: Part, _options: Options) -> str | None:
 
 
 def prepare(
-    parts: Sequence[Part], options: Options, _scaling: Scaling | None = None
+    parts: Sequence[Part],
+    options: Options,
+    _scaling: Scaling | None = None,
+    _memo: dict[str, Any] | None = None,
 ) -> PreparedStep:
     """Returns the step of parts that have no ``problem`` (see ``Backend``)."""
     real = list(map(as_real, parts))

@@ -69,12 +69,15 @@ def problem(part: Part, options: Options) -> str | None:
 
 
 def prepare(
-    parts: Sequence[Part], options: Options, _scaling: Scaling | None = None
+    parts: Sequence[Part],
+    options: Options,
+    _scaling: Scaling | None = None,
+    memo: dict[str, Any] | None = None,
 ) -> PreparedStep:
     """Returns the step of parts that have no ``problem`` (see ``Backend``)."""
     if torch.compiler.is_compiling():
         return PreparedStep(partial(square_sums, parts), partial(step, parts, options))
-    prepared = PreparedByKernels(parts)
+    prepared = PreparedByKernels(parts, memo)
     return PreparedStep(prepared.square_sums, partial(prepared.step, options))
 
 
@@ -111,6 +114,7 @@ class PreparedByKernels:
 
     Args:
         parts: Parts that have no ``problem``.
+        memo: Keeps the kinds and grids of the parts for the next step.
 
     Raises:
         RuntimeError: If a step would write to memory that two tensors share.
@@ -123,10 +127,10 @@ class PreparedByKernels:
         RuntimeError: NovoGrad cannot update tensors that share memory; shapes: (2,) and (2,)
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], memo: dict[str, Any] | None = None) -> None:
         """Passes the addresses of the parts to the kernels."""
         self._parts = list(map(in_memory, parts))
-        self._layers = _checked_layers(self._parts)
+        self._layers = _checked_layers(self._parts, memo)
 
     def square_sums(self) -> None:
         """Writes the squared norms of the local piece into ``square`` of each part that has it."""
@@ -232,9 +236,9 @@ def _(*_: Any) -> None:
     """Does nothing, because no shape changes."""
 
 
-def _checked_layers(parts: Sequence[Part]) -> Any:
+def _checked_layers(parts: Sequence[Part], memo: dict[str, Any] | None = None) -> Any:
     """Passes parts to the kernels, and checks that the parts do not share memory."""
-    layers = _layers(parts)
+    layers = _layers(parts, memo)
     shared = layers.overlap()
     if shared is not None:
         shapes = " and ".join(str(tuple(parts[i].param.shape)) for i in shared)
@@ -242,11 +246,16 @@ def _checked_layers(parts: Sequence[Part]) -> Any:
     return layers
 
 
-def _layers(parts: Sequence[Part]) -> Any:
+def _layers(parts: Sequence[Part], memo: dict[str, Any] | None = None) -> Any:
     """Passes the addresses of parts to the kernels. The parts must live as long as the result."""
+    memo = {} if memo is None else memo
+    if not memo:
+        memo["kinds"] = [
+            _KINDS[part.param.dtype, part.grad.dtype, part.exp_avg.dtype] for part in parts
+        ]
+        memo["grids"] = list(map(grid_of, parts))
     return native.kernels.Tensors(
-        kinds=[_KINDS[part.param.dtype, part.grad.dtype, part.exp_avg.dtype] for part in parts],
-        grids=[grid_of(part) for part in parts],
+        **memo,
         scales=[part.scale for part in parts],
         weights=[part.param.data_ptr() for part in parts],
         gradients=[part.grad.data_ptr() for part in parts],

@@ -1,4 +1,4 @@
-"""The Triton backend: updates tensors on GPUs with three launches, for any number of tensors.
+"""The Triton backend: updates tensors on GPUs with few launches, for any number of tensors.
 
 The values that change from step to step, including addresses, go to the device in one small table.
 The host does not wait for this copy. All other values stay on the device: learning rates that are
@@ -77,10 +77,13 @@ def problem(part: Part, options: Options) -> str | None:
 
 
 def prepare(
-    parts: Sequence[Part], options: Options, scaling: Scaling | None = None
+    parts: Sequence[Part],
+    options: Options,
+    scaling: Scaling | None = None,
+    memo: dict[str, Any] | None = None,
 ) -> PreparedStep:
     """Returns the step of parts that have no ``problem`` (see ``Backend``)."""
-    prepared = PreparedByTriton(parts, scaling)
+    prepared = PreparedByTriton(parts, scaling, memo)
     return PreparedStep(prepared.square_sums, partial(prepared.step, options))
 
 
@@ -90,6 +93,7 @@ class PreparedByTriton:
     Args:
         parts: Parts that have no ``problem``.
         scaling: The values that a ``GradScaler`` has set for this step.
+        memo: Keeps the division of the work for the next step.
 
     Example:
         With Triton's interpreter:
@@ -102,17 +106,25 @@ class PreparedByTriton:
         (tensor([0.7000, 1.6000]), tensor(25.))
     """
 
-    def __init__(self, parts: Sequence[Part], scaling: Scaling | None = None) -> None:
-        """Groups the parts by device and dtypes."""
-        self._groups: dict[Any, list[Part]] = defaultdict(list)
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        scaling: Scaling | None = None,
+        memo: dict[str, Any] | None = None,
+    ) -> None:
+        """Groups the parts by device and dtypes, and divides the work."""
         self._scaling = scaling
-        for part in map(in_memory, parts):
-            w, g, m, *_ = part
-            self._groups[w.device, w.dtype, g.dtype, m.dtype].append(part)
+        parts = list(map(in_memory, parts))
+        memo = {} if memo is None else memo
+        if "divisions" not in memo:
+            memo["divisions"] = _divisions(parts)
+        self._groups: list[tuple[list[Part], _Work]] = [
+            ([parts[i] for i in chosen], work) for chosen, work in memo["divisions"]
+        ]
 
     def square_sums(self) -> None:
         """Writes the squared norms of the local piece into ``square`` of each part that has it."""
-        for parts in self._groups.values():
+        for parts, _ in self._groups:
             known = [part for part in parts if part.square is not None]
             if known:
                 with _on(known[0].param.device):
@@ -120,74 +132,105 @@ class PreparedByTriton:
 
     def step(self, options: Options) -> None:
         """Updates the parts."""
-        for parts in self._groups.values():
+        for parts, work in self._groups:
             with _on(parts[0].param.device):
-                _take_step(parts, options, self._scaling)
+                _take_step(parts, work, options, self._scaling)
             params, _, exp_avgs, exp_avg_sqs, *_ = zip(*parts, strict=True)
             torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
 
 
-def _take_step(parts: list[Part], options: Options, scaling: Scaling | None) -> None:
-    """Launches the kernels for parts with the same device and dtypes."""
-    # Parts with known norms come last, because square_sums is not launched for them.
-    parts = sorted(parts, key=lambda part: part.square is not None)
+def _divisions(parts: Sequence[Part]) -> list[tuple[list[int], "_Work"]]:
+    """Groups parts by device and dtypes.
+
+    Returns:
+        For each group, the numbers of its parts in the order of the table, and the work on them.
+    """
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for i, (w, g, m, *_) in enumerate(parts):
+        groups[w.device, w.dtype, g.dtype, m.dtype].append(i)
+    divisions = []
+    for chosen in groups.values():
+        work = _work([parts[i] for i in chosen])
+        divisions.append(([chosen[i] for i in work.order], work))
+    return divisions
+
+
+def _take_step(
+    parts: Sequence[Part], work: "_Work", options: Options, scaling: Scaling | None
+) -> None:
+    """Launches the kernels for parts with the same device and dtypes, in the order of the table."""
     first, device, numbers = parts[0], parts[0].param.device, _numbers(parts, options)
-    work = _work(parts)
     tables = _tables(parts, work, numbers)
-    dtype = first.exp_avg_sq.dtype
     scale, found_inf = _on_device(scaling, device)
-    unknown = sum(part.square is None for part in parts)
-    partial_sums = _partial_sums(work, tables, scale, first, unknown)
-    coefficients = torch.empty(work.layers * 5, dtype=dtype, device=device)
     rules = tables.rules if numbers.each is None else numbers.each
-    _launch(
-        "scalars",
-        work.scalar_programs,
-        *(tables.parts, tables.part_of_scalars, partial_sums, rules, tables.slopes),
+    of_rule = (
+        *(rules, tables.slopes),
         rules if numbers.lr is None else numbers.lr,
         rules if found_inf is None else found_inf,
-        coefficients,
-        V=_type(first.exp_avg_sq),
-        HAS_LR=numbers.lr is not None,
-        HAS_FOUND_INF=found_inf is not None,
-        RULE_EACH=numbers.each is not None,
-        SKIP_NONFINITE=options["skip_nonfinite"],
     )
+    how_to_advance = {
+        "V": _type(first.exp_avg_sq),
+        "HAS_LR": numbers.lr is not None,
+        "HAS_FOUND_INF": found_inf is not None,
+        "RULE_EACH": numbers.each is not None,
+        "SKIP_NONFINITE": options["skip_nonfinite"],
+    }
     stochastic = options["stochastic_rounding"] and first.param.dtype == torch.bfloat16
-    seed = torch.randint(2**62, (1,), device=device) if stochastic else rules
-    _launch(
-        "linear_pass",
-        work.first_programs[-1],
-        *(tables.parts, tables.part_of_programs, coefficients, rules),
-        rules if scale is None else scale,
-        seed,
-        PARAM=_type(first.param),
-        GRAD=_type(first.grad),
-        MOMENT=_type(first.exp_avg),
-        HAS_SCALE=scale is not None,
-        NESTEROV=options["nesterov"],
-        STOCHASTIC=stochastic,
-    )
+    how_to_update = {
+        "PARAM": _type(first.param),
+        "GRAD": _type(first.grad),
+        "MOMENT": _type(first.exp_avg),
+        "HAS_SCALE": scale is not None,
+        "NESTEROV": options["nesterov"],
+        "STOCHASTIC": stochastic,
+    }
+
+    def of_update() -> tuple[Tensor, Tensor]:
+        seed = torch.randint(2**62, (1,), device=device) if stochastic else rules
+        return rules if scale is None else scale, seed
+
+    if work.long:
+        partial_sums = _partial_sums(work, tables, scale, first)
+        coefficients = torch.empty(work.layers * 5, dtype=first.exp_avg_sq.dtype, device=device)
+        _launch(
+            "scalars",
+            work.scalar_programs,
+            *(tables.parts, tables.part_of_scalars, partial_sums, *of_rule, coefficients),
+            **how_to_advance,
+        )
+        _launch(
+            "linear_pass",
+            work.first_programs[work.long],
+            *(tables.parts, tables.part_of_programs, coefficients, rules, *of_update()),
+            **how_to_update,
+        )
+    for width, begin, end in work.short:
+        _launch(
+            "short_layers",
+            end - begin,
+            *(tables.parts, tables.part_of_programs, begin, *of_rule, *of_update()),
+            WIDTH=width,
+            **how_to_advance,
+            **how_to_update,
+        )
 
 
-def _write_square_sums(parts: list[Part], scaling: Scaling | None) -> None:
+def _write_square_sums(parts: Sequence[Part], scaling: Scaling | None) -> None:
     """Launches the kernels that write ``square`` of each part."""
-    work = _work(parts)
+    work = _work([part._replace(square=None) for part in parts], short=False)
     tables = _tables(parts, work, _DeviceNumbers())
     scale, _ = _on_device(scaling, parts[0].param.device)
-    partial_sums = _partial_sums(work, tables, scale, parts[0], len(parts))
+    partial_sums = _partial_sums(work, tables, scale, parts[0])
     _launch("layer_sums", work.scalar_programs, tables.parts, tables.part_of_scalars, partial_sums)
 
 
-def _partial_sums(
-    work: "_Work", tables: "_Tables", scale: Tensor | None, like: Part, count: int
-) -> Tensor:
-    """Launches the sums of squares of the first ``count`` parts; returns their tensor."""
+def _partial_sums(work: "_Work", tables: "_Tables", scale: Tensor | None, like: Part) -> Tensor:
+    """Launches the sums of squares of the long parts with unknown norms; returns their tensor."""
     v = like.exp_avg_sq
     partial_sums = torch.empty(work.partial_sums, dtype=v.dtype, device=v.device)
     _launch(
         "square_sums",
-        work.first_programs[count],
+        work.first_programs[work.unknown],
         *(tables.parts, tables.part_of_programs, partial_sums),
         tables.rules if scale is None else scale,
         GRAD=_type(like.grad),
@@ -239,17 +282,29 @@ def _numbers(parts: Sequence[Part], options: Options) -> _DeviceNumbers:
 class _Work(NamedTuple):
     """The division of the work on parts into programs, which depends only on the shapes.
 
+    Long parts come first, and of these the ones with unknown norms. All other parts follow in the
+    order of their width; ``short_layers`` updates them.
+
     Attributes:
+        order: The numbers of the given parts in the order of the table.
+        unknown: Number of long parts with unknown norms.
+        long: Number of long parts.
+        short: The width, the first program and the last one plus 1 of each launch of
+            ``short_layers``.
         columns: The columns of the table that depend only on the shapes; shape (parts, 8).
         first_programs: The first program of each part in the passes over memory, then the number of
             programs.
         scalar_programs: Number of programs of ``scalars``.
         partial_sums: Number of partial sums.
-        layers: Number of layers.
+        layers: Number of layers of long parts.
         part_of: The part of each program as 32-bit numbers: one array for the passes over memory,
             one for ``scalars``. Both are padded to a multiple of 16 bytes.
     """
 
+    order: list[int]
+    unknown: int
+    long: int
+    short: list[tuple[int, int, int]]
     columns: np.ndarray
     first_programs: list[int]
     scalar_programs: int
@@ -258,25 +313,45 @@ class _Work(NamedTuple):
     part_of: tuple[np.ndarray, ...]
 
 
-def _work(parts: Sequence[Part]) -> _Work:
-    return _work_of(tuple(cast(Grid, grid_of(part)) for part in parts))
+def _work(parts: Sequence[Part], short: bool = True) -> _Work:
+    """Divides the work on parts; with ``short=False``, all parts are long."""
+    grids = tuple(cast(Grid, grid_of(part)) for part in parts)
+    return _work_of(grids, tuple(part.square is not None for part in parts), short)
 
 
 @functools.lru_cache(maxsize=64)
-def _work_of(grids: tuple[Grid, ...]) -> _Work:
+def _work_of(grids: tuple[Grid, ...], known: tuple[bool, ...], short: bool) -> _Work:
     """Divides the work on parts with the given grids into programs; cached."""
     chunk, block = _kernels().CHUNK.value, _kernels().BLOCK.value
-    runs, layers, run, stride = np.array(grids, dtype=np.int64).T
+    widths = [
+        _width(grid) if short and not has_norm else 0
+        for grid, has_norm in zip(grids, known, strict=True)
+    ]
+    order = sorted(range(len(grids)), key=lambda i: (widths[i], known[i]))
+    long = widths.count(0)
+    runs, layers, run, stride = np.array([grids[i] for i in order], dtype=np.int64).T
     pieces, segments = layers * runs, -(-run // chunk)
     each = chunk // np.maximum(run, 1)  # pieces for each program, if pieces are short
     programs = np.where(segments == 1, -(-pieces // np.maximum(each, 1)), pieces * segments)
     one_each = runs * segments == 1
-    scalar_programs = np.where(one_each, -(-layers // block), layers)
-    sizes = np.stack([programs, scalar_programs, pieces * segments, layers])
+    sizes = np.stack(
+        [programs, np.where(one_each, -(-layers // block), layers), pieces * segments, layers]
+    )
+    sizes[1:, long:] = 0  # short layers have no programs of scalars, partial sums or coefficients
     starts = np.concatenate([np.zeros((4, 1), np.int64), sizes.cumsum(axis=1)], axis=1)
     numbers = np.arange(len(grids), dtype=np.int32)
     part_of = [np.repeat(numbers, sizes[i]) for i in (0, 1)]
+    ends = np.flatnonzero(np.diff([widths[i] for i in order], append=-1)) + 1
+    begins = [0, *ends[:-1]]
     return _Work(
+        order=order,
+        unknown=long - sum(known),
+        long=long,
+        short=[
+            (widths[order[i]], int(starts[0, i]), int(starts[0, j]))
+            for i, j in zip(begins, ends, strict=True)
+            if widths[order[i]]
+        ],
         columns=np.column_stack([layers, runs, run, stride, *starts[:, :-1]]),
         first_programs=starts[0].tolist(),
         scalar_programs=int(starts[1, -1]),
@@ -284,6 +359,14 @@ def _work_of(grids: tuple[Grid, ...]) -> _Work:
         layers=int(starts[3, -1]),
         part_of=tuple(np.pad(x, (0, -len(x) % 4)) for x in part_of),
     )
+
+
+def _width(grid: Grid) -> int:
+    """Returns the width of ``short_layers`` for layers, or 0 if these are long."""
+    runs, _, run, _ = grid
+    if runs != 1 or not run:
+        return 0
+    return next((width for width in _kernels().WIDTHS if run <= width), 0)
 
 
 class _Tables(NamedTuple):
@@ -359,9 +442,9 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 def _launch(name: str, programs: int, *arguments: Any, **constants: Any) -> None:
     """Launches a kernel, unless the number of programs is 0."""
     if programs:
-        kernel = getattr(_kernels(), name)
+        kernel, warps = getattr(_kernels(), name), _kernels().warps(constants)
         # Products are not fused with sums, like in all other backends.
-        kernel[(programs,)](*arguments, **constants, num_warps=4, enable_fp_fusion=False)
+        kernel[(programs,)](*arguments, **constants, num_warps=warps, enable_fp_fusion=False)
 
 
 def _type(x: Tensor) -> Any:

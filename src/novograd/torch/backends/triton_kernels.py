@@ -1,7 +1,10 @@
-"""The Triton kernels of a step: sums of squares, the scalars of all layers, the linear pass.
+"""The Triton kernels of a step.
 
-These kernels implement the rule again: ``scalars`` is ``novograd.rule.advance`` with the same
-``Numbers``, and ``linear_pass`` is ``novograd.rule.linear_pass``. ``triton.py`` makes the tables
+``short_layers`` takes the whole step of layers that fit in the registers of a program. Other layers
+need three kernels: ``square_sums``, then ``scalars`` for all layers, then ``linear_pass``.
+
+These kernels implement the rule again: ``_advance`` is ``novograd.rule.advance`` with the same
+``Numbers``, and ``_linear_pass`` is ``novograd.rule.linear_pass``. ``triton.py`` makes the tables
 and launches the kernels.
 
 A *part* is updated as one tensor. A *piece* of a part is a range of memory without gaps that
@@ -62,6 +65,13 @@ CHUNK = tl.constexpr(8192)
 # Elements, partial sums or layers that a program processes at a time: 8 per thread, which are 16
 # bytes in half precision.
 BLOCK = tl.constexpr(1024)
+# The lengths of layers that ``short_layers`` is compiled for. A layer uses the next greater one.
+WIDTHS = 4, 16, 64, 256, 1024, 4096
+
+
+def warps(constants):
+    """Returns the number of warps of a program, so that a thread has 8 elements."""
+    return max(4, constants.get("WIDTH", 1) // 256)
 
 
 @triton.jit
@@ -138,45 +148,19 @@ def scalars(
         s = _sums(row, layers, mine, partial_sums)
     else:
         s = tl.load(_pointer(known, tl.float64) + layers, mask=mine, other=0.0)
-    # A value beyond the range of v becomes an infinity, like in all other backends.
-    s = s.to(V).to(tl.float64)
-
     rule = rules + part * NUMBERS if RULE_EACH else rules
-    keep, mix, start = tl.load(rule + KEEP), tl.load(rule + MIX), tl.load(rule + FIRST)
-    correction, inside, outside = (
-        tl.load(rule + CORRECTION),
-        tl.load(rule + INSIDE),
-        tl.load(rule + OUTSIDE),
-    )
-    rate = tl.load(lr).to(tl.float64) if HAS_LR else 0.0
-    a = tl.load(rule + A) + rate * tl.load(slopes + A)
-    b = tl.load(rule + B) + rate * tl.load(slopes + B)
-    c = tl.load(rule + C) + rate * tl.load(slopes + C)
-    d = tl.load(rule + D) + rate * tl.load(slopes + D)
-    wake = tl.load(rule + WAKE) + rate * tl.load(slopes + WAKE)
-    scale = tl.load(row + SCALE).to(tl.float64, bitcast=True)
-
     vs = _pointer(tl.load(row + AT_V), V) + layers
-    v = tl.load(vs, mask=mine, other=0.0).to(tl.float64)
-    new = tl.where(v == 0, start * s, keep * v + mix * s).to(V)
-    idle = v + new.to(tl.float64) + wake == 0  # none of them is negative
-    v = new
-    norm = tl.sqrt(correction * v.to(tl.float64) + inside) + outside
-    used = mine
-    if HAS_FOUND_INF:
-        used &= tl.full((BLOCK,), tl.load(found_inf), tl.float32) == 0
-    if SKIP_NONFINITE:
-        used &= tl.abs(s) < float("inf")
-    # An s beyond the range makes a = 0. It is not stored, because v would stay infinite.
-    tl.store(vs, v, mask=used & (tl.abs(v) < float("inf")))
-
-    divides_d = tl.load(rule + NORMALISES_MOMENT) != 0
+    scale = tl.load(row + SCALE).to(tl.float64, bitcast=True)
+    # fmt: off
+    a, b, c, d, used = _advance(s, vs, mine, scale, rule, slopes, lr, found_inf,
+                                HAS_LR, HAS_FOUND_INF, SKIP_NONFINITE)
+    # fmt: on
     out = coefficients + (tl.load(row + FIRST_LAYER) + layers) * COEFFICIENTS
     dtype: tl.constexpr = coefficients.dtype.element_ty
-    tl.store(out, tl.where(divides_d, a, scale * a / norm).to(dtype), mask=mine)
-    tl.store(out + 1, tl.where(idle, 0.0, b).to(dtype), mask=mine)
+    tl.store(out, a.to(dtype), mask=mine)
+    tl.store(out + 1, b.to(dtype), mask=mine)
     tl.store(out + 2, c.to(dtype), mask=mine)
-    tl.store(out + 3, tl.where(divides_d, scale * d / norm, d).to(dtype), mask=mine)
+    tl.store(out + 3, d.to(dtype), mask=mine)
     tl.store(out + 4, used.to(dtype), mask=mine)
 
 
@@ -253,7 +237,168 @@ def linear_pass(
                 # fmt: on
 
 
+@triton.jit(do_not_specialize=["before"])
+def short_layers(
+    table,
+    part_of,
+    before,
+    rules,
+    slopes,
+    lr,
+    found_inf,
+    grad_scale,
+    seed,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    MOMENT: tl.constexpr,
+    V: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HAS_LR: tl.constexpr,
+    HAS_FOUND_INF: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    RULE_EACH: tl.constexpr,
+    SKIP_NONFINITE: tl.constexpr,
+    NESTEROV: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+):
+    """Takes the whole step of layers with one piece of at most ``WIDTH`` elements.
+
+    The gradient of such a layer fits in the registers, so the step reads it only once. ``before``
+    is the number of programs of other launches that are before these in ``part_of``.
+    """
+    program = before + tl.program_id(0)
+    part = tl.load(part_of + program).to(tl.int64)
+    row = table + part * COLUMNS
+    run = tl.load(row + RUN)
+    first, last, _, _ = _work(row, program)
+    param, gradient, moment = (
+        tl.load(row + AT_PARAM),
+        tl.load(row + AT_GRAD),
+        tl.load(row + AT_MOMENT),
+    )
+    rule = rules + part * NUMBERS if RULE_EACH else rules
+    beta1 = tl.load(rules).to(V)
+    scale = tl.load(row + SCALE).to(tl.float64, bitcast=True)
+    inverse = _inverse(grad_scale, V, HAS_SCALE)
+    vs = _pointer(tl.load(row + AT_V), V)
+    short = run.to(tl.int32)  # and so are the distances within a tile
+    aligned = ((param | gradient | moment) % 16 == 0) & (run % 8 == 0)
+    rows: tl.constexpr = BLOCK // WIDTH if WIDTH < BLOCK else 1
+    for start in range(first, last, rows):
+        mine = tl.arange(0, rows) < last - start
+        at = start * run
+        w = param + at * (PARAM.primitive_bitwidth // 8)
+        g = gradient + at * (GRAD.primitive_bitwidth // 8)
+        m = moment + at * (MOMENT.primitive_bitwidth // 8)
+        counter = program.to(tl.int64) * CHUNK + at - first * run
+        # fmt: off
+        if aligned:  # 16 bytes at a time
+            ws = tl.multiple_of(_pointer(w, PARAM), 16)
+            gs = tl.multiple_of(_pointer(g, GRAD), 16)
+            ms = tl.multiple_of(_pointer(m, MOMENT), 16)
+            _step_of_layers(ws, gs, ms, vs + start, mine, short // 8 * 8, scale, rule, slopes, lr,
+                            found_inf, beta1, inverse, seed, counter, WIDTH, HAS_LR, HAS_FOUND_INF,
+                            SKIP_NONFINITE, NESTEROV, STOCHASTIC)
+        else:
+            ws, gs, ms = _pointer(w, PARAM), _pointer(g, GRAD), _pointer(m, MOMENT)
+            _step_of_layers(ws, gs, ms, vs + start, mine, short, scale, rule, slopes, lr,
+                            found_inf, beta1, inverse, seed, counter, WIDTH, HAS_LR, HAS_FOUND_INF,
+                            SKIP_NONFINITE, NESTEROV, STOCHASTIC)
+        # fmt: on
+
+
 # -- helpers of the kernels ----------------------------------------------------------------------
+
+
+@triton.jit
+def _step_of_layers(
+    ws,
+    gs,
+    ms,
+    vs,
+    mine,
+    run,
+    scale,
+    rule,
+    slopes,
+    lr,
+    found_inf,
+    beta1,
+    inverse,
+    seed,
+    counter,
+    WIDTH: tl.constexpr,
+    HAS_LR: tl.constexpr,
+    HAS_FOUND_INF: tl.constexpr,
+    SKIP_NONFINITE: tl.constexpr,
+    NESTEROV: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+):
+    """Takes the step of a tile of layers of ``run`` elements each."""
+    rows: tl.constexpr = BLOCK // WIDTH if WIDTH < BLOCK else 1
+    layers = tl.arange(0, rows)
+    columns = tl.arange(0, WIDTH)[None, :]
+    at = layers[:, None] * run + columns
+    inside = mine[:, None] & (columns < run)
+    g = tl.load(gs + at, mask=inside, other=0.0).to(inverse.dtype)
+    w = tl.load(ws + at, mask=inside, other=0.0).to(inverse.dtype)
+    m = tl.load(ms + at, mask=inside, other=0.0).to(inverse.dtype)
+    unscaled = g * inverse
+    s = tl.sum(unscaled * unscaled, axis=1)
+    # fmt: off
+    a, b, c, d, used = _advance(s, vs + layers, mine, scale, rule, slopes, lr, found_inf,
+                                HAS_LR, HAS_FOUND_INF, SKIP_NONFINITE)
+    a, b, c, d = (a.to(inverse.dtype) * inverse, b.to(inverse.dtype), c.to(inverse.dtype),
+                  d.to(inverse.dtype))
+    _linear_pass(ws + at, ms + at, inside & used[:, None], w, g, m, a[:, None], b[:, None], c,
+                 d[:, None], beta1, seed, counter + at, NESTEROV, STOCHASTIC)
+    # fmt: on
+
+
+@triton.jit
+def _advance(
+    s,
+    vs,
+    mine,
+    scale,
+    rule,
+    slopes,
+    lr,
+    found_inf,
+    HAS_LR: tl.constexpr,
+    HAS_FOUND_INF: tl.constexpr,
+    SKIP_NONFINITE: tl.constexpr,
+):
+    """Updates ``v`` of layers. Returns ``(a, b, c, d)``, and whether each layer is updated."""
+    # A value beyond the range of v becomes an infinity, like in all other backends.
+    s = s.to(vs.dtype.element_ty).to(tl.float64)
+    keep, mix, start = tl.load(rule + KEEP), tl.load(rule + MIX), tl.load(rule + FIRST)
+    correction, inside, outside = (
+        tl.load(rule + CORRECTION),
+        tl.load(rule + INSIDE),
+        tl.load(rule + OUTSIDE),
+    )
+    rate = tl.load(lr).to(tl.float64) if HAS_LR else 0.0
+    a = tl.load(rule + A) + rate * tl.load(slopes + A)
+    b = tl.load(rule + B) + rate * tl.load(slopes + B)
+    c = tl.load(rule + C) + rate * tl.load(slopes + C)
+    d = tl.load(rule + D) + rate * tl.load(slopes + D)
+    wake = tl.load(rule + WAKE) + rate * tl.load(slopes + WAKE)
+
+    v = tl.load(vs, mask=mine, other=0.0).to(tl.float64)
+    new = tl.where(v == 0, start * s, keep * v + mix * s).to(vs.dtype.element_ty)
+    idle = v + new.to(tl.float64) + wake == 0  # none of them is negative
+    norm = tl.sqrt(correction * new.to(tl.float64) + inside) + outside
+    used = mine
+    if HAS_FOUND_INF:
+        used &= tl.zeros_like(s) + tl.load(found_inf) == 0
+    if SKIP_NONFINITE:
+        used &= tl.abs(s) < float("inf")
+    # An s beyond the range makes a = 0. It is not stored, because v would stay infinite.
+    tl.store(vs, new, mask=used & (tl.abs(new) < float("inf")))
+    divides_d = tl.load(rule + NORMALISES_MOMENT) != 0
+    a, d = tl.where(divides_d, a, scale * a / norm), tl.where(divides_d, scale * d / norm, d)
+    return a, tl.where(idle, 0.0, b), c, d, used
 
 
 @triton.jit
@@ -371,10 +516,34 @@ def _update(
     NESTEROV: tl.constexpr,
     STOCHASTIC: tl.constexpr,
 ):
-    """Takes the linear pass, in the dtype of its scalars."""
+    """Loads elements and takes the linear pass, in the dtype of its scalars."""
     w = tl.load(ws, mask=mine, other=0.0).to(a.dtype)
     g = tl.load(gs, mask=mine, other=0.0).to(a.dtype)
     m = tl.load(ms, mask=mine, other=0.0).to(a.dtype)
+    # fmt: off
+    _linear_pass(ws, ms, mine, w, g, m, a, b, c, d, beta1, seed, counter, NESTEROV, STOCHASTIC)
+    # fmt: on
+
+
+@triton.jit
+def _linear_pass(
+    ws,
+    ms,
+    mine,
+    w,
+    g,
+    m,
+    a,
+    b,
+    c,
+    d,
+    beta1,
+    seed,
+    counter,
+    NESTEROV: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+):
+    """Computes and stores the new weights and momentum buffer."""
     push = a * g + b * w
     m = beta1 * m + push
     w = c * w - d * (beta1 * m + push if NESTEROV else m)
