@@ -39,9 +39,21 @@ if triton.INTERPRETED:
     interpreter.InterpretedFunction.__call__ = _call
 
 
-def pytest_configure(config):
+IGNORED = [
     # The interpreter computes with NumPy, which warns of invalid values; GPUs do not.
-    config.addinivalue_line("filterwarnings", "ignore:invalid value:RuntimeWarning")
+    "invalid value:RuntimeWarning",
+    # A machine with a GPU may have no C++ compiler. Parameters on the CPU are not tested here.
+    "the native kernels of novograd are not installed:RuntimeWarning",
+    # torch says this at the first use of torch.cuda.set_sync_debug_mode.
+    "Synchronization debug mode is a prototype feature:UserWarning",
+    # torch.compile imports deprecated parts of torch.
+    r"`torch\.jit\.script(_method)?` is deprecated:DeprecationWarning",
+]
+
+
+def pytest_configure(config):
+    for warning in IGNORED:
+        config.addinivalue_line("filterwarnings", f"ignore:{warning}")
 
 
 def pytest_collection_modifyitems(items):

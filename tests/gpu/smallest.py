@@ -1,0 +1,163 @@
+"""Steps with every kernel, on small tensors of odd sizes: a program for memory checkers.
+
+On a GPU::
+
+    compute-sanitizer --tool memcheck python -m tests.gpu.smallest
+    compute-sanitizer --tool racecheck python -m tests.gpu.smallest
+
+The program compares the results with the foreach backend, and prints "ok".
+"""
+
+import os
+
+# Each tensor gets its own memory. Otherwise the checker would not notice an access beyond the end
+# of a tensor that is inside a larger block. torch reads this when it is imported.
+os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+
+import torch
+
+from novograd.layers import (
+    Rows,
+    Split,
+    Stacked,
+    second_moment_shape,
+    step_scale,
+)
+from novograd.torch import NovoGrad
+from novograd.torch.backends import Scaling, triton
+from novograd.torch.parts import Part
+
+DEVICE = "cpu" if triton.INTERPRETED else "cuda"
+STEPS = 2 if triton.INTERPRETED else 3  # the interpreter is slow
+GUARD = 77.0
+LAYERS = [
+    ((), None),
+    ((0,), None),
+    ((7,), None),
+    ((1000,), None),
+    ((2, 8209), Rows(0)),  # each row has two programs
+    ((3, 1337), Rows(0)),
+    ((2, 1024), Rows(0)),
+    ((9, 331), Rows(0)),
+    ((41, 48), Rows(0)),
+    ((37, 3), Rows(0)),
+    ((0, 5), Rows(0)),
+    ((5, 0), Rows(0)),
+    ((1031,), Rows(0)),  # each element is a layer
+    ((2, 3, 1001), Stacked(1)),  # each layer has two pieces
+    ((9, 5), Split((4, 5))),
+    ((5, 33), Split((16, 17), axis=1)),
+]
+# The dtype, the options, the offset of the views, and whether the gradients are scaled.
+CASES = [
+    (torch.float32, {"weight_decay": 0.05}, 1, False),
+    (torch.float32, {"variant": "apex", "nesterov": True, "skip_nonfinite": True}, 0, True),
+    (torch.bfloat16, {"stochastic_rounding": True}, 0, False),
+    (torch.bfloat16, {"stochastic_rounding": True, "variant": "nvidia-decoupled"}, 1, True),
+    (torch.float16, {}, 1, True),
+]
+# The differences allowed after all steps. Stochastic rounding, and rounding in the interpreter,
+# differ by one unit of the last place in each step.
+TOLERANCES = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+
+
+class Views:
+    """Views of their own storages, which have ``offset`` more elements at both ends."""
+
+    def __init__(self, dtype, offset):
+        self._dtype, self._offset, self._storages = dtype, offset, []
+
+    def new(self, values):
+        end = self._offset + values.numel()
+        storage = torch.full((end + self._offset,), GUARD, dtype=self._dtype, device=DEVICE)
+        self._storages.append(storage)
+        view = storage[self._offset : end].view(values.shape)
+        return view.copy_(values)
+
+    def check(self):
+        for storage in self._storages:
+            outside = torch.cat([storage[: self._offset], storage[len(storage) - self._offset :]])
+            assert (outside == GUARD).all()
+
+
+def drawn(step, dtype):
+    generator = torch.Generator().manual_seed(step)
+    return [torch.randn(shape, generator=generator).to(dtype) for shape, _ in LAYERS]
+
+
+def trained(dtype, options, offset, scaled):
+    """Returns weights and state after all steps."""
+    views = Views(dtype, offset)
+    params = [views.new(x) for x in drawn(-1, dtype)]
+    chosen = {id(w): layers for w, (_, layers) in zip(params, LAYERS, strict=True)}
+    lr = torch.tensor(0.1, device=DEVICE)
+    optimizer = NovoGrad(params, lr=lr, layers=lambda _, w: chosen[id(w)], **options)
+    for step in range(STEPS):
+        for w, g in zip(params, drawn(step, dtype), strict=True):
+            w.grad = views.new(g * (4.0 if scaled else 1.0))
+        if scaled:
+            optimizer.grad_scale = torch.tensor(4.0, device=DEVICE)
+            optimizer.found_inf = torch.tensor(0.0, device=DEVICE)
+            if step == 1:  # a step that changes nothing
+                optimizer.found_inf += 1
+                optimizer.step()
+                optimizer.found_inf -= 1
+        optimizer.step()
+    views.check()
+    return [*params, *(x for w in params for x in optimizer.state[w].values())]
+
+
+def check_steps(dtype, options, offset, scaled):
+    actual = trained(dtype, options | {"fused": True}, offset, scaled)
+    others = options | {"foreach": True, "stochastic_rounding": False}
+    expected = trained(dtype, others, offset, False)
+    assert_close(actual, expected, TOLERANCES[dtype])
+
+
+def check_known_norms():
+    """Checks steps with squared norms that are known before, as in a step of sharded parameters.
+
+    The norms of every third part are unknown, as if it were not sharded.
+    """
+    numbers = [i for i, (_, layers) in enumerate(LAYERS) if not isinstance(layers, Split)]
+    cases = [LAYERS[i] for i in numbers]
+    twins = [drawn(-1, torch.float32)[i].to(DEVICE) for i in numbers]
+    chosen = {id(w): layers for w, (_, layers) in zip(twins, cases, strict=True)}
+    options = {"lr": 0.1, "layers": lambda _, w: chosen[id(w)], "foreach": True}
+    twin = NovoGrad(twins, **options)
+    scaling = Scaling(torch.tensor(4.0, device=DEVICE), torch.tensor(0.0, device=DEVICE))
+    parts = []
+    for i, (w, (shape, layers)) in enumerate(zip(twins, cases, strict=True)):
+        v = torch.zeros(second_moment_shape(layers, shape), device=DEVICE)
+        square = torch.zeros_like(v, dtype=torch.float64) if i % 3 else None
+        of_step = step_scale(layers, shape)
+        parts.append(Part(w.clone(), w, torch.zeros_like(w), v, of_step, square))
+    for step in range(STEPS):
+        gradients = [drawn(step, torch.float32)[i].to(DEVICE) for i in numbers]
+        for w, g in zip(twins, gradients, strict=True):
+            w.grad = g
+        twin.step()
+        given = [part._replace(grad=4 * g) for part, g in zip(parts, gradients, strict=True)]
+        prepared = triton.prepare(given, twin.param_groups[0], scaling)
+        prepared.square_sums()
+        prepared.take()
+    for part, w in zip(parts, twins, strict=True):
+        state = twin.state[w]
+        expected = [w, state["exp_avg"], state["exp_avg_sq"]]
+        assert_close([part.param, part.exp_avg, part.exp_avg_sq], expected, 1e-5)
+
+
+def assert_close(actual, expected, tolerance):
+    for x, y in zip(actual, expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
+
+
+def main():
+    for case in CASES:
+        check_steps(*case)
+    check_known_norms()
+    print("ok")
+
+
+if __name__ == "__main__":
+    main()
