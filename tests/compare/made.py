@@ -39,7 +39,13 @@ def results(runs, **more):
         "novograd": "0.0",
         "command": "novograd compare",
         "date": "2000-01-01",
-        "machine": {"python": "3", "system": "Linux", "processor": "none", "cpus": 2},
+        "machine": {
+            "python": "3",
+            "system": "Linux",
+            "processor": "none",
+            "cpus": 2,
+            "device": "CPU",
+        },
         "jobs": 2,
         "settings": {
             "task": "digits",
@@ -49,6 +55,7 @@ def results(runs, **more):
             "steps": 4,
             "schedule": "cosine",
             "quick": False,
+            "device": "cpu",
         },
         "task": {
             "title": "Digits",

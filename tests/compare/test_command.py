@@ -81,6 +81,15 @@ QUICK = ("--optimizers", "adam,sgd", *RATES, "--seeds", "1")
         (["--framework", "tensorflw"], "--framework", ["did you mean 'tensorflow'?"]),
         (["--optimizers", "adam,sdg"], "--optimizers", ["'sdg'", "did you mean 'sgd'?"]),
         (["--schedule", "cosin"], "--schedule", ["did you mean 'cosine'?"]),
+        *(
+            (["--device", name], "--device", [repr(name), "cpu, cuda or cuda:NUMBER"])
+            for name in ("gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:01", "CUDA", "")
+        ),
+        (
+            ["--framework", "tensorflow", "--device", "cuda"],
+            "--device",
+            ["must be cpu with --framework tensorflow, got 'cuda'", "torch or jax"],
+        ),
         (["--seeds", "0"], "--seeds", ["0 is not 1 or more"]),
         (["--steps", "-5"], "--steps", ["-5 is not 1 or more"]),
         (["--jobs", "0"], "--jobs", ["0 is not 1 or more"]),
@@ -382,7 +391,13 @@ def test_a_second_instance_and_existing_results_are_refused(tmp_path):
 
 def test_a_worker_ends_if_nobody_reads_its_output(tmp_path):
     spec = {"task": str(write(tmp_path)), "framework": "torch", "optimizer": "adam", "seed": 0}
-    more = {"learning_rate": 0.01, "steps": 10**7, "schedule": "cosine", "pictures": None}
+    more = {
+        "learning_rate": 0.01,
+        "steps": 10**7,
+        "schedule": "cosine",
+        "pictures": None,
+        "device": "cpu",
+    }
     command = [sys.executable, "-m", "novograd.compare.worker", json.dumps({**spec, **more})]
     given: dict[str, Any] = {"stderr": subprocess.DEVNULL, "env": os.environ | environment("torch")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, **given) as worker:

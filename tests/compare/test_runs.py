@@ -165,6 +165,7 @@ def test_a_fork_trains_like_a_fresh_process(trained, framework):
         "framework": framework,
         "steps": STEPS,
         "schedule": "constant",
+        "device": "cpu",
         "pictures": None,
     }
     command = [sys.executable, "-m", "novograd.compare.worker", json.dumps(spec)]

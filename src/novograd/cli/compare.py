@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from novograd.cli.options import known, one_of, positive, some_of
-from novograd.compare import report, runner, tables
+from novograd.compare import devices, report, runner, tables
 from novograd.compare.analysis import analyse
 from novograd.compare.display import Display
 from novograd.compare.load import is_file, load, parts
@@ -28,6 +28,14 @@ from novograd.compare.worker import about
 DEFAULT = ["novograd,novograd:rows,adamw,adam,sgd"]
 AUTO = ["auto"]
 OUTPUT = Path("novograd-compare")
+
+
+def _device(device: str) -> str:
+    """Checks the form of ``--device``."""
+    try:
+        return devices.checked(device)
+    except devices.DeviceError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def compare(
@@ -46,6 +54,15 @@ def compare(
             "the framework of your model, or the first that is installed.",
         ),
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            callback=_device,
+            metavar="cpu|cuda|cuda:NUMBER",
+            help="Device to train on: the CPU, or an NVIDIA GPU with "
+            f"{' or '.join(devices.WITH_GPU)}.",
+        ),
+    ] = devices.CPU,
     optimizers: Annotated[
         list[str],
         typer.Option(
@@ -115,12 +132,13 @@ def compare(
     Examples:
       novograd compare                              # the task brain, some minutes
       novograd compare text --framework torch --quick
+      novograd compare brain3d --framework torch --device cuda
       novograd compare digits --optimizers novograd,adamw --seeds 5
       novograd compare my_task.py --learning-rates novograd=0.003,0.01,0.03
       novograd compare brain --resume
     """  # noqa: D301
     console = Console(markup=False, highlight=False)
-    framework, described = _task(task, framework, console)
+    framework, described, name = _task(task, framework, device, console)
     settings = Settings(
         task=task,
         framework=framework,
@@ -129,10 +147,11 @@ def compare(
         steps=steps or described["steps"],
         schedule=schedule,
         quick=quick,
+        device=device,
     )
     output = _directory(output, settings, resume)
     command = shlex.join(["novograd", *(word for word in sys.argv[1:] if word != "--resume")])
-    fresh = runner.begin(settings, described, jobs, command)
+    fresh = runner.begin(settings, described, jobs, command, name)
     try:
         with runner.locked(output):
             path = output / runner.RESULTS
@@ -152,8 +171,9 @@ def compare(
 
 def _run(results: dict[str, Any], settings: Settings, output: Path, console: Console) -> None:
     """Does the missing runs of a comparison, shows the results, and writes the report."""
+    where = "" if settings.device == devices.CPU else f" on {results['machine']['device']}"
     console.print(
-        f"{settings.task} with {settings.framework}: {settings.steps} steps a run, "
+        f"{settings.task} with {settings.framework}{where}: {settings.steps} steps a run, "
         f"{results['jobs']} runs at a time"
     )
     with Display(console) as watch:
@@ -173,12 +193,18 @@ def _run(results: dict[str, Any], settings: Settings, output: Path, console: Con
         raise typer.Exit(1)
 
 
-def _task(name: str, framework: str | None, console: Console) -> tuple[str, dict[str, Any]]:
-    """Returns the framework that trains a task, and the description of the task."""
+def _task(
+    name: str, framework: str | None, device: str, console: Console
+) -> tuple[str, dict[str, Any], str]:
+    """Returns the framework that trains a task, the description of the task, the device's name."""
     if name in BUILT_IN:
-        framework = framework or _installed()
+        framework = framework or _installed(device)
+        _require_device(framework, device)
         _require(framework, (*_needs(framework), *BUILT_IN[name]), name)
-        return framework, about(load(name))
+        if device == devices.CPU:
+            return framework, about(load(name)), devices.CPU_NAME
+        found = _tried(None, framework, device, console)
+        return framework, about(load(name)), found["device"]
     place, _ = parts(name)
     if is_file(place):
         if not Path(place).is_file():
@@ -186,28 +212,50 @@ def _task(name: str, framework: str | None, console: Console) -> tuple[str, dict
     elif "." not in place and find_spec(place) is None:
         known(name, BUILT_IN)
     if framework:
+        _require_device(framework, device)
         _require(framework, runner.FRAMEWORKS[framework].needs[:1], name)
-    with console.status(f"trying {name}"):
-        event = asyncio.run(runner.describe(name, framework))
-    if event["event"] == "result":
-        console.print(event.get("traceback", ""), end="")
-        console.print(f"{name} cannot be trained: {event['error']}")
-        raise typer.Exit(1)
+    event = _tried(name, framework, device, console)
     del event["event"]
     if is_file(place):  # so that --resume refuses a changed file
         event["sha256"] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
-    return event.pop("framework"), event
+    return event.pop("framework"), event, event.pop("device")
 
 
-def _installed() -> str:
-    """Returns the first framework whose packages are all installed."""
-    for name in runner.FRAMEWORKS:
+def _tried(
+    task: str | None, framework: str | None, device: str, console: Console
+) -> dict[str, Any]:
+    """Tries a user's task or, without one, a device; returns the event that describes it."""
+    with console.status(f"trying {task or device}"):
+        event = asyncio.run(runner.describe(task, framework, device))
+    if event.get("refused") == "--device":
+        raise typer.BadParameter(event["error"], param_hint="'--device'")
+    if event["event"] == "result":
+        console.print(event.get("traceback", ""), end="")
+        console.print(
+            f"{task or device} cannot be {'trained' if task else 'used'}: {event['error']}"
+        )
+        raise typer.Exit(1)
+    return event
+
+
+def _installed(device: str) -> str:
+    """Returns the first framework that supports a device and whose packages are all installed."""
+    able = [name for name in runner.FRAMEWORKS if devices.supports(name, device)]
+    for name in able:
         if all(map(find_spec, _needs(name))):
             return name
+    which = "" if device == devices.CPU else f" that supports --device {device}"
     raise typer.BadParameter(
-        "no framework is installed: pip install novograd-optimizer[tensorflow,keras]",
+        f"no framework{which} is installed: pip install novograd-optimizer[{able[0]},keras]",
         param_hint="'--framework'",
     )
+
+
+def _require_device(framework: str, device: str) -> None:
+    try:
+        devices.require(framework, device)
+    except devices.DeviceError as error:
+        raise typer.BadParameter(str(error), param_hint="'--device'") from None
 
 
 def _needs(framework: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Train models with several optimizers and compare the results: ``novograd compare``.
 
 * ``task``: describes a task; ``tasks``: the built-in tasks; ``load``: finds a task by its name.
-* ``optimizers``: the optimizers to compare; ``plan``: the list of runs.
+* ``optimizers``: the optimizers to compare; ``plan``: the list of runs; ``devices``: CPU or GPU.
 * ``tensorflow``, ``torch``, ``jax``: a training step in that framework; ``keras``: the networks.
 * ``training``: one run in any framework; ``worker``: a process that does one run.
 * ``runner``: all runs in parallel, with results in ``results.json``.

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
+from novograd.compare.devices import CPU, DeviceError, missing, number
 from novograd.compare.keras.models import VERSIONS, build
 from novograd.compare.optimizers import Optimizer
 from novograd.compare.task import Task
@@ -24,17 +25,25 @@ _KINDS: dict[str, Callable[..., Any]] = {
 }
 
 
-def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
+def gpu_name(device: str) -> str:
+    """Returns the name of a GPU; see ``novograd.compare.torch.gpu_name``."""
+    return _gpu(device).device_kind
+
+
+def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> Trainer:
     """Builds a model and its optimizer.
 
     Args:
         task: The task, which builds the model.
         optimizer: The optimizer and its settings.
         seed: Seed of the initial weights.
+        device: The device that trains.
 
     Returns:
         The trainer for ``novograd.compare.training.train``.
     """
+    if device != CPU:
+        jax.config.update("jax_default_device", _gpu(device))
     model = build(task, seed)
     # The last key is the variable's own name: NovoGrad finds the rows of an embedding by it.
     weights = {v.path: {v.name: v.value} for v in model.trainable_variables}
@@ -76,7 +85,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
         weights, state, others, loss = train_step(
             weights, state, others, learning_rate, inputs, targets
         )
-        return float(loss)
+        return float(loss)  # waits for the whole compiled step
 
     def predict(inputs: Any, targets: Any) -> tuple[float, NDArray[Any]]:
         loss, (outputs, _) = evaluate(weights, others, inputs, targets)
@@ -97,6 +106,17 @@ def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
         settings=shown,
         versions={"jax": jax.__version__, "optax": optax.__version__, **VERSIONS},
     )
+
+
+def _gpu(device: str) -> Any:
+    try:
+        gpus = jax.devices("cuda")
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(f"there is no {device!r}; JAX found no GPU: {reason}") from None
+    if number(device) >= len(gpus):
+        raise missing(device, "JAX", [gpu.device_kind for gpu in gpus])
+    return gpus[number(device)]
 
 
 def _bytes(tree: Any) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from novograd.compare.devices import CPU
 from novograd.compare.optimizers import OPTIMIZERS, grid
 
 POINTS, QUICK_POINTS = 7, 3  # learning rates of the search
@@ -28,6 +29,7 @@ class Settings:
         steps: Number of training steps of a run.
         schedule: One of ``novograd.compare.training.SCHEDULES``.
         quick: Whether only the best rate gets the other seeds.
+        device: The device that trains, see ``novograd.compare.devices``.
     """
 
     task: str
@@ -37,6 +39,7 @@ class Settings:
     steps: int
     schedule: str
     quick: bool
+    device: str = CPU
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Run:
         seed: Seed of everything random in the run.
         steps: Number of training steps.
         schedule: Name of the schedule of the learning rate.
+        device: The device that trains.
     """
 
     task: str
@@ -60,6 +64,7 @@ class Run:
     seed: int
     steps: int
     schedule: str
+    device: str = CPU
 
 
 def learning_rates(
@@ -149,6 +154,6 @@ def first_metric(row: Mapping[str, Any]) -> float:
 
 
 def _run(settings: Settings, optimizer: str, rate: float, seed: int) -> Run:
-    common = {"task", "framework", "steps", "schedule"}
+    common = {"task", "framework", "steps", "schedule", "device"}
     given = {name: value for name, value in asdict(settings).items() if name in common}
     return Run(optimizer=optimizer, learning_rate=rate, seed=seed, **given)

@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from novograd import __version__
+from novograd.compare.devices import CPU, CPU_NAME
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.plan import Run, Settings, repeats, search
 from novograd.compare.worker import environment
@@ -57,7 +58,9 @@ def locked(output: Path) -> Iterator[None]:
         raise InUseError(f"another comparison is running in {output}") from None
 
 
-def begin(settings: Settings, about: Mapping[str, Any], jobs: int, command: str) -> Results:
+def begin(
+    settings: Settings, about: Mapping[str, Any], jobs: int, command: str, device: str = CPU_NAME
+) -> Results:
     """Returns the results of a comparison before its first run.
 
     Args:
@@ -65,6 +68,7 @@ def begin(settings: Settings, about: Mapping[str, Any], jobs: int, command: str)
         about: The description of the task, see ``novograd.compare.worker.about``.
         jobs: The number of workers to run at once.
         command: The command line that repeats the comparison.
+        device: The name of the device.
     """
     here = machine()
     fresh = {
@@ -77,6 +81,7 @@ def begin(settings: Settings, about: Mapping[str, Any], jobs: int, command: str)
             "system": f"{platform.system()} {platform.machine()}",
             "processor": here["processor"],
             "cpus": here["cores"],
+            "device": device,
         },
         "jobs": jobs,
         "settings": asdict(settings),
@@ -104,13 +109,13 @@ def resume(path: Path, fresh: Results) -> Results:
     """
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
-        found = {name: earlier[name] for name in ("schema", "novograd", "settings", "task")}
+        found = _identity(earlier)
     except (ValueError, KeyError, TypeError):
         raise OtherComparisonError(f"{path} does not contain results of a comparison") from None
-    for name, value in found.items():
-        if value != fresh[name]:
+    for name, value in _identity(fresh).items():
+        if value != found[name]:
             raise OtherComparisonError(
-                f"{path} is from another comparison: {_difference(name, value, fresh[name])}"
+                f"{path} is from another comparison: {_difference(name, found[name], value)}"
             )
     return earlier
 
@@ -173,13 +178,19 @@ def picture_of(run: Mapping[str, Any]) -> str:
     return f"{run['optimizer'].replace(':', '-')}-{run['learning_rate']:g}.npz"
 
 
-async def describe(task: str, framework: str | None) -> dict[str, Any]:
+async def describe(task: str | None, framework: str | None, device: str = CPU) -> dict[str, Any]:
     """Tries a user's task once in a new process.
 
+    Args:
+        task: The task; None to try only the device.
+        framework: The framework, or None if the model determines it.
+        device: The device.
+
     Returns:
-        The last event of ``novograd.compare.worker``: a description of the task, or a failure.
+        The last event of ``novograd.compare.worker``: a description of the task and the name of the
+        device, or a failure.
     """
-    spec = {"task": task, "framework": framework, "optimizer": None}
+    spec = {"task": task, "framework": framework, "optimizer": None, "device": device}
     try:
         async with aclosing(_in_new_process(spec)) as told:
             return [event async for event in told][-1]
@@ -194,14 +205,14 @@ def _workers(settings: Settings) -> Iterator[Work]:
         yield _in_new_process
         return
     command = [sys.executable, "-m", "novograd.compare.server", settings.framework, settings.task]
-    with Server(command, environment(settings.framework)) as server:
+    with Server(command, environment(settings.framework, settings.device)) as server:
         yield server.events
 
 
 def _in_new_process(spec: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
     """Does a run in a new process, which imports everything itself."""
     command = [sys.executable, "-m", "novograd.compare.worker", json.dumps(spec)]
-    return events(command, environment(spec["framework"]))
+    return events(command, environment(spec["framework"], spec["device"]))
 
 
 async def _run(work: Work, run: Run, output: Path, watch: Watch) -> dict[str, Any]:
@@ -234,6 +245,12 @@ async def _run(work: Work, run: Run, output: Path, watch: Watch) -> dict[str, An
 
 def _key(row: Mapping[str, Any]) -> tuple[str, float, int]:
     return row["optimizer"], row["learning_rate"], row["seed"]
+
+
+def _identity(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the part of results that is the same in every process of a comparison."""
+    same = {name: results[name] for name in ("schema", "novograd", "settings", "task")}
+    return {**same, "machine": {"device": results["machine"].get("device")}}
 
 
 def _difference(name: str, there: Any, here: Any) -> str:

@@ -30,7 +30,8 @@ def main() -> None:
 def preload(framework: str, task: str) -> None:
     """Imports a framework and, for a built-in task, its modules and data.
 
-    This must not start a thread, as an XLA client, TensorFlow's context or a thread pool would.
+    This must not start a thread, as an XLA client, TensorFlow's context or a thread pool would. It
+    must not use a GPU: CUDA does not work in a fork of a process that has used it.
 
     Args:
         framework: A key of ``novograd.compare.runner.FRAMEWORKS``.

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from novograd.compare.devices import CPU, require
 from novograd.compare.keras.models import VERSIONS, build
 from novograd.compare.optimizers import Optimizer
 from novograd.compare.task import Task
@@ -30,17 +31,19 @@ _KINDS: dict[str, Any] = {
 }
 
 
-def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
+def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> Trainer:
     """Builds a model and its optimizer.
 
     Args:
         task: The task, which builds the model.
         optimizer: The optimizer and its settings.
         seed: Seed of the initial weights.
+        device: The CPU; this trainer does not support GPUs.
 
     Returns:
         The trainer for ``novograd.compare.training.train``.
     """
+    require("tensorflow", device)
     tf.config.set_visible_devices([], "GPU")  # same work everywhere, and room for two runs
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)

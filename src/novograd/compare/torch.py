@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from novograd.compare.devices import CPU, DeviceError, missing, number
 from novograd.compare.optimizers import Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
@@ -23,27 +24,52 @@ Named = list[tuple[str, Tensor]]
 Build = Callable[[Named, bool], tuple[torch.optim.Optimizer, dict[str, Any]]]
 
 
-def trainer(task: Task, optimizer: Optimizer, seed: int) -> Trainer:
+def gpu_name(device: str) -> str:
+    """Returns the name of a GPU.
+
+    This initialises CUDA, so do not call it in a process that will fork.
+
+    Args:
+        device: The GPU, see ``novograd.compare.devices``.
+
+    Raises:
+        DeviceError: If there is no such GPU, or it does not work.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if number(device) >= count:
+        raise missing(device, "PyTorch", [torch.cuda.get_device_name(i) for i in range(count)])
+    try:
+        torch.ones(1, device=device).item()
+    except RuntimeError as error:
+        raise DeviceError(f"{device!r} does not work: {str(error).splitlines()[0]}") from None
+    return torch.cuda.get_device_name(number(device))
+
+
+def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> Trainer:
     """Builds a model and its optimizer.
 
     Args:
         task: The task, which builds the model.
         optimizer: The optimizer and its settings.
         seed: Seed of the initial weights.
+        device: The device that trains. Keras models are there already, see
+            ``novograd.compare.worker.environment``.
 
     Returns:
         The trainer for ``novograd.compare.training.train``.
     """
-    return trainer_of(task, partial(_optimizer, optimizer), seed)
+    return trainer_of(task, partial(_optimizer, optimizer), seed, device)
 
 
-def trainer_of(task: Task, build: Build, seed: int) -> Trainer:
+def trainer_of(task: Task, build: Build, seed: int, device: str = CPU) -> Trainer:
     """Builds a model and any optimizer.
 
     Args:
         task: The task, which builds the model.
         build: Builds the optimizer.
         seed: Seed of the initial weights.
+        device: The device that trains. Keras models are there already, see
+            ``novograd.compare.worker.environment``.
 
     Returns:
         The trainer for ``novograd.compare.training.train``.
@@ -57,8 +83,10 @@ def trainer_of(task: Task, build: Build, seed: int) -> Trainer:
     if by_keras:
         named = [(v.path, v.value) for v in model.trainable_variables]
     else:
+        model.to(device)
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     update, settings = build(named, by_keras)
+    on_device = partial(_tensors, device=device)
 
     def call(inputs: Any, training: bool) -> Any:
         if by_keras:
@@ -70,20 +98,22 @@ def trainer_of(task: Task, build: Build, seed: int) -> Trainer:
         for group in update.param_groups:
             group["lr"] = learning_rate
         update.zero_grad()
-        loss = task.loss(call(_tensors(inputs), training=True), _tensors(targets))
+        loss = task.loss(call(on_device(inputs), training=True), on_device(targets))
         loss.backward()
         update.step()
-        return loss.item()
+        return loss.item()  # the only wait for the device: for all of the step
 
     @torch.no_grad()
     def predict(inputs: Any, targets: Any) -> tuple[float, NDArray[Any]]:
-        outputs = call(_tensors(inputs), training=False)
-        return task.loss(outputs, _tensors(targets)).item(), outputs.numpy()
+        outputs = call(on_device(inputs), training=False)
+        return task.loss(outputs, on_device(targets)).item(), outputs.cpu().numpy()
 
     def update_alone() -> None:
         for group in update.param_groups:
             group["lr"] = 0.0
         update.step()
+        if device != CPU:
+            torch.cuda.synchronize(device)
 
     return Trainer(
         step,
@@ -126,10 +156,10 @@ def _optimizer(
     return built, {**settings, "layers": f"Rows(scale={optimizer.layers.scale!r})"}
 
 
-def _tensors(x: Any) -> Any:
+def _tensors(x: Any, device: str) -> Any:
     if isinstance(x, tuple | list):
-        return tuple(map(_tensors, x))
-    return x if torch.is_tensor(x) else torch.from_numpy(np.array(x))
+        return tuple(_tensors(one, device) for one in x)
+    return (x if torch.is_tensor(x) else torch.from_numpy(np.array(x))).to(device)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

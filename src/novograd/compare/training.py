@@ -20,7 +20,9 @@ UPDATES = 20  # number of timed updates of the optimizer
 
 @dataclass(frozen=True)
 class Trainer:
-    """A model and its optimizer in some framework, on the CPU with one thread.
+    """A model and its optimizer in some framework, on the CPU with one thread or on a GPU.
+
+    The functions return when the device has done their work.
 
     Attributes:
         step: Takes a learning rate, inputs and targets, updates the weights, and returns the loss

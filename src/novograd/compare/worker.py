@@ -2,12 +2,13 @@
 
 SPEC_JSON is a JSON object with the fields of ``novograd.compare.plan.Run`` and ``pictures``, the
 file for the pictures of a segmentation, or null. If ``optimizer`` is null, the process tries the
-task once and describes it. The process prints each event (see ``novograd.compare.training.train``)
-as one line of JSON on standard output, and nothing else. It must be started with the variables of
-``environment``.
+task once and describes it. If ``task`` is null too, the process only tries the device. The process
+prints each event (see ``novograd.compare.training.train``) as one line of JSON on standard output,
+and nothing else. It must be started with the variables of ``environment``.
 
 An exception becomes a result event with the status ``"failed"``, ``error`` and ``traceback``. The
-traceback begins at the user's own code.
+traceback begins at the user's own code. If the device cannot be used, the event also has
+``"refused": "--device"``.
 """
 
 import importlib
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from novograd.compare.devices import CPU, CPU_NAME, DeviceError, require, supports
 from novograd.compare.load import load
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.task import Task
@@ -32,25 +34,31 @@ ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     # By default, TensorFlow uses oneDNN only on some CPUs. A step takes twice as long without it.
     "TF_ENABLE_ONEDNN_OPTS": "1",
-    "KERAS_TORCH_DEVICE": "cpu",
-    "JAX_PLATFORMS": "cpu",
-    "CUDA_VISIBLE_DEVICES": "",  # all machines train on the CPU
     "NPROC": "1",  # the number of processors for XLA's thread pools
     "OMP_NUM_THREADS": "1",
 }
+ON_CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+ON_GPU = {
+    "JAX_PLATFORMS": "cuda,cpu",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several runs share the memory of the GPU
+    # PyTorch then looks for GPUs without CUDA, which would not work in a later fork.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
 
 
-def environment(framework: str | None) -> dict[str, str]:
+def environment(framework: str | None, device: str = CPU) -> dict[str, str]:
     """Returns the variables that NumPy and frameworks read when they are imported.
 
     Args:
         framework: The framework of the run, or None if the model determines it.
+        device: The device of the run.
 
     Example:
         >>> environment("jax")["KERAS_BACKEND"]
         'jax'
     """
-    return ENVIRONMENT | ({"KERAS_BACKEND": framework} if framework else {})
+    chosen = ENVIRONMENT | (ON_CPU if device == CPU else ON_GPU) | {"KERAS_TORCH_DEVICE": device}
+    return chosen | ({"KERAS_BACKEND": framework} if framework else {})
 
 
 def main() -> None:
@@ -72,10 +80,15 @@ def run(spec: dict[str, Any]) -> None:
 
 def _events(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
     try:
+        if spec["task"] is None:
+            yield {"event": "device", "device": _device_name(spec["framework"], spec["device"])}
+            return
         task = load(spec["task"])
-        yield from _run(task, spec) if spec["optimizer"] else _describe(task, spec["framework"])
+        yield from _run(task, spec) if spec["optimizer"] else _describe(task, spec)
     except BrokenPipeError:
         raise
+    except DeviceError as error:
+        yield {"event": "result", "status": "failed", "error": str(error), "refused": "--device"}
     except Exception as error:
         last = traceback.format_exception_only(error)[-1].strip()
         yield {
@@ -87,7 +100,7 @@ def _events(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _run(task: Task, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    trainer = _trainer(task, spec["framework"], spec["optimizer"], spec["seed"])
+    trainer = _trainer(task, spec["framework"], spec["optimizer"], spec["seed"], spec["device"])
     steps = spec["steps"]
     rates = (
         schedule(spec["schedule"], step, steps, spec["learning_rate"])
@@ -99,13 +112,17 @@ def _run(task: Task, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield event
 
 
-def _describe(task: Task, framework: str | None) -> Iterator[dict[str, Any]]:
-    """Tries every part of a user's task once, and describes the task."""
-    kind = _framework(task.model(0))
+def _describe(task: Task, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Tries every part of a user's task once, and describes the task and the device."""
+    framework, device = spec["framework"], spec["device"]
+    if framework is not None:
+        _device_name(framework, device)  # without the device, the model might not even be built
+    kind = _kind(task, device)
     framework = framework or kind
+    named = _device_name(framework, device)
     if kind == "torch" != framework and "keras" not in sys.modules:
         raise TypeError(f"the model is a torch.nn.Module, which {framework} cannot train")
-    trainer = _trainer(task, framework, "sgd", 0)
+    trainer = _trainer(task, framework, "sgd", 0, device)
     batch = next(iter(task.batches(0)), None)
     if batch is None:
         raise ValueError("task.batches(0) gave no batch")
@@ -116,13 +133,31 @@ def _describe(task: Task, framework: str | None) -> Iterator[dict[str, Any]]:
     if not metrics:
         raise ValueError("task.metric returned no number; the first number compares the optimizers")
     segmentation(task, trainer)
-    yield {"event": "task", "framework": framework, **about(task)}
+    yield {"event": "task", "framework": framework, "device": named, **about(task)}
 
 
 def about(task: Task) -> dict[str, Any]:
     """Returns the description of a task for the results."""
     names = ("title", "about", "higher_is_better", "margin", "steps", "learning_rates")
     return {name: getattr(task, name) for name in names}
+
+
+def _kind(task: Task, device: str) -> str:
+    """Returns the framework of a task's model, which is built once."""
+    try:
+        return _framework(task.model(0))
+    except Exception:
+        keras = sys.modules.get("keras")
+        if keras is not None and supports(keras.backend.backend(), device):
+            _device_name(keras.backend.backend(), device)  # perhaps Keras found no such device
+        raise
+
+
+def _device_name(framework: str, device: str) -> str:
+    require(framework, device)
+    if device == CPU:
+        return CPU_NAME
+    return importlib.import_module(f"novograd.compare.{framework}").gpu_name(device)
 
 
 def _framework(model: Any) -> str:
@@ -138,9 +173,9 @@ def _framework(model: Any) -> str:
     )
 
 
-def _trainer(task: Task, framework: str, optimizer: str, seed: int) -> Trainer:
+def _trainer(task: Task, framework: str, optimizer: str, seed: int, device: str) -> Trainer:
     module = importlib.import_module(f"novograd.compare.{framework}")
-    return module.trainer(task, OPTIMIZERS[optimizer], seed)
+    return module.trainer(task, OPTIMIZERS[optimizer], seed, device)
 
 
 def _keep_pictures(task: Task, trainer: Trainer, path: Path) -> None:

@@ -29,7 +29,7 @@ CAPTIONS = {
     "learning-rates": "Marks: median; bars: lowest to highest, where there are several seeds. "
     "Marks at the same rate are drawn slightly apart.",
     "state": "Size of the data that the optimizer keeps between steps, at its best learning rate.",
-    "time": "Median time of the optimizer's update in a step, with one thread.",
+    "time": "Median time of the optimizer's update in a step. A run has one thread.",
 }
 
 
@@ -165,6 +165,7 @@ def machine(analysis: Analysis) -> dict[str, str]:
         "python": about["python"],
         "system": about["system"],
         "processor": f"{about['processor']}, {about['cpus']} CPUs",
+        "device": about["device"],
         "runs at once": f"{results['jobs']}, one thread each",
         "date": results["date"],
     }
