@@ -20,7 +20,6 @@ POINTERS = {
     "table": "*i64",
     "part_of": "*i32",
     "rules": "*fp64",
-    "slopes": "*fp64",
     "lr": "*fp32",
     "found_inf": "*fp32",
     "grad_scale": "*fp32",
@@ -42,14 +41,14 @@ def compiled(name, **constants):
             (i,): [["tt.divisibility", 16]] for i, x in enumerate(names) if kinds[x][0] == "*"
         },
     )
-    options = {"num_warps": triton_kernels.warps(constants), "enable_fp_fusion": False}
+    options = {"num_warps": 4, "enable_fp_fusion": False}
     return triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=options)
 
 
 half = sys.argv[2] == "bfloat16"
 dtype = getattr(tl, sys.argv[2])
 for unscale in (False, True):
-    kernel = compiled("square_sums", GRAD=dtype, HAS_SCALE=unscale)
+    kernel = compiled("square_sums", GRAD=dtype, HAS_SCALE=unscale, TILE=2048)
     assert "ld.global.v4.b32" in kernel.asm["ptx"]
 compiled("layer_sums")
 for counts in (False, True):
@@ -70,11 +69,12 @@ for nesterov in (False, True):
         HAS_SCALE=nesterov,
         NESTEROV=nesterov,
         STOCHASTIC=half,
+        TILE=1024,
     )
     ptx = kernel.asm["ptx"]
     blocks = 1 if half else 2  # of 16 bytes a thread
-    assert ptx.count("ld.global.v4.b32") == 3 * blocks
-    assert ptx.count("st.global.v4.b32") == 2 * blocks
+    assert ptx.count("ld.global.v4.b32") >= 3 * blocks
+    assert ptx.count("st.global.v4.b32") >= 2 * blocks
     assert "fma.rn.f32" not in ptx
 for width in triton_kernels.WIDTHS:
     ptx = compiled(
@@ -83,7 +83,9 @@ for width in triton_kernels.WIDTHS:
         GRAD=dtype,
         MOMENT=dtype,
         V=tl.float32,
+        ROWS=max(1, min(triton_kernels.MOST_ROWS, triton_kernels.SHORT_TILE // width)),
         WIDTH=width,
+        ALIGNED=width >= 16,
         HAS_LR=half,
         HAS_FOUND_INF=half,
         HAS_SCALE=half,
@@ -93,7 +95,7 @@ for width in triton_kernels.WIDTHS:
         STOCHASTIC=half,
     ).asm["ptx"]
     assert "fma.rn.f32" not in ptx
-    if width >= 64:
+    if width >= 16:
         assert "ld.global.v4.b32" in ptx
         assert "st.global.v4.b32" in ptx
 """

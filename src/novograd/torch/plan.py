@@ -3,38 +3,26 @@
 import weakref
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from operator import attrgetter, call, is_, itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from novograd.torch.backends import Backend
 from novograd.torch.choice import Assignment
 from novograd.torch.groups import Group
 from novograd.torch.parts import Part
 from novograd.torch.steps import Memos
 
 # The tensors that the state has for some variants only.
-_OPTIONAL_STATE = ("max_exp_avg_sq", "step")
+_OPTIONAL = ("max_exp_avg_sq", "step")
 # The choice of a backend depends on these options.
 _BACKEND_OPTIONS = ("variant", "foreach", "fused", "stochastic_rounding")
 
 
-class _Kept(NamedTuple):
-    """The facts about a parameter and its part that a plan keeps.
-
-    References to the state are weak, so that the state is freed when the optimizer drops it. The
-    parameter does not have even a weak reference: torch swaps the contents of two tensors only if
-    no weak reference to them exists. ``Module.to`` swaps the contents of DTensors.
-    """
-
-    of_param: tuple[Any, ...]
-    of_grad: tuple[Any, ...]
-    backend: Backend
-    scale: float
-    exp_avg: Any
-    exp_avg_sq: Any
-    others: tuple[tuple[str, Any], ...]
+# These functions of C are several times faster than their equivalents in Python.
+_GRAD, _DTYPE, _SHAPE, _LAYOUT = map(attrgetter, ("grad", "dtype", "shape", "layout"))
+_EXP_AVG, _EXP_AVG_SQ = map(itemgetter, ("exp_avg", "exp_avg_sq"))
 
 
 class Plan:
@@ -77,40 +65,37 @@ class Plan:
     ) -> None:
         """Keeps an assignment, if each part is a whole parameter."""
         self.memos: Memos = defaultdict(dict)
-        self._kept: list[_Kept] = []
-        trained = [param for param in group["params"] if param.grad is not None]
-        whole = len(assigned) == len(trained) and all(
+        trained = _trained(group)
+        self._holds = len(assigned) == len(trained) > 0 and all(
             part.param is param for (_, part), param in zip(assigned, trained, strict=True)
         )
-        if whole:
-            self._layers = layers
-            self._options = [group[name] for name in _BACKEND_OPTIONS]
-            self._params = list(map(id, group["params"]))
-            self._kept = [
-                _Kept(
-                    _of_param(part.param),
-                    _of_grad(part.grad),
-                    backend,
-                    part.scale,
-                    weakref.ref(part.exp_avg),
-                    weakref.ref(part.exp_avg_sq),
-                    tuple(
-                        (name, weakref.ref(states[part.param][name]))
-                        for name in _OPTIONAL_STATE
-                        if name in states[part.param]
-                    ),
-                )
-                for backend, part in assigned
+        if not self._holds:
+            return
+        self._layers = layers
+        self._options = [group[name] for name in _BACKEND_OPTIONS]
+        self._params = list(map(id, group["params"]))
+        self._facts = _facts(trained, list(map(_GRAD, trained)))
+        self._backends = [backend for backend, _ in assigned]
+        self._scales = [part.scale for _, part in assigned]
+        # References to the state are weak, so that it is freed when the optimizer drops it. The
+        # parameters do not have even weak references: torch swaps the contents of two tensors only
+        # if no weak reference to them exists. Module.to swaps the contents of DTensors.
+        self._exp_avgs = [weakref.ref(part.exp_avg) for _, part in assigned]
+        self._exp_avg_sqs = [weakref.ref(part.exp_avg_sq) for _, part in assigned]
+        self._others = [
+            [
+                (name, weakref.ref(states[param][name]))
+                for name in _OPTIONAL
+                if name in states[param]
             ]
+            for param in trained
+        ]
 
     def recall(self, group: Group, layers: Any, states: Mapping[Tensor, Any]) -> Assignment | None:
         """Returns the assignment for this step, or None if the plan does not hold for it."""
-        params = group["params"]
-        trained = [param for param in params if param.grad is not None]
         if (
-            not trained
-            or len(trained) != len(self._kept)
-            or list(map(id, params)) != self._params
+            not self._holds
+            or list(map(id, group["params"])) != self._params
             or layers is not self._layers
             or any(
                 group[name] is not x
@@ -118,37 +103,50 @@ class Plan:
             )
         ):
             return None
-        assigned = []
-        for param, kept in zip(trained, self._kept, strict=True):
-            of_param, of_grad, backend, scale, old_exp_avg, old_exp_avg_sq, others = kept
-            grad, state = cast(Tensor, param.grad), states[param]
-            exp_avg, exp_avg_sq = state.get("exp_avg"), state.get("exp_avg_sq")
-            if (
-                exp_avg is None
-                or exp_avg is not old_exp_avg()
-                or exp_avg_sq is not old_exp_avg_sq()
-                or of_param != _of_param(param)
-                or of_grad != _of_grad(grad)
-            ):
-                return None
-            part = Part(param, grad, exp_avg, exp_avg_sq, scale)
-            if others:
+        trained = _trained(group)
+        grads, mine = list(map(_GRAD, trained)), list(map(states.__getitem__, trained))
+        try:
+            exp_avgs, exp_avg_sqs = list(map(_EXP_AVG, mine)), list(map(_EXP_AVG_SQ, mine))
+        except KeyError:
+            return None
+        if (
+            _facts(trained, grads) != self._facts
+            or not _same(exp_avgs, self._exp_avgs)
+            or not _same(exp_avg_sqs, self._exp_avg_sqs)
+        ):
+            return None
+        parts = list(map(Part, trained, grads, exp_avgs, exp_avg_sqs, self._scales))
+        if any(self._others):
+            for i, (state, others) in enumerate(zip(mine, self._others, strict=True)):
                 if any(name not in state or state[name] is not x() for name, x in others):
                     return None
-                maximum, step = map(state.get, _OPTIONAL_STATE)
-                history = None if step is None else exp_avg_sq
-                part = part._replace(maximum=maximum, step=step, history=history)
-            assigned.append((backend, part))
-        return assigned
+                maximum, step = map(state.get, _OPTIONAL)
+                history = None if step is None else exp_avg_sqs[i]
+                parts[i] = parts[i]._replace(maximum=maximum, step=step, history=history)
+        return list(zip(self._backends, parts, strict=True))
 
 
-def _of_param(param: Tensor) -> tuple[Any, ...]:
-    """Returns dtype, device, shape and strides of a parameter."""
-    return param.dtype, param.get_device(), param.shape, param.stride()
+def _trained(group: Group) -> list[Tensor]:
+    """Returns the parameters that have a gradient."""
+    return [param for param in group["params"] if param.grad is not None]
 
 
-def _of_grad(grad: Tensor) -> tuple[Any, ...]:
-    """Returns type, dtype, device and strides of a gradient. torch checks its shape."""
-    if grad.layout is not torch.strided:
-        return ()
-    return type(grad), grad.dtype, grad.get_device(), grad.stride()
+def _facts(params: list[Tensor], grads: list[Tensor]) -> tuple[list[Any], ...] | None:
+    """Returns the facts on which a plan depends, or None if a gradient is not dense.
+
+    torch checks that a gradient has the shape of its parameter.
+    """
+    if set(map(_LAYOUT, grads)) != {torch.strided}:
+        return None
+    return (
+        list(map(_SHAPE, params)),
+        *([list(map(_DTYPE, x)) for x in (params, grads)]),
+        *([list(map(Tensor.get_device, x)) for x in (params, grads)]),
+        *([list(map(Tensor.stride, x)) for x in (params, grads)]),
+        list(map(type, grads)),
+    )
+
+
+def _same(tensors: list[Tensor], references: list[Any]) -> bool:
+    """Whether weak references refer to the given tensors."""
+    return len(tensors) == len(references) and all(map(is_, tensors, map(call, references)))

@@ -11,6 +11,7 @@ interpreter runs them on the CPU. This is slow; tests use it.
 import contextlib
 import functools
 import importlib.util
+import itertools
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -114,12 +115,14 @@ class PreparedByTriton:
     ) -> None:
         """Groups the parts by device and dtypes, and divides the work."""
         self._scaling = scaling
-        parts = list(map(in_memory, parts))
+        grads = [part.grad for part in parts]
+        if any(map(Tensor.is_neg, grads)) or any(map(Tensor.is_conj, grads)):
+            parts = list(map(in_memory, parts))
         memo = {} if memo is None else memo
         if "divisions" not in memo:
             memo["divisions"] = _divisions(parts)
-        self._groups: list[tuple[list[Part], _Work]] = [
-            ([parts[i] for i in chosen], work) for chosen, work in memo["divisions"]
+        self._groups: list[tuple[list[Part], _Division]] = [
+            ([parts[i] for i in division.chosen], division) for division in memo["divisions"]
         ]
 
     def square_sums(self) -> None:
@@ -132,39 +135,58 @@ class PreparedByTriton:
 
     def step(self, options: Options) -> None:
         """Updates the parts."""
-        for parts, work in self._groups:
+        for parts, division in self._groups:
             with _on(parts[0].param.device):
-                _take_step(parts, work, options, self._scaling)
+                _take_step(parts, division, options, self._scaling)
             params, _, exp_avgs, exp_avg_sqs, *_ = zip(*parts, strict=True)
             torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
 
 
-def _divisions(parts: Sequence[Part]) -> list[tuple[list[int], "_Work"]]:
-    """Groups parts by device and dtypes.
+class _Division(NamedTuple):
+    """The division of the work on parts with the same device and dtypes.
 
-    Returns:
-        For each group, the numbers of its parts in the order of the table, and the work on them.
+    Attributes:
+        chosen: The numbers of these parts, in the order of the table.
+        work: The division into programs.
+        part_of: The part of each program, on the device: for the passes over memory, and for
+            ``scalars``.
     """
+
+    chosen: list[int]
+    work: "_Work"
+    part_of: list[Tensor]
+
+
+def _divisions(parts: Sequence[Part], short: bool = True) -> list[_Division]:
+    """Groups parts by device and dtypes, and divides the work; without ``short``, all are long."""
     groups: dict[Any, list[int]] = defaultdict(list)
     for i, (w, g, m, *_) in enumerate(parts):
         groups[w.device, w.dtype, g.dtype, m.dtype].append(i)
     divisions = []
-    for chosen in groups.values():
-        work = _work([parts[i] for i in chosen])
-        divisions.append(([chosen[i] for i in work.order], work))
+    for (device, *_), chosen in groups.items():
+        grids = tuple(cast(Grid, grid_of(parts[i])) for i in chosen)
+        work = _work_of(grids, tuple(parts[i].square is not None for i in chosen), short)
+        with _on(device):
+            sent = _to_device(np.concatenate(work.part_of), device)
+        part_of = sent.view(torch.int32).split([2 * len(x) for x in work.part_of])
+        divisions.append(_Division([chosen[i] for i in work.order], work, list(part_of)))
     return divisions
 
 
 def _take_step(
-    parts: Sequence[Part], work: "_Work", options: Options, scaling: Scaling | None
+    parts: Sequence[Part], division: _Division, options: Options, scaling: Scaling | None
 ) -> None:
     """Launches the kernels for parts with the same device and dtypes, in the order of the table."""
+    work, (part_of, part_of_scalars) = division.work, division.part_of
     first, device, numbers = parts[0], parts[0].param.device, _numbers(parts, options)
-    tables = _tables(parts, work, numbers)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _captured.append(part_of)
+    addresses = _addresses(parts)
+    table = _table(parts, addresses, work, numbers)
     scale, found_inf = _on_device(scaling, device)
-    rules = tables.rules if numbers.each is None else numbers.each
+    rules = table.view(torch.float64) if numbers.each is None else numbers.each
     of_rule = (
-        *(rules, tables.slopes),
+        rules,
         rules if numbers.lr is None else numbers.lr,
         rules if found_inf is None else found_inf,
     )
@@ -190,26 +212,32 @@ def _take_step(
         return rules if scale is None else scale, seed
 
     if work.long:
-        partial_sums = _partial_sums(work, tables, scale, first)
+        partial_sums = _partial_sums(division, table, scale, first)
         coefficients = torch.empty(work.layers * 5, dtype=first.exp_avg_sq.dtype, device=device)
         _launch(
             "scalars",
             work.scalar_programs,
-            *(tables.parts, tables.part_of_scalars, partial_sums, *of_rule, coefficients),
+            *(table, part_of_scalars, partial_sums, *of_rule, coefficients),
             **how_to_advance,
         )
         _launch(
             "linear_pass",
             work.first_programs[work.long],
-            *(tables.parts, tables.part_of_programs, coefficients, rules, *of_update()),
+            *(table, part_of, coefficients, rules, *of_update()),
+            TILE=_kernels().UPDATE_BYTES // first.param.dtype.itemsize,
             **how_to_update,
         )
-    for width, begin, end in work.short:
+    for short in work.short:
+        aligned = short.divisible and not (addresses[short.parts, :3] % 16).any()
+        tile = _kernels().SHORT_TILE if aligned else _kernels().SHORT_UNALIGNED_TILE
         _launch(
             "short_layers",
-            end - begin,
-            *(tables.parts, tables.part_of_programs, begin, *of_rule, *of_update()),
-            WIDTH=width,
+            short.programs,
+            *(table, part_of, short.before, *of_rule, *of_update()),
+            ROWS=min(_kernels().MOST_ROWS, max(1, tile // short.width)),
+            WIDTH=short.width,
+            ALIGNED=aligned,
+            num_warps=4 * max(1, short.width // tile),
             **how_to_advance,
             **how_to_update,
         )
@@ -217,24 +245,27 @@ def _take_step(
 
 def _write_square_sums(parts: Sequence[Part], scaling: Scaling | None) -> None:
     """Launches the kernels that write ``square`` of each part."""
-    work = _work([part._replace(square=None) for part in parts], short=False)
-    tables = _tables(parts, work, _DeviceNumbers())
+    (division,) = _divisions([part._replace(square=None) for part in parts], short=False)
+    parts = [parts[i] for i in division.chosen]
+    table = _table(parts, _addresses(parts), division.work, _DeviceNumbers())
     scale, _ = _on_device(scaling, parts[0].param.device)
-    partial_sums = _partial_sums(work, tables, scale, parts[0])
-    _launch("layer_sums", work.scalar_programs, tables.parts, tables.part_of_scalars, partial_sums)
+    partial_sums = _partial_sums(division, table, scale, parts[0])
+    programs = division.work.scalar_programs
+    _launch("layer_sums", programs, table, division.part_of[1], partial_sums)
 
 
-def _partial_sums(work: "_Work", tables: "_Tables", scale: Tensor | None, like: Part) -> Tensor:
+def _partial_sums(division: _Division, table: Tensor, scale: Tensor | None, like: Part) -> Tensor:
     """Launches the sums of squares of the long parts with unknown norms; returns their tensor."""
-    v = like.exp_avg_sq
+    work, v = division.work, like.exp_avg_sq
     partial_sums = torch.empty(work.partial_sums, dtype=v.dtype, device=v.device)
     _launch(
         "square_sums",
         work.first_programs[work.unknown],
-        *(tables.parts, tables.part_of_programs, partial_sums),
-        tables.rules if scale is None else scale,
+        *(table, division.part_of[0], partial_sums),
+        table if scale is None else scale,
         GRAD=_type(like.grad),
         HAS_SCALE=scale is not None,
+        TILE=_kernels().SUM_BYTES // like.grad.dtype.itemsize,
     )
     return partial_sums
 
@@ -279,18 +310,35 @@ def _numbers(parts: Sequence[Part], options: Options) -> _DeviceNumbers:
     return _DeviceNumbers(each=torch.stack(columns, dim=1))
 
 
+class _Short(NamedTuple):
+    """Parts that one launch of ``short_layers`` updates.
+
+    Attributes:
+        width: The width of the launch.
+        divisible: Whether the lengths of the layers are multiples of 8.
+        parts: The rows of these parts in the table.
+        before: Number of programs of the parts before.
+        programs: Number of programs.
+    """
+
+    width: int
+    divisible: bool
+    parts: slice
+    before: int
+    programs: int
+
+
 class _Work(NamedTuple):
     """The division of the work on parts into programs, which depends only on the shapes.
 
     Long parts come first, and of these the ones with unknown norms. All other parts follow in the
-    order of their width; ``short_layers`` updates them.
+    order of their width; ``short_layers`` updates these.
 
     Attributes:
         order: The numbers of the given parts in the order of the table.
         unknown: Number of long parts with unknown norms.
         long: Number of long parts.
-        short: The width, the first program and the last one plus 1 of each launch of
-            ``short_layers``.
+        short: The launches of ``short_layers``.
         columns: The columns of the table that depend only on the shapes; shape (parts, 8).
         first_programs: The first program of each part in the passes over memory, then the number of
             programs.
@@ -298,13 +346,13 @@ class _Work(NamedTuple):
         partial_sums: Number of partial sums.
         layers: Number of layers of long parts.
         part_of: The part of each program as 32-bit numbers: one array for the passes over memory,
-            one for ``scalars``. Both are padded to a multiple of 16 bytes.
+            one for ``scalars``. Both are padded to a multiple of 16 bytes, and viewed as int64.
     """
 
     order: list[int]
     unknown: int
     long: int
-    short: list[tuple[int, int, int]]
+    short: list[_Short]
     columns: np.ndarray
     first_programs: list[int]
     scalar_programs: int
@@ -313,22 +361,22 @@ class _Work(NamedTuple):
     part_of: tuple[np.ndarray, ...]
 
 
-def _work(parts: Sequence[Part], short: bool = True) -> _Work:
-    """Divides the work on parts; with ``short=False``, all parts are long."""
-    grids = tuple(cast(Grid, grid_of(part)) for part in parts)
-    return _work_of(grids, tuple(part.square is not None for part in parts), short)
-
-
 @functools.lru_cache(maxsize=64)
 def _work_of(grids: tuple[Grid, ...], known: tuple[bool, ...], short: bool) -> _Work:
-    """Divides the work on parts with the given grids into programs; cached."""
+    """Divides the work on parts into programs; cached.
+
+    Args:
+        grids: The grid of each part.
+        known: Whether the norms of each part are known.
+        short: Whether parts may be short; otherwise all are long.
+    """
     chunk, block = _kernels().CHUNK.value, _kernels().BLOCK.value
-    widths = [
-        _width(grid) if short and not has_norm else 0
+    kinds = [
+        _kind(grid) if short and not has_norm else _LONG
         for grid, has_norm in zip(grids, known, strict=True)
     ]
-    order = sorted(range(len(grids)), key=lambda i: (widths[i], known[i]))
-    long = widths.count(0)
+    order = sorted(range(len(grids)), key=lambda i: (kinds[i], known[i]))
+    long = kinds.count(_LONG)
     runs, layers, run, stride = np.array([grids[i] for i in order], dtype=np.int64).T
     pieces, segments = layers * runs, -(-run // chunk)
     each = chunk // np.maximum(run, 1)  # pieces for each program, if pieces are short
@@ -341,64 +389,63 @@ def _work_of(grids: tuple[Grid, ...], known: tuple[bool, ...], short: bool) -> _
     starts = np.concatenate([np.zeros((4, 1), np.int64), sizes.cumsum(axis=1)], axis=1)
     numbers = np.arange(len(grids), dtype=np.int32)
     part_of = [np.repeat(numbers, sizes[i]) for i in (0, 1)]
-    ends = np.flatnonzero(np.diff([widths[i] for i in order], append=-1)) + 1
-    begins = [0, *ends[:-1]]
+    programs_before = starts[0].tolist()
+    launches = []
+    for kind, group in itertools.groupby(range(long, len(order)), key=lambda i: kinds[order[i]]):
+        first, *_, last = [*group] * 2
+        before, end = programs_before[first], programs_before[last + 1]
+        launches.append(_Short(*kind, slice(first, last + 1), before, end - before))
     return _Work(
         order=order,
         unknown=long - sum(known),
         long=long,
-        short=[
-            (widths[order[i]], int(starts[0, i]), int(starts[0, j]))
-            for i, j in zip(begins, ends, strict=True)
-            if widths[order[i]]
-        ],
+        short=launches,
         columns=np.column_stack([layers, runs, run, stride, *starts[:, :-1]]),
-        first_programs=starts[0].tolist(),
+        first_programs=programs_before,
         scalar_programs=int(starts[1, -1]),
         partial_sums=int(starts[2, -1]),
         layers=int(starts[3, -1]),
-        part_of=tuple(np.pad(x, (0, -len(x) % 4)) for x in part_of),
+        part_of=tuple(np.pad(x, (0, -len(x) % 4)).view(np.int64) for x in part_of),
     )
 
 
-def _width(grid: Grid) -> int:
-    """Returns the width of ``short_layers`` for layers, or 0 if these are long."""
+_LONG = (0, False)
+
+
+def _kind(grid: Grid) -> tuple[int, bool]:
+    """Returns the width of ``short_layers`` for layers, and whether 8 divides their length."""
     runs, _, run, _ = grid
     if runs != 1 or not run:
-        return 0
-    return next((width for width in _kernels().WIDTHS if run <= width), 0)
+        return _LONG
+    width = next((width for width in _kernels().WIDTHS if run <= width), None)
+    return (width, run % 8 == 0) if width else _LONG
 
 
-class _Tables(NamedTuple):
-    """The tables that the kernels read, on the device."""
-
-    parts: Tensor
-    rules: Tensor
-    slopes: Tensor
-    part_of_programs: Tensor
-    part_of_scalars: Tensor
+def _addresses(parts: Sequence[Part]) -> np.ndarray:
+    """Returns the addresses of the table, of shape (parts, 5)."""
+    params, grads, exp_avgs, exp_avg_sqs, _, squares, *_ = zip(*parts, strict=True)
+    columns = [list(map(Tensor.data_ptr, x)) for x in (params, grads, exp_avgs, exp_avg_sqs)]
+    columns.append([0 if s is None else s.data_ptr() for s in squares])
+    return np.array(columns, np.int64).T
 
 
-def _tables(parts: Sequence[Part], work: _Work, numbers: _DeviceNumbers) -> _Tables:
-    """Copies the tables to the device, with one copy."""
+def _table(
+    parts: Sequence[Part], addresses: np.ndarray, work: _Work, numbers: _DeviceNumbers
+) -> Tensor:
+    """Copies the numbers of the rule and the table to the device, with one copy."""
     kernels = _kernels()
-    table = np.empty((len(parts), kernels.COLUMNS.value), np.int64)
-    table[:, : kernels.LAYERS.value] = [
-        (w.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr(), 0 if s is None else s.data_ptr())
-        for w, g, m, v, _, s, *_ in parts
-    ]
+    values = np.empty(2 * _NUMBERS + len(parts) * kernels.COLUMNS.value, np.int64)
+    values[: 2 * _NUMBERS].view(np.float64)[:] = [*numbers.one, *numbers.slopes]
+    table = values[2 * _NUMBERS :].reshape(len(parts), -1)
+    table[:, : kernels.LAYERS.value] = addresses
     table[:, kernels.LAYERS.value : kernels.SCALE.value] = work.columns
     table[:, kernels.SCALE.value].view(np.float64)[:] = [part.scale for part in parts]
-    one, slopes = (np.array(x, np.float64) for x in (numbers.one, numbers.slopes))
-    pieces = [x.view(np.int64).ravel() for x in (table, one, slopes, *work.part_of)]
-    sent = _to_device(np.concatenate(pieces), parts[0].param.device)
-    on_device = sent.split([len(piece) for piece in pieces])
-    dtypes = (torch.int64, torch.float64, torch.float64, torch.int32, torch.int32)
-    return _Tables(*(x.view(dtype) for x, dtype in zip(on_device, dtypes, strict=True)))
+    return _to_device(values, parts[0].param.device)
 
 
-# A captured graph reads host memory again at each replay. So each graph needs its own memory for as
-# long as the graph may live. No memory can be allocated during a capture, so each size has a spare.
+# A captured graph reads the memory of its tables again at each replay. So each graph needs its own
+# memory for as long as it may live. No memory can be allocated during a capture, so each size has a
+# spare.
 _spares: dict[int, Tensor] = {}
 _captured: list[Tensor] = []
 
@@ -442,9 +489,9 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 def _launch(name: str, programs: int, *arguments: Any, **constants: Any) -> None:
     """Launches a kernel, unless the number of programs is 0."""
     if programs:
-        kernel, warps = getattr(_kernels(), name), _kernels().warps(constants)
+        kernel = getattr(_kernels(), name)
         # Products are not fused with sums, like in all other backends.
-        kernel[(programs,)](*arguments, **constants, num_warps=warps, enable_fp_fusion=False)
+        kernel[(programs,)](*arguments, **constants, enable_fp_fusion=False)
 
 
 def _type(x: Tensor) -> Any:

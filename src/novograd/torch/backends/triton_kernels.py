@@ -13,9 +13,10 @@ starts at ``i*stride + j*run``, and has the number ``j*runs + i`` within the par
 ``square_sums`` or ``linear_pass`` processes several whole pieces, or one segment of a long piece.
 Each segment has its own partial sum, so that the order of additions is fixed.
 
-``table`` has a row of 64-bit integers for each part; the columns are named below. ``part_of`` has
-the row of each program. ``coefficients`` has ``(a, b, c, d, keep)`` for each layer, in the dtype of
-the arithmetic. If ``keep`` is 0, the layer does not change.
+``table`` begins with the numbers of the rule and their slopes, in float64. Then it has a row of
+64-bit integers for each part; the columns are named below. ``part_of`` has the row of each program.
+``coefficients`` has ``(a, b, c, d, keep)`` for each layer, in the dtype of the arithmetic. If
+``keep`` is 0, the layer does not change.
 """
 
 # Triton compiles these functions as its own language.
@@ -62,37 +63,45 @@ COEFFICIENTS = tl.constexpr(5)
 # Elements of a program: enough to outweigh the cost of its start, and few enough that 25 million
 # elements keep all multiprocessors of a large device busy.
 CHUNK = tl.constexpr(8192)
-# Elements, partial sums or layers that a program processes at a time: 8 per thread, which are 16
-# bytes in half precision.
+# Layers or partial sums that a program of ``scalars`` processes at a time.
 BLOCK = tl.constexpr(1024)
 # The lengths of layers that ``short_layers`` is compiled for. A layer uses the next greater one.
-WIDTHS = 4, 16, 64, 256, 1024, 4096
+WIDTHS = 4, 16, 64, 256, 1024, 2048, 4096
 
 
-def warps(constants):
-    """Returns the number of warps of a program, so that a thread has 8 elements."""
-    return max(4, constants.get("WIDTH", 1) // 256)
+# Bytes of each tensor that a program of ``square_sums`` or ``linear_pass`` loads at a time, and
+# elements that it loads if these do not start at a multiple of 16 bytes.
+SUM_BYTES, UPDATE_BYTES = 8192, 4096
+UNALIGNED_TILE = tl.constexpr(512)
+# Elements and layers that a program of ``short_layers`` loads at a time.
+SHORT_TILE, SHORT_UNALIGNED_TILE, MOST_ROWS = 2048, 1024, 256
 
 
 @triton.jit
 def square_sums(
-    table, part_of, partial_sums, grad_scale, GRAD: tl.constexpr, HAS_SCALE: tl.constexpr
+    table,
+    part_of,
+    partial_sums,
+    grad_scale,
+    GRAD: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """Writes the sums of the squares of segments."""
     program = tl.program_id(0)
-    row = table + tl.load(part_of + program).to(tl.int64) * COLUMNS
+    row = _row(table, tl.load(part_of + program))
     runs, run, stride = tl.load(row + RUNS), tl.load(row + RUN), tl.load(row + STRIDE)
     first, last, segment, segments = _work(row, program)
     begin = segment * CHUNK
-    n = tl.minimum(run - begin, CHUNK)
+    n = tl.minimum(run - begin, CHUNK).to(tl.int32)
     gradient = tl.load(row + AT_GRAD)
     size: tl.constexpr = GRAD.primitive_bitwidth // 8
     sums = partial_sums + tl.load(row + FIRST_SUM) + segment
     dtype: tl.constexpr = partial_sums.dtype.element_ty
     inverse = _inverse(grad_scale, dtype, HAS_SCALE)
     if run == 1:  # each element is a layer
-        for start in range(first, last, BLOCK):
-            at = start + tl.arange(0, BLOCK)
+        for start in range(first, last, UNALIGNED_TILE):
+            at = start + tl.arange(0, UNALIGNED_TILE)
             source = _pointer(gradient, GRAD) + at
             g = tl.load(source, mask=at < last, other=0.0).to(dtype) * inverse
             tl.store(sums + at, g * g, mask=at < last)
@@ -100,11 +109,13 @@ def square_sums(
         for piece in range(first, last):
             at = piece % runs * stride + piece // runs * run + begin
             address = gradient + at * size
-            if (address % 16 == 0) & (n % 8 == 0):  # 16 bytes at a time
-                source = tl.multiple_of(_pointer(address, GRAD), 16)
-                total = _sum_of_squares(source, n // 8 * 8, inverse)
+            if address % 16 == 0:
+                source, body = tl.multiple_of(_pointer(address, GRAD), 16), n // 8 * 8
+                total = _sum_of_squares(source, body, inverse, TILE)
+                if body < n:
+                    total += _sum_of_squares(source + body, n - body, inverse, 8)
             else:
-                total = _sum_of_squares(_pointer(address, GRAD), n, inverse)
+                total = _sum_of_squares(_pointer(address, GRAD), n, inverse, UNALIGNED_TILE)
             tl.store(sums + piece * segments, total)
 
 
@@ -112,7 +123,7 @@ def square_sums(
 def layer_sums(table, part_of, partial_sums):
     """Writes the squared norms of the local pieces of layers that are cut across processes."""
     program = tl.program_id(0)
-    row = table + tl.load(part_of + program).to(tl.int64) * COLUMNS
+    row = _row(table, tl.load(part_of + program))
     layers, mine = _layers(row, program)
     s = _sums(row, layers, mine, partial_sums)
     tl.store(_pointer(tl.load(row + AT_SQUARE), tl.float64) + layers, s, mask=mine)
@@ -124,7 +135,6 @@ def scalars(
     part_of,
     partial_sums,
     rules,
-    slopes,
     lr,
     found_inf,
     coefficients,
@@ -136,12 +146,12 @@ def scalars(
 ):
     """Updates ``v`` of all layers, and writes the coefficients of the linear passes.
 
-    The numbers of the rule are ``rules + lr*slopes``. ``rules`` are the same for all parts, or
-    differ for each part.
+    ``rules`` are the same for all parts, or differ for each part. With ``HAS_LR``, the numbers of
+    the rule are ``rules + lr*slopes``, and the slopes follow the rules in memory.
     """
     program = tl.program_id(0)
-    part = tl.load(part_of + program).to(tl.int64)
-    row = table + part * COLUMNS
+    part = tl.load(part_of + program)
+    row = _row(table, part)
     layers, mine = _layers(row, program)
     known = tl.load(row + AT_SQUARE)
     if known == 0:
@@ -152,7 +162,7 @@ def scalars(
     vs = _pointer(tl.load(row + AT_V), V) + layers
     scale = tl.load(row + SCALE).to(tl.float64, bitcast=True)
     # fmt: off
-    a, b, c, d, used = _advance(s, vs, mine, scale, rule, slopes, lr, found_inf,
+    a, b, c, d, used = _advance(s, vs, mine, scale, rule, lr, found_inf,
                                 HAS_LR, HAS_FOUND_INF, SKIP_NONFINITE)
     # fmt: on
     out = coefficients + (tl.load(row + FIRST_LAYER) + layers) * COEFFICIENTS
@@ -178,6 +188,7 @@ def linear_pass(
     HAS_SCALE: tl.constexpr,
     NESTEROV: tl.constexpr,
     STOCHASTIC: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """Updates the weights and the momentum buffer.
 
@@ -185,11 +196,11 @@ def linear_pass(
     because it may still be in the cache.
     """
     program = tl.num_programs(0) - 1 - tl.program_id(0)
-    row = table + tl.load(part_of + program).to(tl.int64) * COLUMNS
+    row = _row(table, tl.load(part_of + program))
     runs, run, stride = tl.load(row + RUNS), tl.load(row + RUN), tl.load(row + STRIDE)
     first, last, segment, _ = _work(row, program)
     begin = segment * CHUNK
-    n = tl.minimum(run - begin, CHUNK)
+    n = tl.minimum(run - begin, CHUNK).to(tl.int32)
     param, gradient, moment = (
         tl.load(row + AT_PARAM),
         tl.load(row + AT_GRAD),
@@ -201,8 +212,8 @@ def linear_pass(
     mine = coefficients + tl.load(row + FIRST_LAYER) * COEFFICIENTS
     counter = program.to(tl.int64) * CHUNK
     if run == 1:  # each element is a layer
-        for start in range(first, last, BLOCK):
-            at = start + tl.arange(0, BLOCK)
+        for start in range(first, last, UNALIGNED_TILE):
+            at = start + tl.arange(0, UNALIGNED_TILE)
             a, b, c, d, keep = _coefficients(mine + at * COEFFICIENTS, at < last)
             ws = _pointer(param, PARAM) + at
             gs = _pointer(gradient, GRAD) + at
@@ -224,16 +235,20 @@ def linear_pass(
                 a *= inverse
                 before = counter + (piece - first) * run
                 # fmt: off
-                if ((w | g | m) % 16 == 0) & (n % 8 == 0):  # 16 bytes at a time
+                if (w | g | m) % 16 == 0:
                     ws = tl.multiple_of(_pointer(w, PARAM), 16)
                     gs = tl.multiple_of(_pointer(g, GRAD), 16)
                     ms = tl.multiple_of(_pointer(m, MOMENT), 16)
-                    _update_all(ws, gs, ms, n // 8 * 8, a, b, c, d, beta1, seed, before,
-                                NESTEROV, STOCHASTIC)
+                    body = n // 8 * 8
+                    _update_all(ws, gs, ms, body, a, b, c, d, beta1, seed, before,
+                                NESTEROV, STOCHASTIC, TILE)
+                    if body < n:
+                        _update_all(ws + body, gs + body, ms + body, n - body, a, b, c, d, beta1,
+                                    seed, before + body, NESTEROV, STOCHASTIC, 8)
                 else:
                     ws, gs, ms = _pointer(w, PARAM), _pointer(g, GRAD), _pointer(m, MOMENT)
                     _update_all(ws, gs, ms, n, a, b, c, d, beta1, seed, before,
-                                NESTEROV, STOCHASTIC)
+                                NESTEROV, STOCHASTIC, UNALIGNED_TILE)
                 # fmt: on
 
 
@@ -243,7 +258,6 @@ def short_layers(
     part_of,
     before,
     rules,
-    slopes,
     lr,
     found_inf,
     grad_scale,
@@ -252,7 +266,9 @@ def short_layers(
     GRAD: tl.constexpr,
     MOMENT: tl.constexpr,
     V: tl.constexpr,
+    ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
+    ALIGNED: tl.constexpr,
     HAS_LR: tl.constexpr,
     HAS_FOUND_INF: tl.constexpr,
     HAS_SCALE: tl.constexpr,
@@ -264,11 +280,12 @@ def short_layers(
     """Takes the whole step of layers with one piece of at most ``WIDTH`` elements.
 
     The gradient of such a layer fits in the registers, so the step reads it only once. ``before``
-    is the number of programs of other launches that are before these in ``part_of``.
+    is the number of programs of other launches that are before these in ``part_of``. ``ALIGNED``
+    layers have a multiple of 8 elements, and start at multiples of 16 bytes.
     """
     program = before + tl.program_id(0)
-    part = tl.load(part_of + program).to(tl.int64)
-    row = table + part * COLUMNS
+    part = tl.load(part_of + program)
+    row = _row(table, part)
     run = tl.load(row + RUN)
     first, last, _, _ = _work(row, program)
     param, gradient, moment = (
@@ -282,28 +299,21 @@ def short_layers(
     inverse = _inverse(grad_scale, V, HAS_SCALE)
     vs = _pointer(tl.load(row + AT_V), V)
     short = run.to(tl.int32)  # and so are the distances within a tile
-    aligned = ((param | gradient | moment) % 16 == 0) & (run % 8 == 0)
-    rows: tl.constexpr = BLOCK // WIDTH if WIDTH < BLOCK else 1
-    for start in range(first, last, rows):
-        mine = tl.arange(0, rows) < last - start
+    if ALIGNED:  # moves 16 bytes at a time
+        short = short // 8 * 8
+    for start in range(first, last, ROWS):
+        mine = tl.arange(0, ROWS) < last - start
         at = start * run
-        w = param + at * (PARAM.primitive_bitwidth // 8)
-        g = gradient + at * (GRAD.primitive_bitwidth // 8)
-        m = moment + at * (MOMENT.primitive_bitwidth // 8)
+        ws = _pointer(param + at * (PARAM.primitive_bitwidth // 8), PARAM)
+        gs = _pointer(gradient + at * (GRAD.primitive_bitwidth // 8), GRAD)
+        ms = _pointer(moment + at * (MOMENT.primitive_bitwidth // 8), MOMENT)
+        if ALIGNED:
+            ws, gs, ms = tl.multiple_of(ws, 16), tl.multiple_of(gs, 16), tl.multiple_of(ms, 16)
         counter = program.to(tl.int64) * CHUNK + at - first * run
         # fmt: off
-        if aligned:  # 16 bytes at a time
-            ws = tl.multiple_of(_pointer(w, PARAM), 16)
-            gs = tl.multiple_of(_pointer(g, GRAD), 16)
-            ms = tl.multiple_of(_pointer(m, MOMENT), 16)
-            _step_of_layers(ws, gs, ms, vs + start, mine, short // 8 * 8, scale, rule, slopes, lr,
-                            found_inf, beta1, inverse, seed, counter, WIDTH, HAS_LR, HAS_FOUND_INF,
-                            SKIP_NONFINITE, NESTEROV, STOCHASTIC)
-        else:
-            ws, gs, ms = _pointer(w, PARAM), _pointer(g, GRAD), _pointer(m, MOMENT)
-            _step_of_layers(ws, gs, ms, vs + start, mine, short, scale, rule, slopes, lr,
-                            found_inf, beta1, inverse, seed, counter, WIDTH, HAS_LR, HAS_FOUND_INF,
-                            SKIP_NONFINITE, NESTEROV, STOCHASTIC)
+        _step_of_layers(ws, gs, ms, vs + start, mine, short, scale, rule, lr, found_inf, beta1,
+                        inverse, seed, counter, ROWS, WIDTH, HAS_LR, HAS_FOUND_INF, SKIP_NONFINITE,
+                        NESTEROV, STOCHASTIC)
         # fmt: on
 
 
@@ -320,13 +330,13 @@ def _step_of_layers(
     run,
     scale,
     rule,
-    slopes,
     lr,
     found_inf,
     beta1,
     inverse,
     seed,
     counter,
+    ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
     HAS_LR: tl.constexpr,
     HAS_FOUND_INF: tl.constexpr,
@@ -335,8 +345,7 @@ def _step_of_layers(
     STOCHASTIC: tl.constexpr,
 ):
     """Takes the step of a tile of layers of ``run`` elements each."""
-    rows: tl.constexpr = BLOCK // WIDTH if WIDTH < BLOCK else 1
-    layers = tl.arange(0, rows)
+    layers = tl.arange(0, ROWS)
     columns = tl.arange(0, WIDTH)[None, :]
     at = layers[:, None] * run + columns
     inside = mine[:, None] & (columns < run)
@@ -346,7 +355,7 @@ def _step_of_layers(
     unscaled = g * inverse
     s = tl.sum(unscaled * unscaled, axis=1)
     # fmt: off
-    a, b, c, d, used = _advance(s, vs + layers, mine, scale, rule, slopes, lr, found_inf,
+    a, b, c, d, used = _advance(s, vs + layers, mine, scale, rule, lr, found_inf,
                                 HAS_LR, HAS_FOUND_INF, SKIP_NONFINITE)
     a, b, c, d = (a.to(inverse.dtype) * inverse, b.to(inverse.dtype), c.to(inverse.dtype),
                   d.to(inverse.dtype))
@@ -362,7 +371,6 @@ def _advance(
     mine,
     scale,
     rule,
-    slopes,
     lr,
     found_inf,
     HAS_LR: tl.constexpr,
@@ -378,12 +386,15 @@ def _advance(
         tl.load(rule + INSIDE),
         tl.load(rule + OUTSIDE),
     )
-    rate = tl.load(lr).to(tl.float64) if HAS_LR else 0.0
-    a = tl.load(rule + A) + rate * tl.load(slopes + A)
-    b = tl.load(rule + B) + rate * tl.load(slopes + B)
-    c = tl.load(rule + C) + rate * tl.load(slopes + C)
-    d = tl.load(rule + D) + rate * tl.load(slopes + D)
-    wake = tl.load(rule + WAKE) + rate * tl.load(slopes + WAKE)
+    a, b, c, d = tl.load(rule + A), tl.load(rule + B), tl.load(rule + C), tl.load(rule + D)
+    wake = tl.load(rule + WAKE)
+    if HAS_LR:
+        rate = tl.load(lr).to(tl.float64)
+        a += rate * tl.load(rule + NUMBERS + A)
+        b += rate * tl.load(rule + NUMBERS + B)
+        c += rate * tl.load(rule + NUMBERS + C)
+        d += rate * tl.load(rule + NUMBERS + D)
+        wake += rate * tl.load(rule + NUMBERS + WAKE)
 
     v = tl.load(vs, mask=mine, other=0.0).to(tl.float64)
     new = tl.where(v == 0, start * s, keep * v + mix * s).to(vs.dtype.element_ty)
@@ -399,6 +410,12 @@ def _advance(
     divides_d = tl.load(rule + NORMALISES_MOMENT) != 0
     a, d = tl.where(divides_d, a, scale * a / norm), tl.where(divides_d, scale * d / norm, d)
     return a, tl.where(idle, 0.0, b), c, d, used
+
+
+@triton.jit
+def _row(table, part):
+    """Returns the row of a part, after the numbers of the rule and their slopes."""
+    return table + 2 * NUMBERS + part.to(tl.int64) * COLUMNS
 
 
 @triton.jit
@@ -455,11 +472,11 @@ def _inverse(grad_scale, dtype: tl.constexpr, HAS_SCALE: tl.constexpr):
 
 
 @triton.jit
-def _sum_of_squares(gradient, n, inverse):
+def _sum_of_squares(gradient, n, inverse, TILE: tl.constexpr):
     """Returns the sum of the squares of ``n`` elements. Each thread first sums its own elements."""
-    total = tl.full((BLOCK,), 0.0, inverse.dtype)
-    for start in range(0, n, BLOCK):
-        at = start + tl.arange(0, BLOCK)
+    total = tl.full((TILE,), 0.0, inverse.dtype)
+    for start in range(0, n, TILE):
+        at = start + tl.arange(0, TILE)
         g = tl.load(gradient + at, mask=at < n, other=0.0).to(inverse.dtype) * inverse
         total += g * g
     return tl.sum(total)
@@ -490,10 +507,11 @@ def _update_all(
     counter,
     NESTEROV: tl.constexpr,
     STOCHASTIC: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """Updates ``n`` elements."""
-    for start in range(0, n, BLOCK):
-        at = start + tl.arange(0, BLOCK)
+    for start in range(0, n, TILE):
+        at = start + tl.arange(0, TILE)
         # fmt: off
         _update(ws + at, gs + at, ms + at, at < n, a, b, c, d, beta1, seed, counter + at,
                 NESTEROV, STOCHASTIC)
