@@ -15,7 +15,7 @@ DOWNLOAD = download --quiet --no-deps --only-binary :all: --dest $(WHEELS)
 
 .NOTPARALLEL:
 .PHONY: run test test-all test-core test-tensorflow test-torch test-jax \
-  test-keras-tensorflow test-keras-torch test-keras-jax test-triton test-gpu \
+  test-keras-tensorflow test-keras-torch test-keras-jax test-triton test-gpu gpu-report \
   sanitize sanitize-address sanitize-thread lint bench bench-tensorflow clean
 
 run: .venv/run
@@ -47,6 +47,11 @@ test-triton: .venv/test .venv/triton
 # Runs the same kernels on a GPU, with the torch and Triton of $(PYTHON).
 test-gpu:
 	$(PYTHON) -m pytest tests/gpu
+
+# Tests and measures what needs a GPU, in at most eight minutes. $(PYTHON) has PyTorch with Triton,
+# JAX and the packages that benchmarks/gpu_report.py names.
+gpu-report:
+	$(PYTHON) benchmarks/gpu_report.py
 
 # Runs the native tests with sanitizers, without Python.
 sanitize: sanitize-address sanitize-thread

@@ -67,11 +67,12 @@ class Candidate(NamedTuple):
 
 def rows(params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Makes NovoGrad with rows as layers."""
-    return OURS(params, nesterov=True, fused=None if INTERPRETED else True, layers=_row)
-
-
-def _row(_: Any, weight: Any) -> Rows:
-    return Rows(scale="rms")
+    return OURS(
+        params,
+        nesterov=True,
+        fused=None if INTERPRETED else True,
+        layers=lambda *_: Rows(scale="rms"),
+    )
 
 
 CANDIDATES = {

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from operator import attrgetter, call, is_, itemgetter
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from novograd.torch.choice import Assignment
@@ -21,7 +20,7 @@ _BACKEND_OPTIONS = ("variant", "foreach", "fused", "stochastic_rounding")
 
 
 # These functions of C are several times faster than their equivalents in Python.
-_GRAD, _DTYPE, _SHAPE, _LAYOUT = map(attrgetter, ("grad", "dtype", "shape", "layout"))
+_GRAD, _DTYPE, _SHAPE = map(attrgetter, ("grad", "dtype", "shape"))
 _EXP_AVG, _EXP_AVG_SQ = map(itemgetter, ("exp_avg", "exp_avg_sq"))
 
 
@@ -65,7 +64,7 @@ class Plan:
     ) -> None:
         """Keeps an assignment, if each part is a whole parameter."""
         self.memos: Memos = defaultdict(dict)
-        trained = _trained(group)
+        trained, grads = _trained(group)
         self._holds = len(assigned) == len(trained) > 0 and all(
             part.param is param for (_, part), param in zip(assigned, trained, strict=True)
         )
@@ -74,7 +73,7 @@ class Plan:
         self._layers = layers
         self._options = [group[name] for name in _BACKEND_OPTIONS]
         self._params = list(map(id, group["params"]))
-        self._facts = _facts(trained, list(map(_GRAD, trained)))
+        self._facts = _facts(trained, grads)
         self._backends = [backend for backend, _ in assigned]
         self._scales = [part.scale for _, part in assigned]
         # References to the state are weak, so that it is freed when the optimizer drops it. The
@@ -103,14 +102,15 @@ class Plan:
             )
         ):
             return None
-        trained = _trained(group)
-        grads, mine = list(map(_GRAD, trained)), list(map(states.__getitem__, trained))
+        trained, grads = _trained(group)
+        mine = list(map(states.__getitem__, trained))
         try:
             exp_avgs, exp_avg_sqs = list(map(_EXP_AVG, mine)), list(map(_EXP_AVG_SQ, mine))
-        except KeyError:
+            facts = _facts(trained, grads)
+        except (KeyError, RuntimeError):  # a missing state, or a gradient that is not dense
             return None
         if (
-            _facts(trained, grads) != self._facts
+            facts != self._facts
             or not _same(exp_avgs, self._exp_avgs)
             or not _same(exp_avg_sqs, self._exp_avg_sqs)
         ):
@@ -126,18 +126,21 @@ class Plan:
         return list(zip(self._backends, parts, strict=True))
 
 
-def _trained(group: Group) -> list[Tensor]:
-    """Returns the parameters that have a gradient."""
-    return [param for param in group["params"] if param.grad is not None]
+def _trained(group: Group) -> tuple[list[Tensor], list[Tensor]]:
+    """Returns the parameters that have a gradient, and these gradients."""
+    params = group["params"]
+    grads = list(map(_GRAD, params))
+    if type(None) in map(type, grads):
+        params = [param for param, grad in zip(params, grads, strict=True) if grad is not None]
+        grads = list(map(_GRAD, params))
+    return params, grads
 
 
-def _facts(params: list[Tensor], grads: list[Tensor]) -> tuple[list[Any], ...] | None:
-    """Returns the facts on which a plan depends, or None if a gradient is not dense.
+def _facts(params: list[Tensor], grads: list[Tensor]) -> tuple[list[Any], ...]:
+    """Returns the facts on which a plan depends. Gradients that are not dense have no strides.
 
     torch checks that a gradient has the shape of its parameter.
     """
-    if set(map(_LAYOUT, grads)) != {torch.strided}:
-        return None
     return (
         list(map(_SHAPE, params)),
         *([list(map(_DTYPE, x)) for x in (params, grads)]),

@@ -11,7 +11,6 @@ from novograd.torch.backends import Backend, PreparedStep, Scaling
 from novograd.torch.choice import Assignment
 from novograd.torch.groups import Group
 from novograd.torch.options import Options
-from novograd.torch.parts import Part
 from novograd.torch.state import count
 
 # For each backend, the facts that it keeps for the next step: see ``Backend.prepare``.
@@ -44,13 +43,11 @@ def steps_of(
         return []
     compiling = torch.compiler.is_compiling()
     options = _for_compiler(group) if compiling else cast(Options, group)
-    taken: dict[Backend, list[Part]] = {}
-    for backend, part in assigned:
-        taken.setdefault(backend, []).append(part)
     memos = defaultdict(dict) if memos is None else memos
-    ready = [
-        backend.prepare(mine, options, scaling, memos[backend]) for backend, mine in taken.items()
-    ]
+    ready = []
+    for backend in dict.fromkeys(backend for backend, _ in assigned):
+        mine = [part for chosen, part in assigned if chosen is backend]
+        ready.append(backend.prepare(mine, options, scaling, memos[backend]))
     counts = {id(part.step): part for _, part in assigned if part.step is not None}
     if counts:
         # After all updates, and only once for all parts of a parameter.

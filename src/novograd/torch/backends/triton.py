@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
+from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -138,8 +139,7 @@ class PreparedByTriton:
         for parts, division in self._groups:
             with _on(parts[0].param.device):
                 _take_step(parts, division, options, self._scaling)
-            params, _, exp_avgs, exp_avg_sqs, *_ = zip(*parts, strict=True)
-            torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
+            torch.autograd.graph.increment_version([part.param for part in parts])
 
 
 class _Division(NamedTuple):
@@ -191,7 +191,7 @@ def _take_step(
         rules if found_inf is None else found_inf,
     )
     how_to_advance = {
-        "V": _type(first.exp_avg_sq),
+        "V": _type(first.exp_avg_sq.dtype),
         "HAS_LR": numbers.lr is not None,
         "HAS_FOUND_INF": found_inf is not None,
         "RULE_EACH": numbers.each is not None,
@@ -199,9 +199,9 @@ def _take_step(
     }
     stochastic = options["stochastic_rounding"] and first.param.dtype == torch.bfloat16
     how_to_update = {
-        "PARAM": _type(first.param),
-        "GRAD": _type(first.grad),
-        "MOMENT": _type(first.exp_avg),
+        "PARAM": _type(first.param.dtype),
+        "GRAD": _type(first.grad.dtype),
+        "MOMENT": _type(first.exp_avg.dtype),
         "HAS_SCALE": scale is not None,
         "NESTEROV": options["nesterov"],
         "STOCHASTIC": stochastic,
@@ -263,7 +263,7 @@ def _partial_sums(division: _Division, table: Tensor, scale: Tensor | None, like
         work.first_programs[work.unknown],
         *(table, division.part_of[0], partial_sums),
         table if scale is None else scale,
-        GRAD=_type(like.grad),
+        GRAD=_type(like.grad.dtype),
         HAS_SCALE=scale is not None,
         TILE=_kernels().SUM_BYTES // like.grad.dtype.itemsize,
     )
@@ -423,9 +423,8 @@ def _kind(grid: Grid) -> tuple[int, bool]:
 
 def _addresses(parts: Sequence[Part]) -> np.ndarray:
     """Returns the addresses of the table, of shape (parts, 5)."""
-    params, grads, exp_avgs, exp_avg_sqs, _, squares, *_ = zip(*parts, strict=True)
-    columns = [list(map(Tensor.data_ptr, x)) for x in (params, grads, exp_avgs, exp_avg_sqs)]
-    columns.append([0 if s is None else s.data_ptr() for s in squares])
+    columns = [list(map(Tensor.data_ptr, map(itemgetter(i), parts))) for i in range(4)]
+    columns.append([0 if part.square is None else part.square.data_ptr() for part in parts])
     return np.array(columns, np.int64).T
 
 
@@ -488,17 +487,37 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 def _launch(name: str, programs: int, *arguments: Any, **constants: Any) -> None:
     """Launches a kernel, unless the number of programs is 0."""
-    if programs:
-        kernel = getattr(_kernels(), name)
-        # Products are not fused with sums, like in all other backends.
-        kernel[(programs,)](*arguments, **constants, enable_fp_fusion=False)
+    if not programs:
+        return
+    tensors = [x for x in arguments if isinstance(x, Tensor)]
+    # Triton compiles a kernel again if one of these differs.
+    key = (
+        name,
+        *constants.values(),
+        *[(x.dtype, x.data_ptr() % 16 == 0) for x in tensors],
+        tensors[0].get_device(),
+    )
+    kernel = getattr(_kernels(), name)
+    if key in _compiled:
+        names = kernel.arg_names[len(arguments) :]
+        _compiled[key][programs, 1, 1](*arguments, *[constants[name] for name in names])
+        return
+    # Products are not fused with sums, like in all other backends.
+    compiled = kernel[(programs,)](*arguments, **constants, enable_fp_fusion=False)
+    if compiled is not None and _kernels().LAUNCHES_COMPILED:
+        _compiled[key] = compiled
 
 
-def _type(x: Tensor) -> Any:
-    """Returns Triton's type for the elements of a tensor, or for their real parts if complex."""
+# A launch of a compiled kernel takes a fifth of the time of a launch that lets Triton find it.
+_compiled: dict[Any, Any] = {}
+
+
+@functools.cache
+def _type(dtype: torch.dtype) -> Any:
+    """Returns Triton's type for elements, or for their real parts if they are complex."""
     import triton.language as tl  # pyright: ignore[reportMissingImports]
 
-    return getattr(tl, str(x.dtype.to_real()).removeprefix("torch."))
+    return getattr(tl, str(dtype.to_real()).removeprefix("torch."))
 
 
 @functools.cache

@@ -28,6 +28,9 @@ import triton.language as tl
 
 from novograd.rule import Numbers
 
+# Whether a compiled kernel can be launched with all arguments of its function. Older versions were
+# not tried.
+LAUNCHES_COMPILED = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 6)
 # The columns of the table. The first five are addresses. AT_SQUARE is the address of the known
 # squared norms, or 0 if these are unknown.
 AT_PARAM = tl.constexpr(0)
@@ -110,7 +113,8 @@ def square_sums(
             at = piece % runs * stride + piece // runs * run + begin
             address = gradient + at * size
             if address % 16 == 0:
-                source, body = tl.multiple_of(_pointer(address, GRAD), 16), n // 8 * 8
+                source = tl.multiple_of(address.to(tl.pointer_type(GRAD), bitcast=True), 16)
+                body = n // 8 * 8
                 total = _sum_of_squares(source, body, inverse, TILE)
                 if body < n:
                     total += _sum_of_squares(source + body, n - body, inverse, 8)
@@ -236,9 +240,9 @@ def linear_pass(
                 before = counter + (piece - first) * run
                 # fmt: off
                 if (w | g | m) % 16 == 0:
-                    ws = tl.multiple_of(_pointer(w, PARAM), 16)
-                    gs = tl.multiple_of(_pointer(g, GRAD), 16)
-                    ms = tl.multiple_of(_pointer(m, MOMENT), 16)
+                    ws = tl.multiple_of(w.to(tl.pointer_type(PARAM), bitcast=True), 16)
+                    gs = tl.multiple_of(g.to(tl.pointer_type(GRAD), bitcast=True), 16)
+                    ms = tl.multiple_of(m.to(tl.pointer_type(MOMENT), bitcast=True), 16)
                     body = n // 8 * 8
                     _update_all(ws, gs, ms, body, a, b, c, d, beta1, seed, before,
                                 NESTEROV, STOCHASTIC, TILE)
@@ -304,9 +308,12 @@ def short_layers(
     for start in range(first, last, ROWS):
         mine = tl.arange(0, ROWS) < last - start
         at = start * run
-        ws = _pointer(param + at * (PARAM.primitive_bitwidth // 8), PARAM)
-        gs = _pointer(gradient + at * (GRAD.primitive_bitwidth // 8), GRAD)
-        ms = _pointer(moment + at * (MOMENT.primitive_bitwidth // 8), MOMENT)
+        w = param + at * (PARAM.primitive_bitwidth // 8)
+        g = gradient + at * (GRAD.primitive_bitwidth // 8)
+        m = moment + at * (MOMENT.primitive_bitwidth // 8)
+        ws = w.to(tl.pointer_type(PARAM), bitcast=True)
+        gs = g.to(tl.pointer_type(GRAD), bitcast=True)
+        ms = m.to(tl.pointer_type(MOMENT), bitcast=True)
         if ALIGNED:
             ws, gs, ms = tl.multiple_of(ws, 16), tl.multiple_of(gs, 16), tl.multiple_of(ms, 16)
         counter = program.to(tl.int64) * CHUNK + at - first * run
@@ -584,4 +591,9 @@ def _rounded(x, seed, counter):
 
 @triton.jit
 def _pointer(address, dtype: tl.constexpr):
+    """Returns an address as a pointer.
+
+    Triton 3.6 forgets a ``multiple_of`` of the result of a function. So code with ``multiple_of``
+    does this itself.
+    """
     return address.to(tl.pointer_type(dtype), bitcast=True)
