@@ -83,6 +83,12 @@ def test_every_variant_has_a_numpy_version():
         ("grad_averaging", 0, TypeError),
         ("lr", -0.1, ValueError),
         ("lr", "0.1", TypeError),
+        ("clip", 0, ValueError),
+        ("clip", -1.0, ValueError),
+        ("clip", float("nan"), ValueError),
+        ("clip", float("inf"), ValueError),
+        ("clip", "1", TypeError),
+        ("clip", True, TypeError),
         ("eps", float("nan"), ValueError),
         ("eps", None, TypeError),
         ("beta1", 1.0, ValueError),
@@ -93,6 +99,12 @@ def test_every_variant_has_a_numpy_version():
 def test_a_record_checks_its_fields(name, value, error):
     with pytest.raises(error, match=f"^{name} must be "):
         replace(DOCUMENTED, **{name: value})
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_error_names_clip_its_value_and_what_is_allowed(clip):
+    with pytest.raises(ValueError, match=f"^clip must be None or in \\(0, inf\\), got {clip}$"):
+        replace(DOCUMENTED, clip=clip)
 
 
 def test_a_rate_and_a_bias_correction_may_be_none():

@@ -13,7 +13,7 @@ the variants are compared with.
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from novograd.hyperparameters import check_flag, check_number
+from novograd.hyperparameters import check_flag, check_limit, check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,10 @@ class Variant:
             ``sqrt(1 - beta2^t)/(1 - beta1^t)``; or "moments": the momentum buffer is divided by
             ``1 - beta1^t``, and the norm by ``sqrt(1 - beta2^t)``.
         amsgrad: Whether the norm is computed from the largest ``v`` so far.
+        clip: The largest norm of a normalised gradient, in units of its expected norm; None: there
+            is no limit. A layer's gradient is divided by at least ``|g|/clip``. ``v`` is the same
+            with and without a limit. (Shazeer & Stern, "Adafactor", 2018, section 6, clip the
+            update of a parameter in the same way.)
         lr: Default learning rate; None if there is no default.
         beta1: Default decay rate of the momentum buffer.
         beta2: Default decay rate of ``v``.
@@ -71,6 +75,7 @@ class Variant:
     doubles_first: bool = False
     bias_correction: Literal["rate", "moments"] | None = None
     amsgrad: bool = False
+    clip: float | None = None
     lr: float | None = 0.01
     beta1: float = 0.95
     beta2: float = 0.98
@@ -88,6 +93,8 @@ class Variant:
                 check_flag(name, value)
         if self.lr is not None:
             check_number("lr", self.lr)
+        if self.clip is not None:
+            check_limit("clip", self.clip)
         check_number("eps", self.eps)
         for name in ("beta1", "beta2"):
             check_number(name, getattr(self, name), below=1)

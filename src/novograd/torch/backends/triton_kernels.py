@@ -46,6 +46,7 @@ KEEP = tl.constexpr(Numbers._fields.index("keep"))
 MIX = tl.constexpr(Numbers._fields.index("mix"))
 FIRST = tl.constexpr(Numbers._fields.index("first"))
 CORRECTION = tl.constexpr(Numbers._fields.index("correction"))
+CLIP = tl.constexpr(Numbers._fields.index("clip"))
 INSIDE = tl.constexpr(Numbers._fields.index("inside"))
 OUTSIDE = tl.constexpr(Numbers._fields.index("outside"))
 NORMALISES_MOMENT = tl.constexpr(Numbers._fields.index("normalises_moment"))
@@ -161,7 +162,10 @@ def scalars(
     new = tl.where(v == 0, start * s, keep * v + mix * s).to(V)
     idle = v + new.to(tl.float64) + wake == 0  # none of them is negative
     v = new
-    norm = tl.sqrt(correction * v.to(tl.float64) + inside) + outside
+    clip = tl.load(rule + CLIP)
+    limit = clip * tl.where(clip > 0, s, 0.0)  # 0 times an infinity would be NaN
+    corrected = correction * v.to(tl.float64)
+    norm = tl.sqrt(tl.where(corrected < limit, limit, corrected) + inside) + outside
     used = mine
     if HAS_FOUND_INF:
         used &= tl.full((BLOCK,), tl.load(found_inf), tl.float32) == 0
