@@ -356,12 +356,16 @@ def test_fused_true_is_refused_for_layers_without_a_kernel(layers, shape):
 @pytest.mark.parametrize("value", ["rows", Rows, 3, {"a": 0}, [None, "x"]])
 def test_layers_of_the_wrong_type_are_refused(value):
     for make in (functools.partial(novograd, 0.1), scale_by_novograd):
-        with pytest.raises(TypeError, match=r"^layers must be Stacked, Split, Rows, None or a "):
+        with pytest.raises(
+            TypeError, match=r"^layers must be Stacked, Split, Rows, Whole, None or a "
+        ):
             make(layers=value)
 
 
 def test_a_function_that_does_not_return_layers_is_refused():
-    with pytest.raises(TypeError, match=r"^layers must return Stacked, Split, Rows or None, got 3"):
+    with pytest.raises(
+        TypeError, match=r"^layers must return Stacked, Split, Rows, Whole or None, got 3"
+    ):
         novograd(0.1, layers=lambda path, leaf: 3).init({"a": jnp.ones(3)})
 
 

@@ -238,6 +238,7 @@ def _variant_cases() -> Iterator[Case]:
                 epsilon=float(np.float32(10 ** random.uniform(-8, 0))),
                 weight_decay=float(np.float32(random.uniform(0.01, 0.1))),
                 grad_averaging=bool(number % 2) and variant.name != "optax",
+                nesterov=variant.nesterov,
             ),
             schedule=_learning_rate_schedule,
             zero=frozenset({0, 9}),

@@ -28,7 +28,7 @@ class Gradient(NamedTuple):
     """A layer's gradient in step ``t``, from 1; ``scale`` multiplies the normalised gradient.
 
     ``clip`` is the largest norm of the normalised gradient. No publication has it, and only the
-    functions of the conformance cases with a limit use it.
+    functions of the variants with a limit in the conformance table use it.
     """
 
     g: np.ndarray
@@ -163,6 +163,20 @@ def pytorch_optimizer_3(x: State, grad: Gradient, h: CaseHyperparameters) -> Sta
     return State(x.w - step_size * moments, moments, grads_ema, 0.0)
 
 
+def rows(x: State, grad: Gradient, h: CaseHyperparameters) -> State:
+    """This project's own variant; a layer is a row, and ``scale`` is the root of its length."""
+    g, _, scale, clip = grad
+    s = np.sum(g * g)
+    v = s if x.v == 0 else h.beta2 * x.v + (1 - h.beta2) * s
+    direction = scale * g / (max(np.sqrt(v), np.sqrt(s) / clip) + h.epsilon)
+    if h.grad_averaging:
+        direction = (1 - h.beta1) * direction
+    m = h.beta1 * x.m + direction
+    ahead = h.beta1 * m + direction if h.nesterov else m
+    w = x.w - h.learning_rate * h.weight_decay * x.w - h.learning_rate * ahead
+    return State(w, m, v, 0.0)
+
+
 PEERS: Mapping[str, Callable[[State, Gradient, CaseHyperparameters], State]] = {
     "nvidia": nvidia,
     "nvidia-amsgrad": partial(nvidia, amsgrad=True),
@@ -177,4 +191,5 @@ PEERS: Mapping[str, Callable[[State, Gradient, CaseHyperparameters], State]] = {
     "flashlight": flashlight,
     "pytorch-optimizer": pytorch_optimizer,
     "pytorch-optimizer-3": pytorch_optimizer_3,
+    "rows": rows,
 }
