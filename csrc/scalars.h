@@ -18,8 +18,8 @@ namespace novograd {
 struct Rule {
   double beta1;
   double keep, mix, first;  // v = keep*v + mix*s; first*s while v is exactly 0
-  double correction, inside, outside;
-  double power;              // 1/2 or 1; norm = (correction*v + inside)^power + outside
+  double correction, clip, inside, outside;
+  double power;  // 1/2 or 1; norm = (max(correction*v, clip*s) + inside)^power + outside
   double normalises_moment;  // 0: a is divided by the norm, 1: d is divided by the norm
   double a, b, c, d;
   double wake;            // 0: b is 0 for a layer without history and gradient
@@ -47,7 +47,8 @@ Scalars scalars(double s, V old, double scale, const Rule& rule) {
   // With epsilon 0, a gradient of zeros would give 0/0.
   constexpr double smallest = std::numeric_limits<V>::min();
   const double inside = rule.outside > 0 ? rule.inside : std::max(rule.inside, smallest);
-  const double corrected = rule.correction * v + inside;
+  // max ignores its second argument if that is NaN: clip may be 0 while s is infinite.
+  const double corrected = std::max(rule.correction * v, rule.clip * s) + inside;
   const double norm = (rule.power == 0.5 ? std::sqrt(corrected) : corrected) + rule.outside;
   const bool divides_d = rule.normalises_moment != 0;
   const double d = divides_d ? scale * rule.d / norm : rule.d;

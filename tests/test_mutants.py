@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from novograd import rule
-from novograd.conformance import CASES, MismatchError, check
+from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
 from novograd.conformance.adapters import WeightState
 from novograd.conformance.choice import chosen
 from novograd.conformance.numpy import RuleAdapter
@@ -125,6 +125,61 @@ def momentum_dampened(w, m, g, scalars, *, beta1, nesterov=False):
 
 _right_pass = rule.linear_pass
 WRONG_PASSES = [nesterov_ignored, nesterov_always, momentum_with_opposite_sign, momentum_dampened]
+
+
+def limit_ignored(variant, **hyper):
+    return numbers(replace(variant, clip=None), **hyper)
+
+
+def limit_of_the_square(variant, **hyper):
+    """The limit is not squared, although ``v`` is a squared norm."""
+    return numbers(variant, **hyper)._replace(clip=1 / variant.clip)
+
+
+def limit_squared_always(variant, **hyper):
+    """The limit is squared, although ``v`` may be a norm."""
+    return numbers(variant, **hyper)._replace(clip=variant.clip**-2)
+
+
+def limit_inverted(variant, **hyper):
+    right = numbers(variant, **hyper)
+    return right._replace(clip=1 / right.clip)
+
+
+def limit_stored(s, v, numbers, scale=1.0, largest=None, *, xp):
+    """The limit enters ``v`` itself."""
+    after = _right_advance(s, v, numbers, scale, largest, xp=xp)
+    return after._replace(v=xp.where(after.v < numbers.clip * s, numbers.clip * s, after.v))
+
+
+def limit_stored_in_the_maximum(s, v, numbers, scale=1.0, largest=None, *, xp):
+    after = _right_advance(s, v, numbers, scale, largest, xp=xp)
+    if largest is None:
+        return after
+    return after._replace(largest=xp.maximum(after.largest, numbers.clip * s))
+
+
+def limit_before_the_correction(s, v, numbers, scale=1.0, largest=None, *, xp):
+    changed = numbers._replace(clip=numbers.clip * numbers.correction)
+    return _right_advance(s, v, changed, scale, largest, xp=xp)
+
+
+def limit_on_the_sum_of_the_average_and_the_present(s, v, numbers, scale=1.0, largest=None, *, xp):
+    changed = numbers._replace(inside=numbers.inside + numbers.clip * s, clip=0.0)
+    return _right_advance(s, v, changed, scale, largest, xp=xp)
+
+
+_right_advance = rule.advance
+WRONG_LIMITS = [
+    ("numbers", limit_ignored),
+    ("numbers", limit_of_the_square),
+    ("numbers", limit_squared_always),
+    ("numbers", limit_inverted),
+    ("advance", limit_stored),
+    ("advance", limit_stored_in_the_maximum),
+    ("advance", limit_before_the_correction),
+    ("advance", limit_on_the_sum_of_the_average_and_the_present),
+]
 
 
 class AverageNotStored(RuleAdapter):
@@ -244,6 +299,7 @@ FORMULAS = [
 
 # The cases that compiling adapters run without ``--full``, so the whole table catches more.
 CHOICE = [case for _, case in chosen(["rule"], CASES)]
+LIMITED = [case for case in VARIANT_CASES if case.variant.clip is not None]
 
 
 def fails(adapter, cases=CHOICE):
@@ -263,10 +319,16 @@ def test_a_wrong_formula_fails(monkeypatch, name, wrong):
     assert fails(RuleAdapter)
 
 
+@pytest.mark.parametrize(("name", "wrong"), WRONG_LIMITS, ids=lambda x: getattr(x, "__name__", x))
+def test_a_wrong_limit_fails(monkeypatch, name, wrong):
+    monkeypatch.setattr(rule, name, wrong)
+    assert fails(RuleAdapter, LIMITED)
+
+
 @pytest.mark.parametrize("adapter", WRONG_BOOKKEEPING)
 def test_wrong_bookkeeping_fails(adapter):
     assert fails(adapter)
 
 
 def test_the_right_rule_passes():
-    assert not fails(RuleAdapter, CASES)
+    assert not fails(RuleAdapter, [*CASES, *VARIANT_CASES])

@@ -30,6 +30,7 @@ NUMBERS = Numbers(
     mix=0.25,
     first=1.0,
     correction=1.0,
+    clip=0.0,
     inside=1e-8,
     outside=0.0,
     power=0.5,
@@ -239,12 +240,13 @@ def test_skip_nonfinite_leaves_a_layer_untouched(bad):
     assert changed == [False, False, True] * 3
 
 
-def test_a_gradient_with_a_norm_beyond_float32_has_no_effect():
-    arrays = Arrays(("float32",) * 3, (10,))
-    arrays.layers().step(arguments(NUMBERS._replace(b=0.0)), 1)
+@pytest.mark.parametrize("clip", [0.0, 4.0])
+def test_a_gradient_with_a_norm_beyond_float32_has_no_effect(clip):
+    arrays, numbers = Arrays(("float32",) * 3, (10,)), NUMBERS._replace(b=0.0, clip=clip)
+    arrays.layers().step(arguments(numbers), 1)
     w, m, v = arrays.weights[0].copy(), arrays.moments[0].copy(), arrays.vs[0].copy()
     arrays.gradients[0][:] = 1e30
-    arrays.layers().step(arguments(NUMBERS._replace(b=0.0)), 1)
+    arrays.layers().step(arguments(numbers), 1)
     assert arrays.vs[0] == v
     np.testing.assert_array_equal(arrays.moments[0], np.float32(0.9) * m)
     np.testing.assert_array_equal(arrays.weights[0], w - arrays.moments[0])

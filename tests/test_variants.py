@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from novograd import cli, reference
 from novograd.conformance.cases import CaseHyperparameters
 from novograd.conformance.peers import PEERS, Gradient, State
+from novograd.layers import Rows, Split, Stacked, Whole
 from novograd.step_sizes import StepSizes, rate_factors, step_sizes
-from novograd.variants import DOCUMENTED, VARIANTS, Variant, get
+from novograd.variants import DOCUMENTED, VARIANTS, Variant, as_config, from_config, get
 
 # These peers cannot be installed here: apex needs a GPU and its own build, OpenSeq2Seq needs
 # TensorFlow 1 and Horovod, and flashlight is C++. The numbers are computed by hand from their
@@ -83,6 +84,15 @@ def test_every_variant_has_a_numpy_version():
         ("grad_averaging", 0, TypeError),
         ("lr", -0.1, ValueError),
         ("lr", "0.1", TypeError),
+        ("nesterov", None, TypeError),
+        ("layers", "rows", TypeError),
+        ("layers", Rows, TypeError),
+        ("clip", 0, ValueError),
+        ("clip", -1.0, ValueError),
+        ("clip", float("nan"), ValueError),
+        ("clip", float("inf"), ValueError),
+        ("clip", "1", TypeError),
+        ("clip", True, TypeError),
         ("eps", float("nan"), ValueError),
         ("eps", None, TypeError),
         ("beta1", 1.0, ValueError),
@@ -95,9 +105,30 @@ def test_a_record_checks_its_fields(name, value, error):
         replace(DOCUMENTED, **{name: value})
 
 
+@pytest.mark.parametrize("clip", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_error_names_clip_its_value_and_what_is_allowed(clip):
+    with pytest.raises(ValueError, match=f"^clip must be None or in \\(0, inf\\), got {clip}$"):
+        replace(DOCUMENTED, clip=clip)
+
+
 def test_a_rate_and_a_bias_correction_may_be_none():
     record = replace(get("apex"), lr=None, bias_correction=None)
     assert (record.lr, record.bias_correction) == (None, None)
+
+
+@pytest.mark.parametrize("layers", [None, Whole(), Rows(0, "rms"), Stacked((0, 1)), Split((2,))])
+def test_a_record_with_layers_is_plain_data_in_files(layers):
+    mine = replace(DOCUMENTED, name="mine", layers=layers, clip=2.0, nesterov=True)
+    assert from_config(json.loads(json.dumps(as_config(mine)))) == mine
+
+
+def test_files_of_earlier_versions_lack_the_newest_fields():
+    mine = replace(DOCUMENTED, name="mine", beta2=0.5)
+    config = {k: x for k, x in as_config(mine).items() if k not in ("nesterov", "layers", "clip")}
+    assert from_config(config) == mine
+    old = Variant.__new__(Variant)  # as pickle makes it
+    old.__dict__.update(config)
+    assert old == mine
 
 
 def test_a_record_needs_names_and_is_frozen():
@@ -137,6 +168,11 @@ def test_step_sizes_equal_the_measured_ones(name):
     for averaging in (False, True)[: 1 if name == "optax" else 2]:  # optax has no averaging
         given = {"beta1": 0.8, "beta2": 0.9, "grad_averaging": averaging}
         np.testing.assert_allclose(step_sizes(name, **given), measured(name, **given), rtol=1e-6)
+
+
+def test_a_limit_shortens_the_steps():
+    mine = replace(get("flashlight"), clip=0.5, grad_averaging=False)
+    assert step_sizes(mine, beta1=0.5) == StepSizes(0.5, 1.0)
 
 
 def test_rate_factors_compare_with_the_documented_rule():
@@ -184,6 +220,7 @@ def test_the_command_shows_every_variant():
     for variant in VARIANTS.values():
         assert f"{variant.difference} {variant.source} " in words
     assert "lr 0.001, betas 0.9, 0.999, eps 1e-08, averaging; steps 0.0316 to 1" in words
+    assert "averaging, Nesterov, clip 1; steps 0.1 to 1" in words
     assert "no lr, betas 0.9, 0.25, eps 1e-06; steps 1 to 10" in words
 
 
@@ -192,7 +229,7 @@ def test_the_command_prints_json():
     assert result.exit_code == 0, result.output
     found = {record["name"]: record for record in json.loads(result.output)}
     sizes = {name: StepSizes(**record.pop("step_sizes")) for name, record in found.items()}
-    assert {name: Variant(**record) for name, record in found.items()} == VARIANTS
+    assert {name: from_config(record) for name, record in found.items()} == VARIANTS
     assert sizes == {name: step_sizes(name) for name in VARIANTS}
 
 

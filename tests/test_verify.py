@@ -20,6 +20,7 @@ from novograd.conformance.numpy import RuleAdapter
 from novograd.conformance.verify import FRAMEWORKS, Framework, Row
 from novograd.layers import Split
 from novograd.processes import ProgramError, events
+from novograd.variants import DOCUMENTED
 from tests import test_mutants as mutants
 
 WRONG_RULE = """
@@ -59,7 +60,7 @@ def test_a_wrong_rule_fails(command, monkeypatch, tmp_path):
     result = command("--framework", "numpy")
     assert result.exit_code == 1
     assert "fail" in result.output
-    first = "documented learning rate"
+    first = "full schedule"
     said = f"numpy rule {first}: MismatchError: {first}, step 0, layer 0"
     assert said in " ".join(result.output.split())
 
@@ -132,7 +133,7 @@ def test_a_choice_can_leave_the_variants_out_for_an_adapter():
     checks = chosen(["eager", "compiled"], cases, documented=["compiled"])
     assert {case.dtype for name, case in checks if name == "compiled"} == {*DTYPES}
     assert {case.name for _, case in checks} >= {case.name for case in VARIANT_CASES}
-    assert {case.variant for name, case in checks if name == "compiled"} == {"documented"}
+    assert {case.variant for name, case in checks if name == "compiled"} == {DOCUMENTED}
 
 
 def test_a_choice_without_adapters_or_cases_is_empty():

@@ -51,6 +51,7 @@ constexpr Rule rule = {.beta1 = 0.9,
                        .mix = 0.25,
                        .first = 1,
                        .correction = 1,
+                       .clip = 0,
                        .inside = 1e-8,
                        .outside = 0,
                        .power = 0.5,
@@ -143,10 +144,12 @@ void all_kernels_agree_on_any_number_of_threads() {
   }
 }
 
-void a_step_agrees_with_a_plain_loop() {
+void a_step_agrees_with_a_plain_loop(double clip) {
+  Rule clipped = rule;
+  clipped.clip = clip;
   Model model(Dtype::float64, Dtype::float64, Dtype::float64), start = model;
   // The addresses in the copy still point into `model`; only its memory is used.
-  step(model.tensors, rule, kernels(), 3);
+  step(model.tensors, clipped, kernels(), 3);
   for (std::size_t i = 0; i < model.tensors.size(); ++i) {
     const auto numbers = [i](const Model& of, std::size_t kind) {
       return reinterpret_cast<const double*>(of.memory[4 * i + kind].data());
@@ -165,7 +168,7 @@ void a_step_agrees_with_a_plain_loop() {
       };
       double s = 0;
       each([&](std::size_t j) { s += g[j] * g[j]; });
-      const double a = rule.a / std::sqrt(s + rule.inside);
+      const double a = rule.a / std::sqrt(std::max(1.0, clip) * s + rule.inside);  // v is s
       each([&](std::size_t j) {
         const double push = a * g[j] + rule.b * w[j];
         moments[j] = rule.beta1 * m[j] + push;
@@ -177,7 +180,7 @@ void a_step_agrees_with_a_plain_loop() {
       error = std::max({error, std::abs(numbers(model, 0)[j] - weights[j]),
                         std::abs(numbers(model, 2)[j] - moments[j])});
     }
-    expect(error < 1e-13, "tensor " + std::to_string(i));
+    expect(error < 1e-13, "tensor " + std::to_string(i) + ", clip " + std::to_string(clip));
   }
 }
 
@@ -242,7 +245,7 @@ void traffic_stays_inside() {
 // allow threads in a forked child.
 int main(int count, char** arguments) {
   const bool everything = count == 1 || std::string(arguments[1]) != "threads";
-  a_step_agrees_with_a_plain_loop();
+  for (double clip : {0.0, 0.5, 4.0}) a_step_agrees_with_a_plain_loop(clip);
   parts_of_one_array_do_not_overlap();
   many_callers_at_once();
   the_pool_calls_on_several_threads_and_returns_after_all();

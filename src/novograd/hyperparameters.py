@@ -23,11 +23,28 @@ def check_number(name: str, value: Any, *, below: float = math.inf) -> float:
             ...
         ValueError: beta1 must be in [0, 1), got 1.5
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    number = float(value)
+    number = _as_float(name, value, "a number")
     if not 0 <= number < below:  # NaN fails every comparison
         raise ValueError(f"{name} must be in [0, {below:g}), got {value!r}")
+    return number
+
+
+def check_limit(name: str, value: Any) -> float:
+    """Returns ``value`` as a float after checking that it lies in ``(0, inf)``.
+
+    Raises:
+        TypeError: If ``value`` is not a real number, or is a bool.
+        ValueError: If ``value`` is NaN, infinite, 0 or negative.
+
+    Example:
+        >>> check_limit("clip", 0.0)
+        Traceback (most recent call last):
+            ...
+        ValueError: clip must be None or in (0, inf), got 0.0
+    """
+    number = _as_float(name, value, "None or a number")
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be None or in (0, inf), got {value!r}")
     return number
 
 
@@ -48,3 +65,9 @@ def check_flag(name: str, value: Any) -> bool:
             f"{name} must be True or False, got {value!r} of type {type(value).__name__}"
         )
     return value
+
+
+def _as_float(name: str, value: Any, allowed: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be {allowed}, got {value!r} of type {type(value).__name__}")
+    return float(value)

@@ -1,10 +1,11 @@
 """Layers: which weights share one second moment.
 
 By default (None) a layer is a whole parameter. ``Stacked``, ``Split`` and ``Rows`` divide a
-parameter into several layers; every framework accepts them. The second moments ``v`` of a parameter
-are one array, with one number for each layer. Its shape is::
+parameter into several layers; every framework accepts them. If the variant of an optimizer divides
+parameters by default, ``Whole`` makes one layer of a parameter again. The second moments ``v`` of a
+parameter are one array, with one number for each layer. Its shape is::
 
-    None             ()
+    None, Whole      ()
     Stacked, Rows    as many axes as the parameter: the axes of the layers keep their length, the
                      others have length 1, and the squared norm is summed over them
     Split            as many axes as the parameter: the split axis has one element for each part,
@@ -19,7 +20,7 @@ Example:
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 
@@ -114,7 +115,20 @@ class Rows:
             raise ValueError(f"scale must be 'norm' or 'rms', got {self.scale!r}")
 
 
+@dataclass(frozen=True)
+class Whole:
+    """The whole parameter is one layer, whatever the variant's default is.
+
+    Example:
+        >>> layers_of(Whole(), (), (10, 4), rows=0) is None
+        True
+    """
+
+
+# The layers of one parameter, as layers_of returns them. Users and variants may also give Whole.
 Layers = Stacked | Split | Rows | None
+Kind = Layers | Whole
+KINDS = {kind.__name__: kind for kind in (Stacked, Split, Rows, Whole)}
 
 
 def check_layers(name: str, value: Any) -> Any:
@@ -127,12 +141,13 @@ def check_layers(name: str, value: Any) -> Any:
         >>> check_layers("layers", "rows")
         Traceback (most recent call last):
             ...
-        TypeError: layers must be Stacked, Split, Rows, None or a function, got 'rows' of type str
+        TypeError: layers must be Stacked, Split, Rows, Whole, None or a function, got 'rows' of \
+type str
     """
-    if not isinstance(value, Layers) and (isinstance(value, type) or not callable(value)):
+    if not isinstance(value, Kind) and (isinstance(value, type) or not callable(value)):
         raise TypeError(
-            f"{name} must be Stacked, Split, Rows, None or a function, got {value!r} of type "
-            f"{type(value).__name__}"
+            f"{name} must be Stacked, Split, Rows, Whole, None or a function, got {value!r} of "
+            f"type {type(value).__name__}"
         )
     return value
 
@@ -141,7 +156,7 @@ def layers_of(value: Any, arguments: tuple[Any, ...], shape: Sequence[int], rows
     """Returns the layers of one parameter, after checking that they fit its shape.
 
     Args:
-        value: The user's value: layers, or a function that returns them.
+        value: The user's value: layers, ``Whole``, or a function that returns one of these.
         arguments: The arguments for the function.
         shape: The shape of the parameter.
         rows: The axis for ``Rows`` without axes.
@@ -154,16 +169,44 @@ def layers_of(value: Any, arguments: tuple[Any, ...], shape: Sequence[int], rows
         >>> layers_of(Rows(), (), (4, 6), rows=-1)
         Rows(axes=-1, scale='norm')
     """
-    if not isinstance(value, Layers):
+    if not isinstance(value, Kind):
         value = value(*arguments)
-        if not isinstance(value, Layers):
+        if not isinstance(value, Kind):
             raise TypeError(
-                f"layers must return Stacked, Split, Rows or None, got {value!r} for {arguments}"
+                f"layers must return Stacked, Split, Rows, Whole or None, got {value!r} for "
+                f"{arguments}"
             )
+    if isinstance(value, Whole):
+        return None
     if isinstance(value, Rows) and value.axes is None:
         value = replace(value, axes=rows) if shape else None
     second_moment_shape(value, shape)
     return value
+
+
+def as_config(layers: Kind) -> dict[str, Any] | None:
+    """Returns layers as plain data for files.
+
+    Example:
+        >>> as_config(Split((2, 3)))
+        {'kind': 'Split', 'sizes': [2, 3], 'axis': 0}
+    """
+    if layers is None:
+        return None
+    fields = {k: list(x) if isinstance(x, tuple) else x for k, x in asdict(layers).items()}
+    return {"kind": type(layers).__name__, **fields}
+
+
+def from_config(config: Any) -> Any:
+    """Undoes ``as_config``; returns anything else unchanged.
+
+    Example:
+        >>> from_config({"kind": "Stacked", "axes": [0, 1]})
+        Stacked(axes=(0, 1))
+    """
+    if not isinstance(config, dict) or config.get("kind") not in KINDS:
+        return config
+    return KINDS[config["kind"]](**{k: x for k, x in config.items() if k != "kind"})
 
 
 def row_axis(name: str) -> int:

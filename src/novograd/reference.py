@@ -28,6 +28,7 @@ def step(
     grad_averaging: bool,
     nesterov: bool,
     scale: float = 1.0,
+    clip: float = np.inf,
 ) -> tuple[Array, Array, Array]:
     """Takes one step of one layer.
 
@@ -45,6 +46,8 @@ def step(
             momentum buffer.
         nesterov: Whether the weights take Nesterov's look-ahead step.
         scale: Factor of the normalised gradient. The document does not have it.
+        clip: The largest norm of the normalised gradient before it is multiplied by ``scale``. The
+            document does not have it.
 
     Returns:
         ``(w_t, m_t, v_t)`` as new float64 arrays.
@@ -59,7 +62,7 @@ def step(
     w, m, v, g = (np.array(x, dtype=np.float64) for x in (weights, moment, second_moment, gradient))
     squared_norm = np.sum(g * g)
     v = squared_norm if v == 0 else beta2 * v + (1 - beta2) * squared_norm
-    root = np.sqrt(v + epsilon)
+    root = np.sqrt(max(v, squared_norm / clip**2) + epsilon)
     # 0/0 if epsilon is 0 and all gradients so far were 0: such a layer does not move.
     normalised: Any = g / root if root > 0 else np.zeros_like(g)
     update = scale * normalised + weight_decay * w

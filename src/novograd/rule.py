@@ -26,8 +26,8 @@ from novograd.variants import Variant
 class Numbers(NamedTuple):
     """The variant and its hyperparameters as numbers, which is all that a step needs to know.
 
-    The kernels expect this order. With ``norm = (correction*v + inside)^power + outside``,
-    ``advance`` divides ``a`` by the norm, or ``d`` if ``normalises_moment`` is 1.
+    The kernels expect this order. With ``norm = (max(correction*v, clip*s) + inside)^power +
+    outside``, ``advance`` divides ``a`` by the norm, or ``d`` if ``normalises_moment`` is 1.
     If ``wake`` is 0, the momentum buffer of a layer without history gets no weight decay: programs
     create the state of a new optimizer by a step with zero gradients and lr 0.
     """
@@ -37,6 +37,7 @@ class Numbers(NamedTuple):
     mix: Any
     first: Any
     correction: Any
+    clip: float
     inside: Any
     outside: Any
     power: float
@@ -119,6 +120,7 @@ def numbers(
         else:
             correction = 1 / (unbiased**0.5 if variant.norm == "inf" else unbiased)
     entering, leaving = (rate * factor, 1.0) if variant.rate == "moment" else (factor, rate)
+    longest = math.inf if variant.clip is None else variant.clip
     decoupled = variant.decay == "decoupled"
     decays = not (decoupled or (isinstance(weight_decay, float | int) and weight_decay == 0))
     return Numbers(
@@ -127,6 +129,7 @@ def numbers(
         mix=mix,
         first=1.0 if variant.start == "zero" else mix,
         correction=correction,
+        clip=1 / longest if variant.norm == "inf" else (1 / longest) * (1 / longest),
         inside=floor + epsilon if variant.epsilon == "inside" else floor,
         outside=0.0 if variant.epsilon == "inside" else epsilon,
         power=1.0 if variant.norm == "inf" else 0.5,
@@ -171,7 +174,10 @@ def advance(
     new = xp.where(v > 0, numbers.keep * v + numbers.mix * s, numbers.first * s)
     used = new if largest is None else xp.where(new < largest, largest, new)
     a, b, d = numbers.a, numbers.b, numbers.d
-    norm = (numbers.correction * used + numbers.inside) ** numbers.power + numbers.outside
+    corrected = numbers.correction * used
+    if numbers.clip:
+        corrected = xp.where(corrected < numbers.clip * s, numbers.clip * s, corrected)
+    norm = (corrected + numbers.inside) ** numbers.power + numbers.outside
     a, d = (a, scale * d / norm) if numbers.normalises_moment else (scale * a / norm, d)
     if not isinstance(numbers.wake, float | int) or numbers.wake == 0:
         # The term 0*v gives the numbers the dtype of v.

@@ -5,6 +5,7 @@ in the first step, and by ``last*lr`` after many steps. With epsilon 0, both dep
 betas and the fields of the variant; docs/variants.md derives them.
 """
 
+import math
 from typing import NamedTuple
 
 from novograd import variants
@@ -52,14 +53,19 @@ def step_sizes(
     beta2 = check_number("beta2", chosen.beta2 if beta2 is None else beta2, below=1)
     averaging = chosen.grad_averaging if grad_averaging is None else grad_averaging
     share = 1 - beta1 if check_flag("grad_averaging", averaging) else 1.0
-    first = share if chosen.averages_first else 1.0
+    longest = math.inf if chosen.clip is None else chosen.clip
+    first, length = share if chosen.averages_first else 1.0, 1.0
     if chosen.doubles_first:
         first += beta1
     if chosen.start == "never" and chosen.averages:
-        first /= 1 - beta2 if chosen.norm == "inf" else (1 - beta2) ** 0.5
+        length /= 1 - beta2 if chosen.norm == "inf" else (1 - beta2) ** 0.5
     if chosen.bias_correction is not None:
-        first *= (1 - beta2) ** 0.5 / (1 - beta1)
-    return StepSizes(first, share / (1 - beta1))
+        first /= 1 - beta1
+    if chosen.bias_correction == "rate":
+        first *= (1 - beta2) ** 0.5
+    elif chosen.bias_correction == "moments":
+        length *= (1 - beta2) ** 0.5
+    return StepSizes(first * min(length, longest), share / (1 - beta1) * min(1.0, longest))
 
 
 def rate_factors(

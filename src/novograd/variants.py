@@ -1,4 +1,4 @@
-"""Every published NovoGrad by name, as data only. ``novograd.rule`` computes with the fields.
+"""Every published NovoGrad by name, and ours, as data only: ``novograd.rule`` computes with it.
 
 The documented rule is ``DOCUMENTED``; every other variant lists its differences from it. Choose a
 variant by its name, as in ``NovoGrad(..., variant="optax")``, or pass a ``Variant`` of your own::
@@ -13,19 +13,21 @@ the variants are compared with.
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from novograd.hyperparameters import check_flag, check_number
+from novograd import layers
+from novograd.hyperparameters import check_flag, check_limit, check_number
+from novograd.layers import KINDS, Kind, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One published form of NovoGrad: its differences from the documented rule, and its defaults.
+    """One form of NovoGrad: its differences from the documented rule, and its defaults.
 
     ``t`` is the number of the step, from 1. If a variant counts steps, each parameter has its own
     count in PyTorch, and all parameters share one count in JAX and Keras.
 
     Attributes:
         name: The name by which it is chosen.
-        source: Where it is published.
+        source: Where it is published, or measured.
         difference: How it differs from the documented rule, in a line.
         start: When ``v`` becomes ``|g|^2`` without averaging: while ``v`` is exactly 0 ("zero"), in
             the first step ("step"), or never ("never"), so that ``v`` is averaged from 0.
@@ -45,6 +47,13 @@ class Variant:
             ``sqrt(1 - beta2^t)/(1 - beta1^t)``; or "moments": the momentum buffer is divided by
             ``1 - beta1^t``, and the norm by ``sqrt(1 - beta2^t)``.
         amsgrad: Whether the norm is computed from the largest ``v`` so far.
+        nesterov: Default of ``nesterov``, Nesterov momentum.
+        layers: Default of ``layers``, which weights share one ``v``: a kind of ``novograd.layers``,
+            or None for whole parameters.
+        clip: The largest norm of a normalised gradient, in units of its expected norm; None: there
+            is no limit. A layer's gradient is divided by at least ``|g|/clip``. ``v`` is the same
+            with and without a limit. (Shazeer & Stern, "Adafactor", 2018, section 6, clip the
+            update of a parameter in the same way.)
         lr: Default learning rate; None if there is no default.
         beta1: Default decay rate of the momentum buffer.
         beta2: Default decay rate of ``v``.
@@ -71,6 +80,9 @@ class Variant:
     doubles_first: bool = False
     bias_correction: Literal["rate", "moments"] | None = None
     amsgrad: bool = False
+    nesterov: bool = False
+    layers: Kind = None
+    clip: float | None = None
     lr: float | None = 0.01
     beta1: float = 0.95
     beta2: float = 0.98
@@ -88,6 +100,11 @@ class Variant:
                 check_flag(name, value)
         if self.lr is not None:
             check_number("lr", self.lr)
+        if not isinstance(self.layers, Kind):
+            kinds = ", ".join(KINDS)
+            raise TypeError(f"layers must be {kinds} or None, got {self.layers!r}")
+        if self.clip is not None:
+            check_limit("clip", self.clip)
         check_number("eps", self.eps)
         for name in ("beta1", "beta2"):
             check_number(name, getattr(self, name), below=1)
@@ -251,6 +268,23 @@ VARIANTS: dict[str, Variant] = {
             bias_correction="rate",
             **_NVIDIA,
         ),
+        Variant(
+            name="rows",
+            source="this project, docs/layers.md",
+            difference="each output unit is a layer, with steps as long as Adam's; Nesterov; no "
+            "normalised gradient is longer than 1; epsilon outside the root, learning rate in the "
+            "update, decoupled decay; averaged",
+            layers=Rows(scale="rms"),
+            nesterov=True,
+            clip=1.0,
+            epsilon="outside",
+            rate="update",
+            decay="decoupled",
+            lr=1e-3,
+            beta1=0.9,
+            beta2=0.98,
+            grad_averaging=True,
+        ),
     )
 }
 
@@ -273,7 +307,7 @@ def get(variant: str | Variant) -> Variant:
             ...
         ValueError: variant must be one of documented, nvidia, nvidia-amsgrad, nvidia-decoupled, \
 optax, tfa, apex, apex-inf, apex-inside, apex-inside-inf, openseq2seq, flashlight, \
-pytorch-optimizer, pytorch-optimizer-3, got 'adam'
+pytorch-optimizer, pytorch-optimizer-3, rows, got 'adam'
     """
     if isinstance(variant, Variant):
         return variant
@@ -296,7 +330,18 @@ def as_config(variant: str | Variant) -> Any:
     record = get(variant)
     if VARIANTS.get(record.name) == record:
         return record.name
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+    return as_dict(record)
+
+
+def as_dict(variant: Variant) -> dict[str, Any]:
+    """Returns all fields of a variant as plain data.
+
+    Example:
+        >>> as_dict(get("tfa"))["start"]
+        'step'
+    """
+    values = {field.name: getattr(variant, field.name) for field in fields(variant)}
+    return values | {"layers": layers.as_config(variant.layers)}
 
 
 def from_config(config: Any) -> Any:
@@ -308,4 +353,6 @@ def from_config(config: Any) -> Any:
         >>> from_config(as_config(mine)) == mine
         True
     """
-    return Variant(**config) if isinstance(config, dict) else config
+    if not isinstance(config, dict):
+        return config
+    return Variant(**config | {"layers": layers.from_config(config.get("layers"))})

@@ -3,6 +3,7 @@
 import copy
 import doctest
 import itertools
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -237,6 +238,22 @@ def test_the_scaler_unscales_if_another_backend_takes_part(options):
     optimizer = NovoGrad(params, **OPTIONS | options)
     set_gradients(params, 0)
     assert not optimizer._step_supports_amp_scaling
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # by NumPy, in the interpreter
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_a_gradient_with_a_norm_beyond_float32_has_no_effect(clip):
+    variant = replace(variants.DOCUMENTED, clip=clip)
+    params = parameters([(30,)])
+    optimizer = NovoGrad(params, lr=0.1, variant=variant, fused=True)
+    train(optimizer, 1)
+    before, state = params[0].detach().clone(), copy.deepcopy(optimizer.state[params[0]])
+    set_gradients(params, 1, scale=1e30)
+    optimizer.step()
+    after = optimizer.state[params[0]]
+    assert torch.equal(after["exp_avg_sq"], state["exp_avg_sq"])
+    assert_close([after["exp_avg"]], [0.95 * state["exp_avg"]])
+    assert_close([params[0].detach()], [before - after["exp_avg"]])
 
 
 # -- stochastic rounding -------------------------------------------------------------------------

@@ -29,7 +29,9 @@ def checks(
             variants. A few are enough if another adapter runs all of them.
     """
     considered = [
-        case for case in cases if variants is None or case.variant in (DOCUMENTED.name, *variants)
+        case
+        for case in cases
+        if variants is None or case.variant.name in (DOCUMENTED.name, *variants)
     ]
     choice = {(name, case.name) for name, case in chosen(slow, considered)}
     return [

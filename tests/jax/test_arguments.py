@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from novograd.jax import NovogradState, novograd, scale_by_novograd
+from novograd.layers import Rows, Stacked, Whole
 from novograd.variants import get
 from tests.helpers.jax import assert_close
 
@@ -20,7 +21,7 @@ DEFAULTS = {
     "weight_decay": 0.0,
     "grad_averaging": None,
     "variant": "documented",
-    "nesterov": False,
+    "nesterov": None,
     "mask": None,
     "mu_dtype": None,
     "layers": None,
@@ -309,3 +310,28 @@ def test_defaults_come_from_the_variant():
         make(variant="adam")
     with pytest.raises(TypeError, match="variant must be a name or a Variant, got 3"):
         make(variant=3)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shapes"),
+    [
+        (None, ((1, 3), (3,), (5, 1))),
+        (Whole(), ((), (), ())),
+        (lambda path, leaf: Stacked() if leaf.ndim > 1 else None, ((4, 1), (), (5, 1))),
+        ({"kernel": Whole(), "bias": None, "embedding": Stacked(1)}, ((), (), (1, 3))),
+    ],
+    ids=str,
+)
+def test_the_layers_of_a_variant_are_the_default(layers, shapes):
+    weights = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3), "embedding": jnp.ones((5, 3))}
+    state = make(variant="rows", layers=layers).init(weights)
+    assert tuple(state.nu[name].shape for name in weights) == shapes
+
+
+def test_nesterov_of_a_variant_is_the_default():
+    w, g = jnp.ones((4, 3)), jnp.arange(12.0).reshape(4, 3)
+    given = {"layers": Rows(scale="rms"), "nesterov": True}
+    optimizers = [make(variant="rows", **x) for x in ({}, given, {"nesterov": False})]
+    first, same, other = (one.update(g, one.init(w), w)[0] for one in optimizers)
+    np.testing.assert_array_equal(first, same)
+    assert np.all(np.asarray(first)[1:] != np.asarray(other)[1:])

@@ -7,9 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from novograd.checkpoint import CheckpointError, read, write
+from novograd.checkpoint import CheckpointError, how_to_load, read, write
 from novograd.jax import novograd
 from novograd.layers import Rows
+from novograd.variants import get
 from tests.helpers import loading
 
 
@@ -31,7 +32,7 @@ def assert_same_bits(actual, expected):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("variant", ["documented", "nvidia-amsgrad"])
+@pytest.mark.parametrize("variant", ["documented", "nvidia-amsgrad", "rows"])
 def test_a_state_keeps_every_bit_after_reading_and_writing(tmp_path, variant, dtype):
     optimizer = novograd(0.1, variant=variant, layers=Rows())
     params, state = trained(optimizer, dtype)
@@ -42,6 +43,20 @@ def test_a_state_keeps_every_bit_after_reading_and_writing(tmp_path, variant, dt
     write(checkpoint, tmp_path / "target", "jax")
     content = (tmp_path / "target").read_bytes()
     assert_same_bits(flax.serialization.from_bytes(optimizer.init(params), content), state)
+
+
+def test_a_state_of_rows_from_pytorch_continues_with_its_rows(tmp_path):
+    """PyTorch has the output units on the first axis, JAX on the last."""
+    checkpoint = loading.made({"kernel": (3, 2), "bias": (2,)}, get("rows"), False, rows=True)
+    write(checkpoint, tmp_path / "state", "jax")
+    lines = how_to_load(checkpoint, tmp_path / "state", "jax")
+    assert "variant='rows')  # with the layers of the source" in lines
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+    optimizer = novograd(0.1, variant="rows", layers=Rows(0, scale="rms"))
+    content = (tmp_path / "state").read_bytes()
+    state = flax.serialization.from_bytes(optimizer.init(params), content)
+    np.testing.assert_array_equal(state.nu["kernel"], checkpoint.entries["kernel"].v)
+    optimizer.update(params, jax.tree.map(jnp.asarray, state), params)
 
 
 def decaying(decay):

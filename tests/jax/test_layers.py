@@ -1,6 +1,7 @@
 """Layers that are not leaves: the results equal those of the same layers as separate leaves."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from novograd import native
+from novograd import native, variants
 from novograd.jax import novograd, scale_by_novograd
 from novograd.layers import Rows, Split, Stacked
 from tests.helpers.jax import assert_close, made_up, train
@@ -356,19 +357,26 @@ def test_fused_true_is_refused_for_layers_without_a_kernel(layers, shape):
 @pytest.mark.parametrize("value", ["rows", Rows, 3, {"a": 0}, [None, "x"]])
 def test_layers_of_the_wrong_type_are_refused(value):
     for make in (functools.partial(novograd, 0.1), scale_by_novograd):
-        with pytest.raises(TypeError, match=r"^layers must be Stacked, Split, Rows, None or a "):
+        with pytest.raises(
+            TypeError, match=r"^layers must be Stacked, Split, Rows, Whole, None or a "
+        ):
             make(layers=value)
 
 
 def test_a_function_that_does_not_return_layers_is_refused():
-    with pytest.raises(TypeError, match=r"^layers must return Stacked, Split, Rows or None, got 3"):
+    with pytest.raises(
+        TypeError, match=r"^layers must return Stacked, Split, Rows, Whole or None, got 3"
+    ):
         novograd(0.1, layers=lambda path, leaf: 3).init({"a": jnp.ones(3)})
 
 
 @pytest.mark.parametrize("layers", [Split((2, 2)), Stacked(2), Rows((0, 5))])
 def test_layers_that_do_not_fit_the_shape_are_refused(layers):
-    with pytest.raises(ValueError, match=r"does not fit a weight of shape \(3, 4\)$"):
-        novograd(0.1, layers=layers).init({"a": jnp.ones((3, 4))})
+    said = r"^params\['a'\]: .* does not fit a weight of shape \(3, 4\)$"
+    mine = replace(variants.DOCUMENTED, layers=layers)
+    for optimizer in (novograd(0.1, layers=layers), novograd(0.1, variant=mine)):
+        with pytest.raises(ValueError, match=said):
+            optimizer.init({"a": jnp.ones((3, 4))})
 
 
 def test_layers_that_are_not_a_prefix_are_refused():

@@ -1,5 +1,7 @@
 """Dtypes, and gradients at the ends of the range."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 from novograd.jax import novograd
-from novograd.variants import VARIANTS
+from novograd.variants import DOCUMENTED, VARIANTS
 from tests.helpers.jax import assert_close, made_up, train
 from tests.helpers.oracle import trained
 
@@ -60,13 +62,14 @@ def test_the_step_is_right(jit, dtype, size, tolerance, request):
 
 
 @BOTH
-def test_a_squared_norm_beyond_float32_is_ignored(jit):
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_squared_norm_beyond_float32_is_ignored(jit, clip):
     usual, huge = np.array([3.0, 4.0]), np.array([1e25, -1e25])
     for gradients, remembered in (
         ([huge, usual], [0.0, 25.0]),
         ([usual, huge, usual], [25.0, 25.0, 25.0]),
     ):
-        w, norms = steps(gradients, jit=jit)
+        w, norms = steps(gradients, jit=jit, variant=replace(DOCUMENTED, clip=clip))
         np.testing.assert_allclose(norms, remembered, rtol=1e-6)
         # The huge gradient acts like a zero gradient, except that v does not decay.
         m, expected = np.zeros(2), np.ones(2)

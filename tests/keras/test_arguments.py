@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+import json
 from dataclasses import replace
 
 import keras
@@ -10,6 +11,7 @@ import pytest
 
 import novograd.keras
 from novograd.keras import NovoGrad
+from novograd.layers import Stacked, Whole
 from novograd.variants import get
 
 OWN = {
@@ -19,7 +21,7 @@ OWN = {
     "epsilon": None,
     "weight_decay": 0.0,
     "grad_averaging": None,
-    "nesterov": False,
+    "nesterov": None,
     "variant": "documented",
 }
 NUMBERS = ("learning_rate", "beta_1", "beta_2", "epsilon", "weight_decay")
@@ -159,3 +161,42 @@ def test_defaults_come_from_the_variant():
 def test_the_configuration_keeps_a_custom_variant():
     mine = replace(get("nvidia"), name="mine", decay="decoupled")
     assert NovoGrad.from_config(NovoGrad(variant=mine).get_config()).variant == mine
+
+
+def shapes_of_v(optimizer):
+    names = ("kernel", "bias", "embeddings")
+    shapes = ((4, 3), (3,), (5, 3))
+    weights = [
+        keras.Variable(np.ones(shape), name=name) for name, shape in zip(names, shapes, strict=True)
+    ]
+    optimizer.build(weights)
+    return [tuple(x.shape) for x in optimizer.variables if x.name.endswith("_v")]
+
+
+def test_nesterov_and_layers_come_from_the_variant():
+    optimizer = NovoGrad(variant="rows")
+    config = optimizer.get_config()
+    assert (config["nesterov"], config["beta_1"], config["layers"]) == (True, 0.9, None)
+    assert shapes_of_v(optimizer) == [(1, 3), (3,), (5, 1)]
+    assert shapes_of_v(NovoGrad.from_config(config)) == [(1, 3), (3,), (5, 1)]
+    whole = NovoGrad(variant="rows", nesterov=False, layers=Whole())
+    assert whole.nesterov is False
+    assert shapes_of_v(NovoGrad.from_config(whole.get_config())) == [(), (), ()]
+    some = NovoGrad(variant="rows", layers=lambda x: Stacked() if len(x.shape) > 1 else None)
+    assert shapes_of_v(some) == [(4, 1), (), (5, 1)]
+
+
+def test_a_configuration_of_an_earlier_version_is_restored():
+    mine = replace(get("nvidia"), name="mine")
+    config = NovoGrad(variant=mine).get_config()
+    for name in ("clip", "nesterov", "layers"):
+        del config["variant"][name]
+    assert NovoGrad.from_config(config).variant == mine
+
+
+def test_layers_of_a_variant_that_do_not_fit_a_weight_are_refused_by_its_name():
+    mine = replace(get("rows"), name="mine", layers=Stacked(1))
+    again = NovoGrad.from_config(json.loads(json.dumps(NovoGrad(variant=mine).get_config())))
+    for optimizer in (NovoGrad(variant=mine), again):
+        with pytest.raises(ValueError, match=r"^variable 'bias': Stacked\(axes=1\) does not fit"):
+            shapes_of_v(optimizer)

@@ -192,8 +192,12 @@ def test_a_configuration_with_an_unregistered_function_is_refused():
 @pytest.mark.parametrize(
     ("layers", "error", "message"),
     [
-        ("rows", TypeError, "layers must be Stacked, Split, Rows, None or a function, got 'rows'"),
-        (lambda w: 3, TypeError, "layers must return Stacked, Split, Rows or None, got 3"),
+        (
+            "rows",
+            TypeError,
+            "layers must be Stacked, Split, Rows, Whole, None or a function, got 'rows'",
+        ),
+        (lambda w: 3, TypeError, "layers must return Stacked, Split, Rows, Whole or None, got 3"),
         (Stacked(2), ValueError, r"Stacked\(axes=2\) does not fit a weight of shape \(4, 3\)"),
         (Split((3, 2)), ValueError, r"Split\(.*\) does not fit a weight of shape \(4, 3\)"),
     ],

@@ -1,12 +1,14 @@
 """Very large, very small and nonfinite gradients give right steps or documented results."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from novograd.keras import NovoGrad
-from novograd.variants import VARIANTS
+from novograd.variants import DOCUMENTED, VARIANTS
 from tests.helpers.oracle import trained
 
 HYPER = {
@@ -78,13 +80,14 @@ def test_the_step_is_right(run, size):
 
 
 @MODES
-def test_a_squared_norm_beyond_float32_is_ignored(run):
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_squared_norm_beyond_float32_is_ignored(run, clip):
     usual, huge = np.array([3.0, 4.0]), np.array([1e25, -1e25])
     for gradients, remembered in (
         ([huge, usual], [0.0, 25.0]),
         ([usual, huge, usual], [25.0, 25.0, 25.0]),
     ):
-        w, norms = run(gradients)
+        w, norms = run(gradients, variant=replace(DOCUMENTED, clip=clip))
         np.testing.assert_allclose(norms, remembered, rtol=1e-6)
         # The huge gradient acts like a zero gradient, except that v does not decay.
         m, expected = np.zeros(2), np.ones(2)

@@ -260,7 +260,9 @@ def test_a_sparse_gradient_is_refused_for_a_variable_split_along_its_rows():
 
 @pytest.mark.parametrize("value", ["rows", 0, Rows, (Rows(),)])
 def test_layers_of_the_wrong_type_are_refused(value):
-    with pytest.raises(TypeError, match=r"^layers must be Stacked, Split, Rows, None or a fun"):
+    with pytest.raises(
+        TypeError, match=r"^layers must be Stacked, Split, Rows, Whole, None or a fun"
+    ):
         NovoGrad(layers=value)
 
 
@@ -269,7 +271,11 @@ def test_layers_of_the_wrong_type_are_refused(value):
     [
         (Stacked(2), ValueError, r"^Stacked\(axes=2\) does not fit a weight of shape \(4, 3\)"),
         (Split((2, 3)), ValueError, r"^Split\(.*\) does not fit a weight of shape \(4, 3\)"),
-        (lambda w: "rows", TypeError, r"^layers must return Stacked, Split, Rows or None, got 'ro"),
+        (
+            lambda w: "rows",
+            TypeError,
+            r"^layers must return Stacked, Split, Rows, Whole or None, got 'ro",
+        ),
     ],
 )
 def test_layers_that_do_not_fit_are_refused(layers, error, message):

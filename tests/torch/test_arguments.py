@@ -2,15 +2,17 @@
 
 import copy
 import inspect
+import pickle
 from dataclasses import replace
 
 import pytest
 import torch
 
+from novograd.layers import Stacked, Whole
 from novograd.torch import NovoGrad
 from novograd.torch.options import OPTIONS
 from novograd.variants import get
-from tests.helpers.torch import parameters, set_gradients, train
+from tests.helpers.torch import parameters, set_gradients, states_of, train
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,7 @@ from tests.helpers.torch import parameters, set_gradients, train
         ({"eps": -1e-8}, ValueError, r"eps must be in \[0, inf\), got -1e-08"),
         ({"weight_decay": -1}, ValueError, r"weight_decay must be in \[0, inf\), got -1"),
         ({"grad_averaging": 1}, TypeError, "grad_averaging must be True or False, got 1"),
-        ({"nesterov": None}, TypeError, "nesterov must be True or False, got None"),
+        ({"nesterov": 1}, TypeError, "nesterov must be True or False, got 1"),
         ({"maximize": "no"}, TypeError, "maximize must be True or False, got 'no'"),
         ({"skip_nonfinite": 0}, TypeError, "skip_nonfinite must be True or False, got 0"),
         ({"foreach": 1}, TypeError, "foreach must be True or False, got 1"),
@@ -105,8 +107,62 @@ def test_defaults_come_from_the_variant():
         NovoGrad(w, variant=3)
 
 
+def shapes_of_v(optimizer):
+    """Returns the shape of v of each parameter after a step."""
+    train(optimizer, 1)
+    return [tuple(state["exp_avg_sq"].shape) for state in states_of(optimizer)]
+
+
+def test_nesterov_and_layers_come_from_the_variant():
+    shapes, whole = ((4, 3), (5,), ()), [(), (), ()]
+    assert NovoGrad(parameters()).defaults["nesterov"] is False
+    rows = NovoGrad(parameters(shapes), variant="rows")
+    assert [rows.defaults[x] for x in ("lr", "betas", "nesterov")] == [1e-3, (0.9, 0.98), True]
+    assert shapes_of_v(rows) == [(4, 1), (5,), ()]
+    given = NovoGrad(parameters(shapes), variant="rows", nesterov=False, layers=Whole())
+    assert given.defaults["nesterov"] is False
+    assert shapes_of_v(given) == whole
+    chosen = {5: Whole(), 12: Stacked(1), 1: None}
+    some = NovoGrad(parameters(shapes), variant="rows", layers=lambda _, w: chosen[w.numel()])
+    assert shapes_of_v(some) == [(1, 3), (), ()]
+
+
+def test_each_group_has_the_layers_of_its_variant():
+    first, second, third = (parameters([(4, 3)]) for _ in range(3))
+    groups = [{"params": first}, {"params": second, "variant": "rows"}]
+    optimizer = NovoGrad(groups)
+    optimizer.add_param_group({"params": third, "variant": "rows", "layers": Whole()})
+    assert shapes_of_v(optimizer) == [(), (4, 1), ()]
+    twin = pickle.loads(pickle.dumps(optimizer))
+    assert shapes_of_v(copy.deepcopy(twin)) == [(), (4, 1), ()]
+
+
+def test_a_state_dict_brings_the_variant_and_its_layers():
+    documented, rows = (NovoGrad(parameters(), variant=name) for name in ("documented", "rows"))
+    for source in (documented, rows):
+        train(source, 3)
+        for made in ("documented", "rows"):
+            other = NovoGrad(parameters(), variant=made)
+            other.load_state_dict(source.state_dict())
+            train(other, 3, start=3)
+            state = [x["exp_avg_sq"].shape for x in states_of(other)]
+            assert state == [x["exp_avg_sq"].shape for x in states_of(source)]
+    with pytest.raises(ValueError, match=r"'exp_avg_sq' of parameter 0 must have shape \(\)"):
+        NovoGrad(parameters(), layers=Whole()).load_state_dict(rows.state_dict())
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_layers_of_a_variant_that_do_not_fit_a_parameter_are_refused_by_its_name(named):
+    params = parameters([(4, 3), (5,)])
+    given = list(zip(["first", "second"], params, strict=True)) if named else params
+    name = "'second'" if named else r"1 of param_groups\[0\]"
+    mine = replace(get("rows"), name="mine", layers=Stacked(1))
+    with pytest.raises(ValueError, match=rf"parameter {name}: Stacked\(axes=1\) does not fit"):
+        NovoGrad(given, variant=mine)
+
+
 def test_a_custom_variant_is_saved(tmp_path):
-    mine = replace(get("apex"), name="mine", amsgrad=True)
+    mine = replace(get("rows"), name="mine", amsgrad=True, start="step")
     ws = [parameters() for _ in range(2)]
     first, other = (NovoGrad(w, lr=0.1, variant=mine) for w in ws)
     train(first, steps=3)
@@ -114,7 +170,7 @@ def test_a_custom_variant_is_saved(tmp_path):
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert other.param_groups[0]["variant"] == mine
     assert other.state[ws[1][0]]["step"] == 3
-    assert other.state[ws[1][0]]["max_exp_avg_sq"] > 0
+    assert other.state[ws[1][0]]["max_exp_avg_sq"].shape == (3, 1)
 
 
 def test_the_table_of_options_has_the_defaults_of_the_class():

@@ -9,7 +9,7 @@ import torch
 
 from novograd import variants
 from novograd.checkpoint import CheckpointError, read, write
-from novograd.layers import Rows
+from novograd.layers import Rows, Split, Stacked, Whole
 from novograd.torch import NovoGrad
 from tests.helpers import loading
 
@@ -37,7 +37,7 @@ def assert_same(mine, theirs):
 
 
 @pytest.mark.parametrize("way", ["directly", "by the neutral file"])
-@pytest.mark.parametrize("variant", ["documented", "nvidia-amsgrad", "pytorch-optimizer-3"])
+@pytest.mark.parametrize("variant", ["documented", "nvidia-amsgrad", "pytorch-optimizer-3", "rows"])
 def test_a_state_dict_survives_a_conversion_bit_for_bit(tmp_path, variant, way):
     decaying, others = weights(), weights()
     groups = [{"params": others, "lr": 0.2}, {"params": decaying, "weight_decay": 0.1}]
@@ -76,8 +76,9 @@ def test_a_parameter_without_state_keeps_its_place(tmp_path):
     assert_same(again.state_dict(), optimizer.state_dict())
 
 
-def test_a_custom_variant_is_converted(tmp_path):
-    mine = replace(variants.get("nvidia"), name="mine", decay="decoupled")
+@pytest.mark.parametrize("kind", [None, Whole(), Rows(0, "rms"), Stacked(1), Split((2,), axis=1)])
+def test_a_custom_variant_is_converted(tmp_path, kind):
+    mine = replace(variants.get("nvidia"), name="mine", decay="decoupled", layers=kind, clip=2.0)
     torch.save(trained(weights(), variant=mine).state_dict(), tmp_path / "source")
     checkpoint = read(tmp_path / "source", "torch")
     assert checkpoint.variant == mine

@@ -210,9 +210,17 @@ def test_a_function_sees_names_and_parameters():
 @pytest.mark.parametrize(
     ("layers", "error", "said"),
     [
-        ("rows", TypeError, "layers must be Stacked, Split, Rows, None or a function, got 'rows'"),
-        (Rows, TypeError, "layers must be Stacked, Split, Rows, None or a function"),
-        (lambda name, w: 3, TypeError, "layers must return Stacked, Split, Rows or None, got 3"),
+        (
+            "rows",
+            TypeError,
+            "layers must be Stacked, Split, Rows, Whole, None or a function, got 'rows'",
+        ),
+        (Rows, TypeError, "layers must be Stacked, Split, Rows, Whole, None or a function"),
+        (
+            lambda name, w: 3,
+            TypeError,
+            "layers must return Stacked, Split, Rows, Whole or None, got 3",
+        ),
         (Stacked(2), ValueError, r"'weight': Stacked\(axes=2\) does not fit .* shape \(4, 3\)"),
         (Split((3, 2)), ValueError, r"'weight': Split\(sizes=\(3, 2\), axis=0\) does not fit"),
     ],

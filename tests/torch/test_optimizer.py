@@ -3,6 +3,7 @@
 import copy
 import itertools
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch.optim import lr_scheduler
 
 from novograd.torch import NovoGrad
 from novograd.torch.backends import eager, foreach, native
-from novograd.variants import VARIANTS
+from novograd.variants import DOCUMENTED, VARIANTS
 from tests.helpers.oracle import trained
 from tests.helpers.torch import (
     SHAPES,
@@ -310,9 +311,14 @@ def test_without_skip_nonfinite_the_weights_become_nonfinite(backend):
 
 
 @every_backend
-def test_a_gradient_with_a_norm_beyond_float32_has_no_effect(backend):
+@pytest.mark.parametrize(
+    "variant",
+    [DOCUMENTED, replace(DOCUMENTED, clip=0.5), replace(DOCUMENTED, clip=0.5, amsgrad=True)],
+    ids=["documented", "clip", "amsgrad"],
+)
+def test_a_gradient_with_a_norm_beyond_float32_has_no_effect(backend, variant):
     params = parameters()
-    optimizer = NovoGrad(params, lr=0.1, **backend)
+    optimizer = NovoGrad(params, lr=0.1, variant=variant, **backend)
     train(optimizer, 1)
     before = copy.deepcopy([(p.detach(), optimizer.state[p]) for p in params])
     set_gradients(params, 1, scale=1e30)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from novograd import variants
 from novograd.checkpoint.neutral import Checkpoint, Hyperparameters, defaults
 
-_ARGUMENTS = (*vars(Hyperparameters()), "variant")
+_ARGUMENTS = (*vars(Hyperparameters()), "variant", "layers")
 
 
 def arguments(
@@ -29,8 +29,7 @@ def arguments(
         >>> arguments(checkpoint, {"beta1": "b1"})
         "lr=0.5, b1=0.9, variant='nvidia'"
     """
-    variant = checkpoint.variant
-    named = isinstance(variants.as_config(variant), str)
+    variant, config = checkpoint.variant, variants.as_config(checkpoint.variant)
     given = {"lr": "lr"}
     known = defaults(variant)
     for name in vars(Hyperparameters()):
@@ -38,7 +37,10 @@ def arguments(
         if len(values) == 1 and not values <= {None, known.get(name)}:
             given[name] = repr(values.pop())
     if variant != variants.DOCUMENTED:
-        given["variant"] = repr(variant.name) if named else f"novograd.variants.{variant!r}"
+        named = isinstance(config, str)
+        given["variant"] = repr(config) if named else f"novograd.variants.from_config({config})"
+    if variant.layers is not None and not _has_layers(checkpoint):
+        given["layers"] = "novograd.layers.Whole()"
     return ", ".join(
         f"{theirs.get(name, name)}={value}" for name, value in given.items() if name in needed
     )
@@ -63,7 +65,7 @@ def remarks(checkpoint: Checkpoint, grouped: bool = False) -> str:
         found.append(f"the {len(checkpoint.groups)} groups")
     elif len({group.hyperparameters for group in checkpoint.groups}) > 1:
         found.append("the options of all groups, which differ,")
-    if any(entry.v.ndim for entry in checkpoint.entries.values()):
+    if _has_layers(checkpoint):
         found.append("the layers")
     return f"  # with {' and '.join(found)} of the source" if found else ""
 
@@ -79,3 +81,8 @@ def has_weights(checkpoint: Checkpoint) -> bool:
         False
     """
     return any(entry.weights is not None for entry in checkpoint.entries.values())
+
+
+def _has_layers(checkpoint: Checkpoint) -> bool:
+    """Returns whether a weight has several layers, or the axes of layers."""
+    return any(entry.v.ndim for entry in checkpoint.entries.values())

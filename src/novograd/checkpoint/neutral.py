@@ -427,7 +427,7 @@ def defaults(variant: Variant) -> dict[str, Any]:
         "epsilon": variant.eps,
         "weight_decay": 0.0,
         "grad_averaging": variant.grad_averaging,
-        "nesterov": False,
+        "nesterov": variant.nesterov,
     }
 
 

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from novograd import variants
+from novograd import layers, variants
 from novograd.checkpoint import pickles
 from novograd.checkpoint.loading import arguments, has_weights, remarks
 from novograd.checkpoint.neutral import (
@@ -162,7 +162,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
 def how_to_load(checkpoint: Checkpoint, path: str) -> str:
     """Returns the lines of Python that load a file."""
     # The file has all options, but without a default the constructor needs lr.
-    needed = ("variant",) if checkpoint.variant.lr else ("lr", "variant")
+    needed = ("variant", "layers") if checkpoint.variant.lr else ("lr", "variant", "layers")
     params = "model.parameters()" if checkpoint.names[0] == "0" else "model.named_parameters()"
     params = "groups" if len(checkpoint.groups) > 1 else params
     given = ", ".join(filter(None, (params, arguments(checkpoint, {}, needed))))
@@ -242,7 +242,17 @@ def _made(record: Recorded, where: str, storage: Storage) -> Any:
         case "torch.Size":
             return tuple(*args)
         case "novograd.variants.Variant":
-            return Variant(**plain(record.state))
+            fields = dict(record.state)
+            if isinstance(fields.get("layers"), Recorded):
+                fields["layers"] = layers.as_config(_made(fields["layers"], where, storage))
+            return variants.from_config(plain(fields))
+        case (
+            "novograd.layers.Rows"
+            | "novograd.layers.Split"
+            | "novograd.layers.Stacked"
+            | "novograd.layers.Whole"
+        ):
+            return layers.KINDS[record.path.rpartition(".")[2]](**plain(record.state or {}))
         case "numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar":
             return _number(*args)
     raise LookupError(record.path)

@@ -1,7 +1,6 @@
 """``novograd variants``."""
 
 import json
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from novograd.step_sizes import step_sizes
-from novograd.variants import VARIANTS, Variant
+from novograd.variants import VARIANTS, Variant, as_dict
 
 
 def variants(
@@ -36,7 +35,7 @@ def variants(
 
 def _fields(variant: Variant) -> dict[str, Any]:
     """Returns the fields of a variant and the sizes of its steps."""
-    return asdict(variant) | {"step_sizes": step_sizes(variant)._asdict()}
+    return as_dict(variant) | {"step_sizes": step_sizes(variant)._asdict()}
 
 
 def _table() -> Table:
@@ -54,8 +53,10 @@ def _defaults(variant: Variant) -> str:
     """Returns the defaults of a variant, and the sizes of its steps."""
     rate = "no lr" if variant.lr is None else f"lr {variant.lr:g}"
     averaging = ", averaging" if variant.grad_averaging else ""
+    nesterov = ", Nesterov" if variant.nesterov else ""
+    clip = "" if variant.clip is None else f", clip {variant.clip:g}"
     sizes = step_sizes(variant)
     return (
-        f"{rate}, betas {variant.beta1:g}, {variant.beta2:g}, eps {variant.eps:g}{averaging}; "
-        f"steps {sizes.first:.3g} to {sizes.last:.3g}"
+        f"{rate}, betas {variant.beta1:g}, {variant.beta2:g}, eps {variant.eps:g}{averaging}"
+        f"{nesterov}{clip}; steps {sizes.first:.3g} to {sizes.last:.3g}"
     )

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from novograd.layers import Layers, Rows, Split, Stacked
-from novograd.variants import DOCUMENTED, VARIANTS
+from novograd.variants import DOCUMENTED, VARIANTS, Variant, get
 
 # A scalar, one element, odd sizes, a matrix, a convolution kernel, and two empty tensors.
 SHAPES = ((), (1,), (7,), (3, 5), (0,), (2, 3, 3, 5), (33, 17), (4, 0, 2))
@@ -75,7 +75,7 @@ class Case:
         steps: The number of steps.
         shapes: The shape of each weight.
         layers: The layers of each weight; None makes the whole weight one layer.
-        variant: The name of the variant.
+        variant: The variant: one of ``VARIANTS``, or one of them with another ``clip``.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Case:
     steps: int = 30
     shapes: tuple[tuple[int, ...], ...] = SHAPES
     layers: tuple[Layers, ...] = (None,) * len(SHAPES)
-    variant: str = DOCUMENTED.name
+    variant: Variant = DOCUMENTED
 
     def weights(self) -> list[np.ndarray]:
         """Returns the initial weights."""
@@ -230,7 +230,7 @@ def _variant_cases() -> Iterator[Case]:
         yield Case(
             f"variant {variant.name}",
             dtype=next(dtypes),
-            variant=variant.name,
+            variant=variant,
             # Exact in float32, like scheduled values.
             hyper=_hyper(
                 beta1=float(np.float32(random.uniform(0.5, 0.99))),
@@ -238,6 +238,7 @@ def _variant_cases() -> Iterator[Case]:
                 epsilon=float(np.float32(10 ** random.uniform(-8, 0))),
                 weight_decay=float(np.float32(random.uniform(0.01, 0.1))),
                 grad_averaging=bool(number % 2) and variant.name != "optax",
+                nesterov=variant.nesterov,
             ),
             schedule=_learning_rate_schedule,
             zero=frozenset({0, 9}),
@@ -246,5 +247,35 @@ def _variant_cases() -> Iterator[Case]:
         )
 
 
+def _clip_cases() -> Iterator[Case]:
+    """Yields cases whose variants limit the normalised gradients."""
+    for name, clip, dtype in (
+        (DOCUMENTED.name, 1.0, "float32"),
+        (DOCUMENTED.name, 2.0, "float64"),
+        ("nvidia", 0.7, "bfloat16"),
+        ("nvidia-amsgrad", 1.0, "float32"),
+        ("apex", 1.0, "float64"),
+        ("apex-inf", 0.7, "float32"),
+        ("apex-inside-inf", 1.0, "bfloat16"),
+    ):
+        yield Case(
+            f"variant {name}, clip {clip:g}",
+            dtype=dtype,
+            variant=replace(get(name), clip=clip),
+            hyper=_hyper(beta1=0.875, beta2=0.75, epsilon=2.0**-10, weight_decay=0.0625),
+            schedule=_learning_rate_schedule,
+            zero=frozenset({0, 9}),
+            reload_at=17,
+            **_LAYERS,
+        )
+    # The norm is the limit: the average does not matter.
+    yield Case(
+        "small limit",
+        variant=replace(DOCUMENTED, clip=2.0**-4),
+        hyper=_hyper(beta2=0.5, nesterov=True),
+        scale=1e15,
+    )
+
+
 CASES: tuple[Case, ...] = tuple(_cases())
-VARIANT_CASES: tuple[Case, ...] = tuple(_variant_cases())
+VARIANT_CASES: tuple[Case, ...] = (*_variant_cases(), *_clip_cases())

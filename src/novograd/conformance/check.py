@@ -58,6 +58,7 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
     worst = 0.0
     # The largest second moment of each layer, for amsgrad.
     largest: defaultdict[tuple[int, int], float] = defaultdict(float)
+    clip = math.inf if case.variant.clip is None else case.variant.clip
     adapter = make(case)
     before = adapter.layers()
     start = [
@@ -85,15 +86,15 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
                         WeightState(x.weights[part], x.moment[part], x.second_moment[v].reshape(()))
                         for x in (before[number], after[number])
                     )
-                    if case.variant == DOCUMENTED.name:
+                    if case.variant.name == DOCUMENTED.name:
                         expected = reference.step(
-                            *was, gradient[part], **asdict(hyper), scale=scale
+                            *was, gradient[part], **asdict(hyper), scale=scale, clip=clip
                         )
                     else:
                         w, m, v = (x.astype(np.float64) for x in was)
-                        *expected, largest[number, index] = PEERS[case.variant](
+                        *expected, largest[number, index] = PEERS[case.variant.name](
                             State(w, m, v, largest[number, index]),
-                            Gradient(gradient[part].astype(np.float64), step + 1, scale),
+                            Gradient(gradient[part].astype(np.float64), step + 1, scale, clip),
                             hyper,
                         )
                     error = _assert_step(was, expected, now, adapter.rounds_update, place)

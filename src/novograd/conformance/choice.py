@@ -42,7 +42,7 @@ def chosen(
     checks = [
         (name, case)
         for name, case in product(dict.fromkeys(adapters), cases)
-        if case.variant == DOCUMENTED.name or name not in documented
+        if case.variant == DOCUMENTED or name not in documented
     ]
     of_case = {case.name: features(case) for case in cases}
     covers = [of_case[case.name] | {f"{name}, {case.dtype}"} for name, case in checks]
@@ -62,8 +62,8 @@ def chosen(
 def features(case: Case) -> frozenset[str]:
     """Returns the features of a case.
 
-    Features are the dtype, the variant, each kind of layer with each shape, the size of the
-    gradients, zero and missing gradients, a reload, each scheduled hyperparameter, and each
+    Features are the dtype, the variant with its clip, each kind of layer with each shape, the size
+    of the gradients, zero and missing gradients, a reload, each scheduled hyperparameter, and each
     hyperparameter that is not the default. For the documented rule each pair of such
     hyperparameters is also a feature, since its formula combines them.
 
@@ -76,11 +76,11 @@ def features(case: Case) -> frozenset[str]:
         ['learning_rate']
     """
     hyper = sorted(_changed(case.hyper))
-    pairs = combinations(hyper, 2) if case.variant == DOCUMENTED.name else ()
+    pairs = combinations(hyper, 2) if case.variant == DOCUMENTED else ()
     return frozenset(
         {
             case.dtype,
-            f"variant {case.variant}",
+            f"variant {case.variant.name}, clip {case.variant.clip}",
             f"{case.dtype} gradients of {case.scale:g}",
             *(
                 f"{layers} of {shape}"

@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from novograd import native, rule, variants
+from novograd import native, rule
 from novograd.conformance.adapters import Adapter, WeightState, compute_dtype, zero_second_moments
 from novograd.conformance.cases import Case, CaseHyperparameters
 from novograd.layers import Layers, Split, step_scale
@@ -22,7 +22,7 @@ class RuleAdapter(Adapter):
     def __init__(self, case: Case) -> None:
         """Makes the initial weights of the case and a state of zeros."""
         self._case = case
-        self._variant = variants.get(case.variant)
+        self._variant = case.variant
         self._compute = compute_dtype(case.dtype)
         self._count = 0
         self._largest = zero_second_moments(case)

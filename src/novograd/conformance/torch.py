@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from novograd import native, variants
+from novograd import native
 from novograd.conformance.adapters import Adapter, WeightState, zero_second_moments
 from novograd.conformance.cases import DTYPES, Case, CaseHyperparameters
 from novograd.torch import NovoGrad
@@ -105,7 +105,7 @@ class TritonAdapter(FusedAdapter):
     device = "cpu" if triton.INTERPRETED else "cuda"
 
     def _supports_all(self) -> bool:
-        variant = variants.get(self._case.variant)
+        variant = self._case.variant
         return super()._supports_all() and not variant.amsgrad and variant.norm == "l2"
 
 

@@ -60,15 +60,16 @@ def layouts_of(layers: Any, axis_name: Any, weights: Any) -> Any:
     """Returns the layout of each leaf of a tree, as a tree.
 
     Args:
-        layers: A prefix of the tree. Each leaf of the prefix is layers, None, or a function of the
-            path and the leaf that returns one of these. The path has no boxes of Flax.
+        layers: A prefix of the tree. Each leaf of the prefix is layers, ``Whole``, None, or a
+            function of the path and the leaf that returns one of these. The path has no boxes of
+            Flax.
         axis_name: The names of the mesh axes along which a layer is cut into pieces; None; or a
             function of the path and the leaf that returns one of these or a ``PartitionSpec``.
         weights: The tree, of weights or of arrays that have their shapes.
 
     Raises:
         TypeError: If a function returns something else.
-        ValueError: If the layers do not fit the leaves.
+        ValueError: If the layers do not fit a leaf. The message names the leaf.
 
     Example:
         >>> layouts_of({"a": Split((2, 3)), "b": None}, None, {"a": jnp.ones((5, 7)), "b": 1.0})
@@ -185,7 +186,10 @@ def _layout(layers: Any, axis_name: Any, path: Any, leaf: Any) -> LeafLayout:
     cut = axis_name(path, leaf) if callable(axis_name) else axis_name
     along = _cuts(cut, shape)
     whole = tuple(n * (devices(names) or 1) for n, names in zip(shape, along, strict=True))
-    chosen = layers_of(layers, (path, leaf), whole, row_axis(_name(path)))
+    try:
+        chosen = layers_of(layers, (path, leaf), whole, row_axis(_name(path)))
+    except ValueError as error:
+        raise ValueError(f"params{jax.tree_util.keystr(path)}: {error}") from error
     scale = step_scale(chosen, whole)
     if isinstance(chosen, Split):
         v_shape, summed = second_moment_shape(chosen, whole), along

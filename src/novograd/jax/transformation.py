@@ -99,7 +99,7 @@ def novograd(
     grad_averaging: bool | None = None,
     *,
     variant: str | Variant = "documented",
-    nesterov: bool = False,
+    nesterov: bool | None = None,
     mask: Any = None,
     mu_dtype: Any = None,
     layers: Any = None,
@@ -148,8 +148,8 @@ def novograd(
         learning_rate: ``lr``; a float, an array of shape (), or a schedule: a function of the
             number of steps before this one.
         b1: Decay rate of ``m``, in [0, 1); a float or an array of shape (). The defaults of ``b1``,
-            ``b2``, ``eps`` and ``grad_averaging`` come from the variant. The documented rule has
-            0.95, 0.98, 1e-8 and False.
+            ``b2``, ``eps``, ``grad_averaging``, ``nesterov`` and ``layers`` come from the variant.
+            The documented rule has 0.95, 0.98, 1e-8, False, False and whole leaves.
         b2: Decay rate of ``v``, in [0, 1); given like ``b1``. With 0, each gradient is normalised
             by its own norm.
         eps: Added to ``v`` inside the root, to avoid a division by zero; given like ``b1``.
@@ -163,9 +163,11 @@ def novograd(
             function that makes one of these from the weights. By default all leaves decay.
         mu_dtype: A real floating dtype for the momentum buffer, by default the dtype of the
             weights. The momentum buffers of complex weights always have the dtype of the weights.
-        layers: Which weights share one ``v``: ``Stacked``, ``Split`` or ``Rows`` of
-            ``novograd.layers``; None for the whole leaf; or a function ``(path, leaf) -> layers``
-            that returns one of these. Give one for all leaves, or a prefix of the tree of leaves.
+        layers: Which weights share one ``v``. None means the variant's default for all leaves.
+            Otherwise give ``Stacked``, ``Split``, ``Rows`` or ``Whole`` of ``novograd.layers``; or
+            a function ``(path, leaf) -> layers`` that returns one of these, or None for the whole
+            leaf. Give one for all leaves, or a prefix of the tree of leaves, in which None also
+            means the whole leaf.
             The ``path`` is like in ``jax.tree_util.tree_map_with_path``, but without the boxes of
             Flax; the ``leaf`` is an array of the leaf's shape. The rows of ``Rows()`` are along the
             last axis, but along the first axis of a leaf named ``embedding``.
@@ -230,13 +232,13 @@ def novograd(
     switches = Switches(
         variant=chosen,
         grad_averaging=check_flag("grad_averaging", averaging),
-        nesterov=check_flag("nesterov", nesterov),
+        nesterov=check_flag("nesterov", chosen.nesterov if nesterov is None else nesterov),
         skip_nonfinite=check_flag("skip_nonfinite", skip_nonfinite),
         applies=False,
     )
     mask = _check_mask(mask)
     mu_dtype = _check_mu_dtype(mu_dtype)
-    layers = check_tree(layers)
+    layers = chosen.layers if layers is None else check_tree(layers)
     step_of_leaves = _step_function(fused, axis_name)
     optimizer = _Optimizer(
         learning_rate=learning_rate,
@@ -262,7 +264,7 @@ def scale_by_novograd(
     grad_averaging: bool | None = None,
     *,
     variant: str | Variant = "documented",
-    nesterov: bool = False,
+    nesterov: bool | None = None,
     mask: Any = None,
     mu_dtype: Any = None,
     layers: Any = None,

@@ -1,6 +1,5 @@
 """Layers of Keras variables, and the inputs of a step."""
 
-from dataclasses import asdict
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -8,10 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from novograd.layers import Layers, Rows, Split, Stacked, second_moment_shape
+from novograd.layers import Kind, Layers, Split, as_config, from_config, second_moment_shape
 from novograd.variants import Variant
-
-_KINDS = {kind.__name__: kind for kind in (Stacked, Split, Rows)}
 
 
 def layer_norms(g: Any, layers: Layers, norm: str) -> Any:
@@ -62,10 +59,9 @@ def serialized(layers: Any) -> Any:
         >>> serialized(Split((2, 3)))
         {'kind': 'Split', 'sizes': [2, 3], 'axis': 0}
     """
-    if not isinstance(layers, Stacked | Split | Rows):
-        return keras.saving.serialize_keras_object(layers)
-    fields = {k: list(x) if isinstance(x, tuple) else x for k, x in asdict(layers).items()}
-    return {"kind": type(layers).__name__, **fields}
+    if isinstance(layers, Kind):
+        return as_config(layers)
+    return keras.saving.serialize_keras_object(layers)
 
 
 def deserialized(value: Any, custom_objects: Any = None) -> Any:
@@ -75,10 +71,9 @@ def deserialized(value: Any, custom_objects: Any = None) -> Any:
         >>> deserialized({"kind": "Stacked", "axes": [0, 1]})
         Stacked(axes=(0, 1))
     """
-    if isinstance(value, dict) and value.get("kind") in _KINDS:
-        return _KINDS[value["kind"]](**{k: x for k, x in value.items() if k != "kind"})
-    if isinstance(value, Layers):
-        return value
+    layers = from_config(value)
+    if isinstance(layers, Kind):
+        return layers
     return keras.saving.deserialize_keras_object(value, custom_objects)
 
 

@@ -18,7 +18,14 @@ from novograd.keras.layers import (
     serialized,
     spread,
 )
-from novograd.layers import check_layers, layers_of, row_axis, second_moment_shape, step_scale
+from novograd.layers import (
+    Layers,
+    check_layers,
+    layers_of,
+    row_axis,
+    second_moment_shape,
+    step_scale,
+)
 from novograd.variants import Variant
 
 if keras.backend.backend() == "tensorflow":
@@ -73,8 +80,9 @@ class NovoGrad(keras.optimizers.Optimizer):
     Args:
         learning_rate: ``lr``; a float, a ``keras.optimizers.schedules.LearningRateSchedule``, or
             a callable without arguments that returns the value. The defaults of ``learning_rate``,
-            ``beta_1``, ``beta_2``, ``epsilon`` and ``grad_averaging`` come from the variant. The
-            documented rule has 0.01, 0.95, 0.98, 1e-8 and False.
+            ``beta_1``, ``beta_2``, ``epsilon``, ``grad_averaging``, ``nesterov`` and ``layers``
+            come from the variant. The documented rule has 0.01, 0.95, 0.98, 1e-8, False, False and
+            whole variables.
         beta_1: Decay rate of ``m``, in [0, 1).
         beta_2: Decay rate of ``v``, in [0, 1). With 0, each gradient is normalised by its own norm.
         epsilon: Added to ``v`` inside the root, to avoid a division by zero.
@@ -84,10 +92,10 @@ class NovoGrad(keras.optimizers.Optimizer):
         grad_averaging: Whether the new term of ``m`` is multiplied by ``1 - beta_1``.
         nesterov: Whether to use Nesterov momentum.
         variant: The published form of NovoGrad: a name, or a ``novograd.variants.Variant``.
-        layers: Which weights share one ``v``: ``Stacked``, ``Split`` or ``Rows`` of
-            ``novograd.layers``; None for the whole variable; or a function of a variable that
-            returns one of these. ``get_config`` includes it. Keras stores a function by the name
-            under which it is registered.
+        layers: Which weights share one ``v``: ``Stacked``, ``Split``, ``Rows`` or ``Whole`` of
+            ``novograd.layers``; None for the variant's default; or a function of a variable that
+            returns one of these, where None means the whole variable. ``get_config`` includes it.
+            Keras stores a function by the name under which it is registered.
         clipnorm: This and the arguments below are the same in every Keras optimizer. Gradients are
             clipped before their norm is computed.
         clipvalue: See ``keras.optimizers.Optimizer``.
@@ -131,7 +139,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         epsilon: float | None = None,
         weight_decay: float | None = 0.0,
         grad_averaging: bool | None = None,
-        nesterov: bool = False,
+        nesterov: bool | None = None,
         variant: str | Variant = "documented",
         layers: Any = None,
         clipnorm: float | None = None,
@@ -178,7 +186,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         self.grad_averaging = check_flag(
             "grad_averaging", chosen.grad_averaging if grad_averaging is None else grad_averaging
         )
-        self.nesterov = check_flag("nesterov", nesterov)
+        self.nesterov = check_flag("nesterov", chosen.nesterov if nesterov is None else nesterov)
         self.layers = check_layers("layers", layers)
 
     def build(self, variables: list[Any]) -> None:
@@ -187,7 +195,7 @@ class NovoGrad(keras.optimizers.Optimizer):
             return
         shapes = [tuple(variable.shape) for variable in variables]  # TensorFlow has its own type
         chosen = [
-            layers_of(self.layers, (variable,), shape, row_axis(variable.name))
+            self._layers_of(variable, shape)
             for variable, shape in zip(variables, shapes, strict=True)
         ]
         super().build(variables)
@@ -283,6 +291,14 @@ class NovoGrad(keras.optimizers.Optimizer):
         grads = [update.gradient for update in rest]
         trainable_variables = [update.variable for update in rest]
         super()._backend_update_step(grads, trainable_variables, learning_rate)
+
+    def _layers_of(self, variable: Any, shape: tuple[int, ...]) -> Layers:
+        """Returns the layers of a variable; if they do not fit, the error names the variable."""
+        layers = self.variant.layers if self.layers is None else self.layers
+        try:
+            return layers_of(layers, (variable,), shape, row_axis(variable.name))
+        except ValueError as error:
+            raise ValueError(f"variable {variable.path!r}: {error}") from error
 
     def _update_of(self, gradient: Any, variable: Any) -> VariableUpdate:
         index = self._get_variable_index(variable)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from novograd import variants
 from novograd.layers import check_layers
 from novograd.torch.layout import Layouts, ParameterLayout
 from novograd.torch.pieces import refuse_pieces, shapes_of
@@ -121,7 +122,7 @@ class Groups:
         return list(self._layers.values())
 
     def layers_of(self, number: int, group: Group) -> Any:
-        """Returns the layers of a group.
+        """Returns the layers of a group; None means the default of its variant.
 
         If a program has replaced a group, the new group has the layers of the old group.
         """
@@ -140,6 +141,8 @@ class Groups:
             RuntimeError: If ``FullyShardedDataParallel`` has flattened the parameter.
         """
         layers = self.layers_of(member.number, member.group)
+        if layers is None:
+            layers = variants.get(member.group["variant"]).layers
         try:
             return self._layouts.of(layers, member.name, member.param)
         except (ValueError, RuntimeError) as error:

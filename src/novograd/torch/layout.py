@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from novograd.layers import Layers, Rows, Split, Stacked, layers_of, second_moment_shape, step_scale
+from novograd.layers import KINDS, Kind, Split, layers_of, second_moment_shape, step_scale
 from novograd.torch import sharding
 from novograd.torch.norms import compute_dtype
 from novograd.torch.parts import Cuts
@@ -16,7 +16,7 @@ from novograd.torch.sharding import Sharding
 from novograd.variants import Variant
 
 # State dicts of torch's ZeroRedundancyOptimizer contain layers. Ours do not.
-torch.serialization.add_safe_globals([Stacked, Split, Rows, Variant])
+torch.serialization.add_safe_globals([*KINDS.values(), Variant])
 
 
 class ParameterLayout(NamedTuple):
@@ -67,7 +67,7 @@ def layout_of(layers: Any, name: str | None, param: Tensor) -> ParameterLayout:
             "shards do not show to which layers they belong. Shard the model by "
             "torch.distributed.fsdp.fully_shard instead."
         )
-    given = layers if isinstance(layers, Layers) else partial(_call, layers)
+    given = layers if isinstance(layers, Kind) else partial(_call, layers)
     chosen = layers_of(given, (name, param), param.shape, rows=0)
     v_shape = torch.Size(second_moment_shape(chosen, param.shape))
     sharded = None
@@ -91,6 +91,7 @@ class Layouts:
     these has changed, the layout is computed again. The cache does not keep parameters alive.
 
     Example:
+        >>> from novograd.layers import Rows
         >>> layouts, w = Layouts(), torch.zeros(2, 3)
         >>> layouts.of(Rows(), None, w) is layouts.of(Rows(), None, w)
         True

@@ -64,7 +64,7 @@ def restore(states: dict[Tensor, Any], state_dict: dict[str, Any], groups: list[
         >>> w = torch.zeros(2, dtype=torch.bfloat16)
         >>> states = {w: {"exp_avg": w, "exp_avg_sq": torch.tensor(1.0, dtype=torch.bfloat16)}}
         >>> given = {0: {"exp_avg": w, "exp_avg_sq": torch.tensor(1.001)}}
-        >>> state_dict = {"state": given, "param_groups": [{"params": [0]}]}
+        >>> state_dict = {"state": given, "param_groups": [{"params": [0], "variant": "nvidia"}]}
         >>> restore(states, state_dict, [{"params": [w]}])
         >>> states[w]["exp_avg_sq"]
         tensor(1.0010)
@@ -113,10 +113,12 @@ def _check_state(key: Any, state: dict[str, Any], new: dict[str, Tensor]) -> Non
 def _paired(state_dict: dict[str, Any], groups: list[Group]) -> Iterator[tuple[Group, Any, Member]]:
     """Pairs the parameters of a state dict with our parameters, by position like the base class.
 
-    Yields a group of the state dict, a key in this group, and our parameter.
+    Yields a group of the state dict, a key in this group, and our parameter, as a member of a group
+    with the variant of the state dict.
     """
     for number, (theirs, ours) in enumerate(zip(state_dict["param_groups"], groups, strict=False)):
         # If the numbers of parameters differ, the base class raises an error.
         pairs = zip(theirs["params"], ours["params"], strict=False)
+        loaded = ours | {"variant": theirs["variant"]}
         for index, (key, param) in enumerate(pairs):
-            yield theirs, key, Member(param, ours, number, index)
+            yield theirs, key, Member(param, loaded, number, index)

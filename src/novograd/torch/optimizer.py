@@ -66,8 +66,8 @@ class NovoGrad(torch.optim.Optimizer):
         params: Parameters, named parameters, or dicts that define parameter groups. Each group may
             set any of the options below.
         lr: Learning rate; a float, or a tensor of one element. The defaults of ``lr``, ``betas``,
-            ``eps`` and ``grad_averaging`` come from the variant. The documented rule has 0.01,
-            (0.95, 0.98), 1e-8 and False.
+            ``eps``, ``grad_averaging``, ``nesterov`` and ``layers`` come from the variant. The
+            documented rule has 0.01, (0.95, 0.98), 1e-8, False, False and whole parameters.
         betas: Decay rates of ``m`` and ``v``, each in [0, 1). With ``beta2 = 0``, each gradient is
             normalised by its own norm.
         eps: Added to ``v`` inside the root, to avoid a division by zero.
@@ -90,11 +90,11 @@ class NovoGrad(torch.optim.Optimizer):
             neighbour is more likely, so that steps too small to change the weights add up. Only
             the kernels for GPUs can do this. The random numbers come from torch's generator.
         capturable: Accepted for code that sets it. A step can be captured with either value.
-        layers: Which weights share one ``v``: ``Stacked``, ``Split`` or ``Rows`` of
-            ``novograd.layers``; None for the whole parameter; or a function ``(name, parameter)``
-            that returns one of these. The ``name`` is None unless named parameters are given. A
-            group may have its own ``layers``. ``param_groups`` and state dicts do not include
-            ``layers``.
+        layers: Which weights share one ``v``: ``Stacked``, ``Split``, ``Rows`` or ``Whole`` of
+            ``novograd.layers``; None for the variant's default; or a function ``(name, parameter)``
+            that returns one of these, where None means the whole parameter. The ``name`` is None
+            unless named parameters are given. A group may have its own ``layers``. ``param_groups``
+            and state dicts do not include ``layers``.
 
     Raises:
         TypeError: If an argument has a type that is not named above.
@@ -128,7 +128,7 @@ class NovoGrad(torch.optim.Optimizer):
         grad_averaging: bool | None = None,
         *,
         variant: str | Variant = "documented",
-        nesterov: bool = False,
+        nesterov: bool | None = None,
         maximize: bool = False,
         skip_nonfinite: bool = False,
         foreach: bool | None = None,
@@ -148,7 +148,7 @@ class NovoGrad(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "grad_averaging": chosen.grad_averaging if grad_averaging is None else grad_averaging,
             "variant": variant,
-            "nesterov": nesterov,
+            "nesterov": chosen.nesterov if nesterov is None else nesterov,
             "maximize": maximize,
             "skip_nonfinite": skip_nonfinite,
             "stochastic_rounding": stochastic_rounding,

@@ -78,7 +78,7 @@ OPTIONS: dict[str, Option] = {
     "eps": Option(check_number),
     "weight_decay": Option(check_number, 0.0),
     "grad_averaging": Option(check_flag),
-    "nesterov": Option(check_flag, False),
+    "nesterov": Option(check_flag),
     "maximize": Option(check_flag, False),
     "skip_nonfinite": Option(check_flag, False),
     "variant": Option(lambda _, value: variants.get(value), "documented"),

@@ -146,7 +146,7 @@ class PreparedByKernels:
             parts = [part._replace(square=_largest(part, options)) for part in parts]
         elif variant.amsgrad:
             parts = _with_maxima(parts, options)
-            options = changed(options, variant=replace(variant, averages=False))
+            options = changed(options, variant=replace(variant, averages=False, clip=None))
         for count, alike in _by_count(parts).items():
             layers = self._layers if alike is self._parts else _layers(alike)
             layers.step(
@@ -180,8 +180,8 @@ def _with_maxima(parts: Sequence[Part], options: Options) -> list[Part]:
     """Updates ``v`` and its maximum; returns parts whose gradients kernels divide by the maximum.
 
     The kernels do not know a maximum. So the returned parts have the maximum as their known squared
-    norm, and the caller selects a variant that does not average. The kernels write a new ``v`` into
-    a temporary tensor, which is discarded.
+    norm, or the limit of ``clip`` if that is larger. The caller selects a variant that neither
+    averages nor clips. The kernels write a new ``v`` into a temporary tensor, which is discarded.
     """
     parts = [part for part in parts if part.exp_avg_sq.numel()]  # there may be no layers
     known = [part for part in parts if part.square is not None]
@@ -200,6 +200,9 @@ def _with_maxima(parts: Sequence[Part], options: Options) -> list[Part]:
         v.copy_(after.v)
         cast(Tensor, part.maximum).copy_(largest)
         square = torch.where(s.isfinite(), largest, s).double()
+        numbers = numbers_of(options, 0.0 if part.step is None else part.step.item())
+        if numbers.clip:
+            square = square.maximum(numbers.clip / numbers.correction * s)
         used.append(part._replace(square=square, exp_avg_sq=torch.zeros_like(v)))
     return used
 

@@ -53,6 +53,7 @@ KEEP = tl.constexpr(Numbers._fields.index("keep"))
 MIX = tl.constexpr(Numbers._fields.index("mix"))
 FIRST = tl.constexpr(Numbers._fields.index("first"))
 CORRECTION = tl.constexpr(Numbers._fields.index("correction"))
+CLIP = tl.constexpr(Numbers._fields.index("clip"))
 INSIDE = tl.constexpr(Numbers._fields.index("inside"))
 OUTSIDE = tl.constexpr(Numbers._fields.index("outside"))
 NORMALISES_MOMENT = tl.constexpr(Numbers._fields.index("normalises_moment"))
@@ -406,7 +407,10 @@ def _advance(
     v = tl.load(vs, mask=mine, other=0.0).to(tl.float64)
     new = tl.where(v == 0, start * s, keep * v + mix * s).to(vs.dtype.element_ty)
     idle = v + new.to(tl.float64) + wake == 0  # none of them is negative
-    norm = tl.sqrt(correction * new.to(tl.float64) + inside) + outside
+    clip = tl.load(rule + CLIP)
+    limit = clip * tl.where(clip > 0, s, 0.0)  # 0 times an infinity would be NaN
+    corrected = correction * new.to(tl.float64)
+    norm = tl.sqrt(tl.where(corrected < limit, limit, corrected) + inside) + outside
     used = mine
     if HAS_FOUND_INF:
         used &= tl.zeros_like(s) + tl.load(found_inf) == 0
