@@ -38,12 +38,12 @@ from novograd.bench.runner import write
 from novograd.bench.shapes import Shapes, gpt2, resnet50, tiny
 from novograd.bench.timing import Figures, summary
 from novograd.bench.torch import OURS, REFERENCE, Make
-from novograd.layers import Rows
 from novograd.results import machine
+from novograd.torch import NovoGrad
 from novograd.torch.backends.triton import INTERPRETED
 
 RESULT = Path(__file__).parent / "results" / "gpu_step.json"
-ROUNDS, WARM_UP = 25, 5
+ROUNDS, WARM_UP = 20, 3
 COPY = "copy"
 ADAMW = partial(bench.ADAMW, capturable=True)
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -65,28 +65,19 @@ class Candidate(NamedTuple):
     quick: bool = True
 
 
-def rows(params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Makes NovoGrad with rows as layers."""
-    return OURS(
-        params,
-        nesterov=True,
-        fused=None if INTERPRETED else True,
-        layers=lambda *_: Rows(scale="rms"),
-    )
-
-
 CANDIDATES = {
     REFERENCE: Candidate(partial(ADAMW, fused=True), 7),
     "SGD with momentum, fused": Candidate(bench.CANDIDATES["SGD with momentum, fused"], 5),
     "NovoGrad": Candidate(partial(OURS, fused=True), 6),
-    "NovoGrad, rows": Candidate(rows, 5),
+    "NovoGrad, rows": Candidate(partial(NovoGrad, variant="rows", fused=True), 5),
     "NovoGrad, foreach": Candidate(partial(OURS, foreach=True), 6, quick=False),
     "NovoGrad of apex, foreach": Candidate(
-        partial(OURS, variant="apex", foreach=True), 6, captured=False, quick=False
+        partial(OURS, variant="apex", foreach=True), 6, quick=False
     ),
     **{
         name: Candidate(bench.CANDIDATES[name], 6, captured=False, quick=False)
-        for name in bench.PEERS.classes
+        for name in ("MONAI's Novograd", "timm's NvNovoGrad")
+        if name in bench.PEERS.classes
     },
 }
 
@@ -109,7 +100,7 @@ large = partial(gpt2, 2048, 24, 2048)
 MODELS = {
     "GPT-2 small": Model(gpt2, quick=False),
     "GPT-2 small, bfloat16": Model(gpt2, torch.bfloat16),
-    "1,000 x 64": Model(tiny, quick=False),
+    "1,000 x 64": Model(tiny),
     "transformer, 1.3 B": Model(large),
     "transformer, 1.3 B, bfloat16": Model(large, torch.bfloat16),
     "ResNet-50": Model(resnet50),

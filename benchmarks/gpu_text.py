@@ -49,9 +49,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional
 
-from novograd import variants
 from novograd.bench.runner import write
-from novograd.layers import Rows
 from novograd.results import machine
 from novograd.torch import NovoGrad, no_decay
 
@@ -109,17 +107,6 @@ class Candidate(NamedTuple):
     rates: Sequence[float] = RATES
 
 
-if "rows" in variants.VARIANTS:
-    ROWS = partial(NovoGrad, variant="rows")
-else:
-    ROWS = partial(
-        NovoGrad,
-        variant="nvidia-decoupled",
-        layers=Rows(scale="rms"),
-        nesterov=True,
-        betas=(0.9, 0.98),
-        grad_averaging=True,
-    )
 BETAS = (0.9, 0.95)
 REFERENCE = "AdamW, fused"
 CANDIDATES = {
@@ -127,7 +114,7 @@ CANDIDATES = {
     "NAdamW, foreach": Candidate(
         partial(torch.optim.NAdam, betas=BETAS, decoupled_weight_decay=True, foreach=True)
     ),
-    "NovoGrad, rows": Candidate(ROWS),
+    "NovoGrad, rows": Candidate(partial(NovoGrad, variant="rows")),
 }
 
 
@@ -495,7 +482,6 @@ def facts(device: torch.device, size: Size, steps: int) -> Row:
         "tokens_per_step": size.batch * size.context,
         "weight_decay": DECAY,
         "clip": CLIP,
-        "variant_rows": "rows" in variants.VARIANTS,
     }
 
 
