@@ -5,10 +5,13 @@ On a GPU::
     compute-sanitizer --tool memcheck python -m tests.gpu.smallest
     compute-sanitizer --tool racecheck python -m tests.gpu.smallest
 
-The program compares the results with the foreach backend, and prints "ok".
+The program compares the results with the foreach backend, and prints "ok". With
+``--with-an-error``, a kernel reads beyond the end of a gradient instead: ``memcheck`` must find
+this.
 """
 
 import os
+import sys
 
 # Each tensor gets its own memory. Otherwise the checker would not notice an access beyond the end
 # of a tensor that is inside a larger block. torch reads this when it is imported.
@@ -152,11 +155,20 @@ def assert_close(actual, expected, tolerance):
         torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
 
 
+def read_beyond_a_gradient():
+    w = torch.zeros(9000, device=DEVICE, requires_grad=True)
+    w.grad = torch.zeros_like(w)
+    w.grad.untyped_storage().resize_(16)  # the tensor still has its 9000 elements
+    NovoGrad([w], fused=True).step()
+
+
 def main():
+    if "--with-an-error" in sys.argv:
+        return read_beyond_a_gradient()
     for case in CASES:
         check_steps(*case)
     check_known_norms()
-    print("ok")
+    return print("ok")
 
 
 if __name__ == "__main__":

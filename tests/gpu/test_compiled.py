@@ -47,9 +47,11 @@ def compiled(name, **constants):
 
 half = sys.argv[2] == "bfloat16"
 dtype = getattr(tl, sys.argv[2])
+size = dtype.primitive_bitwidth // 8
 for unscale in (False, True):
-    kernel = compiled("square_sums", GRAD=dtype, HAS_SCALE=unscale, TILE=2048)
-    assert "ld.global.v4.b32" in kernel.asm["ptx"]
+    tile = triton_kernels.SUM_BYTES // size
+    kernel = compiled("square_sums", GRAD=dtype, HAS_SCALE=unscale, TILE=tile)
+    assert kernel.asm["ptx"].count("ld.global.v4.b32") == triton_kernels.SUM_BYTES // 128 // 16
 compiled("layer_sums")
 for counts in (False, True):
     compiled(
@@ -69,12 +71,12 @@ for nesterov in (False, True):
         HAS_SCALE=nesterov,
         NESTEROV=nesterov,
         STOCHASTIC=half,
-        TILE=1024,
+        TILE=triton_kernels.UPDATE_BYTES // size,
     )
     ptx = kernel.asm["ptx"]
-    blocks = 1 if half else 2  # of 16 bytes a thread
-    assert ptx.count("ld.global.v4.b32") >= 3 * blocks
-    assert ptx.count("st.global.v4.b32") >= 2 * blocks
+    blocks = triton_kernels.UPDATE_BYTES // 128 // 16  # of 16 bytes a thread
+    assert ptx.count("ld.global.v4.b32") == 3 * blocks
+    assert ptx.count("st.global.v4.b32") == 2 * blocks
     assert "fma.rn.f32" not in ptx
 for width in triton_kernels.WIDTHS:
     ptx = compiled(

@@ -371,10 +371,7 @@ def _work_of(grids: tuple[Grid, ...], known: tuple[bool, ...], short: bool) -> _
         short: Whether parts may be short; otherwise all are long.
     """
     chunk, block = _kernels().CHUNK.value, _kernels().BLOCK.value
-    kinds = [
-        _kind(grid) if short and not has_norm else _LONG
-        for grid, has_norm in zip(grids, known, strict=True)
-    ]
+    kinds = _kinds(grids, known) if short else [_LONG] * len(grids)
     order = sorted(range(len(grids)), key=lambda i: (kinds[i], known[i]))
     long = kinds.count(_LONG)
     runs, layers, run, stride = np.array([grids[i] for i in order], dtype=np.int64).T
@@ -410,6 +407,23 @@ def _work_of(grids: tuple[Grid, ...], known: tuple[bool, ...], short: bool) -> _
 
 
 _LONG = (0, False)
+
+
+def _kinds(grids: Sequence[Grid], known: Sequence[bool]) -> list[tuple[int, bool]]:
+    """Returns the kind of each part: see ``_kind``.
+
+    All short parts with one layer have the same kind, for one launch. They are so small that its
+    greater width costs less than another launch.
+    """
+    kinds = [
+        _LONG if has_norm else _kind(grid) for grid, has_norm in zip(grids, known, strict=True)
+    ]
+    single = [i for i, (_, layers, *_) in enumerate(grids) if layers == 1 and kinds[i] != _LONG]
+    if single:
+        widths, divisible = zip(*[kinds[i] for i in single], strict=True)
+        for i in single:
+            kinds[i] = max(widths), all(divisible)
+    return kinds
 
 
 def _kind(grid: Grid) -> tuple[int, bool]:

@@ -75,7 +75,7 @@ WIDTHS = 4, 16, 64, 256, 1024, 2048, 4096
 
 # Bytes of each tensor that a program of ``square_sums`` or ``linear_pass`` loads at a time, and
 # elements that it loads if these do not start at a multiple of 16 bytes.
-SUM_BYTES, UPDATE_BYTES = 8192, 4096
+SUM_BYTES, UPDATE_BYTES = 16384, 8192
 UNALIGNED_TILE = tl.constexpr(512)
 # Elements and layers that a program of ``short_layers`` loads at a time.
 SHORT_TILE, SHORT_UNALIGNED_TILE, MOST_ROWS = 2048, 1024, 256

@@ -1,0 +1,481 @@
+"""Measures what each part of the variant ``rows`` brings, and compares it with AdamW and others.
+
+Writes ``benchmarks/results/ablation.json`` and prints tables of it in Markdown. Usage::
+
+    python benchmarks/ablation.py           does the missing runs, then prints the tables
+    python benchmarks/ablation.py --show    prints the tables of the runs in the file
+
+A complete measurement takes most of a day on one core. Each finished run is in the file at once,
+and runs in the file are not repeated, so the program can be interrupted at any time. The most
+important comparisons come first, seed by seed. docs/layers.md has the tables.
+
+The tasks are ``text`` and ``brain`` of ``novograd compare`` in PyTorch, at their own length and at
+four times this length. Most recipes differ from ``rows`` in one part. No recipe has weight decay.
+The learning rate rises over a tenth of the steps, then follows a cosine: AdamW needs such a long
+warm-up more than ``rows`` does.
+
+Every recipe's learning rate is searched in the same way: with a seed of its own, from a first guess
+in factors of 2, until both neighbours of the best rate are worse. The best rate is then run with
+four other seeds. A seed determines the initial weights and all batches, so the differences between
+two recipes are taken seed by seed. The score is that of the test part after the last step. The
+search uses the same test part, which favours every recipe alike.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from novograd import results, variants
+from novograd.compare.training import cosine
+from novograd.layers import Kind, Rows, Split, Whole, row_axis
+
+RESULT = Path(__file__).parent / "results" / "ablation.json"
+SEARCH_SEED, SEEDS = 100, (0, 1, 2, 3)
+FACTOR, UNIT = 2, 1e-3  # learning rates are UNIT * FACTOR**power
+QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182}  # Student's t for 95 %, by degrees of freedom
+
+
+# -- recipes: an optimizer with all settings except the learning rate -----------------------------
+
+WHOLE = Rows((), "rms")  # the whole tensor as one layer, with the steps of Rows(scale="rms")
+
+
+def _rows(name: str) -> Rows:
+    return Rows(row_axis(name.split("/")[-1]), "rms")
+
+
+def _rows_but(chosen: Callable[[str, Any], bool], other: Kind) -> Callable[[str, Any], Kind]:
+    return lambda name, param: other if chosen(name, param) else _rows(name)
+
+
+def _heads(name: str, param: Any) -> Kind:
+    """Splits queries, keys and values, one dense layer in the task ``text``, into their heads."""
+    return Split((16,) * 12, -1) if param.shape[-1] == 3 * 64 else _rows(name)
+
+
+# Functions of a weight's name and the weight, in the layout of Keras.
+LAYERS: dict[str, Callable[[str, Any], Kind]] = {
+    "rows": lambda name, _: _rows(name),
+    "whole": lambda *_: Whole(),
+    "whole, rms": lambda *_: WHOLE,
+    "embeddings whole": _rows_but(lambda name, _: "embedding" in name, WHOLE),
+    "vectors whole": _rows_but(lambda _, param: param.ndim == 1, WHOLE),
+    "heads": _heads,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An optimizer with all its settings except the learning rate.
+
+    Attributes:
+        optimizer: ``"NovoGrad"`` or a class of ``torch.optim``.
+        text: The first guess of the learning rate in the task ``text``, as a power.
+        brain: The same in the task ``brain``.
+        settings: The optimizer's arguments.
+        changes: NovoGrad: the fields that differ from the variant ``rows``.
+        layers: NovoGrad: a key of ``LAYERS``.
+    """
+
+    optimizer: str
+    text: int
+    brain: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    layers: str = "rows"
+
+    def build(self, named: Sequence[tuple[str, Any]]) -> Any:
+        """Makes the optimizer for named parameters."""
+        import torch
+
+        from novograd.torch import NovoGrad
+
+        if self.optimizer != "NovoGrad":
+            kind = getattr(torch.optim, self.optimizer)
+            return kind([param for _, param in named], lr=0.0, **self.settings)
+        choose = LAYERS[self.layers]
+        groups = [
+            {"params": [(name, param)], "ratio": _ratio(choose(name, param), param)}
+            for name, param in named
+        ]
+        if all(group["ratio"] == 1 for group in groups):
+            groups = [{"params": list(named), "ratio": 1.0}]
+        variant = replace(variants.get("rows"), name="changed", **self.changes)
+        if "variant" in self.settings:
+            variant = variants.get(self.settings["variant"])
+        rest = {key: value for key, value in self.settings.items() if key != "variant"}
+        optimizer = NovoGrad(groups, lr=0.0, variant=variant, layers=choose, **rest)
+        optimizer.register_step_pre_hook(_apply_ratios)
+        return optimizer
+
+    def described(self) -> dict[str, Any]:
+        """Returns all that determines a run, as plain data."""
+        found: dict[str, Any] = {"optimizer": self.optimizer, "settings": dict(self.settings)}
+        if self.optimizer == "NovoGrad":
+            found |= {"changes": dict(self.changes), "layers": self.layers}
+        return json.loads(json.dumps(found))  # tuples become lists
+
+
+def _ratio(layers: Kind, param: Any) -> float:
+    """Returns the factor that gives parts the steps of ``Rows(scale="rms")``."""
+    if not isinstance(layers, Split):
+        return 1.0
+    return math.sqrt(param.numel() / len(layers.sizes))
+
+
+def _apply_ratios(optimizer: Any, *_: Any) -> None:
+    """Multiplies each group's learning rate by its factor; the rates have just been set anew."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group["ratio"]
+
+
+def rows(text: int = 4, brain: int = 6, layers: str = "rows", **changes: Any) -> Recipe:
+    """Returns a recipe that differs from ``rows`` in some fields of the variant or in layers."""
+    return Recipe("NovoGrad", text, brain, {}, changes, layers)
+
+
+def adamw(kind: str = "AdamW", beta2: float = 0.999) -> Recipe:
+    """Returns a recipe of AdamW or NAdamW."""
+    settings = {"betas": (0.9, beta2), "weight_decay": 0.0}
+    if kind == "NAdam":
+        settings["decoupled_weight_decay"] = True
+    return Recipe(kind, 2, 4, settings)
+
+
+CORE = {
+    "rows": rows(),
+    "AdamW": adamw(),
+    "NAdamW": adamw("NAdam"),
+    "whole tensors": rows(8, 9, layers="whole"),
+    "no Nesterov": rows(3, 5, nesterov=False),
+    "no clip": rows(3, 5, clip=None),
+    "clip 2": rows(3, 5, clip=2.0),
+    "beta2 .99": rows(beta2=0.99),
+}
+REST = {
+    "clip .7": rows(clip=0.7),
+    "beta2 .95": rows(beta2=0.95),
+    "AdamW, beta2 .98": adamw(beta2=0.98),
+    "AdamW, beta2 .95": adamw(beta2=0.95),
+    "NAdamW, beta2 .98": adamw("NAdam", 0.98),
+    "beta1 .95": rows(3, 5, beta1=0.95),
+    "learning rate in the momentum buffer": rows(rate="moment"),
+    "epsilon inside the root": rows(epsilon="inside"),
+    "vectors whole": rows(layers="vectors whole"),
+    "whole tensors, scale rms": rows(layers="whole, rms"),
+    "SGD, Nesterov .9": Recipe("SGD", 7, 8, {"momentum": 0.9, "nesterov": True}),
+    "documented rule, betas .9 .98, Nesterov": Recipe(
+        "NovoGrad",
+        4,
+        5,
+        {"variant": "documented", "betas": (0.9, 0.98), "nesterov": True},
+        layers="whole",
+    ),
+}
+ONLY_TEXT = {
+    "embeddings whole": rows(layers="embeddings whole"),
+    "heads of attention": rows(layers="heads"),
+}
+RECIPES = CORE | REST | ONLY_TEXT
+LONG = ("rows", "no clip", "clip 2", "AdamW", "NAdamW")
+
+
+# -- the runs -------------------------------------------------------------------------------------
+
+
+class Task(NamedTuple):
+    """A task.
+
+    Attributes:
+        short: Number of steps.
+        metric: The metric of the task that is the score.
+        sign: 1 if more is better, else -1.
+        unit: The metric in headings.
+    """
+
+    short: int
+    metric: str
+    sign: int
+    unit: str
+
+    @property
+    def long(self) -> int:
+        """Number of steps of a long run."""
+        return 4 * self.short
+
+
+TASKS = {
+    "text": Task(400, "nats", -1, "nats, less is better"),
+    "brain": Task(160, "mean Dice", 1, "mean Dice, more is better"),
+}
+# Task, whether runs are long, and recipes, in the order of the runs.
+STAGES: list[tuple[str, bool, Iterable[str]]] = [
+    ("text", False, CORE),
+    ("brain", False, CORE),
+    ("text", True, LONG),
+    ("text", False, [*REST, *ONLY_TEXT]),
+    ("brain", True, LONG),
+    ("brain", False, REST),
+    ("text", True, RECIPES),
+    ("brain", True, [*CORE, *REST]),
+]
+
+
+def rate_of(power: int) -> float:
+    """Returns a learning rate.
+
+    Example:
+        >>> rate_of(-1), rate_of(4)
+        (0.0005, 0.016)
+    """
+    return round(UNIT * FACTOR**power, 12)
+
+
+def warm(step: int, steps: int) -> float:
+    """Returns the factor of the learning rate in a step, counted from 1.
+
+    Example:
+        >>> warm(1, 100), warm(10, 100), round(warm(100, 100), 4)
+        (0.1, 1.0, 0.0003)
+    """
+    warmup = steps // 10
+    return step / warmup if step <= warmup else cosine((step - warmup) / (steps + 1 - warmup))
+
+
+def train(name: str, recipe: Recipe, rate: float, seed: int, steps: int) -> float | None:
+    """Trains on a task, and returns the score; None if the loss was not finite."""
+    os.environ |= {"KERAS_BACKEND": "torch", "KERAS_TORCH_DEVICE": "cpu"}  # read when imported
+    from novograd.compare.torch import trainer_of
+    from novograd.compare.training import evaluate
+
+    task = import_module(f"novograd.compare.tasks.{name}").TASK
+    trainer = trainer_of(task, lambda named, _: (recipe.build(named), {}), seed)
+    for step, batch in zip(range(1, steps + 1), task.batches(seed), strict=False):
+        if not math.isfinite(trainer.step(rate * warm(step, steps), *batch)):
+            return None
+    found = evaluate(task, trainer, list(task.test()))
+    if not math.isfinite(found["test_loss"]):
+        return None
+    return round(found["metrics"][TASKS[name].metric], 4)
+
+
+class Runs:
+    """The finished runs. The file is written after each run.
+
+    Args:
+        path: The file.
+        training: Whether missing runs are done.
+    """
+
+    def __init__(self, path: Path, training: bool) -> None:
+        """Reads the file, if it exists."""
+        self._path, self._training = path, training
+        self._content: dict[str, Any] = {"runs": []}
+        if path.exists():
+            self._content = json.loads(path.read_text(encoding="utf-8"))
+        self._known = {_key(row): row["score"] for row in self._content["runs"]}
+
+    def value(self, task: str, steps: int, name: str, power: int, seed: int) -> float | None:
+        """Returns the value of a run, where more is better; minus infinity if it diverged.
+
+        Returns:
+            The value; None if the run is missing and missing runs are not done.
+        """
+        recipe, rate = RECIPES[name], rate_of(power)
+        row = {
+            "task": task, "steps": steps, **recipe.described(), "learning_rate": rate, "seed": seed
+        }  # fmt: skip
+        if _key(row) not in self._known:
+            if not self._training:
+                return None
+            start = time.perf_counter()
+            row["score"] = train(task, recipe, rate, seed, steps)
+            row["seconds"] = round(time.perf_counter() - start, 1)
+            self._known[_key(row)] = row["score"]
+            self._content = {**_about(), "runs": [*self._content["runs"], row]}
+            results.replace(self._path, _dumped(self._content))
+            print(f"{task} {steps} {name}: {rate:g}, seed {seed}: {row['score']}", flush=True)
+        score = self._known[_key(row)]
+        return -math.inf if score is None else TASKS[task].sign * score
+
+    def best(self, task: str, long: bool, name: str) -> int | None:
+        """Returns the power of the best learning rate; None if the search is not complete."""
+        steps = TASKS[task].long if long else TASKS[task].short
+        guess = getattr(RECIPES[name], task)
+        if long:  # a longer run needs a smaller rate
+            short = self.best(task, False, name)
+            if short is None:
+                return None
+            guess = short - 1
+        while True:
+            values = {
+                power: self.value(task, steps, name, power, SEARCH_SEED)
+                for power in (guess, guess - 1, guess + 1)
+            }
+            known = {power: value for power, value in values.items() if value is not None}
+            if len(known) < len(values):
+                return None
+            found = max(known, key=lambda power: known[power])
+            if found == guess:
+                return guess
+            guess = found
+
+    def judged(self, task: str, long: bool, name: str) -> dict[int, float]:
+        """Returns the scores of the best learning rate by seed, as far as they are known."""
+        power = self.best(task, long, name)
+        if power is None:
+            return {}
+        steps = TASKS[task].long if long else TASKS[task].short
+        values = {seed: self.value(task, steps, name, power, seed) for seed in SEEDS}
+        sign = TASKS[task].sign
+        return {seed: sign * value for seed, value in values.items() if value is not None}
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    return json.dumps({k: v for k, v in row.items() if k not in ("score", "seconds")})
+
+
+def _dumped(content: Mapping[str, Any]) -> str:
+    """Returns JSON with a line for each run."""
+    runs = ",\n".join("  " + json.dumps(row) for row in content["runs"])
+    rest = json.dumps({**content, "runs": []}, indent=1)
+    return rest.replace('"runs": []', f'"runs": [\n{runs}\n ]') + "\n"
+
+
+def _about() -> dict[str, Any]:
+    versions = {package: version(package) for package in ("torch", "keras")}
+    return {**results.machine(), "threads": 1, **versions}
+
+
+def measure(runs: Runs) -> None:
+    """Does all missing runs, in the order of ``STAGES``: first the searches, then seed by seed."""
+    for task, long, names in STAGES:
+        steps = TASKS[task].long if long else TASKS[task].short
+        powers = {name: runs.best(task, long, name) for name in names}
+        for seed in SEEDS:
+            for name, power in powers.items():
+                if power is not None:
+                    runs.value(task, steps, name, power, seed)
+
+
+# -- the tables -----------------------------------------------------------------------------------
+
+
+def difference(one: Mapping[int, float], other: Mapping[int, float]) -> str:
+    """Returns the mean difference by seed, with its 95 % interval; empty without a common seed.
+
+    Example:
+        >>> difference({0: 2.0, 1: 2.25, 2: 2.5}, {0: 1.0, 1: 1.0, 2: 1.0})
+        '+1.250 ± 0.621'
+        >>> difference({0: 2.0}, {1: 1.0})
+        ''
+    """
+    seeds = sorted(set(one) & set(other))
+    if not seeds:
+        return ""
+    found = [one[seed] - other[seed] for seed in seeds]
+    if not all(map(math.isfinite, found)):
+        return "a run diverged"
+    if len(found) == 1:
+        return f"{found[0]:+.3f}, one seed"
+    half = QUANTILES[len(found) - 1] * statistics.stdev(found) / math.sqrt(len(found))
+    return f"{statistics.mean(found):+.3f} ± {half:.3f}"
+
+
+def by_length(runs: Runs, task: str, long: bool) -> str:
+    """Returns the table of a task and a length; empty without a run."""
+    judged = {name: runs.judged(task, long, name) for name in RECIPES}
+    lines = [
+        ["", "learning rate", "mean", "by seed", "minus AdamW", "minus `rows`"],
+        ["---", "--:", "--:", "---", "--:", "--:"],
+    ]
+    for name, scores in judged.items():
+        power = runs.best(task, long, name)
+        if not scores or power is None:
+            continue
+        lines.append(
+            [
+                f"`{name}`" if name == "rows" else name,
+                f"{rate_of(power):g}",
+                f"{statistics.mean(scores.values()):.3f}",
+                " ".join(f"{score:.3f}" for score in scores.values()),
+                difference(scores, judged["AdamW"]) if name != "AdamW" else "",
+                difference(scores, judged["rows"]) if name != "rows" else "",
+            ]
+        )
+    return _table(lines) if len(lines) > 2 else ""
+
+
+# What a part brings: the difference between ``rows`` and the recipe without the part.
+PARTS = {
+    "rows instead of whole tensors": "whole tensors",
+    "Nesterov": "no Nesterov",
+    "clip 1 instead of none": "no clip",
+    "clip 1 instead of 2": "clip 2",
+    "`beta2` .98 instead of .99": "beta2 .99",
+    "all of it, instead of AdamW": "AdamW",
+    "all of it, instead of NAdamW": "NAdamW",
+}
+
+
+def parts(runs: Runs) -> str:
+    """Returns the table of what each part of ``rows`` brings; a positive number is a gain."""
+    columns = [(task, long) for task in TASKS for long in (False, True)]
+    lines = [["", *(heading(*column) for column in columns)], ["---", *["--:"] * len(columns)]]
+    for part, without in PARTS.items():
+        cells = []
+        for task, long in columns:
+            pair = [runs.judged(task, long, name) for name in ("rows", without)]
+            gains = [{seed: TASKS[task].sign * x for seed, x in one.items()} for one in pair]
+            cells.append(difference(*gains))
+        lines.append([part, *cells])
+    return _table(lines)
+
+
+def heading(task: str, long: bool) -> str:
+    """Returns the name of a task at a length.
+
+    Example:
+        >>> heading("text", True)
+        'text, 1,600 steps'
+    """
+    return f"{task}, {TASKS[task].long if long else TASKS[task].short:,} steps"
+
+
+def _table(lines: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |".replace("  ", " ") for line in lines)
+
+
+def tables(runs: Runs) -> Iterator[str]:
+    """Yields the tables, each after its heading."""
+    yield "What each part brings"
+    yield parts(runs)
+    for task, (*_, unit) in TASKS.items():
+        for long in (False, True):
+            if table := by_length(runs, task, long):
+                yield f"{heading(task, long)}: {unit}"
+                yield table
+
+
+def main() -> None:
+    """Does the missing runs, and prints the tables."""
+    parser = argparse.ArgumentParser(description="Measures what each part of `rows` brings.")
+    parser.add_argument("--show", action="store_true", help="only print the tables")
+    show = parser.parse_args().show
+    runs = Runs(RESULT, training=not show)
+    if not show:
+        measure(runs)
+    print("\n\n".join(tables(Runs(RESULT, training=False))))
+
+
+if __name__ == "__main__":
+    main()
