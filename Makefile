@@ -19,7 +19,7 @@ DOWNLOAD = download --quiet --no-deps --only-binary :all: --dest $(WHEELS)
   sanitize sanitize-address sanitize-thread lint bench bench-tensorflow clean
 
 run: .venv/run
-	$(BIN)/novograd compare brain --framework tensorflow --quick --optimizers novograd,adamw,adam,sgd
+	$(BIN)/novograd compare brain --framework tensorflow --quick --optimizers novograd,novograd:rows,adamw,sgd
 
 # Frameworks and the backends of Keras do not share a process well, so each has its own.
 test: test-core test-tensorflow test-torch test-jax \

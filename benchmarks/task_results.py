@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from novograd.compare.analysis import Analysis, analyse, standing
-from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.sentences import at_default, robust, spread, steps_to_target
 
 RESULTS = Path(__file__).parent / "results" / "compare"
 PAGES = Path(__file__).parents[1] / "docs" / "tasks"
+WARMED_UP = 3  # the schema since which a tenth of the steps is warm-up
 FOUND = "## What was found\n"  # this program writes everything after this heading
 
 
@@ -48,14 +48,15 @@ def table(analysis: Analysis) -> str:
 
 def standings(analysis: Analysis) -> Iterator[str]:
     """Yields for each NovoGrad a line of Markdown that compares it with the other optimizers."""
-    for name in analysis.results["optimizers"]:
-        if OPTIMIZERS[name].kind == "novograd":
+    titles = analysis.results["optimizers"]
+    for one in analysis.summaries:
+        if one.is_novograd:
             parts = [
-                f"{verb} {', '.join(OPTIMIZERS[other].title for other in others)}"
-                for verb, others in standing(analysis, name).items()
+                f"{verb} {', '.join(titles[other] for other in others)}"
+                for verb, others in standing(analysis, one.name).items()
                 if others
             ]
-            yield f"- {OPTIMIZERS[name].title} {'; '.join(parts)}."
+            yield f"- {one.title} {'; '.join(parts)}."
 
 
 def found(task: str) -> str:
@@ -66,6 +67,8 @@ def found(task: str) -> str:
             analysis = analyse(results)
             steps, framework = results["settings"]["steps"], results["settings"]["framework"]
             about = f"`{results['command']}`: {steps} steps per run, {framework}"
+            if results["schema"] < WARMED_UP:
+                about += ", in an earlier version: ten steps of warm-up, and other rows"
             parts += [f"{about}.", "", table(analysis), "", *standings(analysis), ""]
     return "\n".join(parts)
 

@@ -35,7 +35,7 @@ def results(runs, **more):
         for name in names
     }
     return {
-        "schema": 2,
+        "schema": 3,
         "novograd": "0.0",
         "command": "novograd compare",
         "date": "2000-01-01",

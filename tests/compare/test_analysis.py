@@ -133,7 +133,7 @@ def test_results_without_a_finished_run_have_no_summary():
 def test_tables_fit_eighty_columns(table, capsys):
     runs = [
         run | {"optimizer": name, "state_bytes": 123_456_789}
-        for name in ("novograd", "novograd:rows-rms", "adamw")
+        for name in ("novograd", "novograd:rows", "adamw")
         for run in [*novograd(0.712345, 0.74, 0.78), *novograd(0.61, 0.65, 0.66, rate=0.1)]
     ]
     Console(width=80, markup=False).print(tables.terminal(table(analyse(results(runs)))))

@@ -70,11 +70,13 @@ def test_grids_contain_the_default_rate(name, framework):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_schedules_rise_for_ten_steps_and_then_never_rise(name):
+def test_schedules_rise_for_a_tenth_of_the_steps_and_then_never_rise(name):
     rates = [schedule(name, step, 100, 0.5) for step in range(1, 101)]
     assert rates[:10] == pytest.approx([0.05 * step for step in range(1, 11)])
     assert rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[-1] > 0
+    assert schedule(name, 40, 400, 0.5) == 0.5 > schedule(name, 39, 400, 0.5)
+    assert schedule(name, 1, 1, 0.5) == 0.5  # one step reaches the peak
 
 
 def test_schedules_by_hand():

@@ -117,7 +117,7 @@ def test_the_page_contains_the_numbers():
         "betas=(0.9, 0.98)",
         "2.13.0",
         "novograd compare shapes.py --quick",
-        "first 10 steps",
+        "first tenth of each run",
         "Invented; it shows nothing.",
         protocol(analyse(made())),
     ):

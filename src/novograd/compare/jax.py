@@ -20,6 +20,7 @@ _NAMES = {"beta1": "b1", "beta2": "b2", "epsilon": "eps"}
 _KINDS: dict[str, Callable[..., Any]] = {
     "novograd": novograd,
     "adamw": optax.adamw,
+    "nadamw": optax.nadamw,
     "adam": optax.adam,
     "sgd": optax.sgd,
 }
@@ -52,10 +53,8 @@ def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> T
     settings: dict[str, Any] = {
         _NAMES.get(name, name): value for name, value in optimizer.settings.items()
     }
-    shown = dict(settings)
-    if optimizer.layers is not None:
-        settings["layers"] = optimizer.layers
-        shown["layers"] = f"Rows(scale={optimizer.layers.scale!r})"
+    if optimizer.kind == "novograd":
+        settings["variant"] = optimizer.variant
     transformation = partial(_KINDS[optimizer.kind], **settings)
     state = transformation(0.0).init(weights)
 
@@ -103,7 +102,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> T
         update,
         state_bytes=lambda: _bytes(state),
         weight_bytes=weight_bytes,
-        settings=shown,
+        settings=settings,
         versions={"jax": jax.__version__, "optax": optax.__version__, **VERSIONS},
     )
 

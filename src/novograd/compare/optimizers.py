@@ -4,8 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from novograd.layers import Rows
-
 
 @dataclass(frozen=True)
 class Optimizer:
@@ -13,13 +11,13 @@ class Optimizer:
 
     Attributes:
         title: Its name in tables.
-        kind: The algorithm: ``"novograd"``, ``"adamw"``, ``"adam"`` or ``"sgd"``.
+        kind: The algorithm: ``"novograd"``, ``"adamw"``, ``"nadamw"``, ``"adam"`` or ``"sgd"``.
         settings: Its settings, by common names that each framework's module translates.
         middle: The middle of the search for its learning rate.
         colour: Colour of its curves, from the palette of Okabe and Ito, which colour-blind people
             can distinguish.
         defaults: By framework, the default learning rate of the class used there, if it has one.
-        layers: NovoGrad's layers; None if a layer is a whole tensor.
+        variant: The variant of NovoGrad.
     """
 
     title: str
@@ -28,28 +26,27 @@ class Optimizer:
     middle: float
     colour: str
     defaults: Mapping[str, float] = field(default_factory=dict)
-    layers: Rows | None = None
+    variant: str = "documented"
 
 
-_NOVOGRAD = {"beta1": 0.95, "beta2": 0.98, "weight_decay": 1e-3}
-_RECIPE = {"beta1": 0.9, "beta2": 0.98}  # the recipe of docs/layers.md
 _ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "novograd": Optimizer(
-        "NovoGrad", "novograd", _NOVOGRAD, 1e-2, "#D55E00", {"tensorflow": 1.0, "torch": 0.01}
+        "NovoGrad", "novograd", {"beta1": 0.95, "beta2": 0.98, "weight_decay": 1e-3}, 1e-2,
+        "#D55E00", {"tensorflow": 1.0, "torch": 0.01},
     ),
     "novograd:rows": Optimizer(
-        "NovoGrad, rows", "novograd", _NOVOGRAD, 1e-2, "#E69F00",
-        {"tensorflow": 1.0, "torch": 0.01}, Rows(),
-    ),
-    "novograd:rows-rms": Optimizer(
-        "NovoGrad, rows rms", "novograd", _RECIPE, 1e-3, "#CC79A7",
-        {"tensorflow": 1.0, "torch": 0.01}, Rows(scale="rms"),
+        "NovoGrad, rows", "novograd", {"weight_decay": 1e-2}, 3e-3, "#E69F00",
+        {"tensorflow": 1e-3, "torch": 1e-3}, "rows",
     ),
     "adamw": Optimizer(
         "AdamW", "adamw", {**_ADAM, "weight_decay": 1e-2}, 3e-3, "#0072B2",
         {"tensorflow": 1e-3, "torch": 1e-3},
+    ),
+    "nadamw": Optimizer(
+        "NAdamW", "nadamw", {**_ADAM, "weight_decay": 1e-2}, 3e-3, "#CC79A7",
+        {"tensorflow": 1e-3, "torch": 2e-3},
     ),
     "adam": Optimizer(
         "Adam", "adam", _ADAM, 3e-3, "#56B4E9", {"tensorflow": 1e-3, "torch": 1e-3}

@@ -22,7 +22,7 @@ from novograd.forks import Server
 from novograd.processes import ProgramError, a_few_at_a_time, events
 from novograd.results import machine, replace
 
-SCHEMA = 2
+SCHEMA = 3
 RESULTS, LOCK, PICTURES = "results.json", ".lock", "pictures"
 
 Results = dict[str, Any]

@@ -1,8 +1,9 @@
 """Trains a Keras model in TensorFlow, in a ``tf.function``.
 
-NovoGrad is the documented ``novograd.tensorflow.NovoGrad``. Adam and SGD are TensorFlow's own
-optimizers of the same kind (``tf.compat.v1.train``). TensorFlow has no AdamW of this kind, so AdamW
-is the Keras class. Each optimizer updates the real variables with its own ``apply_gradients``.
+The documented NovoGrad is ``novograd.tensorflow.NovoGrad``. Adam and SGD are TensorFlow's own
+optimizers of the same kind (``tf.compat.v1.train``). Other variants of NovoGrad, AdamW and NAdamW
+do not exist in this form, so these are Keras classes. Each optimizer updates the real variables
+with its own ``apply_gradients``.
 """
 
 from typing import Any
@@ -12,20 +13,22 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+import novograd.keras
+import novograd.tensorflow
 from novograd.compare.devices import CPU, require
 from novograd.compare.keras.models import VERSIONS, build
 from novograd.compare.optimizers import Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
-from novograd.tensorflow import NovoGrad
 
-_NAMES = {
-    "sgd": {"nesterov": "use_nesterov"},
-    "adamw": {"beta1": "beta_1", "beta2": "beta_2"},
-}
-_KINDS: dict[str, Any] = {
-    "novograd": NovoGrad,
+_NAMES = {"beta1": "beta_1", "beta2": "beta_2"}
+_KERAS: dict[str, Any] = {
+    "novograd": novograd.keras.NovoGrad,
     "adamw": keras.optimizers.AdamW,
+    "nadamw": keras.optimizers.Nadam,
+}
+_TENSORFLOW: dict[str, Any] = {
+    "novograd": novograd.tensorflow.NovoGrad,
     "adam": tf.compat.v1.train.AdamOptimizer,
     "sgd": tf.compat.v1.train.MomentumOptimizer,
 }
@@ -51,16 +54,18 @@ def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> T
     variables = model.trainable_variables
     weights = [variable.value for variable in variables]
     rate = tf.Variable(tf.constant(0.0), trainable=False)
-    names = _NAMES.get(optimizer.kind, {})
-    settings: dict[str, Any] = {
-        names.get(name, name): value for name, value in optimizer.settings.items()
-    }
-    if optimizer.layers is not None:
-        settings["layers"] = optimizer.layers
-    by_keras = optimizer.kind == "adamw"
-    update = _KINDS[optimizer.kind]((lambda: rate) if by_keras else rate, **settings)
+    settings: dict[str, Any] = dict(optimizer.settings)
+    by_keras = optimizer.variant != "documented" or optimizer.kind not in _TENSORFLOW
     if by_keras:
+        settings = {_NAMES.get(name, name): value for name, value in settings.items()}
+        if optimizer.kind == "novograd":
+            settings["variant"] = optimizer.variant
+        update = _KERAS[optimizer.kind](lambda: rate, **settings)
         update.build(variables)  # a graph cannot create variables
+    else:
+        if "nesterov" in settings:
+            settings["use_nesterov"] = settings.pop("nesterov")
+        update = _TENSORFLOW[optimizer.kind](rate, **settings)
 
     def apply(gradients: list[Any]) -> None:
         updated = variables if by_keras else weights
@@ -100,7 +105,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> T
         update_with_nothing,
         state_bytes=lambda: _bytes(update.variables if by_keras else update.variables()),
         weight_bytes=_bytes(weights),
-        settings=settings | ({"layers": repr(settings["layers"])} if optimizer.layers else {}),
+        settings=settings,
         versions={"tensorflow": tf.__version__, **VERSIONS},
     )
 

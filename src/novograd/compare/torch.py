@@ -11,13 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from novograd import variants
 from novograd.compare.devices import CPU, DeviceError, missing, number
 from novograd.compare.optimizers import Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
-from novograd.layers import Rows, row_axis
+from novograd.layers import Kind, Rows, row_axis
 from novograd.torch import NovoGrad
 
+_KINDS: dict[str, Any] = {
+    "adamw": torch.optim.AdamW,
+    "nadamw": torch.optim.NAdam,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
 Named = list[tuple[str, Tensor]]
 # Arguments: the named parameters, and whether they belong to a Keras model. Returns the optimizer
 # and its arguments except the learning rate.
@@ -131,11 +138,6 @@ def trainer_of(task: Task, build: Build, seed: int, device: str = CPU) -> Traine
     )
 
 
-def _keras_rows(name: str, param: Tensor, rows: Rows) -> Rows:
-    """Returns the ``Rows`` for a weight in the layout of Keras."""
-    return replace(rows, axes=row_axis(name.split("/")[-1])) if param.ndim else rows
-
-
 def _optimizer(
     optimizer: Optimizer, named: Named, by_keras: bool
 ) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
@@ -146,14 +148,21 @@ def _optimizer(
     if "epsilon" in given:
         settings["eps"] = given.pop("epsilon")
     settings |= given
-    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-    if optimizer.kind != "novograd":
-        return kinds[optimizer.kind]([param for _, param in named], lr=0.0, **settings), settings
-    if optimizer.layers is None:
-        return NovoGrad(named, lr=0.0, **settings), settings
-    layers = partial(_keras_rows, rows=optimizer.layers) if by_keras else optimizer.layers
-    built = NovoGrad(named, lr=0.0, layers=layers, **settings)
-    return built, {**settings, "layers": f"Rows(scale={optimizer.layers.scale!r})"}
+    if optimizer.kind == "novograd":
+        settings["variant"] = optimizer.variant
+        layers = partial(_keras_layers, optimizer.variant) if by_keras else None
+        return NovoGrad(named, lr=0.0, layers=layers, **settings), settings
+    if optimizer.kind == "nadamw":
+        settings["decoupled_weight_decay"] = True
+    return _KINDS[optimizer.kind]([param for _, param in named], lr=0.0, **settings), settings
+
+
+def _keras_layers(variant: str, name: str, param: Tensor) -> Kind:
+    """Returns the layers of a variant, for a weight in the layout of Keras."""
+    layers = variants.get(variant).layers
+    if isinstance(layers, Rows) and param.ndim:
+        return replace(layers, axes=row_axis(name.split("/")[-1]))
+    return layers
 
 
 def _tensors(x: Any, device: str) -> Any:

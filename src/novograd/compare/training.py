@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from novograd.compare.task import Arrays, Segmentation, Task
 
-WARMUP = 10  # steps
+WARMUP = 0.1  # the part of a run in which the learning rate rises
 EVALUATIONS = 10  # evaluations on the test batches in a run, including one at the end
 UPDATES = 20  # number of timed updates of the optimizer
 
@@ -59,7 +59,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def schedule(name: str, step: int, steps: int, peak: float) -> float:
-    """Returns the learning rate of a step: a linear rise over 10 steps, then the schedule.
+    """Returns the learning rate of a step: a linear rise over a tenth, then the schedule.
 
     Args:
         name: One of ``SCHEDULES``.
@@ -70,9 +70,10 @@ def schedule(name: str, step: int, steps: int, peak: float) -> float:
     Returns:
         The learning rate. All schedules except constant would reach 0 one step after the last.
     """
-    if step <= WARMUP:
-        return peak * step / WARMUP
-    return peak * SCHEDULES[name]((step - WARMUP) / (steps + 1 - WARMUP))
+    rising = math.ceil(WARMUP * steps)
+    if step <= rising:
+        return peak * step / rising
+    return peak * SCHEDULES[name]((step - rising) / (steps + 1 - rising))
 
 
 def train(

@@ -231,7 +231,7 @@ def _lay_out(figure: Figure) -> None:
 def _line(name: str) -> dict[str, Any]:
     """Returns the style of the curves of an optimizer."""
     optimizer = OPTIMIZERS[name]
-    dashed = "--" if optimizer.layers else "-"
+    dashed = "--" if optimizer.variant != "documented" else "-"
     return {
         "color": optimizer.colour,
         "linestyle": dashed,

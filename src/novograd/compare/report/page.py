@@ -20,7 +20,6 @@ from novograd.compare.sentences import (
     sentence,
     spread,
 )
-from novograd.compare.training import WARMUP
 
 CAPTIONS = {
     "learning-curves": "Each optimizer at its best learning rate. Line: median over the seeds; "
@@ -104,7 +103,6 @@ def render(analysis: Analysis, drawings: Mapping[str, str]) -> str:
         settings=tables.settings(analysis),
         rates=tables.rates(analysis),
         protocol=protocol(analysis),
-        warmup=WARMUP,
         diverged=analysis.ended("diverged"),
         label=label,
         failures=failures(analysis.ended("failed")),
