@@ -1,9 +1,18 @@
 """Tests of the plan of a comparison, the grids and the schedules."""
 
+import math
+
 import pytest
 
 from novograd.compare.optimizers import OPTIMIZERS, grid
-from novograd.compare.plan import Settings, learning_rates, repeats, search
+from novograd.compare.plan import (
+    MOST_BEYOND,
+    Settings,
+    beyond,
+    learning_rates,
+    repeats,
+    search,
+)
 from novograd.compare.training import SCHEDULES, schedule
 from tests.compare.made import row
 
@@ -37,6 +46,49 @@ def test_other_seeds_run_at_the_best_rate_its_neighbours_and_the_default():
             rates = {r.learning_rate for r in runs if (r.optimizer, r.seed) == (name, seed)}
             assert rates == {default, 0.01, 0.03, 0.1}
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+
+
+def extended(runs, **changes):
+    """Runs the search with made scores until it ends; returns the tried rates of novograd."""
+    rows = list(runs)
+    while more := beyond(settings(extended=["novograd"], **changes), rows, higher_is_better=True):
+        assert {(run.optimizer, run.seed) for run in more} == {("novograd", 0)}
+        rows += [row("novograd", run.learning_rate, 0, score(run.learning_rate)) for run in more]
+    return sorted(run["learning_rate"] for run in rows if run["optimizer"] == "novograd")
+
+
+def score(rate):
+    return -abs(math.log(rate / 0.5))  # best at 0.5
+
+
+def test_the_search_goes_on_until_both_neighbours_of_the_best_rate_are_worse():
+    rows = [row("novograd", rate, 0, score(rate)) for rate in RATES]
+    assert extended(rows) == [*RATES, 0.3, 1.0]
+    rows = [row("novograd", rate, 0, score(rate)) for rate in (3.0, 10.0)]
+    assert extended(rows, learning_rates={"novograd": [3.0, 10.0]}) == [0.1, 0.3, 1.0, 3.0, 10.0]
+    assert extended(searched(best=0.01)) == RATES
+
+
+def test_the_search_ends_after_some_rates_beyond_the_grid():
+    rows = [row("novograd", 1e-6, 0, score(1e-6))]
+    tried = extended(rows, learning_rates={"novograd": [1e-6]})
+    assert tried == pytest.approx([1e-6, 3e-6, 1e-5, 3e-5, 1e-4])
+    assert len(tried) == 1 + MOST_BEYOND
+
+
+def test_a_rate_that_diverged_is_worse_and_given_rates_are_not_extended():
+    rows = [row("novograd", rate, 0, score(rate)) for rate in (0.03, 0.1)]
+    ended = [*rows, {**rows[0], "learning_rate": 0.3, "status": "diverged"}]
+    assert beyond(settings(extended=["novograd"]), ended, higher_is_better=True) == []
+    assert beyond(settings(), rows, higher_is_better=True) == []
+
+
+def test_other_seeds_run_at_rates_beyond_the_grid():
+    rows = [*searched(best=0.1), row("novograd", 0.3, 0, 2.0), row("novograd", 1.0, 0, 1.0)]
+    runs = repeats(settings(), rows, higher_is_better=True)
+    assert {run.learning_rate for run in runs if run.optimizer == "novograd"} == {
+        0.01, 0.1, 0.3, 1.0,
+    }  # fmt: skip
 
 
 def test_lower_can_be_better():

@@ -35,9 +35,11 @@ def described(task):
     return about(load(task))
 
 
-def compare(output, task, framework, rates, seeds=1, steps=STEPS):
+def compare(output, task, framework, rates, seeds=1, steps=STEPS, extended=()):
     """Makes a comparison like the command and returns its results."""
-    settings = Settings(task, framework, rates, seeds, steps, "constant", quick=True)
+    settings = Settings(
+        task, framework, rates, seeds, steps, "constant", quick=True, extended=extended
+    )
     fresh = runner.begin(settings, described(task), 2, "novograd compare")
     events = []
     results = runner.compare(fresh, settings, output, lambda *event: events.append(event))
@@ -270,3 +272,14 @@ def test_describing_a_missing_task_reports_the_error():
     event = asyncio.run(runner.describe("no_such_module:task", None))
     assert event["status"] == "failed"
     assert event["error"] == "ModuleNotFoundError: No module named 'no_such_module'"
+
+
+def test_a_search_whose_best_rate_is_at_an_end_goes_on(tmp_path):
+    rates = {"sgd": [1e-5], "adamw": [1e-5]}
+    results = compare(tmp_path, "digits", "torch", rates, seeds=2, extended=["sgd"])
+    tried = {name: [] for name in rates}
+    for run in results["runs"]:
+        tried[run["optimizer"]].append((run["seed"], run["learning_rate"]))
+    assert tried["adamw"] == [(0, 1e-5), (1, 1e-5)]
+    assert {(0, 1e-5), (0, 3e-5)} < {*tried["sgd"]}
+    assert results["planned"] == len(results["runs"])

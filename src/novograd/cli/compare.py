@@ -75,8 +75,8 @@ def compare(
         typer.Option(
             "--learning-rates",
             metavar="auto|NAME=RATE,...",
-            help="Learning rates to try, instead of seven around the usual one, for example "
-            "adamw=0.001,0.003,0.01. May be repeated.",
+            help="Learning rates to try, instead of seven or more around the usual one, for "
+            "example adamw=0.001,0.003,0.01. May be repeated.",
         ),
     ] = AUTO,
     schedule: Annotated[
@@ -104,7 +104,8 @@ def compare(
         bool,
         typer.Option(
             "--quick",
-            help="Try three learning rates, not seven; use two seeds, only at the best rate.",
+            help="Begin with three learning rates, not seven; use two seeds, only at the best "
+            "rate.",
         ),
     ] = False,
     jobs: Annotated[
@@ -140,15 +141,17 @@ def compare(
     """  # noqa: D301
     console = Console(markup=False, highlight=False)
     framework, described, name = _task(task, framework, device, console)
+    grids, given = _grids(optimizers, rates, framework, described, quick)
     settings = Settings(
         task=task,
         framework=framework,
-        learning_rates=_grids(optimizers, rates, framework, described, quick),
+        learning_rates=grids,
         seeds=seeds or (2 if quick else 3),
         steps=steps or described["steps"],
         schedule=schedule,
         quick=quick,
         device=device,
+        extended=[name for name in grids if name not in given],
     )
     output = _directory(output, settings, resume)
     command = shlex.join(["novograd", *(word for word in sys.argv[1:] if word != "--resume")])
@@ -282,13 +285,17 @@ def _grids(
     framework: str,
     described: dict[str, Any],
     quick: bool,
-) -> dict[str, list[float]]:
-    """Returns the learning rates of each optimizer: given as ``NAME=RATE,...``, or a grid."""
+) -> tuple[dict[str, list[float]], set[str]]:
+    """Returns the learning rates of each optimizer, and the optimizers with given rates.
+
+    Rates are given as ``NAME=RATE,...``. The other optimizers have a grid.
+    """
     middles = described["learning_rates"]
     grids = {
         name: learning_rates(name, framework, middles.get(name), quick)
         for name in dict.fromkeys(optimizers)
     }
+    fixed = set()
     for setting in given:
         if setting == "auto":
             continue
@@ -304,7 +311,8 @@ def _grids(
                 param_hint="'--learning-rates'",
             )
         grids[name] = rates
-    return grids
+        fixed.add(name)
+    return grids, fixed
 
 
 def _directory(output: Path | None, settings: Settings, resume: bool) -> Path:

@@ -172,6 +172,24 @@ def analyse(results: Row) -> Analysis:
     )
 
 
+def searched(results: Row) -> dict[str, list[float]]:
+    """Returns the learning rates at which each optimizer ran in the search.
+
+    Example:
+        >>> runs = [{"optimizer": "adam", "learning_rate": 0.1, "seed": 0}]
+        >>> searched({"optimizers": {"adam": "Adam"}, "runs": runs})
+        {'adam': [0.1]}
+    """
+    return {
+        name: [
+            row["learning_rate"]
+            for row in results["runs"]
+            if (row["optimizer"], row["seed"]) == (name, 0)
+        ]
+        for name in results["optimizers"]
+    }
+
+
 def standing(analysis: Analysis, name: str) -> dict[str, list[str]]:
     """Compares one optimizer with the optimizers of other algorithms.
 

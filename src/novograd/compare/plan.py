@@ -1,10 +1,11 @@
 """The runs of a comparison: a search for each optimizer's learning rate, then more seeds.
 
-1. One seed at every learning rate of the grid.
+1. One seed at every learning rate of the grid. While the best rate of an optimizer is at an end of
+   its grid, its search goes on beyond this end, for at most ``MOST_BEYOND`` rates.
 2. The other seeds at the best of these rates, at its neighbours in the grid, and at the default
    rate of the optimizer's class (with ``quick``, only at the best rate).
 
-Every optimizer gets the same number of rates and seeds.
+The same rules hold for every optimizer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from novograd.compare.devices import CPU
 from novograd.compare.optimizers import OPTIMIZERS, grid
 
 POINTS, QUICK_POINTS = 7, 3  # learning rates of the search
+MOST_BEYOND = 4  # more learning rates of an optimizer, if its best one is at an end
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Settings:
         schedule: One of ``novograd.compare.training.SCHEDULES``.
         quick: Whether only the best rate gets the other seeds.
         device: The device that trains, see ``novograd.compare.devices``.
+        extended: The optimizers whose search may go on beyond the ends of their grids.
     """
 
     task: str
@@ -40,6 +43,7 @@ class Settings:
     schedule: str
     quick: bool
     device: str = CPU
+    extended: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,29 @@ def search(settings: Settings) -> list[Run]:
     ]
 
 
+def beyond(
+    settings: Settings, searched: Sequence[Mapping[str, Any]], higher_is_better: bool
+) -> list[Run]:
+    """Lists a run beyond the grid for each optimizer whose best rate is at an end.
+
+    Args:
+        settings: The settings of the comparison.
+        searched: The results of the search until now, see ``novograd.compare.runner``.
+        higher_is_better: Whether a higher metric is better.
+    """
+    runs = []
+    for name in settings.extended:
+        tried, best = _tried(name, searched), _best_rate(name, searched, higher_is_better)
+        if best is None or len(tried) - len(settings.learning_rates[name]) >= MOST_BEYOND:
+            continue
+        below, _, above = grid(best, 3)
+        if best == tried[-1]:
+            runs.append(_run(settings, name, above, 0))
+        elif best == tried[0]:
+            runs.append(_run(settings, name, below, 0))
+    return runs
+
+
 def repeats(
     settings: Settings, searched: Sequence[Mapping[str, Any]], higher_is_better: bool
 ) -> list[Run]:
@@ -131,21 +158,34 @@ def _rates_to_repeat(
     name: str, settings: Settings, searched: Sequence[Mapping[str, Any]], higher_is_better: bool
 ) -> list[float]:
     """Returns the best learning rate of an optimizer, its neighbours, and the default."""
+    best = _best_rate(name, searched, higher_is_better)
+    if best is None:
+        return []
+    if settings.quick:
+        return [best]
+    rates = _tried(name, searched)
+    place = rates.index(best)
+    default = OPTIMIZERS[name].defaults.get(settings.framework)
+    near = rates[max(0, place - 1) : place + 2]
+    return [rate for rate in rates if rate in near or rate == default]
+
+
+def _tried(name: str, searched: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Returns the learning rates that an optimizer has tried, in ascending order."""
+    return sorted(row["learning_rate"] for row in searched if row["optimizer"] == name)
+
+
+def _best_rate(
+    name: str, searched: Sequence[Mapping[str, Any]], higher_is_better: bool
+) -> float | None:
+    """Returns the learning rate with the best result; None if no run finished."""
     finished = {
         row["learning_rate"]: first_metric(row)
         for row in searched
         if (row["optimizer"], row["status"]) == (name, "finished")
     }
-    if not finished:
-        return []
-    best = (max if higher_is_better else min)(finished, key=lambda rate: finished[rate])
-    if settings.quick:
-        return [best]
-    rates = settings.learning_rates[name]
-    place = rates.index(best)
-    default = OPTIMIZERS[name].defaults.get(settings.framework)
-    near = rates[max(0, place - 1) : place + 2]
-    return [rate for rate in rates if rate in near or rate == default]
+    best = max if higher_is_better else min
+    return best(finished, key=lambda rate: finished[rate], default=None)
 
 
 def first_metric(row: Mapping[str, Any]) -> float:

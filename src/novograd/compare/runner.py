@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from novograd import __version__
 from novograd.compare.devices import CPU, CPU_NAME
 from novograd.compare.optimizers import OPTIMIZERS
-from novograd.compare.plan import Run, Settings, repeats, search
+from novograd.compare.plan import Run, Settings, beyond, repeats, search
 from novograd.compare.worker import environment
 from novograd.conformance import verify
 from novograd.forks import Server
@@ -160,12 +160,17 @@ def compare(results: Results, settings: Settings, output: Path, watch: Watch) ->
 
         await a_few_at_a_time(one, missing, results["jobs"])
 
-    planned = search(settings)
+    planned, searched = search(settings), []
+    higher_is_better = results["task"]["higher_is_better"]
     try:
         with _workers(settings) as work:
-            asyncio.run(stage(work, planned, planned))
-            searched = [rows[_key(asdict(run))] for run in planned]
-            more = repeats(settings, searched, results["task"]["higher_is_better"])
+            more = planned
+            while more:
+                asyncio.run(stage(work, more, planned))
+                searched = [rows[_key(asdict(run))] for run in planned]
+                more = beyond(settings, searched, higher_is_better)
+                planned = planned + more
+            more = repeats(settings, searched, higher_is_better)
             planned = planned + more
             asyncio.run(stage(work, more, planned))
     except KeyboardInterrupt:

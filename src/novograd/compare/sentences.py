@@ -1,6 +1,6 @@
 """The results of a comparison in words."""
 
-from novograd.compare.analysis import Analysis, Pair, Point, Row, Summary
+from novograd.compare.analysis import Analysis, Pair, Point, Row, Summary, searched
 from novograd.compare.optimizers import OPTIMIZERS
 
 
@@ -66,7 +66,10 @@ def search_ends(analysis: Analysis) -> list[str]:
 def protocol(analysis: Analysis) -> str:
     """Describes how the optimizers were compared."""
     settings = analysis.results["settings"]
-    rates = {name: len(rates) for name, rates in settings["learning_rates"].items()}
+    tried = searched(analysis.results)
+    rates = {
+        name: len({*rates, *tried[name]}) for name, rates in settings["learning_rates"].items()
+    }
     each = (
         f"{next(iter(rates.values()))} learning rates per optimizer"
         if len(set(rates.values())) == 1

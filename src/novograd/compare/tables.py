@@ -7,7 +7,7 @@ from typing import Any, Literal
 from rich import box
 from rich.table import Table as TerminalTable
 
-from novograd.compare.analysis import Analysis
+from novograd.compare.analysis import Analysis, searched
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.sentences import at_default, robust, spread, steps_to_target
 
@@ -93,13 +93,15 @@ def settings(analysis: Analysis) -> Table:
     used = {one.name: one.settings for one in analysis.summaries}
     given = analysis.results["settings"]
 
+    tried = searched(analysis.results)
+
     def row(name: str, rates: Iterable[float]) -> tuple[str, ...]:
         optimizer = OPTIMIZERS[name]
         default = optimizer.defaults.get(given["framework"])
         return (
             optimizer.title,
             _arguments(used.get(name, optimizer.settings)),
-            ", ".join(f"{rate:g}" for rate in rates),
+            ", ".join(f"{rate:g}" for rate in sorted({*rates, *tried[name]})),
             "-" if default is None else f"{default:g}",
         )
 
