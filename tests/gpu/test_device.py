@@ -87,6 +87,24 @@ def test_a_graph_of_a_first_step_repeats_the_first_step():
     assert all(map(torch.equal, params, twins))
 
 
+def test_an_eager_step_may_follow_a_capture_that_never_ran():
+    """The optimizer has a state but no plan, so the capture divides the work."""
+    params, twins = (parameters(SHAPES, device=DEVICE) for _ in range(2))
+    twin = NovoGrad(twins, lr=0.1, fused=True)
+    train(twin, 1)
+    optimizer = NovoGrad(params, lr=0.1, fused=True)
+    optimizer.load_state_dict(twin.state_dict())
+    with torch.no_grad():
+        for w, x in zip(params, twins, strict=True):
+            w.copy_(x)
+    set_gradients(params, 1)
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        optimizer.step()
+    optimizer.step()
+    train(twin, 1, start=1)
+    assert all(map(torch.equal, params, twins))
+
+
 # -- streams and synchronisation -----------------------------------------------------------------
 
 

@@ -119,11 +119,14 @@ class PreparedByTriton:
         grads = [part.grad for part in parts]
         if any(map(Tensor.is_neg, grads)) or any(map(Tensor.is_conj, grads)):
             parts = list(map(in_memory, parts))
-        memo = {} if memo is None else memo
-        if "divisions" not in memo:
-            memo["divisions"] = _divisions(parts)
+        divisions = memo.get("divisions") if memo else None
+        if divisions is None:
+            divisions = _divisions(parts)
+            # Tensors of a captured division have no content before the graph runs.
+            if memo is not None and not _capturing(parts[0].param.device):
+                memo["divisions"] = divisions
         self._groups: list[tuple[list[Part], _Division]] = [
-            ([parts[i] for i in division.chosen], division) for division in memo["divisions"]
+            ([parts[i] for i in division.chosen], division) for division in divisions
         ]
 
     def square_sums(self) -> None:
@@ -179,7 +182,7 @@ def _take_step(
     """Launches the kernels for parts with the same device and dtypes, in the order of the table."""
     work, (part_of, part_of_scalars) = division.work, division.part_of
     first, device, numbers = parts[0], parts[0].param.device, _numbers(parts, options)
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if _capturing(device):
         _captured.append(part_of)
     addresses = _addresses(parts)
     table = _table(parts, addresses, work, numbers)
@@ -467,7 +470,7 @@ def _to_device(values: np.ndarray, device: torch.device) -> Tensor:
     """Copies integers to a device. The host does not wait."""
     if device.type == "cpu":
         return torch.from_numpy(values)
-    if torch.cuda.is_current_stream_capturing():
+    if _capturing(device):
         pinned = _spares.pop(len(values), None)
         pinned = _pinned(len(values)) if pinned is None else pinned
         _captured.append(pinned)
@@ -478,6 +481,11 @@ def _to_device(values: np.ndarray, device: torch.device) -> Tensor:
             _spares[len(values)] = _pinned(len(values))
     pinned.numpy()[:] = values
     return pinned.to(device, non_blocking=True)
+
+
+def _capturing(device: torch.device) -> bool:
+    """Whether a graph is being captured on the current stream."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _pinned(length: int) -> Tensor:
