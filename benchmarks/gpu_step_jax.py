@@ -22,16 +22,15 @@ from novograd.bench import jax as bench
 from novograd.bench.runner import write
 from novograd.bench.shapes import Shapes, gpt2
 from novograd.bench.timing import Figures, TimedStep, measure, summary
-from novograd.jax import novograd
 from novograd.results import machine
 
 RESULT = Path(__file__).parent / "results" / "gpu_step_jax.json"
 ROUNDS, WARM_UP, STEPS = 10, 2, 10
 ADAMW = "optax.adamw"
-ROWS = novograd(bench.LR, variant="rows")
 CANDIDATES = {
-    name: bench.CANDIDATES[name] for name in (bench.REFERENCE, ADAMW, "NovoGrad, step")
-} | {"NovoGrad, rows, step": (ROWS, ROWS.step)}
+    name: bench.CANDIDATES[name]
+    for name in (bench.REFERENCE, ADAMW, "NovoGrad, step", "NovoGrad, rows, step")
+}
 MODELS = {"GPT-2 small": gpt2}
 TINY_MODELS = {"tiny": lambda: [(64, 9), (64,)]}
 

@@ -39,12 +39,13 @@ def in_two(optimizer: Any) -> tuple[Any, Any]:
     return optimizer, step
 
 
-OURS = novograd(LR, **BETAS)
+OURS, ROWS = novograd(LR, **BETAS), novograd(LR, variant="rows")
 CANDIDATES: dict[str, tuple[Any, Any]] = {
     REFERENCE: in_two(optax.novograd(LR, **BETAS)),
     AGAIN: in_two(optax.novograd(LR, **BETAS)),
     "optax.adamw": in_two(optax.adamw(LR, **BETAS, weight_decay=0.0)),
     "NovoGrad, step": (OURS, OURS.step),
+    "NovoGrad, rows, step": (ROWS, ROWS.step),
     "NovoGrad": in_two(OURS),
     "NovoGrad, pure rule": in_two(novograd(LR, **BETAS, fused=False)),
 }

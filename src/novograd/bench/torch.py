@@ -27,6 +27,7 @@ CANDIDATES: dict[str, Make] = {
     "AdamW, foreach": partial(ADAMW, foreach=True),
     "SGD with momentum, fused": partial(torch.optim.SGD, lr=LR, momentum=BETAS[0], fused=True),
     "NovoGrad": OURS,
+    "NovoGrad, rows": partial(NovoGrad, lr=LR, variant="rows"),
     "NovoGrad, foreach": partial(OURS, foreach=True),
     **{name: partial(peer, lr=LR, betas=BETAS) for name, peer in PEERS.classes.items()},
 }
@@ -37,6 +38,7 @@ BYTES: dict[str, int] = {
     "AdamW, foreach": 80,
     "SGD with momentum, fused": 20,
     "NovoGrad": 24,
+    "NovoGrad, rows": 24,
     "NovoGrad, foreach": 36,
     **dict.fromkeys(PEERS.classes, 52),
     BOUND: BOUND_BYTES,
