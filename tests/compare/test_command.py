@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from novograd import cli
+from novograd import __version__, cli
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.runner import FRAMEWORKS
 from novograd.compare.tasks import BUILT_IN
 from novograd.compare.worker import environment
+from tests.helpers import programs
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # A task with two weights: almost all time is needed to start processes.
@@ -147,6 +148,19 @@ def test_the_message_names_a_missing_extra(module):
     assert result.returncode == 1
     assert "pip install novograd-optimizer[compare]" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_folder_without_a_comparison_cannot_be_resumed(invoke, tmp_path):
+    result = invoke("toy", "--resume", "--output", str(tmp_path / "none"))
+    assert result.exit_code == 2
+    assert "--resume" in result.stderr
+    assert "there is no comparison in" in " ".join(result.stderr.split())
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_command_has_a_version_and_short_help():
+    for arguments, printed in ((["--version"], f"novograd {__version__}\n"), (["-h"], "Usage: ")):
+        assert programs.run("novograd", *arguments).startswith(printed)
 
 
 def test_help_has_examples_and_exit_codes(invoke):
@@ -344,6 +358,7 @@ def test_a_killed_comparison_resumes_and_gives_the_same_results(tmp_path):
         if stop == signal.SIGINT:
             assert job.returncode == 130
             assert "Interrupted: " in printed
+            assert "--output out --resume" in " ".join(printed.split())
             assert (output / "report.html").exists()
     kept = json.loads((output / "results.json").read_text())["runs"]
     with start(tmp_path, path, *OPTIONS, "--resume") as job:

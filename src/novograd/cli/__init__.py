@@ -1,6 +1,9 @@
 """The ``novograd`` command: a module for each of its subcommands."""
 
 import sys
+from typing import Annotated
+
+from novograd import __version__
 
 try:
     import typer
@@ -19,11 +22,29 @@ EXIT_CODES = (
     "nothing was done; 130 interrupted (Ctrl-C)."
 )
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"novograd {__version__}")
+        raise typer.Exit
 
 
 @app.callback(epilog=EXIT_CODES)
-def novograd() -> None:
+def novograd(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
     """NovoGrad, the optimizer with layer-wise normalised gradients."""
 
 

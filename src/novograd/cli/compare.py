@@ -165,7 +165,7 @@ def compare(
                     "keep it",
                     param_hint="'--output'",
                 )
-            results = runner.resume(path, fresh) if path.exists() else fresh
+            results = runner.resume(path, fresh) if resume else fresh
             _run(results, settings, output, console)
     except runner.InUseError as error:
         raise typer.BadParameter(str(error), param_hint="'--output'") from None
@@ -192,9 +192,22 @@ def _run(results: dict[str, Any], settings: Settings, output: Path, console: Con
     report.write(analysis, output)
     console.print(f"Report: {output / report.PAGE}")
     if results["status"] == "interrupted":
+        console.print(f"Continue with: {_to_resume(results['command'], output)}", soft_wrap=True)
         raise typer.Exit(130)
     if any(row["status"] == "failed" for row in results["runs"]):
         raise typer.Exit(1)
+
+
+def _to_resume(command: str, output: Path) -> str:
+    """Returns the command that continues a comparison.
+
+    Example:
+        >>> _to_resume("novograd compare brain --quick", Path("found"))
+        'novograd compare brain --quick --output found --resume'
+    """
+    words = shlex.split(command)
+    words += [] if "--output" in words else ["--output", str(output)]
+    return shlex.join([*words, "--resume"])
 
 
 def _task(
@@ -328,6 +341,11 @@ def _directory(output: Path | None, settings: Settings, resume: bool) -> Path:
             if resume and not (output / runner.RESULTS).exists():
                 output = latest
                 break
+    if resume and not (output / runner.RESULTS).exists():
+        raise typer.BadParameter(
+            f"there is no comparison in {output}; leave out --resume to begin one",
+            param_hint="'--resume'",
+        )
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
