@@ -320,7 +320,7 @@ def test_defaults_come_from_the_variant():
         (lambda path, leaf: Stacked() if leaf.ndim > 1 else None, ((4, 1), (), (5, 1))),
         ({"kernel": Whole(), "bias": None, "embedding": Stacked(1)}, ((), (), (1, 3))),
     ],
-    ids=str,
+    ids=["none", "whole", "function", "tree"],
 )
 def test_the_layers_of_a_variant_are_the_default(layers, shapes):
     weights = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3), "embedding": jnp.ones((5, 3))}
