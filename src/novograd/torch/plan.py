@@ -40,6 +40,7 @@ class Plan:
         states: The state of the optimizer.
 
     Example:
+        >>> import torch
         >>> from novograd.torch import NovoGrad
         >>> from novograd.torch.backends import native
         >>> w = torch.zeros(2)
