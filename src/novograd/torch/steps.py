@@ -31,6 +31,7 @@ def steps_of(
     Example:
         >>> from novograd.torch import NovoGrad
         >>> from novograd.torch.backends import eager
+        >>> from novograd.torch.parts import Part
         >>> w, m, v = torch.zeros(2), torch.zeros(2), torch.tensor(0.0)
         >>> part = Part(w, torch.tensor([3.0, 4.0]), m, v)
         >>> (group,) = NovoGrad([w], lr=0.5).param_groups
