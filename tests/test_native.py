@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from novograd import native, reference
 from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
 from novograd.conformance.cases import DTYPES, Case, CaseHyperparameters
+from novograd.conformance.choice import chosen
 from novograd.conformance.numpy import NativeAdapter
 from novograd.native import arguments
 from novograd.rule import Numbers
+from tests.helpers.parameters import some
 
 assert native.kernels, native.PROBLEM
 INSTRUCTION_SETS = native.kernels.instruction_sets()
@@ -45,6 +47,15 @@ PLAIN = arguments(NUMBERS)
 
 every_instruction_set = pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS, indirect=True)
 every_kind = pytest.mark.parametrize("kind", native.kernels.KINDS, ids="-".join)
+# One kind for each dtype and one with two dtypes. Other tests run every kind with few numbers.
+some_kinds = pytest.mark.parametrize(
+    "kind",
+    some(
+        native.kernels.KINDS,
+        kept=[*((name,) * 3 for name in DTYPES), ("float32", "bfloat16", "float32")],
+        name="-".join,
+    ),
+)
 
 
 @pytest.fixture
@@ -103,8 +114,23 @@ def stepped(kind, sizes, threads, *, rule=PLAIN, steps=3, offset=0):
     return arrays.stored()
 
 
-@every_instruction_set
-@pytest.mark.parametrize("case", [*CASES, *VARIANT_CASES], ids=lambda case: case.name)
+# Without ``--full``, each instruction set runs each dtype, and at least one runs each feature.
+CHOICE = {(name, x.name) for name, x in chosen(INSTRUCTION_SETS, [*CASES, *VARIANT_CASES])}
+
+
+@pytest.mark.parametrize(
+    ("instruction_set", "case"),
+    [
+        pytest.param(
+            name,
+            case,
+            id=f"{case.name}-{name}",
+            marks=[] if (name, case.name) in CHOICE else [pytest.mark.full],
+        )
+        for name, case in itertools.product(INSTRUCTION_SETS, [*CASES, *VARIANT_CASES])
+    ],
+    indirect=["instruction_set"],
+)
 def test_the_adapter_passes_the_case(instruction_set, case):
     check(NativeAdapter, case)
 
@@ -123,7 +149,7 @@ def test_a_wrong_rule_makes_the_kernels_wrong(wrong_rule):
         check(NativeAdapter, CASES[0])
 
 
-@every_kind
+@some_kinds
 def test_results_do_not_depend_on_threads_instruction_set_or_alignment(kind, monkeypatch):
     results = {stepped(kind, SIZES, 1)}
     for name in INSTRUCTION_SETS:
@@ -291,7 +317,7 @@ def test_a_step_lets_other_python_threads_run():
 FORK = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from test_native import SIZES, stepped
+from tests.test_native import SIZES, stepped
 kind = ("float32",) * 3
 expected = stepped(kind, SIZES[:3], 3)  # the pool has threads now
 children = []
@@ -307,7 +333,7 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
 
 def test_a_forked_process_has_its_own_threads(pytestconfig):
     program = [sys.executable, "-W", "ignore:This process", "-c", FORK]
-    subprocess.run([*program, str(pytestconfig.rootpath / "tests")], check=True, timeout=120)
+    subprocess.run([*program, str(pytestconfig.rootpath)], check=True, timeout=120)
 
 
 # Large layers that threads share, contiguous and strided; layers for one thread; small layers that
@@ -358,7 +384,7 @@ def stepped_layers(kind, threads, *, offset=0, apart=False):
     return arrays.stored()
 
 
-@every_kind
+@some_kinds
 def test_layers_of_a_tensor_do_not_depend_on_threads_instruction_set_or_alignment(
     kind, monkeypatch
 ):
@@ -405,7 +431,7 @@ def test_memory_between_the_layers_is_unchanged():
         np.testing.assert_array_equal(old != new, inside)
 
 
-@every_kind
+@some_kinds
 @every_instruction_set
 def test_square_sums_equal_those_of_numpy(kind, instruction_set):
     arrays = LayeredArrays(kind)
@@ -415,7 +441,7 @@ def test_square_sums_equal_those_of_numpy(kind, instruction_set):
             np.testing.assert_allclose(s, np.sum(gradient[index].astype("f8") ** 2), rtol=1e-12)
 
 
-@every_kind
+@some_kinds
 def test_a_step_with_separate_square_sums_has_the_same_bits(kind):
     once, apart = (Arrays(kind, SIZES) for _ in range(2))
     squares = [np.empty(1) for _ in SIZES]

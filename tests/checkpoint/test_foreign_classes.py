@@ -437,8 +437,9 @@ def damaged(chance, data, pieces, most=6):
     return bytes(data)
 
 
-def test_damaged_and_hostile_pickles_run_no_code(tmp_path, canary):
+def test_damaged_and_hostile_pickles_run_no_code(tmp_path, canary, pytestconfig):
     chance = random.Random(0)
+    pickle_count, file_count = (6000, 1500) if pytestconfig.getoption("full") else (1500, 300)
     optimizer = content({"name": "decayed"}) | {"more": [OrderedDict(a=Unknown()), {1.5, None}]}
     whole = {"optimizer": optimizer, "model": {"0": torch.ones(3)}}
     records = saved(whole)
@@ -450,17 +451,17 @@ def test_damaged_and_hostile_pickles_run_no_code(tmp_path, canary):
     for data in plain:
         attempt_pickle(data)
     loaded = 0
-    for _ in range(6000):
+    for _ in range(pickle_count):
         data = damaged(chance, chance.choice(plain), pieces)
         with WATCH:
             loaded += attempt_pickle(data)
-    assert loaded > 300
+    assert loaded > pickle_count / 20
     fine = 0
-    for _ in range(1500):
+    for _ in range(file_count):
         path.write_bytes(archive(damaged(chance, plain[0], pieces, most=2), rest(records)))
         with WATCH:
             fine += not isinstance(attempt(path), Exception)
-    assert fine > 50
+    assert fine > file_count / 30
     after = {name: dict(vars(kind)) for name, kind in vars(pickles).items() if type(kind) is type}
     assert before == after
 

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from novograd import __version__, cli
+from novograd.compare import runner
 from novograd.compare.optimizers import OPTIMIZERS
 from novograd.compare.runner import FRAMEWORKS
 from novograd.compare.tasks import BUILT_IN
@@ -198,9 +199,11 @@ def test_the_examples_train(invoke, tmp_path, name, framework, optimizers):
 def test_a_task_may_have_another_name_and_new_outputs_get_numbers(invoke, tmp_path):
     path = write(tmp_path)
     path.write_text(path.read_text() + "\nother = task\ndel task\n")
-    for _ in range(2):
-        result = invoke(f"{path}:other", *QUICK)
-        assert result.exit_code == 0, result.output
+    earlier = tmp_path / "novograd-compare" / "line-torch"
+    earlier.mkdir(parents=True)
+    (earlier / runner.RESULTS).touch()
+    result = invoke(f"{path}:other", *QUICK)
+    assert result.exit_code == 0, result.output
     names = {made.name for made in (tmp_path / "novograd-compare").iterdir()}
     assert names == {"line-torch", "line-torch-2"}
 
@@ -215,21 +218,6 @@ def test_a_task_may_have_another_name_and_new_outputs_get_numbers(invoke, tmp_pa
             "AttributeError: 'Tensor' object has no attribute 'no_mean'",
             "return output.no_mean()",
         ),
-        (
-            "",
-            '{"model": lambda seed: 3}',
-            "TypeError: task.model must return a torch.nn.Module",
-            "",
-        ),
-        ("", '{"metric": lambda *_: {}}', "ValueError: task.metric returned no number", ""),
-        ("", '{"loss": lambda *_: torch.tensor(torch.nan, requires_grad=True)}', "got nan", ""),
-        (
-            "from novograd.compare import Segmentation",
-            '{"segmentation": lambda *arrays: Segmentation(*arrays)}',
-            "height, width); got (8, 1), (8, 1), (8, 1)",
-            "",
-        ),
-        ("", '{"batches": lambda seed: []}', "gave no batch", ""),
     ],
 )
 def test_errors_in_a_custom_task_show_its_own_code(invoke, tmp_path, more, changes, message, users):
@@ -237,10 +225,33 @@ def test_errors_in_a_custom_task_show_its_own_code(invoke, tmp_path, more, chang
     assert result.exit_code == 1
     assert message in result.output
     assert users in result.output
-    if users:  # the traceback begins in the user's file
-        assert result.output.count("line.py") >= 1
-        assert "worker.py" not in result.output
-        assert "training.py" not in result.output
+    # The traceback begins in the user's file.
+    assert result.output.count("line.py") >= 1
+    assert "worker.py" not in result.output
+    assert "training.py" not in result.output
+    assert not (tmp_path / "novograd-compare").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "changes", "message"),
+    [
+        ("", '{"model": lambda seed: 3}', "TypeError: task.model must return a torch.nn.Module"),
+        ("", '{"metric": lambda *_: {}}', "ValueError: task.metric returned no number"),
+        ("", '{"loss": lambda *_: torch.tensor(torch.nan, requires_grad=True)}', "got nan"),
+        (
+            "from novograd.compare import Segmentation",
+            '{"segmentation": lambda *arrays: Segmentation(*arrays)}',
+            "height, width); got (8, 1), (8, 1), (8, 1)",
+        ),
+        ("", '{"batches": lambda seed: []}', "gave no batch"),
+    ],
+)
+def test_mistakes_in_a_custom_task_are_explained(
+    invoke, tried_here, tmp_path, more, changes, message
+):
+    result = invoke(write(tmp_path, more, changes), *QUICK)
+    assert result.exit_code == 1
+    assert message in result.output
     assert not (tmp_path / "novograd-compare").exists()
 
 
@@ -272,7 +283,9 @@ def killing(output, target):
     ("killed", "message"),
     [
         ("getpid", "failed: killed by SIGKILL"),
-        ("getppid", "failed: the server ended: killed by SIGKILL"),
+        pytest.param(  # tests/test_forks.py does this too
+            "getppid", "failed: the server ended: killed by SIGKILL", marks=pytest.mark.full
+        ),
     ],
 )
 def test_a_killed_run_is_a_failed_row(invoke, tmp_path, killed, message):
@@ -377,6 +390,23 @@ def test_a_killed_comparison_resumes_and_gives_the_same_results(tmp_path):
     assert "seed 0:" not in printed_again  # all runs were finished
 
 
+def test_a_used_or_existing_output_is_refused(invoke, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / runner.RESULTS).touch()
+    with runner.locked(output):
+        result = invoke("digits", "--framework", "torch", *OPTIONS, "--resume")
+    assert result.exit_code == 2
+    assert "another comparison is running in out" in " ".join(result.output.split())
+    result = invoke("digits", "--framework", "torch", *OPTIONS)
+    assert result.exit_code == 2
+    assert "already exists; use --resume to continue it" in " ".join(
+        result.output.replace("│", " ").split()
+    )
+    assert not (output / runner.RESULTS).read_bytes()
+
+
+@pytest.mark.full  # with real runs; the test above refuses before any run
 def test_a_second_instance_and_existing_results_are_refused(tmp_path):
     path = write(tmp_path)
     with start(tmp_path, path, *OPTIONS) as job:

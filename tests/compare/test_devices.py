@@ -41,7 +41,9 @@ def printed(result):
     ("framework", "device", "message"),
     [
         ("torch", "cuda", "there is no 'cuda'; PyTorch found: no GPU"),
-        ("jax", "cuda:1", "there is no 'cuda:1'; JAX found no GPU: "),
+        pytest.param(
+            *("jax", "cuda:1", "there is no 'cuda:1'; JAX found no GPU: "), marks=pytest.mark.full
+        ),
     ],
 )
 def test_a_missing_gpu_is_refused(invoke, tmp_path, framework, device, message):
@@ -51,7 +53,7 @@ def test_a_missing_gpu_is_refused(invoke, tmp_path, framework, device, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_gpu_is_refused_for_a_custom_task(invoke, tmp_path):
+def test_a_missing_gpu_is_refused_for_a_custom_task(invoke, tried_here, tmp_path):
     path = write(tmp_path)
     result = invoke(path, *OPTIONS, "--device", "cuda")
     assert result.exit_code == 2
@@ -115,7 +117,7 @@ def test_results_name_the_gpu_and_resume_refuses_another_one(invoke, tmp_path, g
     assert json.loads(path.read_text()) == results
 
 
-def test_the_cpu_may_be_named(invoke, tmp_path):
+def test_the_cpu_may_be_named(invoke, tried_here, tmp_path):
     result = invoke(write(tmp_path), *OPTIONS, "--device", "cpu")
     assert result.exit_code == 0, result.output
     results = json.loads((tmp_path / "out" / runner.RESULTS).read_text())

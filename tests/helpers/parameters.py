@@ -1,16 +1,18 @@
 """Parametrization of tests."""
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from itertools import product
 from typing import Any
 
 import pytest
 
 
-def some(values: Iterable[Any], kept: Container[Any]) -> list[Any]:
+def some(
+    values: Iterable[Any], kept: Container[Any], name: Callable[[Any], str] = str
+) -> list[Any]:
     """Returns the parameters of a slow test. Without ``--full``, only the kept values run."""
     return [
-        pytest.param(value, id=str(value), marks=[] if value in kept else [pytest.mark.full])
+        pytest.param(value, id=name(value), marks=[] if value in kept else [pytest.mark.full])
         for value in values
     ]
 
