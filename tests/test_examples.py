@@ -22,10 +22,8 @@ RUNS = {path.stem: (path,) for path in sorted(HOSTS.glob("*.py"))}
 RUNS["lightning_module, cli"] = (HOSTS / "lightning_module.py", *CLI)
 
 
-# One example for each framework. The others import further hosts, which takes 4 to 9 s each.
-@pytest.mark.parametrize(
-    "name", some(RUNS, kept=["clara_train", "flax_nnx", "keras_fit", "lightning_module"])
-)
+# The others need 4 to 9 s each. Other tests train with Keras's ``fit`` and with Lightning.
+@pytest.mark.parametrize("name", some(RUNS, kept=["clara_train", "flax_nnx"]))
 def test_an_example_lowers_its_loss_and_leaves_no_files(tmp_path, name):
     environment = os.environ | {"KERAS_BACKEND": "jax", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
