@@ -16,6 +16,7 @@ def checks(
     cases: Sequence[Case],
     slow: Collection[str] = (),
     variants: Collection[str] | None = None,
+    slowest: Collection[str] = (),
 ) -> list[Any]:
     """Returns the parameters ``adapter`` and ``case`` of a test: each adapter with each case.
 
@@ -26,20 +27,30 @@ def checks(
             Without ``--full`` they run a choice of the cases: each adapter runs each dtype, and at
             least one of them runs each feature of the cases.
         variants: The variants in the choice in addition to the documented one. None means all
-            variants. A few are enough if another adapter runs all of them.
+            variants. A few are enough if another adapter runs all of them. They are chosen without
+            a clip. The documented one is also chosen with one clip.
+        slowest: The adapters that need even longer. Without ``--full`` they run one case for each
+            dtype. Another adapter runs each feature.
     """
+    documented = [case for case in cases if case.variant.name == DOCUMENTED.name]
+    limited = [case for case in documented if case.variant.clip is not None][1:]
     considered = [
         case
         for case in cases
-        if variants is None or case.variant.name in (DOCUMENTED.name, *variants)
+        if variants is None
+        or (case in documented and case not in limited)
+        or (case.variant.name in variants and case.variant.clip is None)
     ]
     choice = {(name, case.name) for name, case in chosen(slow, considered)}
+    first = {case.dtype: case.name for case in reversed(cases)}
+    choice |= {(name, case) for name in slowest for case in first.values()}
+    some = {*slow, *slowest}
     return [
         pytest.param(
             adapter,
             case,
             id=f"{case.name}-{name}",
-            marks=[pytest.mark.full] if name in slow and (name, case.name) not in choice else [],
+            marks=[pytest.mark.full] if name in some and (name, case.name) not in choice else [],
         )
         for case in cases
         for name, adapter in adapters.items()

@@ -8,6 +8,7 @@ from novograd import reference
 from novograd.layers import Rows, Split, Stacked
 from novograd.tensorflow import NovoGrad
 from tests.helpers.oracle import trained
+from tests.helpers.parameters import crossed
 
 tf1 = tf.compat.v1
 
@@ -219,8 +220,7 @@ def sparse_oracle(layers):
     return w, m, norms
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("layers", LAYERS)
+@crossed("mode", {name: name for name in MODES}, "layers", {name: name for name in LAYERS})
 def test_sparse_gradients_agree_with_the_oracle(layers, mode):
     w, m, v = MODES[mode](LAYERS[layers])
     weights, moment, norms = sparse_oracle(layers)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from novograd import reference
 from novograd.tensorflow import NovoGrad
 from tests.helpers.oracle import trained
+from tests.helpers.parameters import crossed, some
 
 tf1 = tf.compat.v1
 
@@ -80,9 +81,8 @@ MODES = {
 TOLERANCE = {"float64": 1e-14, "float32": 2e-6, "float16": 4e-3}
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("nesterov", [False, True])
+@crossed("mode", {name: name for name in MODES}, "dtype", {name: name for name in TOLERANCE})
+@pytest.mark.parametrize("nesterov", some([False, True], kept=[True]))
 def test_sparse_steps_agree_with_the_oracle(mode, dtype, nesterov):
     for actual, expected in zip(MODES[mode](dtype, nesterov), oracle(dtype, nesterov), strict=True):
         tolerance = TOLERANCE[dtype]
