@@ -14,6 +14,7 @@ from novograd.jax import novograd, scale_by_novograd
 from novograd.layers import Rows, Split, Stacked
 from tests.helpers.jax import assert_close, made_up, train
 from tests.helpers.oracle import trained
+from tests.helpers.parameters import crossed
 
 HYPER = {"weight_decay": 0.1, "nesterov": True}
 FUSED = [False, pytest.param(None, marks=pytest.mark.skipif(not native.kernels, reason="no C++"))]
@@ -154,7 +155,6 @@ def test_complex_leaves_equal_pairs_of_real_numbers(fused):
 # -- each layer on its own ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fused", FUSED)
 @pytest.mark.parametrize(
     ("layers", "shape", "where"),
     [
@@ -165,7 +165,7 @@ def test_complex_leaves_equal_pairs_of_real_numbers(fused):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("way", ["update", "step"])
+@crossed("way", {"step": "step", "update": "update"}, "fused", {"kernels": None, "rule": False})
 def test_a_skipped_layer_keeps_every_bit_and_the_others_are_updated(
     way, layers, shape, where, fused
 ):

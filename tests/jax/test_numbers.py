@@ -12,6 +12,7 @@ from novograd.jax import novograd
 from novograd.variants import DOCUMENTED, VARIANTS
 from tests.helpers.jax import assert_close, made_up, train
 from tests.helpers.oracle import trained
+from tests.helpers.parameters import crossed
 
 NUMBERS = {"learning_rate": 0.5, "b1": 0.9}
 BOTH = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
@@ -265,8 +266,7 @@ def test_the_documented_difference_from_optax():
     assert_close(theirs, [1 - 0.12, 1 - 0.16], rtol=1e-5)
 
 
-@pytest.mark.parametrize("fused", [None, False])
-@pytest.mark.parametrize("variant", VARIANTS)
+@crossed("fused", {"kernels": None, "rule": False}, "variant", {name: name for name in VARIANTS})
 def test_a_step_with_a_learning_rate_and_gradients_of_zero_keeps_the_state(variant, fused):
     """Weight decay does not enter the momentum buffer of a layer that never had a gradient."""
     params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}
