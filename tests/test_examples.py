@@ -1,4 +1,4 @@
-"""The examples for host frameworks: each trains, in a separate process."""
+"""The examples for host frameworks and for the variant ``rows``: each trains, as a process."""
 
 import os
 import re
@@ -10,7 +10,8 @@ import pytest
 
 from tests.helpers.parameters import some
 
-HOSTS = Path(__file__).parents[1] / "examples" / "hosts"
+ROOT = Path(__file__).parents[1]
+HOSTS, ROWS = ROOT / "examples" / "hosts", ROOT / "examples" / "rows"
 CLI = (
     "cli",
     "fit",
@@ -18,12 +19,12 @@ CLI = (
     "--optimizer.lr=0.01",
     "--trainer.max_epochs=2",
 )
-RUNS = {path.stem: (path,) for path in sorted(HOSTS.glob("*.py"))}
+RUNS = {path.stem: (path,) for folder in (HOSTS, ROWS) for path in sorted(folder.glob("*.py"))}
 RUNS["lightning_module, cli"] = (HOSTS / "lightning_module.py", *CLI)
 
 
 # The others need 4 to 9 s each. Other tests train with Keras's ``fit`` and with Lightning.
-@pytest.mark.parametrize("name", some(RUNS, kept=["clara_train", "flax_nnx"]))
+@pytest.mark.parametrize("name", some(RUNS, kept=["clara_train", "flax_nnx", "train_torch"]))
 def test_an_example_lowers_its_loss_and_leaves_no_files(tmp_path, name):
     environment = os.environ | {"KERAS_BACKEND": "jax", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -36,7 +37,8 @@ def test_an_example_lowers_its_loss_and_leaves_no_files(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-def test_every_example_is_named_on_the_page():
-    page = (HOSTS.parents[1] / "docs" / "hosts.md").read_text(encoding="utf-8")
-    for path in HOSTS.glob("*.py"):
-        assert f"examples/hosts/{path.name}" in page, path.name
+@pytest.mark.parametrize(("folder", "page"), [(HOSTS, "hosts.md"), (ROWS, "variants.md")])
+def test_every_example_is_named_on_the_page(folder, page):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for path in folder.glob("*.py"):
+        assert f"examples/{folder.name}/{path.name}" in text, path.name
