@@ -8,7 +8,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim import lr_scheduler
 
 from novograd.torch import NovoGrad
-from tests.helpers.torch import every_backend, parameters, set_gradients
+from tests.helpers.parameters import crossed
+from tests.helpers.torch import BACKENDS, every_backend, parameters, set_gradients
 
 
 @pytest.fixture(autouse=True)
@@ -16,11 +17,19 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-@every_backend
-@pytest.mark.parametrize(
+@crossed(
     "options",
-    [{}, {"weight_decay": 0.1, "nesterov": True, "skip_nonfinite": True, "maximize": True}],
-    ids=["default", "everything"],
+    {
+        "everything": {
+            "weight_decay": 0.1,
+            "nesterov": True,
+            "skip_nonfinite": True,
+            "maximize": True,
+        },
+        "default": {},
+    },
+    "backend",
+    BACKENDS,
 )
 def test_one_compilation_for_twenty_steps_under_a_schedule(backend, options):
     params, twins = parameters(), parameters()
@@ -52,8 +61,7 @@ def test_a_change_of_a_number_as_learning_rate_recompiles_once(backend):
     assert counter.frame_count == 2
 
 
-@every_backend
-@pytest.mark.parametrize("nesterov", [False, True])
+@crossed("backend", BACKENDS, "nesterov", {"plain": False, "nesterov": True})
 def test_numbers_that_change_are_not_compiled_as_constants(backend, nesterov):
     """Inductor makes the ``alpha`` of ``add`` a constant; steps 0 and 1 do not show this."""
     params, twins = parameters(), parameters()

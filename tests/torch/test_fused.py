@@ -2,8 +2,6 @@
 
 import copy
 import itertools
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ from novograd.torch.backends import native
 from novograd.torch.norms import numbers_of
 from novograd.torch.parts import Part
 from tests.helpers.torch import parameters, set_gradients, train
+from tests.torch.ranks import run
 
 
 @pytest.mark.parametrize(
@@ -211,46 +210,31 @@ def test_without_the_extension_foreach_steps_after_a_warning(monkeypatch):
         NovoGrad(params, fused=True)
 
 
-DDP = """
-import sys
-import torch
-import torch.distributed as dist
-from novograd.torch import NovoGrad
-from novograd.torch.backends import native
+def network():
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(40, 30), torch.nn.Tanh(), torch.nn.Linear(30, 1)
+    return torch.nn.Sequential(*layers), torch.randn(8, 40)
 
-rank, folder = int(sys.argv[1]), sys.argv[2]
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-torch.manual_seed(0)
-model = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.Tanh(), torch.nn.Linear(30, 1))
-wrapped = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
-optimizer = NovoGrad(wrapped.parameters(), weight_decay=0.1, fused=True)
-data = torch.randn(8, 40)
-for _ in range(20):
-    optimizer.zero_grad()
-    wrapped(data[4 * rank : 4 * rank + 4]).square().mean().backward()
-    optimizer.step()
-torch.save([p.detach() for p in model.parameters()], f"{folder}/{rank}.pt")
-dist.barrier()
-dist.destroy_process_group()
-"""
+
+def in_parallel():
+    model, data = network()
+    rank = torch.distributed.get_rank()
+    wrapped = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+    optimizer = NovoGrad(wrapped.parameters(), weight_decay=0.1, fused=True)
+    for _ in range(20):
+        optimizer.zero_grad()
+        wrapped(data[4 * rank : 4 * rank + 4]).square().mean().backward()
+        optimizer.step()
+    return [p.detach() for p in model.parameters()]
 
 
 def test_distributed_data_parallel_equals_one_process(tmp_path):
     """Gradients are views of buckets. Two processes get the same result as one."""
-    processes = [
-        subprocess.Popen([sys.executable, "-c", DDP, str(rank), str(tmp_path)]) for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.Tanh(), torch.nn.Linear(30, 1))
+    model, data = network()
     optimizer = NovoGrad(model.parameters(), weight_decay=0.1, foreach=False)
-    data = torch.randn(8, 40)
     for _ in range(20):
         optimizer.zero_grad()
         model(data).square().mean().backward()
         optimizer.step()
-    for rank in range(2):
-        torch.testing.assert_close(
-            torch.load(tmp_path / f"{rank}.pt"), [p.detach() for p in model.parameters()]
-        )
+    for actual in run(2, in_parallel, tmp_path):
+        torch.testing.assert_close(actual, [p.detach() for p in model.parameters()])

@@ -10,6 +10,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 from novograd.layers import Rows, Split, Stacked
 from novograd.torch import NovoGrad
+from tests.helpers.parameters import some
 from tests.helpers.torch import BACKENDS
 from tests.torch.ranks import full, run
 
@@ -124,9 +125,9 @@ def of_every_placement(tmp_path_factory):
     for name, (shape, _) in PLACEMENTS.items():
         names[torch.Size(shape).numel()].append(name)
     found = {}
-    for world, some in names.items():
-        ranks = run(world, all_sharded, tmp_path_factory.mktemp("processes"), some)
-        found |= {name: [rank[name] for rank in ranks] for name in some}
+    for world, group in names.items():
+        ranks = run(world, all_sharded, tmp_path_factory.mktemp("processes"), group)
+        found |= {name: [rank[name] for rank in ranks] for name in group}
     return found
 
 
@@ -267,7 +268,7 @@ def warmed_up_in_pieces(prepared):
     return warmed_up_from_zero(prepared, placed_over((2,), (Shard(0),)))
 
 
-@pytest.mark.parametrize("prepared", [True, False])
+@pytest.mark.parametrize("prepared", some([True, False], kept=[True]))
 def test_all_processes_count_a_first_step_alike(tmp_path, prepared):
     expected = warmed_up_from_zero(False, lambda _, x: x)
     for w, step in run(2, warmed_up_in_pieces, tmp_path, prepared):
@@ -335,7 +336,7 @@ def flattened(original):
     return len(optimizer.param_groups)
 
 
-@pytest.mark.parametrize("original", [True, False])
+@pytest.mark.parametrize("original", some([True, False], kept=[True]))
 def test_flattened_parameters_are_refused(tmp_path, original):
     assert run(2, flattened, tmp_path, original) == [1, 1]
 
