@@ -55,9 +55,8 @@ elif BACKEND == "jax":
 else:
     COMPILED = {}
 
-# JAX compiles each operation for each shape.
-SLOW = [name for name in ADAPTERS if name != "apply" or BACKEND == "jax"]
-# The backends share the code of the variants. On PyTorch, all variants are cheap and always run.
+# The backends share the code of the rule. On PyTorch, all cases are cheap and always run.
+SLOW = [name for name in ADAPTERS if name != "apply" or BACKEND != "torch"]
 VARIANTS = None if BACKEND == "torch" else ["apex"]
 CHECKS = checks(ADAPTERS, [*CASES, *VARIANT_CASES], SLOW, VARIANTS)
 # Only the learning rate is a variable: a compiled function keeps the other hyperparameters.

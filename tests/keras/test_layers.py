@@ -8,6 +8,7 @@ import pytest
 
 from novograd.keras import NovoGrad
 from novograd.layers import Rows, Split, Stacked
+from tests.helpers.parameters import crossed
 
 OPTIONS = {"learning_rate": 0.1, "beta_1": 0.9, "beta_2": 0.5, "weight_decay": 0.1}
 STEPS = 30
@@ -110,10 +111,9 @@ def test_a_saved_model_keeps_layers(tmp_path, layers, shape):
         np.testing.assert_allclose(numpy(a), numpy(b), rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
-@pytest.mark.parametrize(
-    ("shape", "layers", "v_shape"),
-    [
+SMALL = {
+    f"{shape}, {layers}": (shape, layers, v_shape)
+    for shape, layers, v_shape in [
         ((), None, ()),
         ((), Rows(), ()),
         ((), Rows(scale="rms"), ()),
@@ -132,11 +132,14 @@ def test_a_saved_model_keeps_layers(tmp_path, layers, shape):
         ((1, 1), Rows(), (1, 1)),
         ((2, 3), Rows(), (1, 3)),
         ((2, 0, 3), Stacked((0, -1)), (2, 1, 3)),
-    ],
-    ids=str,
-)
-def test_scalars_and_empty_weights_are_trained_and_saved(tmp_path, shape, layers, v_shape, dtype):
+    ]
+}
+
+
+@crossed("dtype", {x: x for x in ("float32", "bfloat16", "float16", "float64")}, "small", SMALL)
+def test_scalars_and_empty_weights_are_trained_and_saved(tmp_path, small, dtype):
     """The second weight of the model must be trained and saved as well."""
+    shape, layers, v_shape = small
 
     def new():
         model = Holder(shape, dtype)

@@ -12,6 +12,7 @@ import pytest
 from novograd.keras import NovoGrad
 from novograd.layers import Rows
 from tests.helpers import programs
+from tests.helpers.parameters import crossed
 from tests.keras import resumable_training as training
 
 BACKENDS = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
@@ -40,12 +41,12 @@ def test_the_variables_have_the_documented_order():
     assert [tuple(x.shape) for x in every_kind.variables[6:]] == [(3,), (), (2, 1), ()]
 
 
-@pytest.mark.parametrize(
+@crossed(
     "copied",
-    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
-    ids=["deepcopy", "pickle"],
+    {"pickle": lambda model: pickle.loads(pickle.dumps(model)), "deepcopy": copy.deepcopy},
+    "scaled",
+    {"scaled": True, "plain": False},
 )
-@pytest.mark.parametrize("scaled", [False, True])
 def test_a_copy_continues_like_the_original(copied, scaled):
     model = training.new_model()
     if scaled:
