@@ -103,7 +103,10 @@ for width in triton_kernels.WIDTHS:
 """
 
 
-@pytest.mark.parametrize(("capability", "dtype"), [("80", "float32"), ("90", "bfloat16")])
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [pytest.param("80", "float32", marks=pytest.mark.full), ("90", "bfloat16")],
+)
 def test_the_kernels_compile_and_move_16_bytes_at_a_time(tmp_path, capability, dtype):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
