@@ -59,6 +59,16 @@ def test_the_page_on_scale_has_the_tables_that_its_program_prints():
         assert table in page
 
 
+def test_the_page_on_layers_has_the_tables_that_the_ablation_prints():
+    program = REPOSITORY / "benchmarks" / "ablation.py"
+    done = subprocess.run(
+        [sys.executable, program, "--show"], capture_output=True, text=True, check=True
+    )
+    page = (REPOSITORY / "docs" / "layers.md").read_text(encoding="utf-8")
+    for block in done.stdout.strip().split("\n\n"):
+        assert block in page
+
+
 def test_the_pages_of_tasks_show_the_stored_results(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     import task_results
