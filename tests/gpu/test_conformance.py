@@ -7,13 +7,18 @@ from novograd.conformance.torch import TritonAdapter
 from novograd.torch.backends.triton import INTERPRETED
 from tests.helpers.conformance import checks
 
-
 # The interpreter needs seconds for a case; a GPU does not.
+SLOW = ["triton"] if INTERPRETED else []
+# Together, these variants have every value of every switch that changes the numbers of a kernel.
+VARIANTS = [
+    *("apex", "apex-inf", "flashlight", "nvidia-amsgrad"),
+    *("openseq2seq", "pytorch-optimizer-3", "rows", "tfa"),
+]
+
+
 @pytest.mark.parametrize(
     ("adapter", "case"),
-    checks(
-        {"triton": TritonAdapter}, [*CASES, *VARIANT_CASES], slow=["triton"] if INTERPRETED else []
-    ),
+    checks({"triton": TritonAdapter}, [*CASES, *VARIANT_CASES], SLOW, VARIANTS),
 )
 def test_the_adapter_passes_the_case(adapter, case):
     check(adapter, case)
