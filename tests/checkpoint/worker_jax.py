@@ -86,7 +86,7 @@ def train_in_keras(folder, row, variant, suffix):
 
 def write(folder):
     """Makes every source of JAX and Keras, and converts it to the neutral form."""
-    for variant in ("documented", "nvidia-amsgrad", "pytorch-optimizer-3"):
+    for variant in ("documented", "nvidia-amsgrad", "pytorch-optimizer-3", "rows"):
         row = f"jax, {variant}"
         b1, b2 = betas(variant)
         optimizer = novograd(LR, b1, b2, weight_decay=WEIGHT_DECAY, variant=variant)

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -149,6 +150,11 @@ def write(folder):
         training.neutral(folder, row, **arguments)
 
 
+def rows_of_keras(layers, _, w):
+    """Returns the layers of a variant; rows are on the last axis, as in JAX and Keras."""
+    return replace(layers, axes=-1) if layers and w.ndim else None
+
+
 def resume(folder):
     """Continues from every source, as docs/checkpoints.md shows."""
     for row, read in training.sources(folder).items():
@@ -166,6 +172,7 @@ def resume(folder):
             known.weight_decay,
             known.grad_averaging,
             variant=read.variant,
+            layers=partial(rows_of_keras, read.variant.layers),
         )
         state = saved["optimizer"]
         if checkpoint.unknown(read):  # the optimizer above has these options
