@@ -40,7 +40,7 @@ def gpu_name(device: str) -> str:
         device: The GPU, see ``novograd.compare.devices``.
 
     Raises:
-        DeviceError: If there is no such GPU, or it does not work.
+        DeviceError: If the GPU does not exist or does not work.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if number(device) >= count:
