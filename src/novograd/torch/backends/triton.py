@@ -392,9 +392,10 @@ def _work_of(grids: tuple[Grid, ...], known: tuple[bool, ...], short: bool) -> _
     programs_before = starts[0].tolist()
     launches = []
     for kind, group in itertools.groupby(range(long, len(order)), key=lambda i: kinds[order[i]]):
-        first, *_, last = [*group] * 2
-        before, end = programs_before[first], programs_before[last + 1]
-        launches.append(_Short(*kind, slice(first, last + 1), before, end - before))
+        rows = list(group)
+        chosen = slice(rows[0], rows[-1] + 1)
+        before, end = programs_before[chosen.start], programs_before[chosen.stop]
+        launches.append(_Short(*kind, chosen, before, end - before))
     return _Work(
         order=order,
         unknown=long - sum(known),
