@@ -1,22 +1,30 @@
-"""The runs of a comparison: a search for each optimizer's learning rate, then more seeds.
+"""The runs of a comparison. The same rules hold for every optimizer.
 
-1. One seed at every learning rate of the grid. While the best rate of an optimizer is at an end of
-   its grid, its search goes on beyond this end, for at most ``MOST_BEYOND`` rates.
-2. The other seeds at the best of these rates, at its neighbours in the grid, and at the default
-   rate of the optimizer's class (with ``quick``, only at the best rate).
+1. Search: one seed at every learning rate of the grid. While the best rate of an optimizer is at an
+   end, its search goes on beyond this end, for at most ``MOST_BEYOND`` rates.
+2. Choice: two more seeds at the two best rates. The rate with the best median is chosen. With
+   ``quick`` there is no choice, and the best rate of the search is chosen.
+3. Judgement: other seeds at the chosen rate.
 
-The same rules hold for every optimizer.
+The first two stages use the validation part of the data, and the third uses the test part. If only
+one learning rate is given for an optimizer, only the third stage has runs.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from novograd.compare.devices import CPU
-from novograd.compare.optimizers import OPTIMIZERS, grid
+from novograd.compare.optimizers import find, grid
 
 POINTS, QUICK_POINTS = 7, 3  # learning rates of the search
 MOST_BEYOND = 4  # more learning rates of an optimizer, if its best one is at an end
+SEARCH_SEED, CHOICE_SEEDS, FIRST_JUDGE = 0, (1, 2), 3
+CANDIDATES = 2  # learning rates to choose from after the search
+
+Part = Literal["validation", "test"]
+Row = Mapping[str, Any]  # the result of a run, see novograd.compare.runner
 
 
 @dataclass(frozen=True)
@@ -27,12 +35,13 @@ class Settings:
         task: The name of the task on the command line.
         framework: One of ``novograd.compare.runner.FRAMEWORKS``.
         learning_rates: The grid of each optimizer, in ascending order.
-        seeds: Number of runs at the best rates; the seeds are 0, 1, and so on.
+        seeds: Number of runs of the judgement; the seeds are 3, 4, and so on.
         steps: Number of training steps of a run.
         schedule: One of ``novograd.compare.training.SCHEDULES``.
-        quick: Whether only the best rate gets the other seeds.
+        quick: Whether the best rate of the search is chosen without more runs.
         device: The device that trains, see ``novograd.compare.devices``.
         extended: The optimizers whose search may go on beyond the ends of their grids.
+        arguments: By optimizer, the arguments of its class that were given.
     """
 
     task: str
@@ -44,6 +53,7 @@ class Settings:
     quick: bool
     device: str = CPU
     extended: Sequence[str] = ()
+    arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,9 +63,10 @@ class Run:
     Attributes:
         task: The name of the task on the command line.
         framework: The module of ``novograd.compare`` that trains.
-        optimizer: One of ``novograd.compare.optimizers.OPTIMIZERS``.
+        optimizer: Its name on the command line.
         learning_rate: The highest learning rate of the schedule.
         seed: Seed of everything random in the run.
+        part: The part of the data that the run is evaluated on.
         steps: Number of training steps.
         schedule: Name of the schedule of the learning rate.
         device: The device that trains.
@@ -66,9 +77,15 @@ class Run:
     optimizer: str
     learning_rate: float
     seed: int
+    part: Part
     steps: int
     schedule: str
     device: str = CPU
+
+
+def key(row: Row) -> tuple[str, float, int]:
+    """Returns the fields that distinguish the runs of one comparison."""
+    return row["optimizer"], row["learning_rate"], row["seed"]
 
 
 def learning_rates(
@@ -77,7 +94,7 @@ def learning_rates(
     """Returns the grid of an optimizer's search.
 
     Args:
-        optimizer: One of ``OPTIMIZERS``.
+        optimizer: Its name on the command line.
         framework: The grid contains the default learning rate of this framework, unless ``quick``.
         middle: The middle of the grid; None for the optimizer's usual middle.
         quick: Whether the grid has only three rates.
@@ -86,7 +103,7 @@ def learning_rates(
         >>> learning_rates("adamw", "torch", quick=True)
         [0.001, 0.003, 0.01]
     """
-    chosen = OPTIMIZERS[optimizer]
+    chosen = find(optimizer)
     rates = grid(middle or chosen.middle, QUICK_POINTS if quick else POINTS)
     default = chosen.defaults.get(framework)
     if default is not None and not quick:
@@ -94,106 +111,144 @@ def learning_rates(
     return rates
 
 
+def planned(settings: Settings, ended: Sequence[Row], higher_is_better: bool) -> list[Run]:
+    """Lists the runs that are known to be needed: those that ended, and those that come next.
+
+    Args:
+        settings: The settings of the comparison.
+        ended: The runs that ended.
+        higher_is_better: Whether a higher metric is better.
+
+    Returns:
+        The runs in the order of the plan. The plan is complete if all of them have ended.
+    """
+    rows = {key(row): row for row in ended}
+    runs = search(settings)
+    for stage in (*[beyond] * MOST_BEYOND, choice, judgement):
+        results = [rows.get(key(asdict(run))) for run in runs]
+        if None in results:
+            break
+        runs += stage(settings, results, higher_is_better)
+    return runs
+
+
 def search(settings: Settings) -> list[Run]:
-    """Lists the runs of the search, starting in the middle of each grid."""
-    grids = settings.learning_rates
-    longest = max(map(len, grids.values()))
+    """Lists the runs of the search in the grids, starting in the middle of each grid."""
+    grids = {name: rates for name, rates in settings.learning_rates.items() if len(rates) > 1}
+    longest = max(map(len, grids.values()), default=0)
     inside_out = sorted(range(longest), key=lambda i: abs(i - longest // 2))
     return [
-        _run(settings, name, rates[i], 0)
+        _run(settings, name, rates[i], SEARCH_SEED)
         for i in inside_out
         for name, rates in grids.items()
         if i < len(rates)
     ]
 
 
-def beyond(
-    settings: Settings, searched: Sequence[Mapping[str, Any]], higher_is_better: bool
-) -> list[Run]:
+def beyond(settings: Settings, searched: Sequence[Row], higher_is_better: bool) -> list[Run]:
     """Lists a run beyond the grid for each optimizer whose best rate is at an end.
 
     Args:
         settings: The settings of the comparison.
-        searched: The results of the search until now, see ``novograd.compare.runner``.
+        searched: The results of the search until now.
         higher_is_better: Whether a higher metric is better.
     """
     runs = []
     for name in settings.extended:
-        tried, best = _tried(name, searched), _best_rate(name, searched, higher_is_better)
-        if best is None or len(tried) - len(settings.learning_rates[name]) >= MOST_BEYOND:
+        tried = sorted({row["learning_rate"] for row in searched if row["optimizer"] == name})
+        best = _best_rates(name, searched, higher_is_better)[:1]
+        if not best or len(tried) - len(settings.learning_rates[name]) >= MOST_BEYOND:
             continue
-        below, _, above = grid(best, 3)
-        if best == tried[-1]:
-            runs.append(_run(settings, name, above, 0))
-        elif best == tried[0]:
-            runs.append(_run(settings, name, below, 0))
+        below, _, above = grid(best[0], 3)
+        if best[0] == tried[-1]:
+            runs.append(_run(settings, name, above, SEARCH_SEED))
+        elif best[0] == tried[0]:
+            runs.append(_run(settings, name, below, SEARCH_SEED))
     return runs
 
 
-def repeats(
-    settings: Settings, searched: Sequence[Mapping[str, Any]], higher_is_better: bool
-) -> list[Run]:
-    """Lists the runs with the other seeds.
+def choice(settings: Settings, searched: Sequence[Row], higher_is_better: bool) -> list[Run]:
+    """Lists the runs that help to choose between the best learning rates of the search.
+
+    Args:
+        settings: The settings of the comparison.
+        searched: The results of the search.
+        higher_is_better: Whether a higher metric is better.
+    """
+    if settings.quick:
+        return []
+    best = {
+        name: _best_rates(name, searched, higher_is_better)[:CANDIDATES]
+        for name in settings.learning_rates
+    }
+    return [
+        _run(settings, name, rate, seed)
+        for seed in CHOICE_SEEDS
+        for name, rates in best.items()
+        if len(rates) > 1
+        for rate in rates
+    ]
+
+
+def judgement(settings: Settings, results: Sequence[Row], higher_is_better: bool) -> list[Run]:
+    """Lists the runs at the chosen learning rates, whose results are compared.
 
     The runs are ordered by seed, so that the results stay fair if the comparison is interrupted.
 
     Args:
         settings: The settings of the comparison.
-        searched: The results of the search, see ``novograd.compare.runner``.
+        results: The results of the search and the choice.
         higher_is_better: Whether a higher metric is better.
     """
     rates = {
-        name: _rates_to_repeat(name, settings, searched, higher_is_better)
-        for name in settings.learning_rates
+        name: given[0] if len(given) == 1 else chosen_rate(name, results, higher_is_better)
+        for name, given in settings.learning_rates.items()
     }
     return [
         _run(settings, name, rate, seed)
-        for seed in range(1, settings.seeds)
-        for name, chosen in rates.items()
-        for rate in chosen
+        for seed in range(FIRST_JUDGE, FIRST_JUDGE + settings.seeds)
+        for name, rate in rates.items()
+        if rate is not None
     ]
 
 
-def _rates_to_repeat(
-    name: str, settings: Settings, searched: Sequence[Mapping[str, Any]], higher_is_better: bool
-) -> list[float]:
-    """Returns the best learning rate of an optimizer, its neighbours, and the default."""
-    best = _best_rate(name, searched, higher_is_better)
-    if best is None:
-        return []
-    if settings.quick:
-        return [best]
-    rates = _tried(name, searched)
-    place = rates.index(best)
-    default = OPTIMIZERS[name].defaults.get(settings.framework)
-    near = rates[max(0, place - 1) : place + 2]
-    return [rate for rate in rates if rate in near or rate == default]
+def chosen_rate(name: str, results: Sequence[Row], higher_is_better: bool) -> float | None:
+    """Returns the learning rate with the best median, among the rates with the most finished runs.
+
+    Args:
+        name: The optimizer.
+        results: The results of the search and the choice.
+        higher_is_better: Whether a higher metric is better.
+
+    Returns:
+        The learning rate; None if no run of the optimizer finished.
+    """
+    sign = 1 if higher_is_better else -1
+    scores: dict[float, list[float]] = {}
+    for row in results:
+        if (row["optimizer"], row["status"]) == (name, "finished"):
+            scores.setdefault(row["learning_rate"], []).append(sign * first_metric(row))
+    return max(
+        scores,
+        key=lambda rate: (len(scores[rate]), statistics.median(scores[rate])),
+        default=None,
+    )
 
 
-def _tried(name: str, searched: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Returns the learning rates that an optimizer has tried, in ascending order."""
-    return sorted(row["learning_rate"] for row in searched if row["optimizer"] == name)
-
-
-def _best_rate(
-    name: str, searched: Sequence[Mapping[str, Any]], higher_is_better: bool
-) -> float | None:
-    """Returns the learning rate with the best result; None if no run finished."""
-    finished = {
-        row["learning_rate"]: first_metric(row)
-        for row in searched
-        if (row["optimizer"], row["status"]) == (name, "finished")
-    }
-    best = max if higher_is_better else min
-    return best(finished, key=lambda rate: finished[rate], default=None)
-
-
-def first_metric(row: Mapping[str, Any]) -> float:
+def first_metric(row: Row) -> float:
     """Returns the metric that optimizers are compared by."""
     return next(iter(row["metrics"].values()))
+
+
+def _best_rates(name: str, searched: Sequence[Row], higher_is_better: bool) -> list[float]:
+    """Returns the learning rates of an optimizer at which the search finished, the best first."""
+    finished = [row for row in searched if (row["optimizer"], row["status"]) == (name, "finished")]
+    ordered = sorted(finished, key=first_metric, reverse=higher_is_better)
+    return [row["learning_rate"] for row in ordered]
 
 
 def _run(settings: Settings, optimizer: str, rate: float, seed: int) -> Run:
     common = {"task", "framework", "steps", "schedule", "device"}
     given = {name: value for name, value in asdict(settings).items() if name in common}
-    return Run(optimizer=optimizer, learning_rate=rate, seed=seed, **given)
+    part: Part = "test" if seed >= FIRST_JUDGE else "validation"
+    return Run(optimizer=optimizer, learning_rate=rate, seed=seed, part=part, **given)

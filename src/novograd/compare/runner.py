@@ -3,6 +3,7 @@
 import asyncio
 import json
 import platform
+import re
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
@@ -14,15 +15,15 @@ from filelock import FileLock, Timeout
 
 from novograd import __version__
 from novograd.compare.devices import CPU, CPU_NAME
-from novograd.compare.optimizers import OPTIMIZERS
-from novograd.compare.plan import Run, Settings, beyond, repeats, search
+from novograd.compare.optimizers import find
+from novograd.compare.plan import FIRST_JUDGE, Run, Settings, key, planned, search
 from novograd.compare.worker import environment
 from novograd.conformance import verify
 from novograd.forks import Server
 from novograd.processes import ProgramError, a_few_at_a_time, events
 from novograd.results import machine, replace
 
-SCHEMA = 3
+SCHEMA = 4
 RESULTS, LOCK, PICTURES = "results.json", ".lock", "pictures"
 
 Results = dict[str, Any]
@@ -86,9 +87,9 @@ def begin(
         "jobs": jobs,
         "settings": asdict(settings),
         "task": about,
-        "optimizers": {name: OPTIMIZERS[name].title for name in settings.learning_rates},
+        "optimizers": {name: find(name).title for name in settings.learning_rates},
         "status": "running",
-        "planned": len(search(settings)),
+        "planned": len(planned(settings, [], higher_is_better=True)),
         "runs": [],
     }
     return json.loads(json.dumps(fresh))  # the same types as after reading the file
@@ -130,7 +131,7 @@ def compare(results: Results, settings: Settings, output: Path, watch: Watch) ->
             at once.
         settings: The settings of the comparison.
         output: The directory of ``results.json``, which is replaced after every run, and of the
-            pictures of the runs with the first seed.
+            pictures of the first judged run of each optimizer.
         watch: Called with a run and an event. The events of a run are ``{"event": "start"}`` and
             the events of ``novograd.compare.training.train``. If the run dies without a result,
             its last event is ``{"event": "result", "status": "failed", "error"}``. Each stage
@@ -140,47 +141,44 @@ def compare(results: Results, settings: Settings, output: Path, watch: Watch) ->
     Returns:
         The content of the file, see ``docs/compare.md``.
     """
-    rows = {_key(row): row for row in results["runs"]}
+    rows = {key(row): row for row in results["runs"]}
+    higher_is_better = results["task"]["higher_is_better"]
 
-    def keep(status: str, planned: Sequence[Run]) -> Results:
-        ended = [rows[_key(asdict(run))] for run in planned if _key(asdict(run)) in rows]
-        kept = {**results, "status": status, "planned": len(planned), "runs": ended}
+    def plan() -> list[Run]:
+        return planned(settings, list(rows.values()), higher_is_better)
+
+    def keep(status: str, runs: Sequence[Run]) -> Results:
+        ended = [rows[_key(run)] for run in runs if _key(run) in rows]
+        kept = {**results, "status": status, "planned": len(runs), "runs": ended}
         replace(output / RESULTS, dump(kept))
         return kept
 
-    async def stage(work: Work, runs: Sequence[Run], planned: Sequence[Run]) -> None:
-        missing = [run for run in runs if _key(asdict(run)) not in rows]
-        if missing:
-            watch(missing[0], {"event": "stage", "runs": missing})
+    async def stage(work: Work, runs: Sequence[Run], missing: Sequence[Run]) -> None:
+        watch(missing[0], {"event": "stage", "runs": missing})
 
         async def one(run: Run) -> None:
-            row = await _run(work, run, output, watch)
-            rows[_key(row)] = row
-            keep("running", planned)
+            rows[_key(run)] = await _run(work, settings, run, output, watch)
+            keep("running", runs)
 
         await a_few_at_a_time(one, missing, results["jobs"])
 
-    planned, searched = search(settings), []
-    higher_is_better = results["task"]["higher_is_better"]
     try:
         with _workers(settings) as work:
-            more = planned
-            while more:
-                asyncio.run(stage(work, more, planned))
-                searched = [rows[_key(asdict(run))] for run in planned]
-                more = beyond(settings, searched, higher_is_better)
-                planned = planned + more
-            more = repeats(settings, searched, higher_is_better)
-            planned = planned + more
-            asyncio.run(stage(work, more, planned))
+            while missing := [run for run in plan() if _key(run) not in rows]:
+                asyncio.run(stage(work, plan(), missing))
     except KeyboardInterrupt:
-        return keep("interrupted", planned)
-    return keep("finished", planned)
+        return keep("interrupted", plan())
+    return keep("finished", plan())
 
 
 def picture_of(run: Mapping[str, Any]) -> str:
-    """Returns the file name of a run's pictures."""
-    return f"{run['optimizer'].replace(':', '-')}-{run['learning_rate']:g}.npz"
+    """Returns the file name of a run's pictures.
+
+    Example:
+        >>> picture_of({"optimizer": "novograd:rows", "learning_rate": 0.003})
+        'novograd-rows-0.003.npz'
+    """
+    return f"{re.sub('[^A-Za-z0-9_.]', '-', run['optimizer'])}-{run['learning_rate']:g}.npz"
 
 
 async def describe(task: str | None, framework: str | None, device: str = CPU) -> dict[str, Any]:
@@ -220,11 +218,16 @@ def _in_new_process(spec: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
     return events(command, environment(spec["framework"], spec["device"]))
 
 
-async def _run(work: Work, run: Run, output: Path, watch: Watch) -> dict[str, Any]:
+async def _run(
+    work: Work, settings: Settings, run: Run, output: Path, watch: Watch
+) -> dict[str, Any]:
     """Does one run and returns its row."""
-    fields = ("optimizer", "learning_rate", "seed")
+    fields = ("optimizer", "learning_rate", "seed", "part")
     row: dict[str, Any] = {name: getattr(run, name) for name in fields}
     row |= {"loss": [], "evaluations": []}
+    spec = {**asdict(run), "arguments": settings.arguments.get(run.optimizer, {}), "pictures": None}
+    if run.seed == FIRST_JUDGE:
+        spec["pictures"] = str(output / PICTURES / picture_of(row))
 
     def record(event: dict[str, Any]) -> None:
         match event:
@@ -237,9 +240,8 @@ async def _run(work: Work, run: Run, output: Path, watch: Watch) -> dict[str, An
         watch(run, event)
 
     record({"event": "start"})
-    pictures = None if run.seed else str(output / PICTURES / picture_of(row))
     try:
-        async with aclosing(work({**asdict(run), "pictures": pictures})) as told:
+        async with aclosing(work(spec)) as told:
             async for event in told:
                 record(event)
     except ProgramError as error:
@@ -248,8 +250,8 @@ async def _run(work: Work, run: Run, output: Path, watch: Watch) -> dict[str, An
     return row
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, float, int]:
-    return row["optimizer"], row["learning_rate"], row["seed"]
+def _key(run: Run) -> tuple[str, float, int]:
+    return key(asdict(run))
 
 
 def _identity(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,14 +4,15 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from novograd.compare.task import Arrays, Segmentation, Task
+from novograd.compare.plan import Part
+from novograd.compare.task import Arrays, Batch, Segmentation, Task
 
 WARMUP = 0.1  # the part of a run in which the learning rate rises
 EVALUATIONS = 10  # evaluations on the test batches in a run, including one at the end
@@ -76,8 +77,17 @@ def schedule(name: str, step: int, steps: int, peak: float) -> float:
     return peak * SCHEDULES[name]((step - rising) / (steps + 1 - rising))
 
 
+def held_out(task: Task, part: Part) -> list[Batch]:
+    """Returns the batches of a part of the data that is not for training.
+
+    A task without validation batches uses its test batches for both parts.
+    """
+    use = task.validation if part == "validation" and task.validation else task.test
+    return list(use())
+
+
 def train(
-    task: Task, trainer: Trainer, learning_rates: Iterator[float], seed: int, steps: int
+    task: Task, trainer: Trainer, learning_rates: Iterator[float], seed: int, steps: int, part: Part
 ) -> Iterator[dict[str, Any]]:
     """Trains on a task and yields events.
 
@@ -87,21 +97,23 @@ def train(
         learning_rates: The learning rate of each step.
         seed: Seed of the batches.
         steps: Number of steps, at least 1.
+        part: The part of the data to evaluate on: ``"test"`` ten times (or after each step of a
+            shorter run), ``"validation"`` only at the end.
 
     Yields:
         ``{"event": "step", "step", "loss"}`` after each step, steps counted from 1;
-        ``{"event": "evaluation", "step", "test_loss", "metrics"}`` ten times (or after each step of
-        a shorter run), including the last step;
+        ``{"event": "evaluation", "step", "held_out_loss", "metrics"}`` after each evaluation;
         finally ``{"event": "result", "status", ...}``: the status is ``"finished"``, with the
         measurements, or ``"diverged"``, with ``"diverged_at"``, the step whose loss was not finite.
 
     Raises:
-        ValueError: If there are fewer batches than steps, or no test batch.
+        ValueError: If there are fewer batches than steps, or no batch to evaluate on.
     """
-    test = list(task.test())
-    if not test:
-        raise ValueError("task.test() must return at least one batch, got none")
-    milestones = {round(steps * part / EVALUATIONS) for part in range(1, EVALUATIONS + 1)}
+    evaluated = held_out(task, part)
+    if not evaluated:
+        raise ValueError(f"task.{part}() must return at least one batch, got none")
+    count = EVALUATIONS if part == "test" else 1
+    milestones = {round(steps * i / count) for i in range(1, count + 1)}
     seconds, found, step = [], {}, 0
     batches = itertools.islice(zip(learning_rates, task.batches(seed), strict=False), steps)
     for step, (rate, (inputs, targets)) in enumerate(batches, start=1):
@@ -109,8 +121,8 @@ def train(
         loss = trainer.step(rate, inputs, targets)
         seconds.append(time.perf_counter() - start)
         if step in milestones and math.isfinite(loss):
-            found = evaluate(task, trainer, test)
-        if not math.isfinite(loss + found.get("test_loss", 0)):
+            found = evaluate(task, trainer, evaluated)
+        if not math.isfinite(loss + found.get("held_out_loss", 0)):
             yield {"event": "result", "status": "diverged", "diverged_at": step}
             return
         yield {"event": "step", "step": step, "loss": loss}
@@ -131,17 +143,22 @@ def train(
     }
 
 
-def evaluate(task: Task, trainer: Trainer, test: list[Any]) -> dict[str, Any]:
-    """Evaluates a model on the test batches.
+def evaluate(task: Task, trainer: Trainer, batches: Sequence[Batch]) -> dict[str, Any]:
+    """Evaluates a model.
+
+    Args:
+        task: The task.
+        trainer: The model.
+        batches: The validation or the test batches.
 
     Returns:
-        ``"test_loss"``, the mean over the test examples, and ``"metrics"``.
+        ``"held_out_loss"``, the mean over the examples, and ``"metrics"``.
     """
-    losses, outputs = zip(*(trainer.predict(*batch) for batch in test), strict=True)
+    losses, outputs = zip(*(trainer.predict(*batch) for batch in batches), strict=True)
     sizes = [len(output) for output in outputs]
-    metrics = task.metric(*_joined(outputs, [targets for _, targets in test]))
+    metrics = task.metric(*_joined(outputs, [targets for _, targets in batches]))
     return {
-        "test_loss": float(np.average(losses, weights=sizes)),
+        "held_out_loss": float(np.average(losses, weights=sizes)),
         "metrics": {name: float(value) for name, value in metrics.items()},
     }
 

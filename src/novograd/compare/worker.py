@@ -1,7 +1,8 @@
 """Does one run in its own process: ``python -m novograd.compare.worker SPEC_JSON``.
 
-SPEC_JSON is a JSON object with the fields of ``novograd.compare.plan.Run`` and ``pictures``, the
-file for the pictures of a segmentation, or null. If ``optimizer`` is null, the process tries the
+SPEC_JSON is a JSON object with the fields of ``novograd.compare.plan.Run``, ``arguments``, the
+arguments of the optimizer that were given, and ``pictures``, the file for the pictures of a
+segmentation, or null. If ``optimizer`` is null, the process tries the
 task once and describes it. If ``task`` is null too, the process only tries the device. The process
 prints each event (see ``novograd.compare.training.train``) as one line of JSON on standard output,
 and nothing else. It must be started with the variables of ``environment``.
@@ -18,6 +19,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ import numpy as np
 
 from novograd.compare.devices import CPU, CPU_NAME, DeviceError, require, supports
 from novograd.compare.load import load
-from novograd.compare.optimizers import OPTIMIZERS
+from novograd.compare.optimizers import OPTIMIZERS, Optimizer, find
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer, evaluate, schedule, segmentation, train
 
@@ -100,13 +102,14 @@ def _events(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _run(task: Task, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    trainer = _trainer(task, spec["framework"], spec["optimizer"], spec["seed"], spec["device"])
+    optimizer = replace(find(spec["optimizer"]), arguments=spec["arguments"])
+    trainer = _trainer(task, spec["framework"], optimizer, spec["seed"], spec["device"])
     steps = spec["steps"]
     rates = (
         schedule(spec["schedule"], step, steps, spec["learning_rate"])
         for step in range(1, steps + 1)
     )
-    for event in train(task, trainer, rates, spec["seed"], steps):
+    for event in train(task, trainer, rates, spec["seed"], steps, spec["part"]):
         if event.get("status") == "finished" and spec["pictures"]:
             _keep_pictures(task, trainer, Path(spec["pictures"]))
         yield event
@@ -122,7 +125,7 @@ def _describe(task: Task, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
     named = _device_name(framework, device)
     if kind == "torch" != framework and "keras" not in sys.modules:
         raise TypeError(f"the model is a torch.nn.Module, which {framework} cannot train")
-    trainer = _trainer(task, framework, "sgd", 0, device)
+    trainer = _trainer(task, framework, OPTIMIZERS["sgd"], 0, device)
     batch = next(iter(task.batches(0)), None)
     if batch is None:
         raise ValueError("task.batches(0) gave no batch")
@@ -139,7 +142,7 @@ def _describe(task: Task, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def about(task: Task) -> dict[str, Any]:
     """Returns the description of a task for the results."""
     names = ("title", "about", "higher_is_better", "margin", "steps", "learning_rates")
-    return {name: getattr(task, name) for name in names}
+    return {name: getattr(task, name) for name in names} | {"validated": task.validation is not None}
 
 
 def _kind(task: Task, device: str) -> str:
@@ -173,9 +176,9 @@ def _framework(model: Any) -> str:
     )
 
 
-def _trainer(task: Task, framework: str, optimizer: str, seed: int, device: str) -> Trainer:
+def _trainer(task: Task, framework: str, optimizer: Optimizer, seed: int, device: str) -> Trainer:
     module = importlib.import_module(f"novograd.compare.{framework}")
-    return module.trainer(task, OPTIMIZERS[optimizer], seed, device)
+    return module.trainer(task, optimizer, seed, device)
 
 
 def _keep_pictures(task: Task, trainer: Trainer, path: Path) -> None:
