@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from novograd.compare.devices import CPU, DeviceError, missing, number
 from novograd.compare.keras.models import VERSIONS, build
-from novograd.compare.optimizers import Optimizer
+from novograd.compare.load import find
+from novograd.compare.optimizers import OWN, Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
 from novograd.jax import novograd
@@ -55,7 +56,9 @@ def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> T
     }
     if optimizer.kind == "novograd":
         settings["variant"] = optimizer.variant
-    transformation = partial(_KINDS[optimizer.kind], **settings)
+    settings |= optimizer.arguments
+    make = find(optimizer.place) if optimizer.kind == OWN else _KINDS[optimizer.kind]
+    transformation = partial(make, **settings)
     state = transformation(0.0).init(weights)
 
     def compute(weights: Any, others: Any, inputs: Any, targets: Any, training: bool) -> Any:

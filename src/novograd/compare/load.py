@@ -1,8 +1,10 @@
-"""Finds a task by its name on the command line."""
+"""Finds a task or an optimizer by its name on the command line."""
 
 import importlib
 import importlib.util
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,41 @@ def load(name: str) -> Task:
             f"{type(found).__name__}"
         )
     return found
+
+
+def find(place: str) -> Callable[..., Any]:
+    """Returns a class or a function that makes an optimizer.
+
+    Args:
+        place: ``package.module.name``, ``package.module:name`` or ``FILE.py:name``.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        AttributeError: If the module does not have this name.
+        TypeError: If the object cannot be called.
+        Exception: Any exception that the file or module raises.
+
+    Example:
+        >>> find("math.hypot")(3, 4)
+        5.0
+    """
+    module, _, name = place.rpartition(":" if ":" in place else ".")
+    found = getattr(_module(module), name)
+    if not callable(found):
+        raise TypeError(f"{place} must be a class or a function, got {found!r}")
+    return found
+
+
+def default_rate(make: Callable[..., Any]) -> float | None:
+    """Returns the default learning rate of a class or a function; None if it has none.
+
+    Example:
+        >>> default_rate(lambda params, lr=0.002: ...)
+        0.002
+    """
+    arguments = inspect.signature(make).parameters
+    defaults = [arguments[name].default for name in ("lr", "learning_rate") if name in arguments]
+    return next((one for one in defaults if isinstance(one, float) and one > 0), None)
 
 
 def parts(name: str) -> tuple[str, str]:

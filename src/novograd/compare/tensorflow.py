@@ -17,7 +17,8 @@ import novograd.keras
 import novograd.tensorflow
 from novograd.compare.devices import CPU, require
 from novograd.compare.keras.models import VERSIONS, build
-from novograd.compare.optimizers import Optimizer
+from novograd.compare.load import find
+from novograd.compare.optimizers import OWN, Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
 
@@ -60,11 +61,14 @@ def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> T
         settings = {_NAMES.get(name, name): value for name, value in settings.items()}
         if optimizer.kind == "novograd":
             settings["variant"] = optimizer.variant
-        update = _KERAS[optimizer.kind](lambda: rate, **settings)
+        settings |= optimizer.arguments
+        make = find(optimizer.place) if optimizer.kind == OWN else _KERAS[optimizer.kind]
+        update = make(lambda: rate, **settings)
         update.build(variables)  # a graph cannot create variables
     else:
         if "nesterov" in settings:
             settings["use_nesterov"] = settings.pop("nesterov")
+        settings |= optimizer.arguments
         update = _TENSORFLOW[optimizer.kind](rate, **settings)
 
     def apply(gradients: list[Any]) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from novograd import variants
 from novograd.compare.devices import CPU, DeviceError, missing, number
-from novograd.compare.optimizers import Optimizer
+from novograd.compare.load import find
+from novograd.compare.optimizers import OWN, Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
 from novograd.layers import Kind, Rows, row_axis
@@ -141,6 +142,8 @@ def trainer_of(task: Task, build: Build, seed: int, device: str = CPU) -> Traine
 def _optimizer(
     optimizer: Optimizer, named: Named, by_keras: bool
 ) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
+    if optimizer.kind == OWN:
+        return _own(optimizer, named)
     given: dict[str, Any] = dict(optimizer.settings)
     settings: dict[str, Any] = {}
     if "beta1" in given:
@@ -149,12 +152,23 @@ def _optimizer(
         settings["eps"] = given.pop("epsilon")
     settings |= given
     if optimizer.kind == "novograd":
-        settings["variant"] = optimizer.variant
+        settings = {**settings, "variant": optimizer.variant, **optimizer.arguments}
         layers = partial(_keras_layers, optimizer.variant) if by_keras else None
-        return NovoGrad(named, lr=0.0, layers=layers, **settings), settings
+        return NovoGrad(named, lr=0.0, **{"layers": layers, **settings}), settings
     if optimizer.kind == "nadamw":
         settings["decoupled_weight_decay"] = True
+    settings |= optimizer.arguments
     return _KINDS[optimizer.kind]([param for _, param in named], lr=0.0, **settings), settings
+
+
+def _own(optimizer: Optimizer, named: Named) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
+    """Builds a class of a package from the parameters, or a function from the named parameters."""
+    params = named if ":" in optimizer.place else [param for _, param in named]
+    settings = dict(optimizer.arguments)
+    made = find(optimizer.place)(params, lr=optimizer.middle, **settings)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise TypeError(f"{optimizer.place} must make a torch.optim.Optimizer, got {made!r}")
+    return made, settings
 
 
 def _keras_layers(variant: str, name: str, param: Tensor) -> Kind:

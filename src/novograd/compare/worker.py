@@ -142,7 +142,9 @@ def _describe(task: Task, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def about(task: Task) -> dict[str, Any]:
     """Returns the description of a task for the results."""
     names = ("title", "about", "higher_is_better", "margin", "steps", "learning_rates")
-    return {name: getattr(task, name) for name in names} | {"validated": task.validation is not None}
+    return {name: getattr(task, name) for name in names} | {
+        "validated": task.validation is not None
+    }
 
 
 def _kind(task: Task, device: str) -> str:
