@@ -2,10 +2,9 @@
 
 import asyncio
 import hashlib
-import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,13 +12,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from novograd.cli.options import known, one_of, positive, some_of
+from novograd.cli.optimizers import arguments, grids, names
+from novograd.cli.options import known, one_of, positive
 from novograd.compare import devices, report, runner, tables
 from novograd.compare.analysis import analyse
 from novograd.compare.display import Display
 from novograd.compare.load import is_file, load, parts
-from novograd.compare.optimizers import OPTIMIZERS
-from novograd.compare.plan import Settings, learning_rates
+from novograd.compare.optimizers import OPTIMIZERS, is_place
+from novograd.compare.plan import Settings
 from novograd.compare.sentences import remarks
 from novograd.compare.tasks import BUILT_IN
 from novograd.compare.training import SCHEDULES
@@ -66,8 +66,11 @@ def compare(
     optimizers: Annotated[
         list[str],
         typer.Option(
-            callback=some_of(OPTIMIZERS),
-            help=f"Optimizers to compare, separated by commas: {', '.join(OPTIMIZERS)}.",
+            callback=names,
+            metavar="NAME,...",
+            help=f"Optimizers to compare: {', '.join(OPTIMIZERS)}; novograd:NAME for any variant "
+            "of `novograd variants`; a class such as torch.optim.RAdam; or your own function, "
+            "MODULE:NAME or FILE.py:NAME.",
         ),
     ] = DEFAULT,
     rates: Annotated[
@@ -79,6 +82,15 @@ def compare(
             "example adamw=0.001,0.003,0.01. May be repeated.",
         ),
     ] = AUTO,
+    sets: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="NAME.ARGUMENT=VALUE",
+            help="An argument of an optimizer, by the name that its class in the framework uses, "
+            "for example adamw.betas=.9,.98. May be repeated.",
+        ),
+    ] = [],  # noqa: B006
     schedule: Annotated[
         str,
         typer.Option(
@@ -91,7 +103,7 @@ def compare(
         int | None,
         typer.Option(
             callback=positive,
-            help="Number of seeds at the best learning rates: 3, or 2 with --quick.",
+            help="Number of seeds that judge the chosen learning rates: 5, or 3 with --quick.",
         ),
     ] = None,
     steps: Annotated[
@@ -104,8 +116,8 @@ def compare(
         bool,
         typer.Option(
             "--quick",
-            help="Begin with three learning rates, not seven; use two seeds, only at the best "
-            "rate.",
+            help="Begin with three learning rates, not seven; choose the best rate with one seed, "
+            "not three; judge it with three seeds, not five.",
         ),
     ] = False,
     jobs: Annotated[
@@ -126,32 +138,38 @@ def compare(
 ) -> None:
     """Train a model with several optimizers and compare the results.
 
-    Each optimizer gets the same search for its learning rate and the same seeds. Each run has its
-    own process. The output directory gets report.html, results.json and the figures. Use --resume
-    to continue a comparison that was stopped.
+    Validation data choose the learning rate of each optimizer, by the same rules for all. Then
+    other seeds are judged on test data and compared seed by seed. Each run has its own process. The
+    output directory gets report.html, results.json and the figures. Use --resume to continue a
+    comparison that was stopped.
 
     \b
     Examples:
       novograd compare                              # the task brain, some minutes
       novograd compare text --framework torch --quick
       novograd compare brain3d --framework torch --device cuda
-      novograd compare digits --optimizers novograd,adamw --seeds 5
+      novograd compare digits --optimizers novograd:apex,torch.optim.RAdam --seeds 9
+      novograd compare brain --set novograd:rows.clip=2 --set adamw.betas=.9,.98
       novograd compare my_task.py --learning-rates novograd=0.003,0.01,0.03
       novograd compare brain --resume
     """  # noqa: D301
     console = Console(markup=False, highlight=False)
-    framework, described, name = _task(task, framework, device, console)
-    grids, given = _grids(optimizers, rates, framework, described, quick)
+    given = arguments(sets, optimizers)
+    trial = {name: given.get(name, {}) for name in optimizers if name in given or is_place(name)}
+    framework, described, name = _task(task, framework, device, trial, console)
+    middles = described.pop("default_rates", {}) | described["learning_rates"]
+    learning_rates, searched = grids(optimizers, rates, framework, middles, quick)
     settings = Settings(
         task=task,
         framework=framework,
-        learning_rates=grids,
-        seeds=seeds or (2 if quick else 3),
+        learning_rates=learning_rates,
+        seeds=seeds or (3 if quick else 5),
         steps=steps or described["steps"],
         schedule=schedule,
         quick=quick,
         device=device,
-        extended=[name for name in grids if name not in given],
+        extended=searched,
+        arguments=given,
     )
     output = _directory(output, settings, resume)
     command = shlex.join(["novograd", *(word for word in sys.argv[1:] if word != "--resume")])
@@ -183,7 +201,10 @@ def _run(results: dict[str, Any], settings: Settings, output: Path, console: Con
     with Display(console) as watch:
         results = runner.compare(results, settings, output, watch)
     analysis = analyse(results)
-    for table in (tables.quality(analysis), tables.cost(analysis)):
+    shown = [tables.quality(analysis), tables.cost(analysis)]
+    if analysis.pairs:
+        shown += [tables.matrix(analysis), tables.differences(analysis)]
+    for table in shown:
         console.print()
         console.print(tables.terminal(table))
     console.print()
@@ -211,17 +232,29 @@ def _to_resume(command: str, output: Path) -> str:
 
 
 def _task(
-    name: str, framework: str | None, device: str, console: Console
+    name: str,
+    framework: str | None,
+    device: str,
+    optimizers: Mapping[str, Mapping[str, Any]],
+    console: Console,
 ) -> tuple[str, dict[str, Any], str]:
-    """Returns the framework that trains a task, the description of the task, the device's name."""
+    """Finds out what is trained, and tries what is not built in.
+
+    Returns:
+        The framework, the description of the task, and the name of the device.
+    """
     if name in BUILT_IN:
         framework = framework or _installed(device)
         _require_device(framework, device)
         _require(framework, (*_needs(framework), *BUILT_IN[name]), name)
+        if optimizers:
+            event = _tried(name, framework, device, optimizers, console)
+            rates = {"default_rates": event["default_rates"]}
+            return framework, about(load(name)) | rates, event["device"]
         if device == devices.CPU:
             return framework, about(load(name)), devices.CPU_NAME
-        found = _tried(None, framework, device, console)
-        return framework, about(load(name)), found["device"]
+        event = _tried(None, framework, device, {}, console)
+        return framework, about(load(name)), event["device"]
     place, _ = parts(name)
     if is_file(place):
         if not Path(place).is_file():
@@ -231,7 +264,7 @@ def _task(
     if framework:
         _require_device(framework, device)
         _require(framework, runner.FRAMEWORKS[framework].needs[:1], name)
-    event = _tried(name, framework, device, console)
+    event = _tried(name, framework, device, optimizers, console)
     del event["event"]
     if is_file(place):  # so that --resume refuses a changed file
         event["sha256"] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
@@ -239,11 +272,15 @@ def _task(
 
 
 def _tried(
-    task: str | None, framework: str | None, device: str, console: Console
+    task: str | None,
+    framework: str | None,
+    device: str,
+    optimizers: Mapping[str, Mapping[str, Any]],
+    console: Console,
 ) -> dict[str, Any]:
-    """Tries a user's task or, without one, a device; returns the event that describes it."""
+    """Tries a task with optimizers or, without one, a device; returns the event about it."""
     with console.status(f"trying {task or device}"):
-        event = asyncio.run(runner.describe(task, framework, device))
+        event = asyncio.run(runner.describe(task, framework, device, optimizers))
     if event.get("refused") == "--device":
         raise typer.BadParameter(event["error"], param_hint="'--device'")
     if event["event"] == "result":
@@ -290,42 +327,6 @@ def _require(framework: str, modules: Sequence[str], task: str) -> None:
             f"pip install novograd-optimizer[{','.join(extras)}]",
             param_hint="'--framework'",
         )
-
-
-def _grids(
-    optimizers: Sequence[str],
-    given: Sequence[str],
-    framework: str,
-    described: dict[str, Any],
-    quick: bool,
-) -> tuple[dict[str, list[float]], set[str]]:
-    """Returns the learning rates of each optimizer, and the optimizers with given rates.
-
-    Rates are given as ``NAME=RATE,...``. The other optimizers have a grid.
-    """
-    middles = described["learning_rates"]
-    grids = {
-        name: learning_rates(name, framework, middles.get(name), quick)
-        for name in dict.fromkeys(optimizers)
-    }
-    fixed = set()
-    for setting in given:
-        if setting == "auto":
-            continue
-        name, _, texts = setting.partition("=")
-        try:
-            rates = sorted({float(text) for text in texts.split(",")})
-        except ValueError:
-            rates = [math.nan]
-        if name not in grids or not all(0 < rate < math.inf for rate in rates):
-            raise typer.BadParameter(
-                f"must be auto or NAME=RATE,..., where NAME is one of {', '.join(grids)} and RATE "
-                f"a positive finite number, got {setting!r}",
-                param_hint="'--learning-rates'",
-            )
-        grids[name] = rates
-        fixed.add(name)
-    return grids, fixed
 
 
 def _directory(output: Path | None, settings: Settings, resume: bool) -> Path:

@@ -3,19 +3,19 @@
 import itertools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from novograd.compare.optimizers import OPTIMIZERS
-from novograd.compare.plan import first_metric
+from novograd.compare.optimizers import find
+from novograd.compare.paired import CONFIDENCE, Difference, difference, holm
+from novograd.compare.plan import Row, first_metric
 
-Row = Mapping[str, Any]  # all results, or one run
 Better = Callable[..., Any]  # max or min
 
 
 @dataclass(frozen=True)
 class Point:
-    """The runs of one optimizer at one learning rate.
+    """The runs of one optimizer at one learning rate, evaluated on one part of the data.
 
     Attributes:
         rate: The learning rate.
@@ -38,7 +38,7 @@ class Point:
         return statistics.median(self.scores)
 
     @property
-    def worst_to_best(self) -> tuple[float, float]:
+    def lowest_to_highest(self) -> tuple[float, float]:
         """The lowest and the highest score."""
         return min(self.scores), max(self.scores)
 
@@ -50,29 +50,29 @@ class Summary:
     Attributes:
         name: Its name on the command line.
         title: Its name in tables.
-        points: A point for each learning rate, ascending. A point without a finished run has no
-            scores.
-        best: The point with the best median, among the points with the most finished runs.
-        default: The point at the default learning rate of the optimizer's class; None if the class
-            has no default or no run finished there.
-        as_good: The lowest and the highest learning rate of the range around the best rate in which
-            each median is at most ``margin`` worse than the best.
+        points: The runs of the search and the choice, on validation data: a point for each learning
+            rate, ascending. A point without a finished run has no scores. Empty if only one
+            learning rate was given.
+        judged: The runs at the chosen learning rate, on test data; at least one finished.
+        as_good: The lowest and the highest learning rate of the range around the chosen rate in
+            which each validation median is at most ``margin`` worse than that of the chosen rate;
+            None without a margin or a search.
         open_ended: Whether the range ``as_good`` reaches an end of the search.
-        metrics: Median of every metric over the runs at the best rate.
-        steps_to_target: Median, over the runs at the best rate, of the first evaluated step that
-            reached the target; None if a run did not reach it.
+        metrics: Median of every metric over the judged runs.
+        steps_to_target: Median, over the judged runs, of the first evaluated step that reached the
+            target; None if a run did not reach it.
         state_bytes: Size of the optimizer's state.
         step_ms: Median time of a training step.
         update_ms: Median time of the optimizer's update.
         settings: The arguments of the optimizer.
+        default: The default learning rate of the optimizer's class, if it has one.
     """
 
     name: str
     title: str
     points: tuple[Point, ...]
-    best: Point
-    default: Point | None
-    as_good: tuple[float, float]
+    judged: Point
+    as_good: tuple[float, float] | None
     open_ended: bool
     metrics: Mapping[str, float]
     steps_to_target: float | None
@@ -80,11 +80,12 @@ class Summary:
     step_ms: float
     update_ms: float
     settings: Mapping[str, Any]
+    default: float | None
 
     @property
     def is_novograd(self) -> bool:
         """Whether the algorithm is NovoGrad."""
-        return _algorithm(self.name) == "novograd"
+        return self.name.partition(":")[0] == "novograd"
 
     @property
     def share(self) -> float:
@@ -94,23 +95,29 @@ class Summary:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two optimizers, each at its best learning rate.
+    """Two optimizers, each at its chosen learning rate, compared seed by seed on test data.
 
     Attributes:
-        better: The optimizer with the better median.
+        better: The optimizer with the better mean over the seeds that both finished.
         worse: The other optimizer.
+        gain: The difference between their scores, positive because the first one is better; None if
+            they cannot be compared.
+        p: The p-value of the difference, corrected for all pairs of the comparison.
+        why_not: The reason why they cannot be compared; empty if they can.
     """
 
     better: Summary
     worse: Summary
+    gain: Difference | None
+    p: float = 1.0
+    why_not: str = ""
 
     @property
-    def outcome(self) -> Literal["ahead", "tie", "not ranked"]:
-        """The outcome: ``"tie"`` if the ranges of the scores over the seeds overlap."""
-        one, other = self.better.best, self.worse.best
-        if min(len(one.scores), len(other.scores)) < 2:
-            return "not ranked"
-        return "tie" if overlap(one.worst_to_best, other.worst_to_best) else "ahead"
+    def outcome(self) -> Literal["ahead", "no difference shown", "not compared"]:
+        """Whether a difference is shown: the corrected p-value is below 0.05."""
+        if self.gain is None:
+            return "not compared"
+        return "ahead" if self.p < 1 - CONFIDENCE else "no difference shown"
 
 
 @dataclass(frozen=True)
@@ -120,9 +127,10 @@ class Analysis:
     Attributes:
         results: The results, see ``docs/compare.md``.
         metric: The name of the metric that optimizers are compared by.
-        target: The score that ``steps_to_target`` counts to: the worst of the optimizers' medians
-            at their best learning rates. None if no run finished.
-        summaries: One for each optimizer that has a finished run, in the order of the results.
+        target: The score that ``steps_to_target`` counts to: the worst of the optimizers' medians.
+            None if no judged run finished.
+        summaries: One for each optimizer that has a judged run that finished, in the order of the
+            results.
         pairs: Every pair of these optimizers, the best pairs first.
     """
 
@@ -135,6 +143,12 @@ class Analysis:
     def ended(self, status: str) -> list[Row]:
         """Returns the runs with a status: ``"finished"``, ``"diverged"`` or ``"failed"``."""
         return [row for row in self.results["runs"] if row["status"] == status]
+
+    def pair(self, one: str, other: str) -> Pair:
+        """Returns the pair of two optimizers, given by their names in any order."""
+        return next(
+            pair for pair in self.pairs if {pair.better.name, pair.worse.name} == {one, other}
+        )
 
 
 def analyse(results: Row) -> Analysis:
@@ -150,92 +164,62 @@ def analyse(results: Row) -> Analysis:
     """
     higher = results["task"]["higher_is_better"]
     better, worse = (max, min) if higher else (min, max)
-    points = {name: _points(name, results["runs"]) for name in results["optimizers"]}
-    best = {
-        name: _best(tried, better)
-        for name, tried in points.items()
-        if any(point.finished for point in tried)
+    judged = {
+        name: points[0]
+        for name in results["optimizers"]
+        if (points := _points(name, "test", results["runs"])) and points[0].finished
     }
-    target: float | None = worse((point.median for point in best.values()), default=None)
+    target: float | None = worse((point.median for point in judged.values()), default=None)
     summaries = tuple(
-        _summary(name, points[name], best[name], _steps_to(target, best[name], better), results)
-        for name in best
+        _summary(name, point, _steps_to(target, point, better), results)
+        for name, point in judged.items()
     )
-    ordered = sorted(summaries, key=lambda one: one.best.median, reverse=higher)
+    ordered = sorted(summaries, key=lambda one: one.judged.median, reverse=higher)
     finished = (row for row in results["runs"] if row["status"] == "finished")
     return Analysis(
         results=results,
         metric=next((next(iter(row["metrics"])) for row in finished), "metric"),
         target=target,
         summaries=summaries,
-        pairs=tuple(itertools.starmap(Pair, itertools.combinations(ordered, 2))),
+        pairs=_corrected(
+            [_pair(*both, results["task"]) for both in itertools.combinations(ordered, 2)]
+        ),
     )
 
 
-def searched(results: Row) -> dict[str, list[float]]:
-    """Returns the learning rates at which each optimizer ran in the search.
-
-    Example:
-        >>> runs = [{"optimizer": "adam", "learning_rate": 0.1, "seed": 0}]
-        >>> searched({"optimizers": {"adam": "Adam"}, "runs": runs})
-        {'adam': [0.1]}
-    """
-    return {
-        name: [
-            row["learning_rate"]
-            for row in results["runs"]
-            if (row["optimizer"], row["seed"]) == (name, 0)
-        ]
-        for name in results["optimizers"]
-    }
-
-
-def standing(analysis: Analysis, name: str) -> dict[str, list[str]]:
-    """Compares one optimizer with the optimizers of other algorithms.
-
-    Args:
-        analysis: The analysis of the comparison.
-        name: The name of the optimizer.
-
-    Returns:
-        Names of the other optimizers under ``"wins against"``, ``"ties with"`` and ``"loses to"``.
-        An optimizer that is not ranked is in none of these lists.
-    """
-    said: dict[str, list[str]] = {"wins against": [], "ties with": [], "loses to": []}
-    for pair in analysis.pairs:
-        names = pair.better.name, pair.worse.name
-        if (
-            name not in names
-            or len(set(map(_algorithm, names))) == 1
-            or pair.outcome == "not ranked"
-        ):
-            continue
-        first = name == names[0]
-        won = "wins against" if first else "loses to"
-        said["ties with" if pair.outcome == "tie" else won].append(names[first])
-    return said
+def _pair(one: Summary, other: Summary, task: Row) -> Pair:
+    """Compares two optimizers seed by seed."""
+    for summary in (one, other):
+        lost = summary.judged.ended - len(summary.judged.finished)
+        if lost:
+            return Pair(one, other, None, why_not=f"{lost} runs of {summary.title} ended early")
+    scores = [
+        {row["seed"]: first_metric(row) for row in summary.judged.finished}
+        for summary in (one, other)
+    ]
+    seeds = sorted(scores[0].keys() & scores[1].keys())
+    if len(seeds) < 2:
+        return Pair(one, other, None, why_not="it needs at least two seeds")
+    sign = 1 if task["higher_is_better"] else -1
+    pairs = [(sign * scores[0][seed], sign * scores[1][seed]) for seed in seeds]
+    gain = difference(pairs, task["margin"] or 0.0)
+    if gain.mean < 0:  # the means are in another order than the medians
+        return _pair(other, one, task)
+    return Pair(one, other, gain, gain.p)
 
 
-def overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Returns whether two ranges overlap, each given as its lowest and its highest number.
-
-    Example:
-        >>> overlap((0.7, 0.8), (0.8, 0.9)), overlap((0.7, 0.8), (0.81, 0.9))
-        (True, False)
-    """
-    return one[0] <= other[1] and other[0] <= one[1]
+def _corrected(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """Corrects the p-values of the pairs that can be compared."""
+    compared = [pair for pair in pairs if pair.gain is not None]
+    corrected = iter(holm([pair.p for pair in compared]))
+    return tuple(pair if pair.gain is None else replace(pair, p=next(corrected)) for pair in pairs)
 
 
-def _algorithm(name: str) -> str:
-    """Returns the algorithm of an optimizer; ``novograd:rows`` is a variant of ``novograd``."""
-    return name.partition(":")[0]
-
-
-def _points(name: str, runs: Iterable[Row]) -> tuple[Point, ...]:
-    """Groups the runs of an optimizer by learning rate."""
+def _points(name: str, part: str, runs: Iterable[Row]) -> tuple[Point, ...]:
+    """Groups the runs of an optimizer on one part of the data by learning rate."""
     by_rate: dict[float, list[Row]] = {}
     for row in sorted(runs, key=lambda row: row["seed"]):
-        if row["optimizer"] == name:
+        if (row["optimizer"], row["part"]) == (name, part):
             by_rate.setdefault(row["learning_rate"], []).append(row)
     return tuple(
         Point(rate, tuple(row for row in rows if row["status"] == "finished"), len(rows))
@@ -243,29 +227,17 @@ def _points(name: str, runs: Iterable[Row]) -> tuple[Point, ...]:
     )
 
 
-def _best(points: Sequence[Point], better: Better) -> Point:
-    """Returns the best of the points with the most finished runs; the other points are worse."""
-    most = max(len(point.finished) for point in points)
-    often = [point for point in points if len(point.finished) == most]
-    return better(often, key=lambda point: point.median)
-
-
-def _summary(
-    name: str, points: tuple[Point, ...], best: Point, soon: float | None, results: Row
-) -> Summary:
-    runs = best.finished
-    # The file may be older than the list of optimizers.
-    defaults = OPTIMIZERS[name].defaults if name in OPTIMIZERS else {}
-    default = defaults.get(results["settings"]["framework"])
-    as_good = _as_good(points, best, results["task"])
+def _summary(name: str, judged: Point, soon: float | None, results: Row) -> Summary:
+    runs = judged.finished
+    points = _points(name, "validation", results["runs"])
+    as_good = _as_good(points, judged.rate, results["task"])
     return Summary(
         name=name,
         title=results["optimizers"][name],
         points=points,
-        best=best,
-        default=next((one for one in points if one.rate == default and one.finished), None),
-        as_good=(as_good[0].rate, as_good[-1].rate),
-        open_ended=as_good[0] is points[0] or as_good[-1] is points[-1],
+        judged=judged,
+        as_good=(as_good[0].rate, as_good[-1].rate) if as_good else None,
+        open_ended=bool(as_good) and (as_good[0] is points[0] or as_good[-1] is points[-1]),
         metrics={
             key: statistics.median(row["metrics"][key] for row in runs)
             for key in runs[0]["metrics"]
@@ -275,25 +247,29 @@ def _summary(
         step_ms=statistics.median(row["step_ms"] for row in runs),
         update_ms=statistics.median(row["update_ms"] for row in runs),
         settings=runs[0]["settings"],
+        default=find(name).defaults.get(results["settings"]["framework"]),
     )
 
 
-def _as_good(points: Sequence[Point], best: Point, task: Row) -> list[Point]:
-    """Returns the best point and its neighbours that are hardly worse."""
+def _as_good(points: Sequence[Point], chosen: float, task: Row) -> list[Point]:
+    """Returns the point of the chosen rate and its neighbours that are hardly worse."""
+    place = next((i for i, point in enumerate(points) if point.rate == chosen), None)
+    if place is None or task["margin"] is None or not points[place].finished:
+        return []
+    best = points[place].median
 
     def hardly_worse(point: Point) -> bool:
         if len(point.finished) < point.ended:
             return False
-        worse = best.median - point.median
+        worse = best - point.median
         return (worse if task["higher_is_better"] else -worse) <= task["margin"]
 
-    place = points.index(best)
     below = itertools.takewhile(hardly_worse, reversed(points[:place]))
     above = itertools.takewhile(hardly_worse, points[place + 1 :])
-    return [*reversed(list(below)), best, *above]
+    return [*reversed(list(below)), points[place], *above]
 
 
-def _steps_to(target: float | None, best: Point, better: Better) -> float | None:
+def _steps_to(target: float | None, judged: Point, better: Better) -> float | None:
     """Returns the median step at which the runs reached the target; None if a run did not."""
 
     def reached(evaluation: Row) -> bool:
@@ -302,6 +278,6 @@ def _steps_to(target: float | None, best: Point, better: Better) -> float | None
 
     soon = [
         next((found["step"] for found in row["evaluations"] if reached(found)), None)
-        for row in best.finished
+        for row in judged.finished
     ]
     return None if None in soon else statistics.median(filter(None, soon))

@@ -6,7 +6,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from novograd.compare.optimizers import OPTIMIZERS
+from novograd.compare.optimizers import find
 from novograd.compare.plan import Run, first_metric
 
 
@@ -25,7 +25,6 @@ class Display:
         self._done: dict[Run, int] = {}  # steps done
         self._lines: dict[Run, TaskID] = {}
         self._ended = 0
-        self._stages = iter(("search", "seeds"))
         self._all: TaskID | None = None
         self._progress = Progress(
             TextColumn("{task.description:<34}"),
@@ -107,4 +106,4 @@ def outcome(row: Mapping[str, Any]) -> str:
 
 
 def _name(run: Run) -> str:
-    return f"{OPTIMIZERS[run.optimizer].title} {run.learning_rate:g}, seed {run.seed}"
+    return f"{find(run.optimizer).title} {run.learning_rate:g}, seed {run.seed}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from novograd.compare.devices import CPU, DeviceError, missing, number
 from novograd.compare.keras.models import VERSIONS, build
-from novograd.compare.load import find
+from novograd.compare.load import find_class
 from novograd.compare.optimizers import OWN, Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
@@ -57,7 +57,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> T
     if optimizer.kind == "novograd":
         settings["variant"] = optimizer.variant
     settings |= optimizer.arguments
-    make = find(optimizer.place) if optimizer.kind == OWN else _KINDS[optimizer.kind]
+    make = find_class(optimizer.place) if optimizer.kind == OWN else _KINDS[optimizer.kind]
     transformation = partial(make, **settings)
     state = transformation(0.0).init(weights)
 

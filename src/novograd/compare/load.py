@@ -43,7 +43,7 @@ def load(name: str) -> Task:
     return found
 
 
-def find(place: str) -> Callable[..., Any]:
+def find_class(place: str) -> Callable[..., Any]:
     """Returns a class or a function that makes an optimizer.
 
     Args:
@@ -56,7 +56,7 @@ def find(place: str) -> Callable[..., Any]:
         Exception: Any exception that the file or module raises.
 
     Example:
-        >>> find("math.hypot")(3, 4)
+        >>> find_class("math.hypot")(3, 4)
         5.0
     """
     module, _, name = place.rpartition(":" if ":" in place else ".")

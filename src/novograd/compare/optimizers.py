@@ -22,7 +22,7 @@ class Optimizer:
         middle: The middle of the search for its learning rate.
         defaults: By framework, the default learning rate of the class used there, if it has one.
         variant: The variant of NovoGrad.
-        place: For ``OWN``: where the class or function is, see ``novograd.compare.load.find``.
+        place: For ``OWN``: where the class or function is, see ``novograd.compare.load.find_class``.
         arguments: More arguments, by the names of the framework's class; they replace settings.
     """
 
@@ -68,7 +68,7 @@ def find(name: str) -> Optimizer:
 
     Args:
         name: A key of ``OPTIMIZERS``; ``novograd:NAME`` for a variant of NovoGrad; or the place of
-            another class or function, see ``novograd.compare.load.find``.
+            another class or function, see ``novograd.compare.load.find_class``.
 
     Raises:
         KeyError: If the name is none of these.

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from novograd import __version__
 from novograd.compare.devices import CPU, CPU_NAME
 from novograd.compare.optimizers import find
-from novograd.compare.plan import FIRST_JUDGE, Run, Settings, key, planned, search
+from novograd.compare.plan import FIRST_JUDGE, Run, Settings, key, planned
 from novograd.compare.worker import environment
 from novograd.conformance import verify
 from novograd.forks import Server
@@ -181,19 +181,31 @@ def picture_of(run: Mapping[str, Any]) -> str:
     return f"{re.sub('[^A-Za-z0-9_.]', '-', run['optimizer'])}-{run['learning_rate']:g}.npz"
 
 
-async def describe(task: str | None, framework: str | None, device: str = CPU) -> dict[str, Any]:
-    """Tries a user's task once in a new process.
+async def describe(
+    task: str | None,
+    framework: str | None,
+    device: str = CPU,
+    optimizers: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Tries a task once in a new process.
 
     Args:
         task: The task; None to try only the device.
         framework: The framework, or None if the model determines it.
         device: The device.
+        optimizers: The arguments, by name, of optimizers to try as well.
 
     Returns:
         The last event of ``novograd.compare.worker``: a description of the task and the name of the
         device, or a failure.
     """
-    spec = {"task": task, "framework": framework, "optimizer": None, "device": device}
+    spec = {
+        "task": task,
+        "framework": framework,
+        "optimizer": None,
+        "optimizers": optimizers or {},
+        "device": device,
+    }
     try:
         async with aclosing(_in_new_process(spec)) as told:
             return [event async for event in told][-1]

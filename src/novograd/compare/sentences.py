@@ -1,7 +1,9 @@
 """The results of a comparison in words."""
 
-from novograd.compare.analysis import Analysis, Pair, Point, Row, Summary, searched
-from novograd.compare.optimizers import OPTIMIZERS
+from collections.abc import Sequence
+
+from novograd.compare.analysis import Analysis, Pair, Point, Row, Summary
+from novograd.compare.optimizers import find
 
 
 def remarks(analysis: Analysis) -> list[str]:
@@ -10,80 +12,99 @@ def remarks(analysis: Analysis) -> list[str]:
     Returns:
         Sentences to print below the tables.
     """
-    said = interruption(analysis)
-    said += [f"{label(row)}: failed: {row['error']}." for row in analysis.ended("failed")]
-    diverged = [label(row) for row in analysis.ended("diverged")]
-    if diverged:
-        said.append(f"Diverged: {'; '.join(diverged)}.")
-    said += ranking(analysis)
-    said += search_ends(analysis)
-    said.append(protocol(analysis))
+    said = [f"{label(row)}: failed: {row['error']}." for row in analysis.ended("failed")]
+    said += [*verdict(analysis), *cautions(analysis), protocol(analysis)]
     about = analysis.results["task"]["about"]
     return [*said, about] if about else said
 
 
-def ranking(analysis: Analysis) -> list[str]:
-    """Compares each pair of optimizers in a sentence, the best pairs first."""
-    return [sentence(pair, analysis.metric) for pair in analysis.pairs]
+def verdict(analysis: Analysis) -> list[str]:
+    """Writes which differences are shown, in at most three sentences."""
+    ahead: dict[str, list[str]] = {}
+    unclear: list[Pair] = []
+    missing: dict[str, None] = {}
+    for pair in analysis.pairs:
+        if pair.outcome == "ahead":
+            ahead.setdefault(pair.better.title, []).append(pair.worse.title)
+        elif pair.outcome == "no difference shown":
+            unclear.append(pair)
+        else:
+            missing.setdefault(pair.why_not)
+    said = []
+    if ahead:
+        parts = (f"{better} is ahead of {listed(others)}" for better, others in ahead.items())
+        said.append(f"{'; '.join(parts)}.")
+    if unclear:
+        pairs = (f"{pair.better.title} and {pair.worse.title}" for pair in unclear)
+        said.append(f"No difference is shown between {'; '.join(pairs)}.")
+    if missing:
+        said.append(f"Some optimizers are not compared: {'; '.join(missing)}.")
+    return said
 
 
-def sentence(pair: Pair, metric: str) -> str:
-    """Compares two optimizers in a sentence.
+def listed(names: Sequence[str]) -> str:
+    """Joins names with commas and "and".
 
-    Args:
-        pair: The two optimizers.
-        metric: The name of the metric.
+    Example:
+        >>> listed(["a", "b", "c"]), listed(["a"])
+        ('a, b and c', 'a')
     """
-    better, worse = pair.better.title, pair.worse.title
-    match pair.outcome:
-        case "ahead":
-            ahead = abs(pair.better.best.median - pair.worse.best.median)
-            return f"{better} is ahead of {worse} by {ahead:.3g} {metric}."
-        case "tie":
-            return f"{better} and {worse} tie: their ranges over seeds overlap."
-        case "not ranked":
-            return f"{better} and {worse} are not ranked: at least two seeds are needed."
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
-def interruption(analysis: Analysis) -> list[str]:
-    """Says how many runs ended before an interruption."""
+def cautions(analysis: Analysis) -> list[str]:
+    """Writes what limits the conclusions."""
     results = analysis.results
-    if results["status"] != "interrupted":
-        return []
-    return [f"Interrupted: {len(results['runs'])} of {results['planned']} runs ended."]
+    said = []
+    if results["status"] == "interrupted":
+        said.append(f"Interrupted: {len(results['runs'])} of {results['planned']} runs ended.")
+    diverged = [label(row) for row in analysis.ended("diverged")]
+    if diverged:
+        said.append(f"Diverged: {'; '.join(diverged)}.")
+    at_end = [one.title for one in analysis.summaries if _at_end(one)]
+    if at_end:
+        said.append(
+            f"The chosen learning rate is at an end of the search for {listed(at_end)}; a rate "
+            "outside the search might be better."
+        )
+    if not results["task"]["validated"]:
+        said.append(
+            "The task has no validation data, so the same test data chose the learning rates and "
+            "measured the results, which are therefore too good."
+        )
+    return said
 
 
-def search_ends(analysis: Analysis) -> list[str]:
-    """Says which optimizers have their best learning rate at an end of the search."""
-    return [
-        f"{one.title}: the best learning rate is at an end of the search; a rate outside the "
-        "search might be better."
-        for one in analysis.summaries
-        if len(one.points) > 1 and one.best in (one.points[0], one.points[-1])
-    ]
+def _at_end(one: Summary) -> bool:
+    rates = [point.rate for point in one.points]
+    return len(rates) > 1 and one.judged.rate in (rates[0], rates[-1])
 
 
 def protocol(analysis: Analysis) -> str:
     """Describes how the optimizers were compared."""
     settings = analysis.results["settings"]
-    tried = searched(analysis.results)
-    rates = {
-        name: len({*rates, *tried[name]}) for name, rates in settings["learning_rates"].items()
-    }
-    each = (
-        f"{next(iter(rates.values()))} learning rates per optimizer"
-        if len(set(rates.values())) == 1
-        else "learning rates per optimizer: "
-        + ", ".join(f"{OPTIMIZERS[name].title} {count}" for name, count in rates.items())
-    )
-    where = "the best rate"
+    choice = "the best rate was chosen"
     if not settings["quick"]:
-        where += ", its neighbours and the default rate"
+        choice = "two more seeds at the two best rates chose between them"
     return (
-        f"Search with one seed: {each}. Then {settings['seeds']} seeds at {where}. Every run has "
-        f"{settings['steps']} steps and the {settings['schedule']} schedule. For every optimizer, "
-        "the same test data choose the learning rate and measure the result."
+        f"Search on validation data: one seed, {_rates(analysis)}; {choice}. Then "
+        f"{settings['seeds']} other seeds at the chosen rate were measured on test data. Every run "
+        f"has {settings['steps']} steps and the {settings['schedule']} schedule. Differences are "
+        "taken seed by seed. A difference is shown if Student's paired t-test, with Holm's "
+        "correction for the number of pairs, finds it at 95 %."
     )
+
+
+def _rates(analysis: Analysis) -> str:
+    """Describes how many learning rates were tried."""
+    results = analysis.results
+    rates: dict[str, set[float]] = {name: set() for name in results["optimizers"]}
+    for row in results["runs"]:
+        rates[row["optimizer"]].add(row["learning_rate"])
+    counts = {len(tried) for tried in rates.values()}
+    low, high = min(counts), max(counts)
+    return f"{low} learning rates" if low == high else f"{low} to {high} learning rates"
 
 
 def label(row: Row) -> str:
@@ -93,7 +114,7 @@ def label(row: Row) -> str:
         >>> label({"optimizer": "adamw", "learning_rate": 0.003, "seed": 0})
         'AdamW, learning rate 0.003, seed 0'
     """
-    title = OPTIMIZERS[row["optimizer"]].title
+    title = find(row["optimizer"]).title
     return f"{title}, learning rate {row['learning_rate']:g}, seed {row['seed']}"
 
 
@@ -104,13 +125,10 @@ def spread(point: Point) -> str:
         >>> spread(Point(0.1, tuple({"metrics": {"accuracy": x}} for x in (0.7, 0.8, 0.9)), 3))
         '0.800 (0.700-0.900)'
     """
-    low, high = point.worst_to_best
+    low, high = point.lowest_to_highest
+    if len(point.scores) == 1:
+        return f"{point.median:.3f}"
     return f"{point.median:.3f} ({low:.3f}-{high:.3f})"
-
-
-def at_default(one: Summary) -> str:
-    """Writes the median at the default learning rate, and the rate."""
-    return f"{one.default.median:.3f} ({one.default.rate:g})" if one.default else "-"
 
 
 def steps_to_target(one: Summary) -> str:
@@ -118,11 +136,13 @@ def steps_to_target(one: Summary) -> str:
     return "-" if one.steps_to_target is None else f"{one.steps_to_target:g}"
 
 
-def robust(one: Summary) -> str:
+def good_rates(one: Summary) -> str:
     """Writes the range of learning rates that are as good as the best, and its width as a factor.
 
     Says "or wider" or ">=" if the range reaches an end of the search.
     """
+    if one.as_good is None:
+        return "-"
     low, high = one.as_good
     if low == high:
         return f"{low:g} or wider" if one.open_ended else f"only {low:g}"

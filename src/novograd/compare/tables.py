@@ -7,9 +7,11 @@ from typing import Any, Literal
 from rich import box
 from rich.table import Table as TerminalTable
 
-from novograd.compare.analysis import Analysis, searched
-from novograd.compare.optimizers import OPTIMIZERS
-from novograd.compare.sentences import at_default, robust, spread, steps_to_target
+from novograd.compare.analysis import Analysis, Pair, Summary
+from novograd.compare.optimizers import find
+from novograd.compare.sentences import good_rates, spread, steps_to_target
+
+SHOWN = "*"  # marks a shown difference in the matrix
 
 
 @dataclass(frozen=True)
@@ -39,33 +41,104 @@ class Table:
 
 
 def quality(analysis: Analysis) -> Table:
-    """Tabulates the metrics: medians over the runs at each optimizer's best learning rate."""
+    """Tabulates the metrics on test data at each optimizer's chosen learning rate: medians."""
     parts = list(analysis.summaries[0].metrics)[1:] if analysis.summaries else []
     columns = (
         Column("optimizer"),
-        Column("best\nrate", "number"),
-        Column(f"{analysis.metric}\nmedian (range)", "range"),
+        Column("learning\nrate", "number"),
+        Column(f"{analysis.metric} (test)\nmedian (range)", "range"),
         *(Column(name, "number") for name in parts),
-        Column("at default\nrate", "range"),
+        Column("seeds", "number"),
     )
     rows = (
         (
             one.title,
-            f"{one.best.rate:g}",
-            spread(one.best),
+            f"{one.judged.rate:g}",
+            spread(one.judged),
             *(f"{one.metrics[name]:.3g}" for name in parts),
-            at_default(one),
+            f"{len(one.judged.finished)}",
         )
         for one in analysis.summaries
     )
     return Table(columns, tuple(rows))
 
 
-def cost(analysis: Analysis) -> Table:
-    """Tabulates the good learning rates, the steps to the target, the memory and the time."""
+def matrix(analysis: Analysis) -> Table:
+    """Tabulates how much better each optimizer of a row is than that of a column.
+
+    A cell has the mean paired difference, positive if the row is better, and ``SHOWN`` if a
+    difference is shown.
+    """
+    summaries = analysis.summaries
+
+    def cell(row: Summary, column: Summary) -> str:
+        if row is column:
+            return "."
+        pair = analysis.pair(row.name, column.name)
+        if pair.gain is None:
+            return "?"
+        sign = 1 if pair.better is row else -1
+        return f"{sign * pair.gain.mean:+.3f}{SHOWN if pair.outcome == 'ahead' else ' '}"
+
+    columns = (
+        Column("row is better\nthan column by"),
+        *(Column(one.title.replace(", ", ",\n"), "number") for one in summaries),
+    )
+    rows = ((row.title, *(cell(row, column) for column in summaries)) for row in summaries)
+    return Table(columns, tuple(rows))
+
+
+def differences(analysis: Analysis, against: str | None = None) -> Table:
+    """Tabulates the paired differences with their intervals.
+
+    Args:
+        analysis: The analysis of the comparison.
+        against: The name of an optimizer: only its pairs, and positive numbers if it is better.
+            None: all pairs, the better optimizer first.
+    """
+    margin = analysis.results["task"]["margin"]
     columns = (
         Column("optimizer"),
-        Column(f"rates within\n{analysis.results['task']['margin']:g} of best", "range"),
+        Column("compared with"),
+        Column(f"better by\n({analysis.metric})", "number"),
+        Column("95 % interval", "range"),
+        *([Column("in\nmargins", "number")] if margin else []),
+        Column("conclusion"),
+    )
+
+    def row(pair: Pair) -> tuple[str, ...]:
+        turned = pair.worse.name == against
+        first, second = (pair.worse, pair.better) if turned else (pair.better, pair.worse)
+        if pair.gain is None:
+            blank = ("-",) * (len(columns) - 3)
+            return first.title, second.title, *blank, f"not compared: {pair.why_not}"
+        mean, low, high = pair.gain.mean, pair.gain.low, pair.gain.high
+        if turned:
+            mean, low, high = -mean, -high, -low
+        outcome = "behind" if turned and pair.outcome == "ahead" else pair.outcome
+        return (
+            first.title,
+            second.title,
+            f"{mean:+.3f}",
+            f"{low:+.3f} to {high:+.3f}",
+            *([f"{mean / margin:+.1f}"] if margin else []),
+            outcome,
+        )
+
+    chosen = [
+        pair
+        for pair in analysis.pairs
+        if against is None or against in (pair.better.name, pair.worse.name)
+    ]
+    return Table(columns, tuple(map(row, chosen)))
+
+
+def cost(analysis: Analysis) -> Table:
+    """Tabulates the good learning rates, the steps to the target, the memory and the time."""
+    margin = analysis.results["task"]["margin"]
+    columns = (
+        Column("optimizer"),
+        *([Column(f"rates within\n{margin:g} of best", "range")] if margin else []),
         Column("steps to\ntarget", "number"),
         Column("state\nbytes", "number"),
         Column("step\nms", "number"),
@@ -75,7 +148,7 @@ def cost(analysis: Analysis) -> Table:
     rows = (
         (
             one.title,
-            robust(one),
+            *([good_rates(one)] if margin else []),
             steps_to_target(one),
             f"{one.state_bytes:,}",
             f"{one.step_ms:.3g}",
@@ -89,34 +162,31 @@ def cost(analysis: Analysis) -> Table:
 
 def settings(analysis: Analysis) -> Table:
     """Tabulates the settings and the learning rates of each optimizer."""
-    columns = map(Column, ("optimizer", "settings", "learning rates searched", "default rate"))
-    used = {one.name: one.settings for one in analysis.summaries}
-    given = analysis.results["settings"]
+    columns = map(Column, ("optimizer", "settings", "learning rates tried", "default rate"))
+    titles, runs = analysis.results["optimizers"], analysis.results["runs"]
+    used = {one.name: one for one in analysis.summaries}
 
-    tried = searched(analysis.results)
-
-    def row(name: str, rates: Iterable[float]) -> tuple[str, ...]:
-        optimizer = OPTIMIZERS[name]
-        default = optimizer.defaults.get(given["framework"])
+    def row(name: str) -> tuple[str, ...]:
+        arguments = used[name].settings if name in used else find(name).settings
+        default = used[name].default if name in used else None
+        tried = sorted({run["learning_rate"] for run in runs if run["optimizer"] == name})
         return (
-            optimizer.title,
-            _arguments(used.get(name, optimizer.settings)),
-            ", ".join(f"{rate:g}" for rate in sorted({*rates, *tried[name]})),
+            titles[name],
+            _arguments(arguments),
+            ", ".join(f"{rate:g}" for rate in tried),
             "-" if default is None else f"{default:g}",
         )
 
-    return Table(
-        tuple(columns), tuple(row(name, rates) for name, rates in given["learning_rates"].items())
-    )
+    return Table(tuple(columns), tuple(map(row, titles)))
 
 
 def rates(analysis: Analysis) -> Table:
-    """Tabulates the results at every learning rate."""
+    """Tabulates the results of the search and the choice at every learning rate."""
     columns = (
         Column("optimizer"),
         Column("learning rate", "number"),
         Column("runs finished", "number"),
-        Column(f"{analysis.metric}, median (range)", "range"),
+        Column(f"{analysis.metric} (validation), median (range)", "range"),
     )
     rows = (
         (

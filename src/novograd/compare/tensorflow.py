@@ -17,7 +17,7 @@ import novograd.keras
 import novograd.tensorflow
 from novograd.compare.devices import CPU, require
 from novograd.compare.keras.models import VERSIONS, build
-from novograd.compare.load import find
+from novograd.compare.load import find_class
 from novograd.compare.optimizers import OWN, Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
@@ -62,7 +62,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> T
         if optimizer.kind == "novograd":
             settings["variant"] = optimizer.variant
         settings |= optimizer.arguments
-        make = find(optimizer.place) if optimizer.kind == OWN else _KERAS[optimizer.kind]
+        make = find_class(optimizer.place) if optimizer.kind == OWN else _KERAS[optimizer.kind]
         update = make(lambda: rate, **settings)
         update.build(variables)  # a graph cannot create variables
     else:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from novograd import variants
 from novograd.compare.devices import CPU, DeviceError, missing, number
-from novograd.compare.load import find
+from novograd.compare.load import find_class
 from novograd.compare.optimizers import OWN, Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
@@ -165,7 +165,7 @@ def _own(optimizer: Optimizer, named: Named) -> tuple[torch.optim.Optimizer, dic
     """Builds a class of a package from the parameters, or a function from the named parameters."""
     params = named if ":" in optimizer.place else [param for _, param in named]
     settings = dict(optimizer.arguments)
-    made = find(optimizer.place)(params, lr=optimizer.middle, **settings)
+    made = find_class(optimizer.place)(params, lr=optimizer.middle, **settings)
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(f"{optimizer.place} must make a torch.optim.Optimizer, got {made!r}")
     return made, settings

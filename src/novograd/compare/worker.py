@@ -18,7 +18,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from novograd.compare.devices import CPU, CPU_NAME, DeviceError, require, supports
-from novograd.compare.load import load
-from novograd.compare.optimizers import OPTIMIZERS, Optimizer, find
-from novograd.compare.task import Task
+from novograd.compare.load import default_rate, find_class, load
+from novograd.compare.optimizers import OPTIMIZERS, OWN, Optimizer, find
+from novograd.compare.task import Batch, Task
 from novograd.compare.training import Trainer, evaluate, schedule, segmentation, train
 
 PACKAGE = Path(__file__).parents[1]
@@ -102,7 +102,7 @@ def _events(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _run(task: Task, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    optimizer = replace(find(spec["optimizer"]), arguments=spec["arguments"])
+    optimizer = _chosen(spec["optimizer"], spec["arguments"])
     trainer = _trainer(task, spec["framework"], optimizer, spec["seed"], spec["device"])
     steps = spec["steps"]
     rates = (
@@ -136,7 +136,29 @@ def _describe(task: Task, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if not metrics:
         raise ValueError("task.metric returned no number; the first number compares the optimizers")
     segmentation(task, trainer)
-    yield {"event": "task", "framework": framework, "device": named, **about(task)}
+    rates = {
+        name: _default_rate(task, framework, _chosen(name, arguments), batch, device)
+        for name, arguments in spec["optimizers"].items()
+    }
+    yield {
+        "event": "task",
+        "framework": framework,
+        "device": named,
+        "default_rates": {name: rate for name, rate in rates.items() if rate is not None},
+        **about(task),
+    }
+
+
+def _default_rate(
+    task: Task, framework: str, optimizer: Optimizer, batch: Batch, device: str
+) -> float | None:
+    """Tries an optimizer, and returns the default learning rate of a user's own class."""
+    try:
+        _trainer(task, framework, optimizer, 0, device).step(0.0, *batch)
+    except Exception as error:
+        error.add_note(f"This happened with the optimizer {optimizer.title}.")
+        raise
+    return default_rate(find_class(optimizer.place)) if optimizer.kind == OWN else None
 
 
 def about(task: Task) -> dict[str, Any]:
@@ -176,6 +198,12 @@ def _framework(model: Any) -> str:
         "task.model must return a torch.nn.Module or a keras.Model, got an object of type "
         f"{type(model).__module__}.{type(model).__qualname__}"
     )
+
+
+def _chosen(name: str, arguments: Mapping[str, Any]) -> Optimizer:
+    """Returns an optimizer with arguments from JSON, which has lists in place of tuples."""
+    given = {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items()}
+    return replace(find(name), arguments=given)
 
 
 def _trainer(task: Task, framework: str, optimizer: Optimizer, seed: int, device: str) -> Trainer:
