@@ -16,8 +16,9 @@ The learning rate rises over a tenth of the steps, then follows a cosine, as in 
 Every recipe's learning rate is searched in the same way: with a seed of its own, from a first guess
 in factors of 2, until both neighbours of the best rate are worse. The best rate is then run with
 four other seeds. A seed determines the initial weights and all batches, so the differences between
-two recipes are taken seed by seed. The score is that of the test part after the last step. The
-search uses the same test part, which favours every recipe alike.
+two recipes are taken seed by seed. The score is that after the last step, on the validation and
+test parts together, because the stored runs are older than the division into these two parts. The
+search uses the same data, which favours every recipe alike.
 """
 
 import argparse
@@ -244,12 +245,13 @@ def train(name: str, recipe: Recipe, rate: float, seed: int, steps: int) -> floa
     os.environ |= {"KERAS_BACKEND": "torch", "KERAS_TORCH_DEVICE": "cpu"}  # read when imported
     from novograd.compare.torch import trainer_of
 
-    task = import_module(f"novograd.compare.tasks.{name}").TASK
+    module = import_module(f"novograd.compare.tasks.{name}")
+    task = module.TASK
     trainer = trainer_of(task, lambda named, _: (recipe.build(named), {}), seed)
     for step, batch in zip(range(1, steps + 1), task.batches(seed), strict=False):
         if not math.isfinite(trainer.step(schedule("cosine", step, steps, rate), *batch)):
             return None
-    found = evaluate(task, trainer, list(task.test()))
+    found = evaluate(task, trainer, module.held_out())
     if not math.isfinite(found["test_loss"]):
         return None
     return round(found["metrics"][TASKS[name].metric], 4)

@@ -1,10 +1,11 @@
-"""Tests of the built-in tasks: data, batches and metrics."""
+"""Tests of the built-in tasks: data, parts, batches and metrics."""
 
 import hashlib
 import itertools
 import math
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -44,29 +45,122 @@ def test_text_is_remade_byte_for_byte(tmp_path: Path) -> None:
     assert made.read_bytes() == (DATA / "text.txt.xz").read_bytes()
 
 
-def test_slices_can_be_halved_twice() -> None:
-    _, test = brain.load(0)
-    assert test.images.shape == test.labels.shape == (32, 80, 192)
-    assert all(side % 4 == 0 for side in test.images.shape[1:])
+def joined(batches: Iterable[Any]) -> list[NDArray[Any]]:
+    """Returns the inputs of all batches in one array, and the targets in another."""
+    return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
 
 
-def test_split_shares_no_slices_and_leaves_gaps() -> None:
-    train, test = brain.split(138)
-    assert (len(train), len(test)) == (90, 32)
-    assert np.abs(train[:, None] - test).min() == 3  # at least two slices in between
+def digest(batches: Iterable[Any]) -> str:
+    """Returns the SHA-256 of all inputs and targets, whatever the limits of the batches are."""
+    return hashlib.sha256(b"".join(array.tobytes() for array in joined(batches))).hexdigest()
 
 
-def test_training_damage_depends_on_the_seed_and_test_damage_does_not() -> None:
-    (train, test), (other_train, other_test) = brain.load(0), brain.load(1)
-    assert not np.array_equal(train.images, other_train.images)
-    assert np.array_equal(train.labels, other_train.labels)
-    assert np.array_equal(test.images, other_test.images)
+# -- the parts: training, validation and test -----------------------------------------------------
 
 
-def test_slices_are_standardised() -> None:
-    _, test = brain.load(0)
-    np.testing.assert_allclose(test.images.mean(axis=(1, 2)), 0, atol=1e-5)
-    np.testing.assert_allclose(test.images.std(axis=(1, 2)), 1, rtol=1e-5)
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_validation_and_test_batches_are_constant(name: str) -> None:
+    task = load(name)
+    assert task.validation is not None
+    assert digest(task.validation()) == digest(task.validation())
+    assert digest(task.test()) == digest(task.test())
+
+
+@pytest.mark.parametrize("name", [name for name in BUILT_IN if name != "toy"])
+def test_no_example_is_both_in_validation_and_test(name: str) -> None:
+    task = load(name)
+    assert task.validation is not None
+    (validation, _), (test, _) = joined(task.validation()), joined(task.test())
+    assert {x.tobytes() for x in validation}.isdisjoint(x.tobytes() for x in test)
+
+
+@pytest.mark.parametrize(("name", "images"), {"digits": 1047, "mnist": 3400}.items())
+def test_training_images_are_not_held_out(name: str, images: int) -> None:
+    task = load(name)
+    assert task.validation is not None
+    held_out, _ = joined([*task.validation(), *task.test()])
+    # In three rounds, nearly all images occur.
+    learnt, _ = joined(itertools.islice(task.batches(0), 3 * images // digits.BATCH))
+    learnt = {x.tobytes() for x in learnt}
+    assert 0.99 * images < len(learnt) <= images
+    assert learnt.isdisjoint(x.tobytes() for x in held_out)
+
+
+# Recorded when these were the test parts, before tasks had a validation part.
+TESTED = {
+    "digits": "10447030ee7701e48b3a759ca9720931528513ff4470765750bc7646cd89b7b9",
+    "mnist": "f7520729057eac1e73759e7fff67846715d8eb4ba0e79c3d5f14c8457bc2318a",
+}
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_the_test_images_are_the_recorded_ones(name: str) -> None:
+    assert digest(load(name).test()) == TESTED[name]
+
+
+def test_brain_shares_no_slices_between_parts_and_leaves_gaps() -> None:
+    train, held_out = brain.split(138)
+    assert len(train) == 90
+    # Two slices at each end of the slabs 1, 4, 7 and 10 of 12 slices are unused.
+    assert held_out.tolist() == [12 * i + j for i in (1, 4, 7, 10) for j in range(2, 10)]
+    assert np.abs(train[:, None] - held_out).min() == 3
+
+
+def test_held_out_brain_is_damaged_as_a_whole() -> None:
+    """Stored results of ``benchmarks/ablation.py`` depend on the damage."""
+    t1, labels = brain.template()
+    _, slices = brain.split(138)
+    damaged = brain.corrupt(t1[slices], np.random.default_rng(152))
+    (slab_1, slab_7), (slab_4, slab_10) = load("brain").validation(), load("brain").test()
+    for held_out in (brain.held_out(), [slab_1, slab_4, slab_7, slab_10]):
+        images, truth = joined(held_out)
+        assert np.array_equal(images, damaged)
+        assert np.array_equal(truth, labels[slices])
+
+
+def test_held_out_text_is_the_recorded_one() -> None:
+    """Stored results of ``benchmarks/ablation.py`` depend on the text and its four batches."""
+    recorded = "b220cbefe8754f14472e7a6557e140917979795a32596e39a7ea662e46b2778e"
+    for held_out in (text.held_out(), [*text.TASK.validation(), *text.TASK.test()]):
+        assert [len(targets) for _, targets in held_out] == [215, 215, 215, 214]
+        assert digest(held_out) == recorded
+
+
+def test_blocks_of_different_parts_are_separated_by_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    t1, _ = brain.template()
+    place = np.broadcast_to(np.arange(len(t1), dtype=np.uint8)[:, None, None], t1.shape)
+    monkeypatch.setattr(brain3d, "template", lambda: (t1, place))
+    validation, test = (joined(part())[1] for part in (brain3d.TASK.validation, brain3d.TASK.test))
+    assert validation.shape == (2 * 3, 8, 64, 64)
+    assert test.shape == (3 * 3, 8, 64, 64)
+    assert np.unique(test).tolist() == list(range(57, 81))
+    assert np.unique(validation).tolist() == list(range(85, 101))
+    learnt = joined(itertools.islice(brain3d.crops(0), 300))[1]
+    assert np.unique(learnt).tolist() == [*range(53), *range(105, 138)]
+
+
+def test_training_text_does_not_contain_the_held_out_text() -> None:
+    learnt = text.load().training.astype(np.uint8).tobytes()
+    held_out = text.load().held_out.astype(np.uint8).tobytes()
+    paragraphs = [held_out[i : i + 100] for i in range(0, len(held_out) - 100, 100)]
+    assert sum(paragraph in learnt for paragraph in paragraphs) < 0.01 * len(paragraphs)
+
+
+# -- the data, the batches and the metrics of each task -------------------------------------------
+
+
+def test_training_damage_depends_on_the_seed() -> None:
+    one, other = brain.training(0), brain.training(1)
+    assert not np.array_equal(one.images, other.images)
+    assert np.array_equal(one.labels, other.labels)
+
+
+def test_slices_are_standardised_and_can_be_halved_twice() -> None:
+    images, labels = joined(brain.held_out())
+    np.testing.assert_allclose(images.mean(axis=(1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(images.std(axis=(1, 2)), 1, rtol=1e-5)
+    assert images.shape == labels.shape == (32, 80, 192)
+    assert all(side % 4 == 0 for side in images.shape[1:])
 
 
 def test_batches_depend_on_the_seed_and_keep_images_with_their_labels() -> None:
@@ -110,36 +204,20 @@ def best_thresholds(images: NDArray[Any], labels: NDArray[Any], bins: int = 64) 
 
 
 def test_thresholds_solve_the_template_but_not_the_task() -> None:
-    with np.load(DATA / "brain.npz") as arrays:
-        held_out = brain.split(len(arrays["t1"]))[1]
-        assert best_thresholds(arrays["t1"][held_out], arrays["labels"][held_out]) > 0.9
-    assert best_thresholds(*brain.load(0)[1]) < 0.5
+    t1, labels = brain.template()
+    _, held_out = brain.split(len(t1))
+    assert best_thresholds(t1[held_out], labels[held_out]) > 0.9
+    assert best_thresholds(*joined(brain.held_out())) < 0.5
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_batches_depend_on_the_seed_and_test_batches_are_constant(name: str) -> None:
+def test_batches_depend_on_the_seed(name: str) -> None:
     task = load(name)
     first, again, other = (list(itertools.islice(task.batches(seed), 3)) for seed in (5, 5, 6))
     for batch, same in zip(first, again, strict=True):
         assert all(map(np.array_equal, batch, same))
     assert not np.array_equal(first[0][1], other[0][1])
     assert not np.array_equal(first[0][1], first[1][1])
-    for batch, same in zip(task.test(), task.test(), strict=True):
-        assert all(map(np.array_equal, batch, same))
-
-
-def test_training_and_test_blocks_are_separated_by_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
-    t1, _ = brain.template()
-    # No training block contains a voxel of the test part of the brain or of the gaps next to it.
-    held_out = slice(brain3d.TEST - brain3d.GAP, brain3d.TEST + 3 * brain3d.DEPTH + brain3d.GAP)
-    marked = np.zeros_like(t1)
-    marked[held_out] = 1
-    monkeypatch.setattr(brain3d, "template", lambda: (t1, marked))
-    for _, labels in itertools.islice(brain3d.crops(0), 300):
-        assert not labels.any()
-    ((images, labels),) = brain3d.test()
-    assert labels.all()
-    assert images.shape == labels.shape == (3 * 1 * 3, 8, 64, 64)
 
 
 def test_digits_are_the_scikit_learn_digits() -> None:
@@ -165,13 +243,6 @@ def test_text_predicts_the_next_character() -> None:
     assert read.shape == targets.shape == (16, 64)
     assert np.array_equal(read[:, 1:], targets[:, :-1])
     assert read.max() < text.load().characters
-
-
-def test_training_text_does_not_contain_the_test_text() -> None:
-    learnt = text.load().training.astype(np.uint8).tobytes()
-    tested = text.load().test.astype(np.uint8).tobytes()
-    paragraphs = [tested[i : i + 100] for i in range(0, len(tested) - 100, 100)]
-    assert sum(paragraph in learnt for paragraph in paragraphs) < 0.01 * len(paragraphs)
 
 
 def test_nats_by_hand() -> None:

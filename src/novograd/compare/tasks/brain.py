@@ -4,9 +4,9 @@ The data is one half of the MNI152 T1 template at 1 mm (``data/make_brain.py``).
 template two thresholds are nearly as good as a network. So each slice is damaged as a scanner does:
 a smooth bias field, an unknown contrast (gamma), Rician noise, and an arbitrary scale.
 
-Training and test slices come from different slabs along the body axis. A split into left and right
-would be wrong, because the template is mirror-symmetric. The template is one averaged brain:
-results compare optimizers and say nothing about patients.
+Training, validation and test slices come from different slabs along the body axis. A split into
+left and right would be wrong, because the template is mirror-symmetric. The template is one
+averaged brain: results compare optimizers and say nothing about patients.
 """
 
 from collections.abc import Iterator
@@ -21,9 +21,10 @@ from novograd.compare.task import Segmentation, Task
 
 CLASSES = ("CSF", "GM", "WM")  # labels 1, 2, 3; 0 is background
 
-SLAB, EVERY, MARGIN = 12, 3, 2  # slices per slab, slabs per test slab, slices dropped at each end
+SLAB, EVERY, MARGIN = 12, 3, 2  # slices per slab, slabs per held-out slab, slices dropped at an end
+USED = SLAB - 2 * MARGIN  # slices of a held-out slab
 BIAS, GAMMA, NOISE = 0.3, 0.4, 0.06  # see corrupt()
-TEST_SEED = 152  # the test slices are the same for every seed
+TEST_SEED = 152  # the validation and test slices are the same for every seed
 BATCH, SIDE = 8, 64  # crops, and their height and width
 
 
@@ -40,22 +41,22 @@ class Slices(NamedTuple):
 
 
 def split(depth: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Splits the slices into training and test slices.
+    """Splits the slices into training slices and slices that are held out.
 
-    A slab is 12 neighbouring slices, and every third slab is for testing. The 2 slices at each end
-    of a test slab are not used, because neighbouring slices are nearly equal.
+    A slab is 12 neighbouring slices, and every third slab is held out. The 2 slices at each end of
+    a held-out slab are not used, because neighbouring slices are nearly equal.
 
     Args:
         depth: Number of slices.
 
     Returns:
-        Indices of the training and of the test slices, both ascending.
+        Indices of the training and of the held-out slices, both ascending.
     """
     index = np.arange(depth)
     slab, place = np.divmod(index, SLAB)
-    held_out = slab % EVERY == 1
-    inside = (place >= MARGIN) & (place < SLAB - MARGIN)
-    return index[~held_out], index[held_out & inside]
+    outside = slab % EVERY == 1  # of the training part
+    inside = (place >= MARGIN) & (place < SLAB - MARGIN)  # of the slab
+    return index[~outside], index[outside & inside]
 
 
 def corrupt(t1: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.float32]:
@@ -103,21 +104,24 @@ def template() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         return arrays["t1"], arrays["labels"]
 
 
-def load(seed: int) -> tuple[Slices, Slices]:
-    """Loads the data.
+def training(seed: int) -> Slices:
+    """Returns the 90 training slices.
 
     Args:
-        seed: Seed of the damage to the training slices.
-
-    Returns:
-        The 90 training slices and the 32 test slices. The test slices are the same for every seed.
+        seed: Seed of the damage.
     """
     t1, labels = template()
-    train, test = split(len(t1))
-    return (
-        Slices(corrupt(t1[train], np.random.default_rng(seed)), labels[train]),
-        Slices(corrupt(t1[test], np.random.default_rng(TEST_SEED)), labels[test]),
-    )
+    chosen, _ = split(len(t1))
+    return Slices(corrupt(t1[chosen], np.random.default_rng(seed)), labels[chosen])
+
+
+def held_out() -> list[Slices]:
+    """Returns the 32 held-out slices, a batch for each slab; always with the same damage."""
+    t1, labels = template()
+    _, chosen = split(len(t1))
+    images = corrupt(t1[chosen], np.random.default_rng(TEST_SEED))
+    slabs = range(0, len(chosen), USED)
+    return [Slices(images[i : i + USED], labels[chosen[i : i + USED]]) for i in slabs]
 
 
 def crops(slices: Slices, seed: int) -> Iterator[Slices]:
@@ -173,7 +177,7 @@ def loss(logits: Any, labels: Any) -> Any:
 
 
 def _pictures(images: Any, logits: Any, labels: Any) -> Segmentation:
-    shown = slice(4, None, 8)  # one from each test slab
+    shown = slice(USED // 4, None, USED // 2)  # two from each test slab
     found = logits[shown].argmax(-1).astype(np.uint8)
     return Segmentation(images[shown], labels[shown], found, CLASSES)
 
@@ -187,8 +191,9 @@ TASK = Task(
         "template is one averaged brain, so the task says nothing about patients."
     ),
     model=_model,
-    batches=lambda seed: crops(load(seed)[0], seed),
-    test=lambda: [load(0)[1]],
+    batches=lambda seed: crops(training(seed), seed),
+    validation=lambda: held_out()[::2],  # every other slab
+    test=lambda: held_out()[1::2],
     loss=loss,
     metric=lambda logits, labels: dice(logits.argmax(-1), labels),
     margin=0.02,

@@ -1,11 +1,12 @@
 """The task: label the tissue of every voxel in 3-D blocks of the brain of the task ``brain``.
 
 Slabs as thick as a block are damaged like the slices of ``brain``, each slab in its own way, and
-cut into blocks. The test slabs lie in the middle of the body axis, with a gap on each side.
+cut into blocks. The test slabs lie in the middle of the body axis, the validation slabs above them,
+and the training slabs below and above both, with gaps between the parts.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,30 @@ from novograd.compare.tasks.brain import (
 )
 
 DEPTH, SIDE, BATCH = 8, 64, 2
-# Along z: start of the test part, its number of slabs, and unused voxels on each side of it.
-TEST, SLABS, GAP = 57, 3, 4
+
+
+class Part(NamedTuple):
+    """A part of the brain that is held out.
+
+    Attributes:
+        start: Where its first slab begins along z.
+        slabs: Number of slabs.
+        seed: Seed of the damage.
+    """
+
+    start: int
+    slabs: int
+    seed: int
+
+    @property
+    def end(self) -> int:
+        """Where the part ends along z."""
+        return self.start + self.slabs * DEPTH
+
+
+TEST = Part(57, 3, TEST_SEED)
+GAP = 4  # unused voxels between two parts along z
+VALIDATION = Part(TEST.end + GAP, 2, TEST_SEED + 1)
 
 Blocks = tuple[NDArray[np.float32], NDArray[np.uint8]]  # images, labels: (blocks, 8, 64, 64)
 
@@ -52,7 +75,7 @@ def crops(seed: int) -> Iterator[Blocks]:
     t1, labels = template()
     random = np.random.default_rng(seed)
     starts = np.arange(len(t1) - DEPTH + 1)
-    starts = starts[(starts + DEPTH <= TEST - GAP) | (starts >= TEST + SLABS * DEPTH + GAP)]
+    starts = starts[(starts + DEPTH <= TEST.start - GAP) | (starts >= VALIDATION.end + GAP)]
     while True:
         start = random.choice(starts)
         slab = slice(start, start + DEPTH)
@@ -60,13 +83,13 @@ def crops(seed: int) -> Iterator[Blocks]:
         yield _cut(corrupt(t1[slab], random), labels[slab], corners)
 
 
-def test() -> list[Blocks]:
-    """Returns the test slabs, cut into blocks side by side; always with the same damage."""
+def held_out(part: Part) -> list[Blocks]:
+    """Returns the slabs of a part, cut into blocks side by side; always with the same damage."""
     t1, labels = template()
-    random = np.random.default_rng(TEST_SEED)
+    random = np.random.default_rng(part.seed)
     steps = [np.arange(0, side - SIDE + 1, SIDE) for side in t1.shape[1:]]
     corners = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 2)
-    slabs = [slice(TEST + i * DEPTH, TEST + (i + 1) * DEPTH) for i in range(SLABS)]
+    slabs = [slice(z, z + DEPTH) for z in range(part.start, part.end, DEPTH)]
     cut = [_cut(corrupt(t1[slab], random), labels[slab], corners) for slab in slabs]
     images, truth = zip(*cut, strict=True)
     return [(np.concatenate(images), np.concatenate(truth))]
@@ -101,7 +124,8 @@ TASK = Task(
     ),
     model=_model,
     batches=crops,
-    test=test,
+    validation=lambda: held_out(VALIDATION),
+    test=lambda: held_out(TEST),
     loss=loss,
     metric=lambda logits, labels: dice(logits.argmax(-1), labels),
     margin=0.02,

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from novograd.compare.task import Task
 
-TRAINING = 1347  # images; the other 450, mostly by other writers, are for testing
+# Training, validation and test images. The last 450 images are mostly by other writers.
+TRAINING, VALIDATION, TEST = slice(1047), slice(1047, 1347), slice(1347, None)
 BATCH = 64
 
 Images = tuple[NDArray[np.float32], NDArray[np.uint8]]
@@ -73,8 +74,9 @@ TASK = Task(
         "works and at which learning rates, but hardly which optimizer is better."
     ),
     model=_model,
-    batches=lambda seed: drawn(part(load(), slice(None, TRAINING)), seed),
-    test=lambda: [part(load(), slice(TRAINING, None))],
+    batches=lambda seed: drawn(part(load(), TRAINING), seed),
+    validation=lambda: [part(load(), VALIDATION)],
+    test=lambda: [part(load(), TEST)],
     loss=loss,
     metric=accuracy,
     margin=0.01,

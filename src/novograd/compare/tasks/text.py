@@ -1,7 +1,8 @@
 """The task: predict the next character of English prose, Python's own documentation.
 
 The text is Python 3.11's ``help`` topics, with each paragraph only once (``data/make_text.py``).
-Some topics repeat parts of others; otherwise the test part would repeat the training part.
+Some topics repeat parts of others; otherwise the test part would repeat the training part. The
+three parts follow each other in the text.
 """
 
 import lzma
@@ -19,18 +20,20 @@ from novograd.compare.task import Task
 CONTEXT, BATCH = 64, 16
 TRAINING, GAP = 0.85, 1000  # fraction for training, unused characters after it
 
+Excerpts = tuple[NDArray[np.int32], NDArray[np.int32]]  # characters, and the next characters
+
 
 class Text(NamedTuple):
     """A text as the numbers of its characters.
 
     Attributes:
         training: The training part, int32.
-        test: The test part, later in the text, int32.
+        held_out: The validation and test parts, later in the text, int32.
         characters: Number of different characters.
     """
 
     training: NDArray[np.int32]
-    test: NDArray[np.int32]
+    held_out: NDArray[np.int32]
     characters: int
 
 
@@ -45,7 +48,7 @@ def load() -> Text:
     return Text(numbers[:end], numbers[end + GAP :], len(alphabet))
 
 
-def excerpts(seed: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+def excerpts(seed: int) -> Iterator[Excerpts]:
     """Draws excerpts of the training part without end, 16 at a time.
 
     Yields:
@@ -58,9 +61,9 @@ def excerpts(seed: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]
         yield drawn[:, :-1], drawn[:, 1:]
 
 
-def test() -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-    """Returns the test part as consecutive excerpts."""
-    read = sliding_window_view(load().test, CONTEXT + 1)[::CONTEXT]
+def held_out() -> list[Excerpts]:
+    """Returns the validation and test parts as consecutive excerpts, in four batches."""
+    read = sliding_window_view(load().held_out, CONTEXT + 1)[::CONTEXT]
     return [(part[:, :-1], part[:, 1:]) for part in np.array_split(read, 4)]
 
 
@@ -95,7 +98,8 @@ TASK = Task(
     ),
     model=_model,
     batches=excerpts,
-    test=test,
+    validation=lambda: held_out()[:2],
+    test=lambda: held_out()[2:],
     loss=_loss,
     metric=nats,
     higher_is_better=False,
