@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from novograd.compare.analysis import Analysis
-from novograd.compare.report.figures import all_figures, png, svg
+from novograd.compare.report.charts import charts
 from novograd.compare.report.page import render
+from novograd.compare.report.segmentations import segmentations
 from novograd.results import replace
 
 PAGE, FIGURES = "report.html", "figures"
@@ -22,9 +23,8 @@ def write(analysis: Analysis, output: Path) -> None:
     """
     folder = output / FIGURES
     folder.mkdir(exist_ok=True)
-    drawings = {}
-    for name, figure in all_figures(analysis, output).items():
-        drawings[name] = svg(figure, name)
-        replace(folder / f"{name}.svg", drawings[name])
-        replace(folder / f"{name}.png", png(figure))
-    replace(output / PAGE, render(analysis, drawings))
+    drawn, pictures = charts(analysis), segmentations(analysis, output)
+    for one in (*drawn.values(), *pictures):
+        replace(folder / f"{one.name}.svg", one.svg)
+        replace(folder / f"{one.name}.png", one.png)
+    replace(output / PAGE, render(analysis, drawn, pictures))

@@ -1,59 +1,40 @@
-"""Renders the page of the report from an analysis and its figures."""
+"""Renders the page of the report from an analysis and its drawings."""
 
-from collections.abc import Iterable, Mapping
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from importlib.resources import files
 from typing import NamedTuple
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from novograd.compare import tables
-from novograd.compare.analysis import Analysis, Pair, Row
-from novograd.compare.optimizers import OPTIMIZERS
-from novograd.compare.report.figures import INK, PAPER
-from novograd.compare.runner import FRAMEWORKS
-from novograd.compare.sentences import (
-    interruption,
-    label,
-    protocol,
-    search_ends,
-    sentence,
-    spread,
-)
+from novograd.compare.analysis import Analysis, Row, Summary
+from novograd.compare.optimizers import styles
+from novograd.compare.report import data
+from novograd.compare.report.drawing import INK, PAPER, Drawing
+from novograd.compare.runner import FRAMEWORKS, dump
+from novograd.compare.sentences import cautions, label, protocol, spread, verdict
 
-CAPTIONS = {
-    "learning-curves": "Each optimizer at its best learning rate. Line: median over the seeds; "
-    "band: lowest to highest.",
-    "training-loss": "The same runs, on the training batches.",
-    "learning-rates": "Marks: median; bars: lowest to highest, where there are several seeds. "
-    "Marks at the same rate are drawn slightly apart.",
-    "state": "Size of the data that the optimizer keeps between steps, at its best learning rate.",
-    "time": "Median time of the optimizer's update in a step. A run has one thread.",
-}
+ASSETS = files("novograd.compare.report") / "assets"
+SCRIPTS = ("sortable.js", "script.js")  # sortable.js is sortable-tablesort 4.1.7, unchanged
 
 
-class Verdict(NamedTuple):
-    """The comparison of two optimizers.
+class Cell(NamedTuple):
+    """A comparison of two optimizers in the matrix.
 
     Attributes:
-        tag: The outcome in a word or two.
-        text: The outcome in a sentence.
+        kind: ``"ahead"`` or ``"behind"`` if a difference is shown, else ``"unclear"``;
+            ``"missing"`` if there is no comparison, ``"same"`` for an optimizer and itself.
+        mean: How much better the optimizer of the row is, or the reason why this is not known.
+        interval: The 95 % interval; may be empty.
     """
 
-    tag: str
-    text: str
-
-
-class Drawing(NamedTuple):
-    """A figure on the page.
-
-    Attributes:
-        svg: The figure, ready to insert into the page.
-        caption: How to read it.
-    """
-
-    svg: Markup
-    caption: str
+    kind: str
+    mean: str = ""
+    interval: str = ""
 
 
 class Failure(NamedTuple):
@@ -70,68 +51,89 @@ class Failure(NamedTuple):
     runs: list[str]
 
 
-def render(analysis: Analysis, drawings: Mapping[str, str]) -> str:
+def render(
+    analysis: Analysis, charts: Mapping[str, Drawing], segmentations: Sequence[Drawing]
+) -> str:
     """Returns the page.
 
     Args:
         analysis: The analysis of a comparison.
-        drawings: The figures by name, as SVG.
+        charts: The charts by name.
+        segmentations: The pictures of segmentations.
     """
     environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        loader=FunctionLoader(_asset),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
-    template = files("novograd.compare.report").joinpath("page.html").read_text(encoding="utf-8")
     results = analysis.results
-    figures = {name: drawing(name, svg) for name, svg in drawings.items()}
-    metric, pairs = analysis.metric, analysis.pairs
-    return environment.from_string(template).render(
+    script = "".join(map(_asset, SCRIPTS))
+    looks = styles(results["optimizers"])
+    return environment.get_template("page.html").render(
+        analysis=analysis,
         results=results,
+        script=Markup(script),
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         framework=FRAMEWORKS[results["settings"]["framework"]].title,
         title=results["task"]["title"] or results["settings"]["task"],
-        optimizers=[OPTIMIZERS[name] for name in results["optimizers"]],
-        colours={optimizer.title: optimizer.colour for optimizer in OPTIMIZERS.values()},
-        metric=metric,
-        leader=_leader(analysis),
-        novograd=[verdict(pair, metric) for pair in pairs if _has_novograd(pair)],
-        others=[verdict(pair, metric) for pair in pairs if not _has_novograd(pair)],
-        cautions=[*interruption(analysis), *_counts(analysis), *search_ends(analysis)],
-        quality=tables.quality(analysis),
-        cost=tables.cost(analysis),
-        target=analysis.target,
-        charts=[shown for name, shown in figures.items() if name in CAPTIONS],
-        segmentations=[shown for name, shown in figures.items() if name not in CAPTIONS],
-        settings=tables.settings(analysis),
-        rates=tables.rates(analysis),
+        colours={title: looks[name][0] for name, title in results["optimizers"].items()},
+        answer=answer(analysis),
+        matrix=matrix(analysis),
+        cautions=[*_failed(analysis), *cautions(analysis)],
+        tables=tables,
+        charts=charts,
+        segmentations=segmentations,
+        inline=inline,
+        sort_key=sort_key,
+        spread=spread,
         protocol=protocol(analysis),
         diverged=analysis.ended("diverged"),
         label=label,
         failures=failures(analysis.ended("failed")),
         machine=machine(analysis),
+        downloads={
+            "results.json": data.url(dump(dict(results)), "application/json"),
+            "runs.csv": data.url(data.runs_csv(results["runs"]), "text/csv"),
+        },
     )
 
 
-def verdict(pair: Pair, metric: str) -> Verdict:
-    """Compares two optimizers; the tag is NovoGrad's outcome if it is one of them."""
-    lost = pair.worse.is_novograd and not pair.better.is_novograd
-    tag = "behind" if lost and pair.outcome == "ahead" else pair.outcome
-    return Verdict(tag, sentence(pair, metric))
+def answer(analysis: Analysis) -> list[str]:
+    """Says in a few sentences which optimizer is ahead of which."""
+    match analysis.summaries:
+        case []:
+            return ["No run finished, so there is nothing to compare."]
+        case [one]:
+            return [f"{one.title} has the only results: {analysis.metric} {spread(one.judged)}."]
+        case _:
+            return verdict(analysis)
 
 
-def drawing(name: str, svg: str) -> Drawing:
-    """Prepares a figure for the page and gives it the page's text and background colours.
+def matrix(analysis: Analysis) -> list[tuple[Summary, list[Cell]]]:
+    """Returns each optimizer, with its comparison with every optimizer."""
+    summaries = analysis.summaries
+    return [(row, [_cell(analysis, row, column) for column in summaries]) for row in summaries]
 
-    Args:
-        name: The name of the figure.
-        svg: The figure.
+
+def inline(drawing: Drawing) -> Markup:
+    """Returns a drawing as SVG to insert into the page, with the page's colours."""
+    svg = drawing.svg
+    svg = svg[svg.index("<svg ") :].replace(INK, "currentColor").replace(PAPER, "var(--paper)")
+    named = Markup('<svg role="img" aria-label="{}" ').format(drawing.description)
+    return Markup(svg.replace("<svg ", named, 1))
+
+
+def sort_key(cell: str) -> str:
+    """Returns the first number of a cell, by which its column is sorted; "" without a number.
 
     Example:
-        >>> print(drawing("state", '<?xml?><svg width="9"><a style="fill: #24292f"/></svg>').svg)
-        <svg role="img" aria-label="state" width="9"><a style="fill: currentColor"/></svg>
+        >>> sort_key("only 0.01"), sort_key("118,176"), sort_key("1e-05-0.1"), sort_key("-")
+        ('0.01', '118176', '1e-05', '')
     """
-    spoken = name.replace("-", " ")
-    inline = svg[svg.index("<svg ") :].replace(INK, "currentColor").replace(PAPER, "var(--paper)")
-    named = inline.replace("<svg ", f'<svg role="img" aria-label="{spoken}" ', 1)
-    return Drawing(Markup(named), CAPTIONS.get(name, ""))
+    found = re.search(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]\d+)?", cell)
+    return found[0].replace(",", "") if found else ""
 
 
 def failures(failed: Iterable[Row]) -> list[Failure]:
@@ -169,28 +171,32 @@ def machine(analysis: Analysis) -> dict[str, str]:
     }
 
 
-def _leader(analysis: Analysis) -> str | None:
-    """Says which optimizer has the best median, and with which optimizers it ties."""
-    if not analysis.summaries:
-        return None
-    best = analysis.pairs[0].better if analysis.pairs else analysis.summaries[0]
-    against = [pair for pair in analysis.pairs if pair.better is best]
-    tied = [pair.worse.title for pair in against if pair.outcome == "tie"]
-    but = f", but ties with {' and with '.join(tied)}" if tied else ""
-    if any(pair.outcome == "not ranked" for pair in against):
-        but += "; there are too few seeds to rank all optimizers"
-    return f"{best.title} has the best median: {analysis.metric} {spread(best.best)}{but}."
+def _cell(analysis: Analysis, row: Summary, column: Summary) -> Cell:
+    if row is column:
+        return Cell("same")
+    pair = analysis.pair(row.name, column.name)
+    if pair.gain is None:
+        return Cell("missing", f"not compared: {pair.why_not}")
+    ahead = pair.better is row
+    mean, low, high = pair.gain.mean, pair.gain.low, pair.gain.high
+    if not ahead:
+        mean, low, high = -mean, -high, -low
+    kind = ("ahead" if ahead else "behind") if pair.outcome == "ahead" else "unclear"
+    return Cell(kind, _signed(mean), f"{_signed(low)} to {_signed(high)}")
 
 
-def _has_novograd(pair: Pair) -> bool:
-    return pair.better.is_novograd or pair.worse.is_novograd
+def _signed(number: float) -> str:
+    """Writes a number with its sign; a minus is as wide as a plus."""
+    return f"{number:+.3f}".replace("-0.000", "+0.000").replace("-", "\N{MINUS SIGN}")
 
 
-def _counts(analysis: Analysis) -> list[str]:
-    """Says how many runs diverged or failed."""
-    counts = {status: len(analysis.ended(status)) for status in ("diverged", "failed")}
-    return [
-        f"{count} of {len(analysis.results['runs'])} runs {status}; see below."
-        for status, count in counts.items()
-        if count
-    ]
+def _failed(analysis: Analysis) -> list[str]:
+    """Says how many runs failed."""
+    failed, runs = analysis.ended("failed"), analysis.results["runs"]
+    if not failed:
+        return []
+    return [f"{len(failed)} of {len(runs)} runs failed; the errors are at the end of this page."]
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
