@@ -495,6 +495,8 @@ def test_values_are_shown_next_to_the_pointer(opened):
         opened.mouse.move(box["x"] + 5, box["y"] + 20)
         assert readout(opened)["learning rate"] == rate
         assert opened.locator(".plot .on").get_attribute("id") == guide[1:]
+        below = opened.locator(".readout").first.bounding_box()["y"]
+        assert below > box["y"] + box["height"]  # it does not hide the curves
     assert readout(opened)["NovoGrad"] == "0.710, chosen"
     assert "SGD, Nesterov" not in readout(opened)  # it did not run at this rate
     box = plot.bounding_box()

@@ -87,7 +87,6 @@ def render(
         segmentations=segmentations,
         inline=inline,
         sort_key=sort_key,
-        spread=spread,
         protocol=protocol(analysis),
         diverged=analysis.ended("diverged"),
         label=label,

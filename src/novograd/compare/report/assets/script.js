@@ -3,6 +3,7 @@ for (const box of document.querySelectorAll(".scroll")) {
   const mark = () => {
     const hidden = box.scrollWidth - box.clientWidth;
     box.parentElement.classList.toggle("wide", hidden > 1);
+    box.tabIndex = hidden > 1 ? 0 : -1; // scrolls with the arrow keys
     box.classList.toggle("more", hidden - box.scrollLeft > 1);
   };
   new ResizeObserver(mark).observe(box);
@@ -28,6 +29,7 @@ for (const button of document.querySelectorAll("button.copy")) {
 for (const plot of document.querySelectorAll(".plot")) {
   const guides = plot.querySelectorAll('[id*="-guide-"]');
   const table = plot.parentElement.querySelector("table");
+  const legend = plot.querySelector('[id*="-legend_"]');
   const readout = plot.querySelector(".readout");
   let shown = -1;
 
@@ -35,6 +37,7 @@ for (const plot of document.querySelectorAll(".plot")) {
     const { left, right } = guide.getBoundingClientRect();
     return (left + right) / 2;
   };
+  const top = element => element.getBoundingClientRect().top;
   const show = index => {
     guides[shown]?.classList.remove("on");
     shown = index;
@@ -48,6 +51,7 @@ for (const plot of document.querySelectorAll(".plot")) {
       value.textContent = cell.textContent;
       return value.textContent ? [name, value] : [];
     }));
+    readout.style.top = `${top(legend) - top(plot)}px`;
   };
   const follow = event => {
     const distances = [...guides].map(guide => Math.abs(middle(guide) - event.clientX));
