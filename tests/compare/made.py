@@ -1,6 +1,7 @@
 """Invented results of a comparison, for tests."""
 
-from novograd.compare.optimizers import OPTIMIZERS
+from novograd.compare.optimizers import find
+from novograd.compare.plan import FIRST_JUDGE
 
 
 def row(optimizer, rate, seed, score, **more):
@@ -9,13 +10,14 @@ def row(optimizer, rate, seed, score, **more):
         "optimizer": optimizer,
         "learning_rate": rate,
         "seed": seed,
+        "part": "test" if seed >= FIRST_JUDGE else "validation",
         "loss": [4.0, 3.0, 2.0, 1.0],
         "evaluations": [
-            {"step": 2, "test_loss": 2.0, "metrics": {"accuracy": score / 2, "other": 1.0}},
-            {"step": 4, "test_loss": 1.0, "metrics": {"accuracy": score, "other": 2.0}},
+            {"step": 2, "held_out_loss": 2.0, "metrics": {"accuracy": score / 2, "other": 1.0}},
+            {"step": 4, "held_out_loss": 1.0, "metrics": {"accuracy": score, "other": 2.0}},
         ],
         "status": "finished",
-        "test_loss": 1.0,
+        "held_out_loss": 1.0,
         "metrics": {"accuracy": score, "other": 2.0 + seed},
         "step_ms": 10.0 + seed,
         "update_ms": 1.0,
@@ -27,6 +29,16 @@ def row(optimizer, rate, seed, score, **more):
     }
 
 
+def judged(optimizer, *scores, rate=0.01, **more):
+    """Returns judged runs with these scores."""
+    return [row(optimizer, rate, FIRST_JUDGE + i, score, **more) for i, score in enumerate(scores)]
+
+
+def searched(optimizer, scores, **more):
+    """Returns the runs of a search, from scores by learning rate."""
+    return [row(optimizer, rate, 0, score, **more) for rate, score in scores.items()]
+
+
 def results(runs, **more):
     """Returns results with these runs, in the format of ``runner.compare``."""
     names = list(dict.fromkeys(run["optimizer"] for run in runs))
@@ -35,7 +47,7 @@ def results(runs, **more):
         for name in names
     }
     return {
-        "schema": 3,
+        "schema": 4,
         "novograd": "0.0",
         "command": "novograd compare",
         "date": "2000-01-01",
@@ -56,6 +68,8 @@ def results(runs, **more):
             "schedule": "cosine",
             "quick": False,
             "device": "cpu",
+            "extended": names,
+            "arguments": {},
         },
         "task": {
             "title": "Digits",
@@ -64,8 +78,9 @@ def results(runs, **more):
             "margin": 0.05,
             "steps": 4,
             "learning_rates": {},
+            "validated": True,
         },
-        "optimizers": {name: OPTIMIZERS[name].title for name in names},
+        "optimizers": {name: find(name).title for name in names},
         "status": "finished",
         "planned": len(runs),
         "runs": runs,

@@ -190,16 +190,15 @@ def analyse(results: Row) -> Analysis:
 def _pair(one: Summary, other: Summary, task: Row) -> Pair:
     """Compares two optimizers seed by seed."""
     for summary in (one, other):
-        lost = summary.judged.ended - len(summary.judged.finished)
-        if lost:
-            return Pair(one, other, None, why_not=f"{lost} runs of {summary.title} ended early")
+        if len(summary.judged.finished) < summary.judged.ended:
+            return Pair(one, other, None, why_not=f"not all runs of {summary.title} finished")
     scores = [
         {row["seed"]: first_metric(row) for row in summary.judged.finished}
         for summary in (one, other)
     ]
     seeds = sorted(scores[0].keys() & scores[1].keys())
     if len(seeds) < 2:
-        return Pair(one, other, None, why_not="it needs at least two seeds")
+        return Pair(one, other, None, why_not="at least two seeds are needed")
     sign = 1 if task["higher_is_better"] else -1
     pairs = [(sign * scores[0][seed], sign * scores[1][seed]) for seed in seeds]
     gain = difference(pairs, task["margin"] or 0.0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from novograd.compare.analysis import Analysis, Pair, Point, Row, Summary
+from novograd.compare.analysis import Analysis, Point, Row, Summary
 from novograd.compare.optimizers import find
 
 
@@ -21,24 +21,21 @@ def remarks(analysis: Analysis) -> list[str]:
 def verdict(analysis: Analysis) -> list[str]:
     """Writes which differences are shown, in at most three sentences."""
     ahead: dict[str, list[str]] = {}
-    unclear: list[Pair] = []
-    missing: dict[str, None] = {}
     for pair in analysis.pairs:
         if pair.outcome == "ahead":
             ahead.setdefault(pair.better.title, []).append(pair.worse.title)
-        elif pair.outcome == "no difference shown":
-            unclear.append(pair)
-        else:
-            missing.setdefault(pair.why_not)
+    unclear = sum(pair.outcome == "no difference shown" for pair in analysis.pairs)
+    reasons = list(dict.fromkeys(pair.why_not for pair in analysis.pairs if pair.why_not))
     said = []
     if ahead:
         parts = (f"{better} is ahead of {listed(others)}" for better, others in ahead.items())
         said.append(f"{'; '.join(parts)}.")
     if unclear:
-        pairs = (f"{pair.better.title} and {pair.worse.title}" for pair in unclear)
-        said.append(f"No difference is shown between {'; '.join(pairs)}.")
-    if missing:
-        said.append(f"Some optimizers are not compared: {'; '.join(missing)}.")
+        count = len(analysis.pairs)
+        which = f"the other {unclear} of {count} pairs" if unclear < count else "any pair"
+        said.append(f"No difference is shown for {which}.")
+    if reasons:
+        said.append(f"Some pairs are not compared: {'; '.join(reasons)}.")
     return said
 
 

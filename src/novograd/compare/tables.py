@@ -11,7 +11,7 @@ from novograd.compare.analysis import Analysis, Pair, Summary
 from novograd.compare.optimizers import find
 from novograd.compare.sentences import good_rates, spread, steps_to_target
 
-SHOWN = "*"  # marks a shown difference in the matrix
+SHOWN, NOT_COMPARED = "*", "not compared"  # a shown difference in the matrix; a pair
 
 
 @dataclass(frozen=True)
@@ -88,47 +88,46 @@ def matrix(analysis: Analysis) -> Table:
     return Table(columns, tuple(rows))
 
 
-def differences(analysis: Analysis, against: str | None = None) -> Table:
+def differences(analysis: Analysis, subject: str | None = None) -> Table:
     """Tabulates the paired differences with their intervals.
 
     Args:
         analysis: The analysis of the comparison.
-        against: The name of an optimizer: only its pairs, and positive numbers if it is better.
+        subject: The name of an optimizer: only its pairs, and positive numbers if it is better.
             None: all pairs, the better optimizer first.
     """
     margin = analysis.results["task"]["margin"]
+    title = "" if subject is None else analysis.results["optimizers"][subject]
     columns = (
-        Column("optimizer"),
-        Column("compared with"),
+        *([] if subject else [Column("optimizer")]),
+        Column(f"{title}\ncompared with" if subject else "compared with"),
         Column(f"better by\n({analysis.metric})", "number"),
         Column("95 % interval", "range"),
         *([Column("in\nmargins", "number")] if margin else []),
-        Column("conclusion"),
+        Column("conclusion", "range"),
     )
 
     def row(pair: Pair) -> tuple[str, ...]:
-        turned = pair.worse.name == against
+        turned = pair.worse.name == subject
         first, second = (pair.worse, pair.better) if turned else (pair.better, pair.worse)
+        names = (second.title,) if subject else (first.title, second.title)
         if pair.gain is None:
-            blank = ("-",) * (len(columns) - 3)
-            return first.title, second.title, *blank, f"not compared: {pair.why_not}"
+            return (*names, *["-"] * (len(columns) - len(names) - 1), NOT_COMPARED)
         mean, low, high = pair.gain.mean, pair.gain.low, pair.gain.high
         if turned:
             mean, low, high = -mean, -high, -low
-        outcome = "behind" if turned and pair.outcome == "ahead" else pair.outcome
         return (
-            first.title,
-            second.title,
+            *names,
             f"{mean:+.3f}",
             f"{low:+.3f} to {high:+.3f}",
             *([f"{mean / margin:+.1f}"] if margin else []),
-            outcome,
+            "behind" if turned and pair.outcome == "ahead" else pair.outcome,
         )
 
     chosen = [
         pair
         for pair in analysis.pairs
-        if against is None or against in (pair.better.name, pair.worse.name)
+        if subject is None or subject in (pair.better.name, pair.worse.name)
     ]
     return Table(columns, tuple(map(row, chosen)))
 
