@@ -22,7 +22,7 @@ class Optimizer:
         middle: The middle of the search for its learning rate.
         defaults: By framework, the default learning rate of the class used there, if it has one.
         variant: The variant of NovoGrad.
-        place: For ``OWN``: where the class or function is, see ``novograd.compare.load.find_class``.
+        place: For ``OWN``: the place of the class or function, see ``load.find_class``.
         arguments: More arguments, by the names of the framework's class; they replace settings.
     """
 
@@ -45,7 +45,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         {"tensorflow": 1.0, "torch": 0.01},
     ),
     "novograd:rows": Optimizer(
-        "NovoGrad, rows", "novograd", {"weight_decay": 1e-2}, 3e-3,
+        "NovoGrad, rows", "novograd", {"weight_decay": 1e-2}, 1e-2,
         {"tensorflow": 1e-3, "torch": 1e-3}, "rows",
     ),
     "adamw": Optimizer(

@@ -198,5 +198,6 @@ TASK = Task(
     metric=lambda logits, labels: dice(logits.argmax(-1), labels),
     margin=0.02,
     steps=160,
+    learning_rates={"novograd:rows": 0.03, "adamw": 0.01, "nadamw": 0.01, "sgd": 0.3},
     segmentation=_pictures,
 )
