@@ -252,7 +252,7 @@ def train(name: str, recipe: Recipe, rate: float, seed: int, steps: int) -> floa
         if not math.isfinite(trainer.step(schedule("cosine", step, steps, rate), *batch)):
             return None
     found = evaluate(task, trainer, module.held_out())
-    if not math.isfinite(found["test_loss"]):
+    if not math.isfinite(found["held_out_loss"]):
         return None
     return round(found["metrics"][TASKS[name].metric], 4)
 

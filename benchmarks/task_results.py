@@ -9,16 +9,16 @@ names the command of its comparison.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from novograd.compare.analysis import Analysis, analyse, standing
-from novograd.compare.sentences import at_default, robust, spread, steps_to_target
+from novograd.compare import tables
+from novograd.compare.analysis import Analysis, analyse
+from novograd.compare.sentences import verdict
+from novograd.compare.tables import Table
 
 RESULTS = Path(__file__).parent / "results" / "compare"
 PAGES = Path(__file__).parents[1] / "docs" / "tasks"
-WARMED_UP = 3  # the schema since which a tenth of the steps is warm-up
 FOUND = "## What was found\n"  # this program writes everything after this heading
 
 
@@ -30,47 +30,39 @@ def load() -> dict[str, dict[str, Any]]:
     }
 
 
-def table(analysis: Analysis) -> str:
-    """Returns a Markdown table with a row for each optimizer."""
-    margin = analysis.results["task"]["margin"]
-    head = [
-        "optimizer", "best rate", f"{analysis.metric}, median (range)", "at default rate",
-        f"rates within {margin:g} of best", "steps to target", "state bytes", "update ms (share)",
-    ]  # fmt: skip
-    rows = [head, ["---", *["--:"] * (len(head) - 1)]]
-    for one in analysis.summaries:
-        rows.append([
-            one.title, f"{one.best.rate:g}", spread(one.best), at_default(one), robust(one),
-            steps_to_target(one), f"{one.state_bytes:,}", f"{one.update_ms:.2g} ({one.share:.0%})",
-        ])  # fmt: skip
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def markdown(table: Table) -> str:
+    """Returns a table in Markdown."""
+    headings = [column.heading.replace("\n", " ") for column in table.columns]
+    lines = ["---" if column.kind == "text" else "--:" for column in table.columns]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (headings, lines, *table.rows))
 
 
-def standings(analysis: Analysis) -> Iterator[str]:
-    """Yields for each NovoGrad a line of Markdown that compares it with the other optimizers."""
-    titles = analysis.results["optimizers"]
-    for one in analysis.summaries:
-        if one.is_novograd:
-            parts = [
-                f"{verb} {', '.join(titles[other] for other in others)}"
-                for verb, others in standing(analysis, one.name).items()
-                if others
-            ]
-            yield f"- {one.title} {'; '.join(parts)}."
+def section(analysis: Analysis) -> str:
+    """Returns the text about one comparison."""
+    results = analysis.results
+    steps, framework = results["settings"]["steps"], results["settings"]["framework"]
+    shown = [
+        *(
+            tables.differences(analysis, one.name)
+            for one in analysis.summaries
+            if one.name == "novograd:rows"
+        ),
+        tables.quality(analysis),
+        tables.cost(analysis),
+    ]
+    return "\n\n".join(
+        [
+            f"`{results['command']}`: {steps} steps per run, {framework}.",
+            " ".join(verdict(analysis)),
+            *map(markdown, shown),
+        ]
+    )
 
 
 def found(task: str) -> str:
     """Returns the text about all comparisons on a task, for the page of the task."""
-    parts = []
-    for results in load().values():
-        if results["settings"]["task"] == task:
-            analysis = analyse(results)
-            steps, framework = results["settings"]["steps"], results["settings"]["framework"]
-            about = f"`{results['command']}`: {steps} steps per run, {framework}"
-            if results["schema"] < WARMED_UP:
-                about += ", in an earlier version: ten steps of warm-up, and other rows"
-            parts += [f"{about}.", "", table(analysis), "", *standings(analysis), ""]
-    return "\n".join(parts)
+    chosen = [results for results in load().values() if results["settings"]["task"] == task]
+    return "\n\n".join(section(analyse(results)) for results in chosen) + "\n"
 
 
 def page(path: Path) -> str:
@@ -79,10 +71,38 @@ def page(path: Path) -> str:
     return f"{text}{FOUND}\n{found(path.stem)}"
 
 
+def summary() -> str:
+    """Returns README's table: the variant ``rows`` against the other optimizers, by task."""
+    others = ("adamw", "nadamw", "sgd", "novograd")
+    lines: list[list[str]] = []
+    for results in load().values():
+        analysis = analyse(results)
+        titles = results["optimizers"]
+        metric, settings = analysis.metric, results["settings"]
+        cells = [_cell(analysis, other) for other in others if other in titles]
+        about = f"{settings['task']}, {settings['steps']} steps, {settings['framework']}"
+        lines.append([about, metric, *cells])
+    head = ["task", "metric", "AdamW", "NAdamW", "SGD", "NovoGrad as documented"]
+    rows = [head, ["---", "---", *["--:"] * len(others)], *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _cell(analysis: Analysis, other: str) -> str:
+    """Returns how much better ``rows`` is than another optimizer, with the interval."""
+    pair = analysis.pair("novograd:rows", other)
+    if pair.gain is None:
+        return "not compared"
+    sign = 1 if pair.better.name == "novograd:rows" else -1
+    low, high = sorted((sign * pair.gain.low, sign * pair.gain.high))
+    text = f"{sign * pair.gain.mean:+.3f} ({low:+.3f} to {high:+.3f})"
+    return f"**{text}**" if pair.outcome == "ahead" else text
+
+
 def main() -> None:
-    """Writes all pages."""
+    """Writes all pages, and prints README's table."""
     for path in PAGES.glob("*.md"):
         path.write_text(page(path), encoding="utf-8")
+    print(summary())
 
 
 if __name__ == "__main__":
