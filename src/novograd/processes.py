@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from typing import IO, Any, TypeVar
 
 Item = TypeVar("Item")
+Place = TypeVar("Place")
 Result = TypeVar("Result")
 
 
@@ -31,11 +32,38 @@ async def a_few_at_a_time(
         >>> asyncio.run(a_few_at_a_time(double, [1, 2, 3], jobs=2))
         [2, 4, 6]
     """
-    places = asyncio.Semaphore(jobs)
+    return await on_free_places(lambda item, _: work(item), items, range(jobs))
+
+
+async def on_free_places(
+    work: Callable[[Item, Place], Awaitable[Result]], items: Iterable[Item], places: Iterable[Place]
+) -> list[Result]:
+    """Calls a function for all items, each on a place that no other call has at this time.
+
+    Args:
+        work: Called with an item and the next free place.
+        items: The items, in the order of the calls.
+        places: The places, such as devices. A place may be there several times.
+
+    Returns:
+        The value of ``work`` for each item, in the order of the items.
+
+    Example:
+        >>> async def named(x, place):
+        ...     return f"{x} on {place}"
+        >>> asyncio.run(on_free_places(named, [1, 2], places=["cuda:0", "cuda:1"]))
+        ['1 on cuda:0', '2 on cuda:1']
+    """
+    free: asyncio.Queue[Place] = asyncio.Queue()
+    for place in places:
+        free.put_nowait(place)
 
     async def one(item: Item) -> Result:
-        async with places:
-            return await work(item)
+        place = await free.get()
+        try:
+            return await work(item, place)
+        finally:
+            free.put_nowait(place)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(item)) for item in items]

@@ -11,8 +11,9 @@ from novograd.compare import runner, worker
 def tried_here(monkeypatch):
     """Tries tasks in this process. A new process would import the framework again."""
 
-    async def describe(task, framework, device):
-        spec = {"task": task, "framework": framework, "optimizer": None, "device": device}
+    async def describe(task, framework, device, optimizers, steps):
+        asked = {"optimizer": None, "optimizers": optimizers, "steps": steps}
+        spec = {"task": task, "framework": framework, "device": device, **asked}
         return [*worker._events(spec)][-1]
 
     monkeypatch.setattr(runner, "describe", describe)

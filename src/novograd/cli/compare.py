@@ -58,11 +58,12 @@ def compare(
         str,
         typer.Option(
             callback=_device,
-            metavar="cpu|cuda|cuda:NUMBER",
-            help="Device to train on: the CPU, or an NVIDIA GPU with "
-            f"{' or '.join(devices.WITH_GPU)}.",
+            metavar="auto|cpu|cuda|cuda:NUMBER",
+            help="Device to train on: the CPU or, with "
+            f"{' or '.join(devices.WITH_GPU)}, all NVIDIA GPUs or one of them. By default GPUs, "
+            "if there are any that work.",
         ),
-    ] = devices.CPU,
+    ] = devices.AUTO,
     optimizers: Annotated[
         list[str],
         typer.Option(
@@ -121,8 +122,13 @@ def compare(
         ),
     ] = False,
     jobs: Annotated[
-        int, typer.Option(callback=positive, help="Number of runs at once. Each uses one thread.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            callback=positive,
+            help="Number of runs at once, each with one thread: by default "
+            f"{devices.CPU_JOBS}, or one on each GPU.",
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Continue a comparison that was not finished."),
@@ -156,7 +162,9 @@ def compare(
     console = Console(markup=False, highlight=False)
     given = arguments(sets, optimizers)
     trial = {name: given.get(name, {}) for name in optimizers if name in given or is_place(name)}
-    framework, described, name = _task(task, framework, device, trial, console)
+    gpus = [] if device == devices.CPU else devices.gpus()
+    framework, described, device = _task(task, framework, device, gpus, trial, steps, console)
+    places = devices.places(device, gpus, jobs)
     middles = described.pop("default_rates", {}) | described["learning_rates"]
     learning_rates, searched = grids(optimizers, rates, framework, middles, quick)
     settings = Settings(
@@ -173,7 +181,7 @@ def compare(
     )
     output = _directory(output, settings, resume)
     command = shlex.join(["novograd", *(word for word in sys.argv[1:] if word != "--resume")])
-    fresh = runner.begin(settings, described, jobs, command, name)
+    fresh = runner.begin(settings, described, len(places), command, devices.title(device, gpus))
     try:
         with runner.locked(output):
             path = output / runner.RESULTS
@@ -184,22 +192,28 @@ def compare(
                     param_hint="'--output'",
                 )
             results = runner.resume(path, fresh) if resume else fresh
-            _run(results, settings, output, console)
+            _run(results, settings, output, places, console)
     except runner.InUseError as error:
         raise typer.BadParameter(str(error), param_hint="'--output'") from None
     except runner.OtherComparisonError as error:
         raise typer.BadParameter(str(error), param_hint="'--resume'") from None
 
 
-def _run(results: dict[str, Any], settings: Settings, output: Path, console: Console) -> None:
+def _run(
+    results: dict[str, Any],
+    settings: Settings,
+    output: Path,
+    places: Sequence[str],
+    console: Console,
+) -> None:
     """Does the missing runs of a comparison, shows the results, and writes the report."""
     where = "" if settings.device == devices.CPU else f" on {results['machine']['device']}"
     console.print(
         f"{settings.task} with {settings.framework}{where}: {settings.steps} steps a run, "
-        f"{results['jobs']} runs at a time"
+        f"{len(places)} runs at a time"
     )
     with Display(console) as watch:
-        results = runner.compare(results, settings, output, watch)
+        results = runner.compare(results, settings, output, watch, places)
     analysis = analyse(results)
     shown = [tables.quality(analysis), tables.cost(analysis)]
     if analysis.pairs:
@@ -235,26 +249,24 @@ def _task(
     name: str,
     framework: str | None,
     device: str,
+    gpus: Sequence[str],
     optimizers: Mapping[str, Mapping[str, Any]],
+    steps: int | None,
     console: Console,
 ) -> tuple[str, dict[str, Any], str]:
     """Finds out what is trained, and tries what is not built in.
 
     Returns:
-        The framework, the description of the task, and the name of the device.
+        The framework, the description of the task, and the device.
     """
     if name in BUILT_IN:
         framework = framework or _installed(device)
-        _require_device(framework, device)
+        _resolved(device, framework, gpus)
         _require(framework, (*_needs(framework), *BUILT_IN[name]), name)
-        if optimizers:
-            event = _tried(name, framework, device, optimizers, console)
-            rates = {"default_rates": event["default_rates"]}
-            return framework, about(load(name)) | rates, event["device"]
-        if device == devices.CPU:
-            return framework, about(load(name)), devices.CPU_NAME
-        event = _tried(None, framework, device, {}, console)
-        return framework, about(load(name)), event["device"]
+        task = name if optimizers else None
+        event, chosen = _tried(task, framework, device, gpus, optimizers, steps, console)
+        rates = {"default_rates": event.get("default_rates", {})}
+        return framework, about(load(name)) | rates, chosen
     place, _ = parts(name)
     if is_file(place):
         if not Path(place).is_file():
@@ -262,34 +274,49 @@ def _task(
     elif "." not in place and find_spec(place) is None:
         known(name, BUILT_IN)
     if framework:
-        _require_device(framework, device)
+        _resolved(device, framework, gpus)
         _require(framework, runner.FRAMEWORKS[framework].needs[:1], name)
-    event = _tried(name, framework, device, optimizers, console)
+    event, chosen = _tried(name, framework, device, gpus, optimizers, steps, console)
     del event["event"]
     if is_file(place):  # so that --resume refuses a changed file
         event["sha256"] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
-    return event.pop("framework"), event, event.pop("device")
+    return event.pop("framework"), event, chosen
 
 
 def _tried(
     task: str | None,
     framework: str | None,
     device: str,
+    gpus: Sequence[str],
     optimizers: Mapping[str, Mapping[str, Any]],
+    steps: int | None,
     console: Console,
-) -> dict[str, Any]:
-    """Tries a task with optimizers or, without one, a device; returns the event about it."""
-    with console.status(f"trying {task or device}"):
-        event = asyncio.run(runner.describe(task, framework, device, optimizers))
+) -> tuple[dict[str, Any], str]:
+    """Tries a task with optimizers or, without one, a GPU.
+
+    Returns:
+        The event about the task, and the device. If ``device`` is ``auto`` and the framework cannot
+        use the GPU, this is the CPU.
+    """
+    chosen = _resolved(device, framework, gpus)
+    if task is None and chosen == devices.CPU:
+        return {}, chosen
+    with console.status(f"trying {task or chosen}"):
+        place = devices.places(chosen, gpus)[0]
+        event = asyncio.run(runner.describe(task, framework, place, optimizers, steps))
     if event.get("refused") == "--device":
+        if device == devices.AUTO:
+            return _tried(task, framework, devices.CPU, gpus, optimizers, steps, console)
         raise typer.BadParameter(event["error"], param_hint="'--device'")
     if event["event"] == "result":
         console.print(event.get("traceback", ""), end="")
         console.print(
-            f"{task or device} cannot be {'trained' if task else 'used'}: {event['error']}"
+            f"{task or chosen} cannot be {'trained' if task else 'used'}: {event['error']}"
         )
+        if chosen != devices.CPU:
+            console.print(f"This happened on {place}. With --device cpu it may work.")
         raise typer.Exit(1)
-    return event
+    return event, chosen
 
 
 def _installed(device: str) -> str:
@@ -298,16 +325,16 @@ def _installed(device: str) -> str:
     for name in able:
         if all(map(find_spec, _needs(name))):
             return name
-    which = "" if device == devices.CPU else f" that supports --device {device}"
+    which = f" that supports --device {device}" if len(able) < len(runner.FRAMEWORKS) else ""
     raise typer.BadParameter(
         f"no framework{which} is installed: pip install novograd-optimizer[{able[0]},keras]",
         param_hint="'--framework'",
     )
 
 
-def _require_device(framework: str, device: str) -> None:
+def _resolved(device: str, framework: str | None, gpus: Sequence[str]) -> str:
     try:
-        devices.require(framework, device)
+        return devices.resolved(device, framework, gpus)
     except devices.DeviceError as error:
         raise typer.BadParameter(str(error), param_hint="'--device'") from None
 

@@ -5,9 +5,11 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from novograd.compare.errors import TaskError, described
 from novograd.compare.task import Task
 from novograd.compare.tasks import BUILT_IN
 
@@ -23,8 +25,7 @@ def load(name: str) -> Task:
         The task.
 
     Raises:
-        FileNotFoundError: If the file does not exist.
-        TypeError: If the defined object is not a ``Task``.
+        TaskError: If the file does not exist, or does not define a ``Task`` of this name.
         Exception: Any exception that the file or module raises.
 
     Example:
@@ -34,11 +35,13 @@ def load(name: str) -> Task:
     if name in BUILT_IN:
         return importlib.import_module(f"novograd.compare.tasks.{name}").TASK
     place, attribute = parts(name)
-    found: Any = getattr(_module(place), attribute, None)
+    module = _module(place)
+    if not hasattr(module, attribute):
+        raise TaskError(f"{place} must define {attribute}, a novograd.compare.Task")
+    found = getattr(module, attribute)
     if not isinstance(found, Task):
-        raise TypeError(
-            f"{place} must define {attribute}, a novograd.compare.Task; got {found!r} of type "
-            f"{type(found).__name__}"
+        raise TaskError(
+            f"{attribute} of {place} must be a novograd.compare.Task, got {described(found)}"
         )
     return found
 
@@ -50,7 +53,7 @@ def find_class(place: str) -> Callable[..., Any]:
         place: ``package.module.name``, ``package.module:name`` or ``FILE.py:name``.
 
     Raises:
-        FileNotFoundError: If the file does not exist.
+        TaskError: If the file does not exist.
         AttributeError: If the module does not have this name.
         TypeError: If the object cannot be called.
         Exception: Any exception that the file or module raises.
@@ -100,7 +103,12 @@ def _module(place: str) -> Any:
         return importlib.import_module(place)
     path = Path(place).resolve()
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {place}")
+        raise TaskError(f"there is no file {place}")
+    return _executed(path)
+
+
+@cache  # the task and an optimizer may be in the same file
+def _executed(path: Path) -> Any:
     sys.path.insert(0, str(path.parent))  # as `python FILE` does
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None

@@ -20,7 +20,7 @@ from novograd.compare.plan import FIRST_JUDGE, Run, Settings, key, planned
 from novograd.compare.worker import environment
 from novograd.conformance import verify
 from novograd.forks import Server
-from novograd.processes import ProgramError, a_few_at_a_time, events
+from novograd.processes import ProgramError, events, on_free_places
 from novograd.results import machine, replace
 
 SCHEMA = 4
@@ -121,14 +121,19 @@ def resume(path: Path, fresh: Results) -> Results:
     return earlier
 
 
-def compare(results: Results, settings: Settings, output: Path, watch: Watch) -> Results:
+def compare(
+    results: Results,
+    settings: Settings,
+    output: Path,
+    watch: Watch,
+    places: Sequence[str] | None = None,
+) -> Results:
     """Does the missing runs and saves their results.
 
     Ctrl-C stops the workers. The comparison then ends with the finished runs.
 
     Args:
-        results: The value of ``begin`` or ``resume``. Its ``jobs`` is the number of workers to run
-            at once.
+        results: The value of ``begin`` or ``resume``.
         settings: The settings of the comparison.
         output: The directory of ``results.json``, which is replaced after every run, and of the
             pictures of the first judged run of each optimizer.
@@ -137,6 +142,8 @@ def compare(results: Results, settings: Settings, output: Path, watch: Watch) ->
             its last event is ``{"event": "result", "status": "failed", "error"}``. Each stage
             begins with ``{"event": "stage", "runs"}``, the missing runs of the stage; the run in
             this call is the first of them.
+        places: The device of each run that may run at the same time as the others, see
+            ``novograd.compare.devices.places``. None: ``jobs`` runs on the device of the settings.
 
     Returns:
         The content of the file, see ``docs/compare.md``.
@@ -156,11 +163,11 @@ def compare(results: Results, settings: Settings, output: Path, watch: Watch) ->
     async def stage(work: Work, runs: Sequence[Run], missing: Sequence[Run]) -> None:
         watch(missing[0], {"event": "stage", "runs": missing})
 
-        async def one(run: Run) -> None:
-            rows[_key(run)] = await _run(work, settings, run, output, watch)
+        async def one(run: Run, device: str) -> None:
+            rows[_key(run)] = await _run(work, settings, run, device, output, watch)
             keep("running", runs)
 
-        await a_few_at_a_time(one, missing, results["jobs"])
+        await on_free_places(one, missing, places or [settings.device] * results["jobs"])
 
     try:
         with _workers(settings) as work:
@@ -186,6 +193,7 @@ async def describe(
     framework: str | None,
     device: str = CPU,
     optimizers: Mapping[str, Mapping[str, Any]] | None = None,
+    steps: int | None = None,
 ) -> dict[str, Any]:
     """Tries a task once in a new process.
 
@@ -194,23 +202,27 @@ async def describe(
         framework: The framework, or None if the model determines it.
         device: The device.
         optimizers: The arguments, by name, of optimizers to try as well.
+        steps: Number of steps of a run; None for the task's own.
 
     Returns:
-        The last event of ``novograd.compare.worker``: a description of the task and the name of the
-        device, or a failure.
+        The last event of ``novograd.compare.worker``: a description of the task, or a failure.
     """
     spec = {
         "task": task,
         "framework": framework,
         "optimizer": None,
         "optimizers": optimizers or {},
+        "steps": steps,
         "device": device,
     }
+    failure = "its process ended without a result"
     try:
         async with aclosing(_in_new_process(spec)) as told:
-            return [event async for event in told][-1]
+            async for event in told:
+                return event
     except ProgramError as error:
-        return {"event": "result", "status": "failed", "error": str(error)}
+        failure = str(error)
+    return {"event": "result", "status": "failed", "error": failure}
 
 
 @contextmanager
@@ -231,13 +243,14 @@ def _in_new_process(spec: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
 
 
 async def _run(
-    work: Work, settings: Settings, run: Run, output: Path, watch: Watch
+    work: Work, settings: Settings, run: Run, device: str, output: Path, watch: Watch
 ) -> dict[str, Any]:
     """Does one run and returns its row."""
     fields = ("optimizer", "learning_rate", "seed", "part")
     row: dict[str, Any] = {name: getattr(run, name) for name in fields}
     row |= {"loss": [], "evaluations": []}
-    spec = {**asdict(run), "arguments": settings.arguments.get(run.optimizer, {}), "pictures": None}
+    given = settings.arguments.get(run.optimizer, {})
+    spec = {**asdict(run), "device": device, "arguments": given, "pictures": None}
     if run.seed == FIRST_JUDGE:
         spec["pictures"] = str(output / PICTURES / picture_of(row))
 
@@ -257,8 +270,11 @@ async def _run(
             async for event in told:
                 record(event)
     except ProgramError as error:
-        if "status" not in row:  # a result is valid even if its worker then failed
-            record({"event": "result", "status": "failed", "error": str(error)})
+        failure = str(error)
+    else:
+        failure = "its process ended without a result"  # the task has called os._exit
+    if "status" not in row:  # a result is valid even if its worker then failed
+        record({"event": "result", "status": "failed", "error": failure})
     return row
 
 

@@ -39,7 +39,7 @@ def preload(framework: str, task: str) -> None:
     """
     importlib.import_module(f"novograd.compare.{framework}")
     if task in BUILT_IN:
-        for name in ("models", "networks", "losses"):
+        for name in ("networks", "losses"):
             importlib.import_module(f"novograd.compare.keras.{name}")
         found = load(task)
         next(iter(found.batches(0)))

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 import novograd.keras
 import novograd.tensorflow
 from novograd.compare.devices import CPU, require
-from novograd.compare.keras.models import VERSIONS, build
 from novograd.compare.load import find_class
 from novograd.compare.optimizers import OWN, Optimizer
 from novograd.compare.task import Task
@@ -51,7 +50,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> T
     tf.config.set_visible_devices([], "GPU")  # same work everywhere, and room for two runs
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    model = build(task, seed)
+    model = task.model(seed)
     variables = model.trainable_variables
     weights = [variable.value for variable in variables]
     rate = tf.Variable(tf.constant(0.0), trainable=False)
@@ -110,7 +109,7 @@ def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> T
         state_bytes=lambda: _bytes(update.variables if by_keras else update.variables()),
         weight_bytes=_bytes(weights),
         settings=settings,
-        versions={"tensorflow": tf.__version__, **VERSIONS},
+        versions={"tensorflow": tf.__version__, "keras": keras.__version__},
     )
 
 

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from novograd import variants
-from novograd.compare.devices import CPU, DeviceError, missing, number
+from novograd.compare.devices import CPU, GPU, unusable
+from novograd.compare.errors import TaskError
 from novograd.compare.load import find_class
 from novograd.compare.optimizers import OWN, Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
-from novograd.layers import Kind, Rows, row_axis
+from novograd.layers import Layers, layers_of, row_axis
 from novograd.torch import NovoGrad
 
 _KINDS: dict[str, Any] = {
@@ -32,25 +32,18 @@ Named = list[tuple[str, Tensor]]
 Build = Callable[[Named, bool], tuple[torch.optim.Optimizer, dict[str, Any]]]
 
 
-def gpu_name(device: str) -> str:
-    """Returns the name of a GPU.
+def require_gpu() -> None:
+    """Checks that PyTorch can use the GPU.
 
     This initialises CUDA, so do not call it in a process that will fork.
 
-    Args:
-        device: The GPU, see ``novograd.compare.devices``.
-
     Raises:
-        DeviceError: If the GPU does not exist or does not work.
+        DeviceError: If PyTorch cannot use it.
     """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if number(device) >= count:
-        raise missing(device, "PyTorch", [torch.cuda.get_device_name(i) for i in range(count)])
     try:
-        torch.ones(1, device=device).item()
-    except RuntimeError as error:
-        raise DeviceError(f"{device!r} does not work: {str(error).splitlines()[0]}") from None
-    return torch.cuda.get_device_name(number(device))
+        torch.ones(1, device=GPU).item()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch is for the CPU only
+        raise unusable("PyTorch", error) from None
 
 
 def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> Trainer:
@@ -107,6 +100,8 @@ def trainer_of(task: Task, build: Build, seed: int, device: str = CPU) -> Traine
             group["lr"] = learning_rate
         update.zero_grad()
         loss = task.loss(call(on_device(inputs), training=True), on_device(targets))
+        if not loss.requires_grad:
+            raise TaskError("task.loss must depend on the weights of the model; it has no gradient")
         loss.backward()
         update.step()
         return loss.item()  # the only wait for the device: for all of the step
@@ -171,12 +166,10 @@ def _own(optimizer: Optimizer, named: Named) -> tuple[torch.optim.Optimizer, dic
     return made, settings
 
 
-def _keras_layers(variant: str, name: str, param: Tensor) -> Kind:
+def _keras_layers(variant: str, name: str, param: Tensor) -> Layers:
     """Returns the layers of a variant, for a weight in the layout of Keras."""
-    layers = variants.get(variant).layers
-    if isinstance(layers, Rows) and param.ndim:
-        return replace(layers, axes=row_axis(name.split("/")[-1]))
-    return layers
+    rows = row_axis(name.split("/")[-1])
+    return layers_of(variants.get(variant).layers, (), param.shape, rows)
 
 
 def _tensors(x: Any, device: str) -> Any:

@@ -152,13 +152,16 @@ def evaluate(task: Task, trainer: Trainer, batches: Sequence[Batch]) -> dict[str
         batches: The validation or the test batches.
 
     Returns:
-        ``"held_out_loss"``, the mean over the examples, and ``"metrics"``.
+        ``"held_out_loss"``, the mean over the examples, and ``"metrics"``. If the loss is not
+        finite, there are no metrics.
     """
     losses, outputs = zip(*(trainer.predict(*batch) for batch in batches), strict=True)
-    sizes = [len(output) for output in outputs]
+    loss = float(np.average(losses, weights=[len(output) for output in outputs]))
+    if not math.isfinite(loss):
+        return {"held_out_loss": loss, "metrics": {}}
     metrics = task.metric(*_joined(outputs, [targets for _, targets in batches]))
     return {
-        "held_out_loss": float(np.average(losses, weights=sizes)),
+        "held_out_loss": loss,
         "metrics": {name: float(value) for name, value in metrics.items()},
     }
 

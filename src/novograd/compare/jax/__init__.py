@@ -1,5 +1,9 @@
-"""Trains a Keras model in JAX with optax and ``novograd.jax``, in a compiled step."""
+"""Trains a model of Keras, Flax NNX or Equinox with optax and ``novograd.jax``, in a compiled step.
 
+The modules of this package convert the models of each kind.
+"""
+
+import importlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,13 +13,16 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
-from novograd.compare.devices import CPU, DeviceError, missing, number
-from novograd.compare.keras.models import VERSIONS, build
+from novograd import variants
+from novograd.compare import kinds
+from novograd.compare.devices import CPU, GPU, unusable
+from novograd.compare.jax.model import Model
 from novograd.compare.load import find_class
 from novograd.compare.optimizers import OWN, Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
 from novograd.jax import novograd
+from novograd.layers import Layers, layers_of
 
 _NAMES = {"beta1": "b1", "beta2": "b2", "epsilon": "eps"}
 _KINDS: dict[str, Callable[..., Any]] = {
@@ -27,9 +34,12 @@ _KINDS: dict[str, Callable[..., Any]] = {
 }
 
 
-def gpu_name(device: str) -> str:
-    """Returns the name of a GPU; see ``novograd.compare.torch.gpu_name``."""
-    return _gpu(device).device_kind
+def require_gpu() -> None:
+    """Checks that JAX can use the GPU; see ``novograd.compare.torch.require_gpu``."""
+    try:
+        jax.device_put(0.0, jax.devices(GPU)[0]).block_until_ready()
+    except RuntimeError as error:
+        raise unusable("JAX", error) from None
 
 
 def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> Trainer:
@@ -45,26 +55,26 @@ def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> T
         The trainer for ``novograd.compare.training.train``.
     """
     if device != CPU:
-        jax.config.update("jax_default_device", _gpu(device))
-    model = build(task, seed)
-    # The last key is the variable's own name: NovoGrad finds the rows of an embedding by it.
-    weights = {v.path: {v.name: v.value} for v in model.trainable_variables}
-    others = [v.value for v in model.non_trainable_variables]
+        jax.config.update("jax_default_device", jax.devices(device)[0])
+    model = _converted(task.model(seed), seed)
+    # Each step overwrites its arrays. The user's own arrays must stay.
+    weights, others = jax.tree.map(lambda x: x.copy(), (model.weights, model.others))
     weight_bytes = _bytes(weights)
     settings: dict[str, Any] = {
         _NAMES.get(name, name): value for name, value in optimizer.settings.items()
     }
+    layers: dict[str, Any] = {}
     if optimizer.kind == "novograd":
         settings["variant"] = optimizer.variant
+        if model.rows is not None:
+            layers["layers"] = partial(_layers, optimizer.variant, model.rows)
     settings |= optimizer.arguments
     make = find_class(optimizer.place) if optimizer.kind == OWN else _KINDS[optimizer.kind]
-    transformation = partial(make, **settings)
+    transformation = partial(make, **layers, **settings)
     state = transformation(0.0).init(weights)
 
     def compute(weights: Any, others: Any, inputs: Any, targets: Any, training: bool) -> Any:
-        # JAX sorts dictionaries; the model needs the order of its variables.
-        values = [weights[v.path][v.name] for v in model.trainable_variables]
-        outputs, others = model.stateless_call(values, others, inputs, training=training)
+        outputs, others = model.call(weights, others, inputs, training)
         return task.loss(outputs, targets), (outputs, others)
 
     def updated(weights: Any, state: Any, rate: Any, gradients: Any) -> Any:
@@ -106,19 +116,18 @@ def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> T
         state_bytes=lambda: _bytes(state),
         weight_bytes=weight_bytes,
         settings=settings,
-        versions={"jax": jax.__version__, "optax": optax.__version__, **VERSIONS},
+        versions={"jax": jax.__version__, "optax": optax.__version__, **model.versions},
     )
 
 
-def _gpu(device: str) -> Any:
-    try:
-        gpus = jax.devices("cuda")
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise DeviceError(f"there is no {device!r}; JAX found no GPU: {reason}") from None
-    if number(device) >= len(gpus):
-        raise missing(device, "JAX", [gpu.device_kind for gpu in gpus])
-    return gpus[number(device)]
+def _converted(model: Any, seed: int) -> Model:
+    kind = kinds.kind(model)
+    return importlib.import_module(f"novograd.compare.jax.{kind}").converted(model, seed)
+
+
+def _layers(variant: str, rows: int, _: Any, leaf: Any) -> Layers:
+    """Returns the layers of a variant, for a weight whose output units are along an axis."""
+    return layers_of(variants.get(variant).layers, (), leaf.shape, rows)
 
 
 def _bytes(tree: Any) -> int:
