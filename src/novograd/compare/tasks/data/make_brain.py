@@ -31,7 +31,9 @@ import gzip
 import io
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +89,7 @@ def brain(wheel: Path) -> dict[str, NDArray[np.uint8]]:
     return {"t1": t1, "labels": np.where(t1 > 0, tissue, 0).astype(np.uint8)}
 
 
-def write_npz(path: Path, arrays: dict[str, NDArray[np.uint8]]) -> None:
+def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Writes arrays as an ``.npz`` file whose bytes depend only on the arrays.
 
     Args:
