@@ -103,7 +103,7 @@ def answer(analysis: Analysis) -> list[str]:
     """Says in a few sentences which optimizer is ahead of which."""
     match analysis.summaries:
         case []:
-            return ["No run finished, so there is nothing to compare."]
+            return ["There are no results on test data, so there is nothing to compare."]
         case [one]:
             return [f"{one.title} has the only results: {analysis.metric} {spread(one.judged)}."]
         case _:

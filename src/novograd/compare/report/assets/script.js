@@ -20,8 +20,8 @@ for (const button of document.querySelectorAll("button.copy")) {
       getSelection().selectAllChildren(source);
       button.textContent = "Selected, now copy";
     }
-    setTimeout(() => (button.textContent = "Copy"), 2000);
   });
+  button.addEventListener("blur", () => (button.textContent = "Copy"));
 }
 
 // Shows the values of a figure, from the table below it, at the guide next to the pointer or, with
