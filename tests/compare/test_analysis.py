@@ -189,8 +189,6 @@ def test_the_tables_contain_the_numbers(capsys):
     assert "NovoGrad Adam +0.197 +0.182 to +0.211 +3.9 ahead" in lines
     lines = printed(tables.differences(analysis, "adam"), capsys)
     assert "NovoGrad -0.197 -0.211 to -0.182 -3.9 behind" in lines
-    lines = printed(tables.rates(analysis), capsys)
-    assert "NovoGrad 0.1 1 of 1 0.900" in lines
     lines = printed(tables.settings(analysis), capsys)
     assert "NovoGrad beta1=0.9 0.01, 0.1 0.01" in lines
 

@@ -78,7 +78,7 @@ def test_settings_of_another_form_are_refused(text):
 
 @pytest.mark.parametrize("argument", ["lr", "learning_rate"])
 def test_a_learning_rate_is_not_an_argument(argument):
-    with pytest.raises(typer.BadParameter, match="use --learning-rates adamw=0.1"):
+    with pytest.raises(typer.BadParameter, match=r"use --learning-rates adamw=0\.1"):
         arguments([f"adamw.{argument}=0.1"], CHOSEN)
 
 

@@ -76,19 +76,18 @@ def trained(tmp_path_factory, worker_id, pytestconfig):
 
 
 def rows(trained, framework):
-    """Returns the runs that do not diverge, by optimizer."""
-    return {
-        row["optimizer"]: row
-        for row in trained[framework]["runs"]
-        if row["learning_rate"] != DIVERGES
-    }
+    """Returns the judged runs by optimizer."""
+    return {row["optimizer"]: row for row in trained[framework]["runs"] if row["part"] == "test"}
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_results_describe_the_runs(trained, framework):
     results = trained[framework]
-    assert (results["schema"], results["status"]) == (3, "finished")
-    assert results["planned"] == len(results["runs"]) == len(rows(trained, framework)) + 1
+    assert (results["schema"], results["status"]) == (4, "finished")
+    judged = rows(trained, framework)
+    assert results["planned"] == len(results["runs"]) == len(judged) + 2  # two searched with sgd
+    searched = [row for row in results["runs"] if row["part"] == "validation"]
+    assert sorted(len(row["evaluations"]) for row in searched) == [0, 1]  # one diverged
     for row in rows(trained, framework).values():
         assert row["status"] == "finished", row
         assert len(row["loss"]) == STEPS
@@ -103,7 +102,7 @@ def test_results_describe_the_runs(trained, framework):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_training_lowers_the_loss(trained, framework):
     for row in rows(trained, framework).values():
-        assert row["test_loss"] < row["loss"][0]
+        assert row["held_out_loss"] < row["loss"][0]
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -174,12 +173,13 @@ def test_preloading_does_not_start_a_thread(framework):
 def test_a_fork_trains_like_a_fresh_process(trained, framework):
     before = rows(trained, framework)["novograd:rows"]
     spec = {
-        **{name: before[name] for name in ("optimizer", "learning_rate", "seed")},
+        **{name: before[name] for name in ("optimizer", "learning_rate", "seed", "part")},
         "task": "digits",
         "framework": framework,
         "steps": STEPS,
         "schedule": "constant",
         "device": "cpu",
+        "arguments": {},
         "pictures": None,
     }
     command = [sys.executable, "-m", "novograd.compare.worker", json.dumps(spec)]
@@ -286,11 +286,37 @@ def test_describing_a_missing_task_reports_the_error():
 
 
 def test_a_search_whose_best_rate_is_at_an_end_goes_on(tmp_path):
-    rates = {"sgd": [1e-5], "adamw": [1e-5]}
+    rates = {"sgd": [1e-5, 3e-5], "adamw": [1e-5, 3e-5]}
     results = compare(tmp_path, "digits", "torch", rates, seeds=2, extended=["sgd"])
     tried = {name: [] for name in rates}
     for run in results["runs"]:
         tried[run["optimizer"]].append((run["seed"], run["learning_rate"]))
-    assert tried["adamw"] == [(0, 1e-5), (1, 1e-5)]
-    assert {(0, 1e-5), (0, 3e-5)} < {*tried["sgd"]}
+    searched, best = [(0, 1e-5), (0, 3e-5)], tried["adamw"][-1][1]
+    assert tried["adamw"] == [*searched[::-1], (3, best), (4, best)]
+    assert {*searched, (0, 1e-4)} < {*tried["sgd"]}
     assert results["planned"] == len(results["runs"])
+
+
+OWN = """
+import torch
+
+def strange(named, lr, depth):
+    assert depth == (2, 3)
+    assert [name for name, _ in named]
+    return torch.optim.SGD([param for _, param in named], lr=lr)
+"""
+
+
+def test_classes_of_packages_and_functions_of_the_user_train(tmp_path):
+    path = tmp_path / "own_functions.py"
+    path.write_text(OWN)
+    mine = f"{path}:strange"
+    settings = Settings(
+        "digits", "torch", {"torch.optim.RAdam": [0.01], mine: [0.1]}, 1, STEPS, "constant",
+        quick=True, arguments={"torch.optim.RAdam": {"betas": (0.5, 0.6)}, mine: {"depth": (2, 3)}},
+    )  # fmt: skip
+    fresh = runner.begin(settings, described("digits"), 2, "")
+    radam, own = runner.compare(fresh, settings, tmp_path, lambda *_: None)["runs"]
+    assert (radam["status"], radam["settings"]) == ("finished", {"betas": [0.5, 0.6]})
+    assert (own["status"], own["settings"]) == ("finished", {"depth": [2, 3]})
+    assert own["state_bytes"] == 0

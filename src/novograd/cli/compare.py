@@ -25,7 +25,8 @@ from novograd.compare.tasks import BUILT_IN
 from novograd.compare.training import SCHEDULES
 from novograd.compare.worker import about
 
-DEFAULT = ["novograd,novograd:rows,adamw,nadamw,sgd"]
+RECOMMENDED = "novograd:rows"
+DEFAULT = [f"novograd,{RECOMMENDED},adamw,nadamw,sgd"]
 AUTO = ["auto"]
 OUTPUT = Path("novograd-compare")
 
@@ -215,9 +216,9 @@ def _run(
     with Display(console) as watch:
         results = runner.compare(results, settings, output, watch, places)
     analysis = analyse(results)
-    shown = [tables.quality(analysis), tables.cost(analysis)]
-    if analysis.pairs:
-        shown += [tables.matrix(analysis), tables.differences(analysis)]
+    shown = [tables.quality(analysis), tables.cost(analysis), tables.matrix(analysis)]
+    if any(one.name == RECOMMENDED for one in analysis.summaries):
+        shown.append(tables.differences(analysis, RECOMMENDED))
     for table in shown:
         console.print()
         console.print(tables.terminal(table))

@@ -179,29 +179,8 @@ def settings(analysis: Analysis) -> Table:
     return Table(tuple(columns), tuple(map(row, titles)))
 
 
-def rates(analysis: Analysis) -> Table:
-    """Tabulates the results of the search and the choice at every learning rate."""
-    columns = (
-        Column("optimizer"),
-        Column("learning rate", "number"),
-        Column("runs finished", "number"),
-        Column(f"{analysis.metric} (validation), median (range)", "range"),
-    )
-    rows = (
-        (
-            one.title,
-            f"{point.rate:g}",
-            f"{len(point.scores)} of {point.ended}",
-            spread(point) if point.scores else "-",
-        )
-        for one in analysis.summaries
-        for point in one.points
-    )
-    return Table(columns, tuple(rows))
-
-
 def terminal(table: Table) -> TerminalTable:
-    """Formats a table for the terminal; ``report/page.html`` formats it for the page.
+    """Formats a table for the terminal; ``report/assets/macros.html`` formats it for the page.
 
     Example:
         >>> table = Table((Column("name"), Column("value", "number")), (("one", "1"),))
