@@ -57,9 +57,20 @@ def explained(error: BaseException) -> dict[str, str]:
         if isinstance(one, TaskError):
             cause = one.__cause__
             return {"error": str(one), "traceback": one.place() or (_shown(cause) if cause else "")}
-    last = traceback.format_exception_only(error)[-1].strip()
     ends = "" if isinstance(error, Exception) else " (a task must not end its process)"
-    return {"error": last + ends, "traceback": _shown(error)}
+    return {"error": summary(error) + ends, "traceback": _shown(error)}
+
+
+def summary(error: BaseException) -> str:
+    """Returns the type and the message of an error, without the notes that a library has added.
+
+    Example:
+        >>> summary(ValueError("is wrong"))
+        'ValueError: is wrong'
+    """
+    notes = "\n".join(getattr(error, "__notes__", [])).splitlines()
+    lines = traceback.format_exception_only(error)
+    return lines[-1 - len(notes)].strip()
 
 
 def described(value: Any) -> str:
@@ -78,7 +89,7 @@ def described(value: Any) -> str:
         kind = "NumPy array" if isinstance(value, np.ndarray) else "tensor"
         return f"a {kind} of shape {tuple(value.shape)}"
     if isinstance(value, tuple | list | Mapping):
-        return f"a {name} with {len(value)} elements" if value else f"an empty {name}"
+        return f"a {name} of length {len(value)}" if value else f"an empty {name}"
     return f"an object of type {type(value).__module__}.{name}"
 
 

@@ -47,9 +47,6 @@ def trainer(task: Task, optimizer: Optimizer, seed: int, device: str = CPU) -> T
         The trainer for ``novograd.compare.training.train``.
     """
     require("tensorflow", device)
-    tf.config.set_visible_devices([], "GPU")  # same work everywhere, and room for two runs
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     model = task.model(seed)
     variables = model.trainable_variables
     weights = [variable.value for variable in variables]

@@ -2,13 +2,12 @@
 
 import math
 import sys
-import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from novograd.compare import devices, kinds
-from novograd.compare.errors import TaskError
+from novograd.compare.errors import TaskError, summary
 from novograd.compare.frameworks import require_device, trainer
 from novograd.compare.load import default_rate, find_class
 from novograd.compare.mistakes import checked, require_batches
@@ -99,6 +98,6 @@ def _default_rate(
     try:
         trainer(task, framework, optimizer, 0, device).step(0.0, *batch)
     except Exception as error:
-        last = traceback.format_exception_only(error)[-1].strip()
-        raise TaskError(f"the optimizer {optimizer.title} does not work: {last}") from error
+        what = f"the optimizer {optimizer.title} does not work: {summary(error)}"
+        raise TaskError(what) from error
     return default_rate(find_class(optimizer.place)) if optimizer.kind == OWN else None

@@ -34,6 +34,8 @@ ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     # By default, TensorFlow uses oneDNN only on some CPUs. A step takes twice as long without it.
     "TF_ENABLE_ONEDNN_OPTS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
     "NPROC": "1",  # the number of processors for XLA's thread pools
     "OMP_NUM_THREADS": "1",
 }

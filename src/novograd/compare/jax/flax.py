@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax
+import jax
 from flax import nnx
 
 from novograd.compare.jax.model import Model
@@ -17,7 +18,8 @@ def converted(module: nnx.Module, _: int) -> Model:
     graph, weights, others = nnx.split(module, nnx.Param, ...)
 
     def call(weights: Any, others: Any, inputs: Any, training: bool) -> tuple[Any, Any]:
-        module = nnx.merge(graph, weights, others)
+        # New variables, because a module changes its own, and those may be of an outer trace.
+        module = nnx.merge(graph, *jax.tree.map(lambda x: x, (weights, others)))
         module.train() if training else module.eval()
         outputs = module(inputs)
         nnx.pop(module, nnx.Intermediate)  # what the module has recorded with ``sow``
