@@ -147,7 +147,7 @@ def test_the_page_contains_the_numbers():
     page = unescape(page_of(made()))
     for text in (
         "<title>Label shapes",
-        "AdamW is ahead of SGD, Nesterov and NovoGrad.",
+        "AdamW is ahead of Nesterov SGD and NovoGrad.",
         "0.840 at rate 0.003",
         "8,000",
         "betas=(0.9, 0.98)",
@@ -200,7 +200,6 @@ def texts(drawing):
 
 def test_ticks_of_logarithmic_axes_are_plain_numbers():
     drawn = charts(analyse(spread_out(made())))
-    assert {"0.001", "0.003", "0.01", "0.03", "0.1", "0.3"} <= {*texts(drawn["learning-rates"])}
     assert {"0.0001", "0.001", "0.01", "0.1"} <= {*texts(drawn["learning-rates"])}
     assert {"0.001", "0.01", "0.1"} <= {*texts(drawn["training-loss"])}
     for one in drawn.values():
@@ -221,7 +220,7 @@ def test_figures_are_described_with_their_numbers(full):
     labels = re.findall('<svg role="img" aria-label="([^"]*)"', page)
     assert len({*labels}) == len(CHARTS + PICTURES)
     assert "At the chosen learning rates: NovoGrad 0.710 at 0.01, AdamW 0.840 at 0.003" in labels[0]
-    assert "At step 20: NovoGrad 0.720, AdamW 0.840, SGD, Nesterov 0.725." in labels[1]
+    assert "At step 20: NovoGrad 0.720, AdamW 0.840, Nesterov SGD 0.725." in labels[1]
     assert "AdamW 8,000 (2.00 x weights)" in labels[-2]
 
 
@@ -234,7 +233,7 @@ def test_every_guide_of_a_figure_has_a_row_of_values():
 def test_the_values_of_the_learning_rates(full_results):
     values = learning_rates(analyse(full_results)).values
     assert [column.heading for column in values.columns] == [
-        "learning rate", "NovoGrad", "AdamW", "SGD, Nesterov"
+        "learning rate", "NovoGrad", "AdamW", "Nesterov SGD"
     ]  # fmt: skip
     assert ("0.01", "0.710, chosen", "0.740", "") in values.rows
     assert "no result" in values.rows[1]
@@ -313,7 +312,7 @@ def test_report_without_runs(tmp_path):
 def test_one_seed_compares_nothing():
     page = page_of(made(seeds=1))
     assert {kind for kind, _ in cells(page)} == {"same", "missing"}
-    assert "not compared: it needs at least two seeds" in page
+    assert "not compared: at least two seeds are needed" in page
     assert "ahead of" not in page
 
 
@@ -498,7 +497,7 @@ def test_values_are_shown_next_to_the_pointer(opened):
         below = opened.locator(".readout").first.bounding_box()["y"]
         assert below > box["y"] + box["height"]  # it does not hide the curves
     assert readout(opened)["NovoGrad"] == "0.710, chosen"
-    assert "SGD, Nesterov" not in readout(opened)  # it did not run at this rate
+    assert "Nesterov SGD" not in readout(opened)  # it did not run at this rate
     box = plot.bounding_box()
     opened.mouse.move(box["x"] - 10, box["y"])
     assert readout(opened) is None

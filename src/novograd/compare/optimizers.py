@@ -45,7 +45,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         {"tensorflow": 1.0, "torch": 0.01},
     ),
     "novograd:rows": Optimizer(
-        "NovoGrad, rows", "novograd", {"weight_decay": 1e-2}, 1e-2,
+        "NovoGrad rows", "novograd", {"weight_decay": 1e-2}, 1e-2,
         {"tensorflow": 1e-3, "torch": 1e-3}, "rows",
     ),
     "adamw": Optimizer(
@@ -58,7 +58,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     ),
     "adam": Optimizer("Adam", "adam", _ADAM, 3e-3, {"tensorflow": 1e-3, "torch": 1e-3}),
     "sgd": Optimizer(
-        "SGD, Nesterov", "sgd", {"momentum": 0.9, "nesterov": True}, 1e-1, {"torch": 1e-3}
+        "Nesterov SGD", "sgd", {"momentum": 0.9, "nesterov": True}, 1e-1, {"torch": 1e-3}
     ),
 }  # fmt: skip
 
@@ -75,7 +75,7 @@ def find(name: str) -> Optimizer:
 
     Example:
         >>> find("adamw").title, find("novograd:tfa").title, find("torch.optim.RAdam").title
-        ('AdamW', 'NovoGrad, tfa', 'RAdam')
+        ('AdamW', 'NovoGrad tfa', 'RAdam')
     """
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
@@ -101,7 +101,7 @@ def is_place(name: str) -> bool:
 def _variant(variant: variants.Variant) -> Optimizer:
     usual = OPTIMIZERS["novograd:rows" if variant.decay == "decoupled" else "novograd"]
     return Optimizer(
-        f"NovoGrad, {variant.name}",
+        f"NovoGrad {variant.name}",
         "novograd",
         {"weight_decay": usual.settings["weight_decay"]},
         usual.middle,

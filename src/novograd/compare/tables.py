@@ -82,7 +82,7 @@ def matrix(analysis: Analysis) -> Table:
 
     columns = (
         Column("row is better\nthan column by"),
-        *(Column(one.title.replace(", ", ",\n"), "number") for one in summaries),
+        *(Column(one.title.replace(" ", "\n"), "number") for one in summaries),
     )
     rows = ((row.title, *(cell(row, column) for column in summaries)) for row in summaries)
     return Table(columns, tuple(rows))

@@ -77,7 +77,8 @@ def learning_rates(analysis: Analysis) -> Drawing:
         for name, rate in diverged:
             _mark(axes, CROSS, looks[name], rate * offsets[name], bottom, **across)
         tried = sorted({point.rate for one in summaries for point in one.points})
-        shown = tried[:: math.ceil(len(tried) / 8)]
+        decades = [rate for rate in tried if math.log10(rate).is_integer()]
+        shown = decades if len(decades) > 2 else tried[:: math.ceil(len(tried) / 5)]
         axes.set_xticks(shown, [plain(rate) for rate in shown])
         axes.minorticks_off()
         _scale(axes)
