@@ -153,7 +153,7 @@ def flax_modules():
 
 def described(model, inputs=INPUTS):
     try:
-        return tried(task(model, inputs), None, "cpu", STEPS, {})[0]
+        return tried(task(model, inputs), None, "cpu", STEPS, {}).framework
     except TaskError as error:
         return str(error)
 

@@ -277,7 +277,7 @@ cuda = torch.cuda
 cuda._lazy_init = cuda.init = cuda.is_available = cuda.device_count = torch._C._cuda_init = used
 from novograd.compare.server import BUILT_IN, preload, threads
 for task in BUILT_IN:
-    preload(sys.argv[1], task)
+    preload(sys.argv[1], task, "keras")
 if sys.argv[1] == "jax":
     from jax._src import xla_bridge
     assert not xla_bridge.backends_are_initialized()

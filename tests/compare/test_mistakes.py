@@ -76,7 +76,7 @@ def outcome(monkeypatch):
 
 def test_a_task_without_mistakes_is_described(outcome):
     event = outcome(task(validation=lambda: pairs(1), margin=0.1))
-    assert (event["event"], event["framework"]) == ("task", "torch")
+    assert [event[name] for name in ("event", "framework", "kind")] == ["task", "torch", "torch"]
     assert (event["validated"], event["margin"]) == (True, 0.1)
     assert outcome(task(), "novograd:rows")["status"] == "finished"
 

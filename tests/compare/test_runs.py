@@ -160,7 +160,7 @@ def test_the_same_command_gives_the_same_metrics(trained, framework, tmp_path):
 def test_preloading_does_not_start_a_thread(framework):
     program = (
         "from novograd.compare.server import *\n"
-        f"for task in BUILT_IN: preload({framework!r}, task)\n"
+        f"for task in BUILT_IN: preload({framework!r}, task, 'keras')\n"
         "print(threads())"
     )
     given = os.environ | environment(framework)

@@ -170,7 +170,7 @@ def compare(
         await on_free_places(one, missing, places or [settings.device] * results["jobs"])
 
     try:
-        with _workers(settings) as work:
+        with _workers(settings, results["task"].get("kind", "keras")) as work:
             while missing := [run for run in plan() if _key(run) not in rows]:
                 asyncio.run(stage(work, plan(), missing))
     except KeyboardInterrupt:
@@ -226,12 +226,13 @@ async def describe(
 
 
 @contextmanager
-def _workers(settings: Settings) -> Iterator[Work]:
+def _workers(settings: Settings, kind: str) -> Iterator[Work]:
     """Yields a function that does each run in its own process, until the end of the block."""
     if sys.platform != "linux":  # see novograd.forks
         yield _in_new_process
         return
-    command = [sys.executable, "-m", "novograd.compare.server", settings.framework, settings.task]
+    command = [sys.executable, "-m", "novograd.compare.server"]
+    command += [settings.framework, settings.task, kind]
     with Server(command, environment(settings.framework, settings.device)) as server:
         yield server.events
 

@@ -1,4 +1,4 @@
-"""The server of a comparison: ``python -m novograd.compare.server FRAMEWORK TASK``.
+"""The server of a comparison: ``python -m novograd.compare.server FRAMEWORK TASK KIND``.
 
 The server imports the modules that every run needs, and forks a process for each run. A request is
 a SPEC_JSON of ``novograd.compare.worker``. Each run loads a user's own task itself.
@@ -13,13 +13,14 @@ import sys
 from typing import Any
 
 from novograd.compare import worker
+from novograd.compare.kinds import CLASSES
 from novograd.compare.load import load
 from novograd.compare.tasks import BUILT_IN
 from novograd.forks import serve
 
 
 def main() -> None:
-    """Serves the runs with FRAMEWORK and TASK of the command line."""
+    """Serves the runs with FRAMEWORK, TASK and KIND of the command line."""
     with contextlib.suppress(Exception):  # the runs will report the error
         preload(*sys.argv[1:])
     gc.freeze()  # a garbage collection in a run would copy the shared memory
@@ -27,8 +28,8 @@ def main() -> None:
     os._exit(0)  # skips the slow clean-up of the framework
 
 
-def preload(framework: str, task: str) -> None:
-    """Imports a framework and, for a built-in task, its modules and data.
+def preload(framework: str, task: str, kind: str) -> None:
+    """Imports packages and, for a built-in task, its modules and data.
 
     This must not start a thread, as an XLA client, TensorFlow's context or a thread pool would. It
     must not use a GPU: CUDA does not work in a fork of a process that has used it.
@@ -36,8 +37,10 @@ def preload(framework: str, task: str) -> None:
     Args:
         framework: A key of ``novograd.compare.runner.FRAMEWORKS``.
         task: The task's name on the command line.
+        kind: The kind of the model, a key of ``novograd.compare.kinds.CLASSES``.
     """
     importlib.import_module(f"novograd.compare.{framework}")
+    importlib.import_module(CLASSES[kind][0])
     if task in BUILT_IN:
         for name in ("networks", "losses"):
             importlib.import_module(f"novograd.compare.keras.{name}")

@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from novograd.compare import devices, kinds
 from novograd.compare.errors import TaskError, summary
@@ -16,13 +16,27 @@ from novograd.compare.task import Batch, Task
 from novograd.compare.training import evaluate, held_out, segmentation
 
 
+class Found(NamedTuple):
+    """What a trial finds out.
+
+    Attributes:
+        framework: The framework that trains the model.
+        kind: The kind of the model, a key of ``novograd.compare.kinds.CLASSES``.
+        default_rates: The default learning rates of the optimizers that are not ours, by name.
+    """
+
+    framework: str
+    kind: str
+    default_rates: dict[str, float]
+
+
 def tried(
     task: Task,
     framework: str | None,
     device: str,
     steps: int,
     optimizers: Mapping[str, Mapping[str, Any]],
-) -> tuple[str, dict[str, float]]:
+) -> Found:
     """Tries a task, and optimizers on it.
 
     Args:
@@ -31,9 +45,6 @@ def tried(
         device: The device of the runs.
         steps: Number of steps of a run.
         optimizers: The arguments, by name, of optimizers to try as well.
-
-    Returns:
-        The framework, and the default learning rates of the optimizers that are not ours, by name.
 
     Raises:
         TaskError: If there is a mistake in the task, or an optimizer does not work.
@@ -54,7 +65,8 @@ def tried(
         name: _default_rate(usual, framework, chosen(name, arguments), batch, device)
         for name, arguments in optimizers.items()
     }
-    return framework, {name: rate for name, rate in rates.items() if rate is not None}
+    known = {name: rate for name, rate in rates.items() if rate is not None}
+    return Found(framework, kind, known)
 
 
 def chosen(name: str, arguments: Mapping[str, Any]) -> Optimizer:

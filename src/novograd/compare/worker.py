@@ -114,8 +114,8 @@ def _run(task: Task, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _describe(task: Task, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
     steps = spec["steps"] or task.steps
-    framework, rates = tried(task, spec["framework"], spec["device"], steps, spec["optimizers"])
-    yield {"event": "task", "framework": framework, "default_rates": rates, **about(task)}
+    found = tried(task, spec["framework"], spec["device"], steps, spec["optimizers"])
+    yield {"event": "task", **found._asdict(), **about(task)}
 
 
 def about(task: Task) -> dict[str, Any]:
