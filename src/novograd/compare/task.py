@@ -31,7 +31,8 @@ class Task:
     """A task for ``novograd compare``: a model, its data, its loss and its metric.
 
     Define a variable ``task`` of this class in your own file; ``novograd compare my_task.py`` then
-    compares optimizers on the task. The model is a ``torch.nn.Module`` or a Keras model.
+    compares optimizers on the task. The model is a ``torch.nn.Module``, a Keras model, an
+    ``nnx.Module`` of Flax, or an ``eqx.Module`` of Equinox.
 
     Attributes:
         model: Builds the model from a seed: the same seed must give the same weights.
