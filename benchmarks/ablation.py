@@ -40,7 +40,7 @@ import numpy as np
 
 from novograd import results, variants
 from novograd.compare.training import evaluate, schedule
-from novograd.layers import Kind, Rows, Split, Whole, row_axis
+from novograd.layers import Kind, Rows, Split, Whole, row_axes
 
 RESULT = Path(__file__).parent / "results" / "ablation.json"
 SEARCH_SEED, SEEDS = 100, (0, 1, 2, 3)
@@ -54,7 +54,7 @@ WHOLE = Rows((), "rms")  # the whole tensor as one layer, with the steps of Rows
 
 
 def _rows(name: str) -> Rows:
-    return Rows(row_axis(name.split("/")[-1]), "rms")
+    return Rows(row_axes(name.split("/")[-1]), "rms")
 
 
 def _rows_but(chosen: Callable[[str, Any], bool], other: Kind) -> Callable[[str, Any], Kind]:

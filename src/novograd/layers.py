@@ -87,7 +87,8 @@ class Rows:
     Args:
         axes: The axis or axes of the rows. None means the axis of the output units in the layout of
             the framework: the first axis in PyTorch; in other frameworks the last, except for
-            weights named ``embedding`` or ``embeddings``, where it is the first.
+            weights named ``embedding`` or ``embeddings``, where it is the first, and
+            ``depthwise_kernel``, where it is the last two axes.
         scale: ``"norm"`` divides the normalised gradients by the square root of the number of rows,
             so that the normalised gradient of the whole parameter has norm 1, like the gradient of
             one layer. ``"rms"`` multiplies them by the square root of the row's length, so that
@@ -152,14 +153,16 @@ type str
     return value
 
 
-def layers_of(value: Any, arguments: tuple[Any, ...], shape: Sequence[int], rows: int) -> Layers:
+def layers_of(
+    value: Any, arguments: tuple[Any, ...], shape: Sequence[int], rows: int | tuple[int, ...]
+) -> Layers:
     """Returns the layers of one parameter, after checking that they fit its shape.
 
     Args:
         value: The user's value: layers, ``Whole``, or a function that returns one of these.
         arguments: The arguments for the function.
         shape: The shape of the parameter.
-        rows: The axis for ``Rows`` without axes.
+        rows: The axes for ``Rows`` without axes.
 
     Raises:
         TypeError: If the function returns anything but layers.
@@ -209,17 +212,18 @@ def from_config(config: Any) -> Any:
     return KINDS[config["kind"]](**{k: x for k, x in config.items() if k != "kind"})
 
 
-def row_axis(name: str) -> int:
-    """Returns the axis for ``Rows`` without axes, in the layout of Keras, Flax and TensorFlow.
+def row_axes(name: str) -> int | tuple[int, ...]:
+    """Returns the axes for ``Rows`` without axes, in the layout of Keras, Flax and TensorFlow.
 
-    It is the last axis, where the output units are, or the first for a table of embeddings. The
-    name of the weight tells whether it is a table of embeddings.
+    The name of the weight tells whether it is a table of embeddings, whose rows are along the first
+    axis, or the kernel of a depthwise convolution in Keras, whose last two axes together count the
+    output units. In all other weights the output units are along the last axis.
 
     Example:
-        >>> row_axis("kernel"), row_axis("embedding"), row_axis("embeddings")
-        (-1, 0, 0)
+        >>> row_axes("kernel"), row_axes("embeddings"), row_axes("depthwise_kernel")
+        (-1, 0, (-2, -1))
     """
-    return 0 if name in ("embedding", "embeddings") else -1
+    return {"embedding": 0, "embeddings": 0, "depthwise_kernel": (-2, -1)}.get(name, -1)
 
 
 def second_moment_shape(layers: Layers, shape: Sequence[int]) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from novograd.layers import (
     Split,
     check_layers,
     layers_of,
-    row_axis,
+    row_axes,
     second_moment_shape,
     step_scale,
 )
@@ -204,7 +204,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         partitioned = getattr(var, "_save_slice_info", None)
         name = partitioned.full_name if partitioned else var.name.split(":")[0]
         shape = var.shape.as_list()
-        layers = layers_of(self._layers, (var,), shape, row_axis(name.split("/")[-1]))
+        layers = layers_of(self._layers, (var,), shape, row_axes(name.split("/")[-1]))
         return _VariableLayout(
             layers, second_moment_shape(layers, shape), step_scale(layers, shape)
         )

@@ -216,6 +216,7 @@ FRAMEWORK_OF = {
     "brain": "tensorflow",
     "brain3d": "torch",
     "mnist": "torch",
+    "speech": "jax",
     "text": "jax",
     "toy": "tensorflow",
 }

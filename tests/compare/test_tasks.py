@@ -93,7 +93,6 @@ def test_training_examples_are_not_held_out(name: str, examples: int) -> None:
 
 # Recorded when these were the test parts, before tasks had a validation part.
 TESTED = {
-    "brain": "271318b77c46f87a975b7b96495f50b29797e79fdc4739ee03ff7b00cd462fe7",
     "digits": "10447030ee7701e48b3a759ca9720931528513ff4470765750bc7646cd89b7b9",
     "mnist": "f7520729057eac1e73759e7fff67846715d8eb4ba0e79c3d5f14c8457bc2318a",
 }

@@ -71,6 +71,16 @@ def test_rows_of_embeddings_are_words_and_rows_of_biases_are_elements():
     assert [tuple(x.shape) for x in optimizer.variables[3::2]] == [(7, 1), (1, 4), (4,)]
 
 
+def test_each_output_of_a_depthwise_convolution_is_a_row():
+    model = keras.Sequential([keras.layers.SeparableConv2D(7, 3, depth_multiplier=2)])
+    model.build((None, 8, 8, 4))
+    optimizer = NovoGrad(layers=Rows())
+    optimizer.build(model.trainable_variables)
+    assert [tuple(x.shape) for x in optimizer.variables[3::2]] == [
+        (1, 1, 4, 2), (1, 1, 1, 7), (7,),
+    ]  # fmt: skip
+
+
 def rows_of_kernels(variable):
     return Rows() if variable.name == "kernel" else None
 

@@ -17,7 +17,7 @@ from novograd.compare.load import find_class
 from novograd.compare.optimizers import OWN, Optimizer
 from novograd.compare.task import Task
 from novograd.compare.training import Trainer
-from novograd.layers import Layers, layers_of, row_axis
+from novograd.layers import Layers, layers_of, row_axes
 from novograd.torch import NovoGrad
 
 _KINDS: dict[str, Any] = {
@@ -168,7 +168,7 @@ def _own(optimizer: Optimizer, named: Named) -> tuple[torch.optim.Optimizer, dic
 
 def _keras_layers(variant: str, name: str, param: Tensor) -> Layers:
     """Returns the layers of a variant, for a weight in the layout of Keras."""
-    rows = row_axis(name.split("/")[-1])
+    rows = row_axes(name.split("/")[-1])
     return layers_of(variants.get(variant).layers, (), param.shape, rows)
 
 

@@ -15,7 +15,7 @@ from novograd.layers import (
     Split,
     check_layers,
     layers_of,
-    row_axis,
+    row_axes,
     second_moment_shape,
     step_scale,
 )
@@ -187,7 +187,7 @@ def _layout(layers: Any, axis_name: Any, path: Any, leaf: Any) -> LeafLayout:
     along = _cuts(cut, shape)
     whole = tuple(n * (devices(names) or 1) for n, names in zip(shape, along, strict=True))
     try:
-        chosen = layers_of(layers, (path, leaf), whole, row_axis(_name(path)))
+        chosen = layers_of(layers, (path, leaf), whole, row_axes(_name(path)))
     except ValueError as error:
         raise ValueError(f"params{jax.tree_util.keystr(path)}: {error}") from error
     scale = step_scale(chosen, whole)

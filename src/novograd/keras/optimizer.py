@@ -22,7 +22,7 @@ from novograd.layers import (
     Layers,
     check_layers,
     layers_of,
-    row_axis,
+    row_axes,
     second_moment_shape,
     step_scale,
 )
@@ -296,7 +296,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         """Returns the layers of a variable; if they do not fit, the error names the variable."""
         layers = self.variant.layers if self.layers is None else self.layers
         try:
-            return layers_of(layers, (variable,), shape, row_axis(variable.name))
+            return layers_of(layers, (variable,), shape, row_axes(variable.name))
         except ValueError as error:
             raise ValueError(f"variable {variable.path!r}: {error}") from error
 
