@@ -443,8 +443,8 @@ def test_mistakes_in_other_frameworks(tmp_path, framework):
     )
     assert vector.endswith("such as the mean over the batch, got a tensor of shape (4, 1)")
     assert number.endswith("a scalar tensor of the framework, got 0.5 of type float")
-    assert missing.startswith("AttributeError")
-    assert "no_mean" in missing
+    assert "AttributeError: " in missing
+    assert "no attribute" in missing
     assert (in_square, in_number, in_missing) == ("True", "True", "True")
 
 
