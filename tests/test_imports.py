@@ -10,7 +10,7 @@ import pytest
 import novograd
 
 ROOT = Path(novograd.__file__).parent
-FRAMEWORKS = {"tensorflow", "keras", "torch", "jax", "optax", "flax"}
+FRAMEWORKS = {"tensorflow", "keras", "torch", "jax", "optax", "flax", "equinox"}
 MODULES = sorted(ROOT.rglob("*.py"))
 
 

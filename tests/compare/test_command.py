@@ -181,6 +181,8 @@ def test_help_has_examples_and_exit_codes(invoke):
     [
         ("compare_monai_unet.py", "torch", "novograd:rows"),
         ("compare_keras_model.py", "jax", "adamw"),
+        ("compare_flax_module.py", "jax", "adamw"),
+        ("compare_equinox_module.py", "jax", "novograd:rows"),
     ],
 )
 def test_the_examples_train(invoke, tmp_path, name, framework, optimizers):

@@ -51,7 +51,7 @@ def _model(build: Callable[[int], Any]) -> Callable[[int], Any]:
     def model(seed: int) -> Any:
         nonlocal earlier
         built = build(seed)
-        if built is earlier is not None:
+        if built is earlier and built is not None:
             raise TaskError(
                 "task.model must build a new model in each call, got the same object again: its "
                 "weights would not depend on the seed",
@@ -173,7 +173,7 @@ def _explain(loss: float, kind: str, inputs: Arrays, targets: Arrays) -> None:
         return
     for name, arrays in (("inputs", inputs), ("targets", targets)):
         for one in _leaves(arrays):
-            if np.issubdtype(one.dtype, np.inexact) and not np.isfinite(one).all():
+            if isinstance(one, np.ndarray) and not _is_finite(one):
                 raise TaskError(
                     f"task.loss is {loss}, because the {name} of a {kind} batch contain NaN or "
                     "infinity"
@@ -204,6 +204,10 @@ def _leaves(arrays: Any) -> Iterator[Any]:
             yield from _leaves(one)
     else:
         yield arrays
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    return not np.issubdtype(array.dtype, np.inexact) or bool(np.isfinite(array).all())
 
 
 def _is_finite_number(value: Any) -> bool:

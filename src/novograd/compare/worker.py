@@ -41,7 +41,6 @@ ENVIRONMENT = {
 }
 ON_CPU = {"JAX_PLATFORMS": "cpu", VISIBLE: ""}
 ON_GPU = {
-    "JAX_PLATFORMS": "cuda,cpu",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several runs share the memory of the GPU
     # PyTorch then looks for GPUs without CUDA, which would not work in a later fork.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",

@@ -7,9 +7,9 @@ import keras
 from novograd.compare.jax.model import Model
 
 
-def converted(model: keras.Model, _: int) -> Model:
+def converted(model: Any, _: int) -> Model:
     """Returns a Keras model as arrays and a function."""
-    variables: Any = model.trainable_variables
+    variables = model.trainable_variables
 
     def call(weights: Any, others: Any, inputs: Any, training: bool) -> tuple[Any, Any]:
         # JAX sorts dictionaries; the model needs the order of its variables.
