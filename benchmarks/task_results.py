@@ -62,6 +62,8 @@ def section(analysis: Analysis) -> str:
 def found(task: str) -> str:
     """Returns the text about all comparisons on a task, for the page of the task."""
     chosen = [results for results in load().values() if results["settings"]["task"] == task]
+    if not chosen:
+        return "This task has not been measured with the present protocol.\n"
     return "\n\n".join(section(analyse(results)) for results in chosen) + "\n"
 
 
