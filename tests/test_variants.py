@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +15,18 @@ from novograd.conformance.cases import CaseHyperparameters
 from novograd.conformance.peers import PEERS, Gradient, State
 from novograd.layers import Rows, Split, Stacked, Whole
 from novograd.step_sizes import StepSizes, rate_factors, step_sizes
-from novograd.variants import DOCUMENTED, VARIANTS, Variant, as_config, from_config, get
+from novograd.variants import (
+    BY_NAME,
+    DOCUMENTED,
+    LIBRARIES,
+    RULES,
+    VARIANTS,
+    Variant,
+    VariantName,
+    as_config,
+    from_config,
+    get,
+)
 
 # These peers cannot be installed here: apex needs a GPU and its own build, OpenSeq2Seq needs
 # TensorFlow 1 and Horovod, and flashlight is C++. The numbers are computed by hand from their
@@ -63,8 +75,44 @@ def test_two_steps_equal_those_computed_by_hand(name):
 
 
 def test_every_variant_has_a_numpy_version():
-    assert {name: variant.name for name, variant in VARIANTS.items()} == {x: x for x in VARIANTS}
+    assert {name: variant.name for name, variant in BY_NAME.items()} == {x: x for x in BY_NAME}
     assert {*VARIANTS} == {DOCUMENTED.name, *PEERS}
+
+
+def test_the_type_of_names_lists_every_variant():
+    assert get_args(VariantName) == (*BY_NAME,)
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_library_has_a_rule_of_a_variant_and_other_defaults(name):
+    rule, library = get(RULES[name]), get(name)
+    defaults = {field: getattr(rule, field) for field in ("lr", "beta1", "beta2")}
+    words = {"name": rule.name, "source": rule.source, "difference": rule.difference}
+    assert replace(library, **defaults, **words) == rule
+    assert from_config(json.loads(json.dumps(as_config(library)))) == name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("MONAI", "monai"),
+        ("pytorch_optimizer", "pytorch-optimizer"),
+        ("optx", "optax"),
+        ("tensorflow-addons", "tfa"),
+        ("jettify", "torch-optimizer"),
+        ("QuartzNet", "dle"),
+        ("clara", "clara-train"),
+    ],
+)
+def test_an_unknown_name_suggests_the_most_similar(wrong, meant):
+    with pytest.raises(ValueError, match=f"got '{wrong}'; did you mean '{meant}'\\?$"):
+        get(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["adam", "novograd", "a", ""])
+def test_a_name_that_resembles_none_gets_no_suggestion(wrong):
+    with pytest.raises(ValueError, match=f"^variant must be one of documented, .* got '{wrong}'$"):
+        get(wrong)
 
 
 @pytest.mark.parametrize(
@@ -209,19 +257,32 @@ def command(*arguments):
     return CliRunner().invoke(cli.app, ["variants", *arguments], env={"COLUMNS": "80"})
 
 
-def test_the_command_shows_every_variant():
+def test_the_command_shows_every_variant_in_one_line():
     result = command()
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     assert max(map(len, lines)) <= 80
-    assert [line.split()[0] for line in lines if line[:1].strip()] == ["variant", *VARIANTS]
-    width = max(map(len, VARIANTS)) + 2
-    words = " ".join(" ".join(line[width:] for line in lines).split())
-    for variant in VARIANTS.values():
-        assert f"{variant.difference} {variant.source} " in words
-    assert "lr 0.001, betas 0.9, 0.999, eps 1e-08, averaging; steps 0.0316 to 1" in words
-    assert "averaging, Nesterov, clip 1; steps 0.1 to 1" in words
-    assert "no lr, betas 0.9, 0.25, eps 1e-06; steps 1 to 10" in words
+    names = [line.split()[0].removesuffix(",") for line in lines if line]
+    assert names == ["variant", *VARIANTS, "library", *LIBRARIES]
+    cells = {line.split()[0].removesuffix(","): line.split()[1:] for line in lines if line}
+    assert cells["apex"] == ["0.001", "0.9", "0.999", "1e-08", "yes", "0.0316", "1"]
+    assert cells["optax"] == ["-", "0.9", "0.25", "1e-06", "no", "1", "10"]
+    assert cells["monai"] == ["nvidia", "0.001", "0.9", "0.98", "1e-08", "no", "1", "10"]
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_the_command_shows_one_variant_with_its_source(name):
+    result = command(name)
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.output.split())
+    assert words.endswith(f"{get(name).difference} {get(name).source}")
+    assert f" later {name}" in words
+
+
+def test_the_command_suggests_a_name():
+    result = command("monay")
+    assert result.exit_code == 2
+    assert "did you mean 'monai'?" in " ".join(result.output.split())
 
 
 def test_the_command_prints_json():
@@ -229,8 +290,9 @@ def test_the_command_prints_json():
     assert result.exit_code == 0, result.output
     found = {record["name"]: record for record in json.loads(result.output)}
     sizes = {name: StepSizes(**record.pop("step_sizes")) for name, record in found.items()}
-    assert {name: from_config(record) for name, record in found.items()} == VARIANTS
-    assert sizes == {name: step_sizes(name) for name in VARIANTS}
+    assert {name: from_config(record) for name, record in found.items()} == BY_NAME
+    assert sizes == {name: step_sizes(name) for name in BY_NAME}
+    assert [one["name"] for one in json.loads(command("--json", "dle").output)] == ["dle"]
 
 
 def test_the_command_refuses_an_unknown_option():
@@ -239,6 +301,6 @@ def test_the_command_refuses_an_unknown_option():
 
 def test_the_page_shows_the_sizes_of_steps():
     page = (Path(__file__).parents[1] / "docs" / "variants.md").read_text(encoding="utf-8")
-    for name in VARIANTS:
+    for name in BY_NAME:
         numbers = (*step_sizes(name), *rate_factors(name))
         assert f"| `{name}` | {' | '.join(f'{x:.3g}' for x in numbers)} |" in page, name

@@ -6,16 +6,44 @@ variant by its name, as in ``NovoGrad(..., variant="optax")``, or pass a ``Varia
     from dataclasses import replace
     mine = replace(get("nvidia"), name="mine", decay="decoupled")
 
-``source`` names the code that was read; the README's table of the tests lists the libraries that
-the variants are compared with.
+``VARIANTS`` has one record for each rule. Several libraries have the same rule with other defaults.
+``LIBRARIES`` has a record for each of these, so that ``variant="monai"`` also has MONAI's defaults.
+``BY_NAME`` has both. ``source`` names the code that was read; docs/variants.md lists the libraries
+that the variants are compared with.
 """
 
-from dataclasses import dataclass, fields
+import difflib
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from novograd import layers
 from novograd.hyperparameters import check_flag, check_limit, check_number
 from novograd.layers import KINDS, Kind, Rows
+
+VariantName = Literal[
+    "documented",
+    "nvidia",
+    "nvidia-amsgrad",
+    "nvidia-decoupled",
+    "optax",
+    "tfa",
+    "apex",
+    "apex-inf",
+    "apex-inside",
+    "apex-inside-inf",
+    "openseq2seq",
+    "flashlight",
+    "pytorch-optimizer",
+    "pytorch-optimizer-3",
+    "rows",
+    "clara-train",
+    "dle",
+    "monai",
+    "nemo",
+    "timm",
+    "torch-optimizer",
+]
+"""The names of all variants, for type checkers and editors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +191,8 @@ VARIANTS: dict[str, Variant] = {
         DOCUMENTED,
         Variant(
             name="nvidia",
-            source="DeepLearningExamples (Jasper, QuartzNet), NeMo, timm, torch-optimizer; MONAI "
-            "(beta1 0.9)",
+            source="DeepLearningExamples (Jasper, QuartzNet), MONAI, NeMo, timm, torch-optimizer; "
+            "the names of these libraries choose this rule with their defaults",
             difference="epsilon outside the root, learning rate in the update",
             **_NVIDIA,
         ),
@@ -289,25 +317,57 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
+# The rule of each library, where it is published, and the defaults that differ from the rule's.
+_LIBRARIES: dict[str, tuple[str, str, dict[str, float]]] = {
+    "clara-train": ("documented", DOCUMENTED.source, {"lr": 1.0}),
+    "dle": (
+        "nvidia",
+        "DeepLearningExamples @729963dd, Jasper and QuartzNet, Novograd",
+        {"beta2": 0.0},
+    ),
+    "monai": ("nvidia", "MONAI 1.6.1, monai.optimizers.Novograd", {"beta1": 0.9}),
+    "nemo": ("nvidia", "NeMo 3.0.0, nemo.core.optim.Novograd with luc=False", {}),
+    "timm": ("nvidia", "timm 1.0.31, timm.optim.NvNovoGrad, 'novograd'", {}),
+    "torch-optimizer": ("nvidia", "torch-optimizer 0.3.0 (jettify), NovoGrad", {"beta2": 0.0}),
+}
+
+RULES: dict[str, str] = {name: rule for name, (rule, *_) in _LIBRARIES.items()}
+"""For each library in ``LIBRARIES``, the variant in ``VARIANTS`` that has its rule."""
+
+LIBRARIES: dict[str, Variant] = {
+    name: replace(
+        VARIANTS[rule],
+        name=name,
+        source=source,
+        difference=f"the rule of {rule}, with the defaults of this library",
+        **defaults,
+    )
+    for name, (rule, source, defaults) in _LIBRARIES.items()
+}
+"""Variants that have a rule of ``VARIANTS`` with the defaults of a library."""
+
+BY_NAME: dict[str, Variant] = VARIANTS | LIBRARIES
+"""All variants that have a name."""
+
+
 def get(variant: str | Variant) -> Variant:
     """Returns a variant.
 
     Args:
-        variant: Its name, or a ``Variant``.
+        variant: Its name, one of ``VariantName``; or a ``Variant``.
 
     Raises:
         TypeError: If ``variant`` is neither.
-        ValueError: If no variant has this name.
+        ValueError: If no variant has this name. The message suggests the most similar name.
 
     Example:
-        >>> get("nvidia").rate
-        'update'
-        >>> get("adam")
+        >>> get("monai").beta1
+        0.9
+        >>> get("pytorch_optimiser")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        ValueError: variant must be one of documented, nvidia, nvidia-amsgrad, nvidia-decoupled, \
-optax, tfa, apex, apex-inf, apex-inside, apex-inside-inf, openseq2seq, flashlight, \
-pytorch-optimizer, pytorch-optimizer-3, rows, got 'adam'
+        ValueError: variant must be one of documented, ..., torch-optimizer, got \
+'pytorch_optimiser'; did you mean 'pytorch-optimizer'?
     """
     if isinstance(variant, Variant):
         return variant
@@ -315,9 +375,24 @@ pytorch-optimizer, pytorch-optimizer-3, rows, got 'adam'
         raise TypeError(
             f"variant must be a name or a Variant, got {variant!r} of type {type(variant).__name__}"
         )
-    if variant not in VARIANTS:
-        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
-    return VARIANTS[variant]
+    if variant not in BY_NAME:
+        near = _most_similar(variant)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise ValueError(f"variant must be one of {', '.join(BY_NAME)}, got {variant!r}{hint}")
+    return BY_NAME[variant]
+
+
+def _most_similar(wrong: str) -> str | None:
+    """Returns the name that resembles a wrong name, or whose source contains it; or None."""
+    words = wrong.lower().replace("_", "-")
+    near = difflib.get_close_matches(words, BY_NAME, n=1, cutoff=0.7)
+    # Every source says NovoGrad. The names of libraries come last, and fit best.
+    published = [
+        name
+        for name, variant in reversed(BY_NAME.items())
+        if len(words) > 3 and words in variant.source.lower().replace("novograd", "")
+    ]
+    return next(iter(near + published), None)
 
 
 def as_config(variant: str | Variant) -> Any:
@@ -328,7 +403,7 @@ def as_config(variant: str | Variant) -> Any:
         'tfa'
     """
     record = get(variant)
-    if VARIANTS.get(record.name) == record:
+    if BY_NAME.get(record.name) == record:
         return record.name
     return as_dict(record)
 

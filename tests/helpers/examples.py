@@ -7,13 +7,16 @@ import contextlib
 import doctest
 import importlib
 import re
+import textwrap
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import novograd
 from tests.helpers.programs import REPOSITORY
 
 ROOT = Path(novograd.__file__).parent
+DOCS = REPOSITORY / "docs"
 FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")
 WITH_TRITON = (
     "novograd.torch.backends.triton",
@@ -33,12 +36,17 @@ def _modules() -> dict[str, dict[str, Path]]:
 
 def _blocks() -> dict[str, list[tuple[str, str]]]:
     found = defaultdict(list)
-    for page in (REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/*.md"))):
-        text = page.read_text(encoding="utf-8")
-        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+    for page in (REPOSITORY / "README.md", *sorted(DOCS.rglob("*.md"))):
+        for block in _code(page.read_text(encoding="utf-8"), "python"):
             needs = next((name for name in FRAMEWORKS if name in block), "none")
             found[needs].append((page.name, block))
     return found
+
+
+def _code(text: str, language: str) -> list[str]:
+    """Returns the blocks of code on a page that are not a part of a file of the repository."""
+    blocks = re.findall(rf"^ *```{language}\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for block in blocks if not block.lstrip().startswith("--8<--")]
 
 
 # By framework: the files of the modules by name, and the Python blocks with their pages.
@@ -61,3 +69,14 @@ def run_pages(framework: str, folder: Path) -> None:
         for page, block in BLOCKS[framework]:
             exec(compile(block, page, "exec"), {"__name__": "__main__"})
     assert not list(folder.iterdir())
+
+
+def before_and_after(page: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Runs the first blocks before and after on a page of docs/migrate; returns their variables."""
+    text = (DOCS / "migrate" / page).read_text(encoding="utf-8")
+    before, after = text.split("## After\n")
+    programs = _code(before, "py")[0], _code(after, "python")[0]
+    found: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+    for program, variables in zip(programs, found, strict=True):
+        exec(compile(program, page, "exec"), variables)
+    return found

@@ -1,5 +1,6 @@
 """The transformation gives the same results as ``optax.novograd``."""
 
+import inspect
 from functools import cache, partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from novograd import variants
 from novograd.jax import novograd
 from tests.helpers import published
 from tests.helpers.published import Draw, Stored
@@ -104,3 +106,17 @@ def test_results_equal_optax_in_float32(ours, record_property):
 @pytest.mark.parametrize("ours", ["words", *OURS])
 def test_results_equal_optax_in_float64(ours, float64, record_property):
     compare(ours, "float64", record_property)
+
+
+def test_the_variant_has_the_defaults_of_optax():
+    theirs = {x.name: x.default for x in inspect.signature(optax.novograd).parameters.values()}
+    ours = variants.get("optax")
+    assert ours.lr is None
+    assert theirs.pop("learning_rate") is inspect.Parameter.empty
+    assert theirs == {
+        "b1": ours.beta1,
+        "b2": ours.beta2,
+        "eps": ours.eps,
+        "eps_root": 0.0,
+        "weight_decay": 0.0,
+    }

@@ -107,3 +107,9 @@ def test_results_equal_addons_in_float32(record_property):
     run = published.draw(published.DRAWS[-1])  # with decay, averaging and amsgrad
     found = published.differences(run.weights, of_ours(run, "float32"), of_addons(run, "float32"))
     published.check(found, "float32", record_property, *NAMES, "keras", "float32")
+
+
+def test_the_variant_has_the_defaults_of_addons():
+    theirs, ours = addons()().get_config(), NovoGrad(variant="tfa").get_config()
+    options = ("learning_rate", "beta_1", "beta_2", "epsilon", "weight_decay", "grad_averaging")
+    assert [ours[x] for x in options] == pytest.approx([theirs[x] for x in options], rel=1e-7)

@@ -138,6 +138,27 @@ def test_the_numbers_equal_those_of_the_peer(name, dtype, backend, record_proper
     )
 
 
+# The variant that has the defaults of the class.
+NAMES = {
+    "timm": timm,
+    "monai": monai,
+    "nemo": nemo,
+    "torch-optimizer": torch_optimizer,
+    "pytorch-optimizer": lambda: pytorch_optimizer("4.1.0"),
+    "pytorch-optimizer-3": lambda: pytorch_optimizer("3.10.0"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_variant_has_the_defaults_of_the_class(name):
+    theirs = NAMES[name]()([torch.zeros(1)]).param_groups[0]
+    ours = NovoGrad([torch.zeros(1)], variant=name).param_groups[0]
+    options = ("lr", "betas", "eps", "weight_decay", "grad_averaging")
+    assert {x: ours[x] for x in options} == {x: theirs[x] for x in options}
+    switches = ("amsgrad", "decoupled_decay", "weight_decouple", "nesterov", "maximize")
+    assert not any(theirs.get(switch) for switch in switches)
+
+
 # Each differs from timm's variant in at least one feature that the trainings use.
 @pytest.mark.parametrize("variant", ["nvidia-decoupled", "tfa", "apex-inside", "flashlight"])
 def test_the_comparison_detects_another_variant(variant):

@@ -7,30 +7,42 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from novograd.cli.options import one_of
 from novograd.step_sizes import step_sizes
-from novograd.variants import VARIANTS, Variant, as_dict
+from novograd.variants import BY_NAME, LIBRARIES, RULES, VARIANTS, Variant, as_dict
 
 
 def variants(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show only this variant, with its source.", callback=one_of(BY_NAME)),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print all fields of all variants as JSON.")
     ] = False,
 ) -> None:
     """List the published NovoGrads that can be chosen by name, as in variant="optax".
 
-    For each variant the list has its differences from the documented rule, where it is published,
-    its defaults, and the sizes of its first step and of later steps with a constant gradient, in
-    units of the learning rate. docs/variants.md lists the libraries and versions.
+    The columns are the defaults of each variant, and the sizes of its first step and of later steps
+    with a constant gradient, in units of the learning rate. The second table has libraries that
+    have a rule of the first table with defaults of their own. docs/variants.md has more.
 
     \b
     Examples:
       novograd variants
+      novograd variants monai
       novograd variants --json | jq '.[] | {name, beta1, beta2}'
     """  # noqa: D301
+    shown = [variant for variant in BY_NAME.values() if name in (None, variant.name)]
     if as_json:
-        typer.echo(json.dumps([_fields(variant) for variant in VARIANTS.values()], indent=2))
+        typer.echo(json.dumps([_fields(variant) for variant in shown], indent=2))
+        return
+    console = Console(highlight=False)
+    if name is None:
+        console.print(_table("variant", VARIANTS), "", _table("library, and its rule", LIBRARIES))
     else:
-        Console(highlight=False).print(_table())
+        console.print(_table("variant", {name: BY_NAME[name]}), "")
+        console.print(f"{BY_NAME[name].difference}\n[dim]{BY_NAME[name].source}[/dim]")
 
 
 def _fields(variant: Variant) -> dict[str, Any]:
@@ -38,25 +50,25 @@ def _fields(variant: Variant) -> dict[str, Any]:
     return as_dict(variant) | {"step_sizes": step_sizes(variant)._asdict()}
 
 
-def _table() -> Table:
-    """Makes the table of all variants."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 1, 0))
-    table.add_column("variant", no_wrap=True)
-    table.add_column("how it differs, source, and defaults", overflow="fold")
-    for variant in VARIANTS.values():
-        lines = f"{variant.difference}\n[dim]{variant.source}\n{_defaults(variant)}[/dim]"
-        table.add_row(variant.name, lines)
+def _table(title: str, shown: dict[str, Variant]) -> Table:
+    """Makes a table with a row for each variant."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(title, no_wrap=True, min_width=23)  # so that both tables have equal columns
+    for heading in ("lr", "beta1", "beta2", "eps", "averages", "first step", "later"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for variant in shown.values():
+        table.add_row(*_row(variant))
     return table
 
 
-def _defaults(variant: Variant) -> str:
-    """Returns the defaults of a variant, and the sizes of its steps."""
-    rate = "no lr" if variant.lr is None else f"lr {variant.lr:g}"
-    averaging = ", averaging" if variant.grad_averaging else ""
-    nesterov = ", Nesterov" if variant.nesterov else ""
-    clip = "" if variant.clip is None else f", clip {variant.clip:g}"
-    sizes = step_sizes(variant)
-    return (
-        f"{rate}, betas {variant.beta1:g}, {variant.beta2:g}, eps {variant.eps:g}{averaging}"
-        f"{nesterov}{clip}; steps {sizes.first:.3g} to {sizes.last:.3g}"
-    )
+def _row(variant: Variant) -> list[str]:
+    """Returns the name of a variant, its defaults, and the sizes of its steps."""
+    rule = RULES.get(variant.name)
+    numbers = (variant.beta1, variant.beta2, variant.eps)
+    return [
+        f"{variant.name}, {rule}" if rule else variant.name,
+        "-" if variant.lr is None else f"{variant.lr:g}",
+        *(f"{number:g}" for number in numbers),
+        "yes" if variant.grad_averaging else "no",
+        *(f"{size:.3g}" for size in step_sizes(variant)),
+    ]
