@@ -14,7 +14,7 @@ from novograd.compare.optimizers import OPTIMIZERS, OWN, find, styles
 CHOSEN = ["adamw", "novograd:rows", "torch.optim.RAdam", "mine.py:muon"]
 
 
-@pytest.mark.parametrize("name", variants.VARIANTS)
+@pytest.mark.parametrize("name", variants.BY_NAME)
 def test_every_variant_can_be_named(name):
     found = find(f"novograd:{name}")
     assert (found.kind, found.variant) == ("novograd", name)

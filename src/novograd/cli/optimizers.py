@@ -12,7 +12,7 @@ from novograd.cli.options import known
 from novograd.compare.optimizers import OPTIMIZERS, is_place
 from novograd.compare.plan import learning_rates
 
-VARIANTS = tuple(f"novograd:{name}" for name in variants.VARIANTS)
+VARIANTS = tuple(f"novograd:{name}" for name in variants.BY_NAME)
 
 
 def names(given: list[str] | None) -> list[str] | None:

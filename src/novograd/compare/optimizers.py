@@ -81,7 +81,7 @@ def find(name: str) -> Optimizer:
         return OPTIMIZERS[name]
     kind, _, variant = name.partition(":")
     if kind == "novograd":
-        return _variant(variants.VARIANTS[variant])
+        return _variant(variants.BY_NAME[variant])
     if not is_place(name):
         raise KeyError(name)
     return Optimizer(name.replace(":", ".").split(".")[-1], OWN, {}, _OWN_MIDDLE, place=name)
