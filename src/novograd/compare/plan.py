@@ -125,8 +125,8 @@ def planned(settings: Settings, ended: Sequence[Row], higher_is_better: bool) ->
     rows = {key(row): row for row in ended}
     runs = search(settings)
     for stage in (*[beyond] * MOST_BEYOND, choice, judgement):
-        results = [rows.get(key(asdict(run))) for run in runs]
-        if None in results:
+        results = [rows[place] for run in runs if (place := key(asdict(run))) in rows]
+        if len(results) < len(runs):
             break
         runs += stage(settings, results, higher_is_better)
     return runs
