@@ -1,4 +1,4 @@
-"""Writes results of ``novograd compare`` into the pages of ``docs/tasks/``.
+"""Writes results of ``novograd compare`` into ``docs/tasks/``, ``docs/results.md`` and README.
 
 Usage::
 
@@ -9,6 +9,7 @@ names the command of its comparison.
 """
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from novograd.compare.tables import Table
 
 RESULTS = Path(__file__).parent / "results" / "compare"
 PAGES = Path(__file__).parents[1] / "docs" / "tasks"
+SUMMARIES = (Path(__file__).parents[1] / "README.md", PAGES.parent / "results.md")
 FOUND = "## What was found\n"  # this program writes everything after this heading
+HEAD = ["task", "metric", "AdamW", "NAdamW", "SGD", "NovoGrad as documented"]
+OTHERS = ("adamw", "nadamw", "sgd", "novograd")
 
 
 def load() -> dict[str, dict[str, Any]]:
@@ -34,7 +38,11 @@ def markdown(table: Table) -> str:
     """Returns a table in Markdown."""
     headings = [column.heading.replace("\n", " ") for column in table.columns]
     lines = ["---" if column.kind == "text" else "--:" for column in table.columns]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (headings, lines, *table.rows))
+    return _lines([headings, lines, *table.rows])
+
+
+def _lines(rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def section(analysis: Analysis) -> str:
@@ -74,23 +82,26 @@ def page(path: Path) -> str:
 
 
 def summary() -> str:
-    """Returns README's table: the variant ``rows`` against the other optimizers, by task."""
-    others = ("adamw", "nadamw", "sgd", "novograd")
-    lines: list[list[str]] = []
+    """Returns a table of the variant ``rows`` against the other optimizers, by task."""
+    lines = []
     for results in load().values():
-        analysis = analyse(results)
-        titles = results["optimizers"]
-        metric, settings = analysis.metric, results["settings"]
-        cells = [_cell(analysis, other) for other in others if other in titles]
-        about = f"{settings['task']}, {settings['steps']} steps, {settings['framework']}"
-        lines.append([about, metric, *cells])
-    head = ["task", "metric", "AdamW", "NAdamW", "SGD", "NovoGrad as documented"]
-    rows = [head, ["---", "---", *["--:"] * len(others)], *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        analysis, settings = analyse(results), results["settings"]
+        about = f"`{settings['task']}`, {settings['steps']} steps, {settings['framework']}"
+        lines.append([about, analysis.metric, *(_cell(analysis, other) for other in OTHERS)])
+    return _lines([HEAD, ["---", "---", *["--:"] * len(OTHERS)], *lines])
+
+
+def with_summary(text: str) -> str:
+    """Returns a text with the current summary in the place of an earlier one."""
+    start = text.index(_lines([HEAD]))
+    end = text.index("\n\n", start)
+    return text[:start] + summary() + text[end:]
 
 
 def _cell(analysis: Analysis, other: str) -> str:
     """Returns how much better ``rows`` is than another optimizer, with the interval."""
+    if other not in analysis.results["optimizers"]:
+        return ""
     pair = analysis.pair("novograd:rows", other)
     if pair.gain is None:
         return "not compared"
@@ -101,10 +112,11 @@ def _cell(analysis: Analysis, other: str) -> str:
 
 
 def main() -> None:
-    """Writes all pages, and prints README's table."""
+    """Writes all pages."""
     for path in PAGES.glob("*.md"):
         path.write_text(page(path), encoding="utf-8")
-    print(summary())
+    for path in SUMMARIES:
+        path.write_text(with_summary(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -76,3 +76,5 @@ def test_the_pages_of_tasks_show_the_stored_results(monkeypatch):
     assert {path.stem for path in task_results.PAGES.glob("*.md")} == {*BUILT_IN}
     for path in task_results.PAGES.glob("*.md"):
         assert path.read_text(encoding="utf-8") == task_results.page(path)
+    for path in task_results.SUMMARIES:
+        assert task_results.summary() in path.read_text(encoding="utf-8")
