@@ -150,12 +150,17 @@ def test_a_wrong_rule_makes_the_kernels_wrong(wrong_rule):
 
 
 @some_kinds
-def test_results_do_not_depend_on_threads_instruction_set_or_alignment(kind, monkeypatch):
+def test_results_do_not_depend_on_threads_instruction_set_prefetching_or_alignment(
+    kind, monkeypatch
+):
     results = {stepped(kind, SIZES, 1)}
     for name in INSTRUCTION_SETS:
         monkeypatch.setenv("NOVOGRAD_ISA", name)
         results |= {stepped(kind, SIZES, threads) for threads in THREADS}
         results.add(stepped(kind, SIZES, 2, offset=1))
+        monkeypatch.setenv("NOVOGRAD_AHEAD", "4096,2048")
+        results.add(stepped(kind, SIZES, 2))
+        monkeypatch.delenv("NOVOGRAD_AHEAD")
     assert len(results) == 1
 
 
@@ -575,6 +580,13 @@ def test_lists_of_different_lengths_are_refused(short):
 def test_an_unknown_instruction_set_is_refused(monkeypatch):
     monkeypatch.setenv("NOVOGRAD_ISA", "abacus")
     with pytest.raises(ValueError, match=r"NOVOGRAD_ISA must be one of baseline.*, got abacus"):
+        Arrays(("float32",) * 3, (1,)).layers().step(PLAIN, 1)
+
+
+@pytest.mark.parametrize("wrong", ["far", "4096", "4096,2048 bytes"])
+def test_other_forms_of_the_distances_of_prefetching_are_refused(monkeypatch, wrong):
+    monkeypatch.setenv("NOVOGRAD_AHEAD", wrong)
+    with pytest.raises(ValueError, match=f"must be two numbers of bytes.*, got {wrong}"):
         Arrays(("float32",) * 3, (1,)).layers().step(PLAIN, 1)
 
 
