@@ -112,45 +112,41 @@ struct LayerUpdate {
         d(static_cast<C>(s.d)),
         ahead(static_cast<C>(s.ahead)) {}
 
-  // The update that begins at element `start`.
-  LayerUpdate from(std::size_t) const { return *this; }
-
   C operator()(std::size_t, C w, C g, C& m) const {
     return updated(w, g, m, beta1, a, b, c, d, ahead);
   }
 };
 
-// The update of layers of one element each.
+// The update of a row of columns, with the scalars of each column.
 template <class C>
-struct ElementUpdate {
+struct RowUpdate {
   C beta1, c;
-  const double *a, *b, *d, *ahead;
+  C a[group], b[group], d[group], ahead[group];
 
-  explicit ElementUpdate(const GroupScalars& s)
-      : beta1(static_cast<C>(s.beta1)),
-        c(static_cast<C>(s.c)),
-        a(s.a),
-        b(s.b),
-        d(s.d),
-        ahead(s.ahead) {}
-
-  ElementUpdate from(std::size_t start) const {
-    ElementUpdate rest = *this;
-    rest.a += start, rest.b += start, rest.d += start, rest.ahead += start;
-    return rest;
+  RowUpdate(const GroupScalars& s, std::size_t columns)
+      : beta1(static_cast<C>(s.beta1)), c(static_cast<C>(s.c)) {
+    for (std::size_t i = 0; i < columns; ++i) {
+      a[i] = static_cast<C>(s.a[i]);
+      b[i] = static_cast<C>(s.b[i]);
+      d[i] = static_cast<C>(s.d[i]);
+      ahead[i] = static_cast<C>(s.ahead[i]);
+    }
   }
 
   C operator()(std::size_t i, C w, C g, C& m) const {
-    return updated(w, g, m, beta1, static_cast<C>(a[i]), static_cast<C>(b[i]), c,
-                   static_cast<C>(d[i]), static_cast<C>(ahead[i]));
+    return updated(w, g, m, beta1, a[i], b[i], c, d[i], ahead[i]);
   }
 };
 
 // `target` may be `weights` or `gradient`: each element is read before it is written. Without
-// `write`, only the momentum buffer changes. `update` is a copy, which no store can change.
+// `write`, only the momentum buffer changes.
 template <bool write, class C, class W, class G, class M, template <class> class Update>
 void pass(W* target, const W* weights, const G* gradient, M* moment, std::size_t size,
-          Update<C> update) {
+          const Update<C>& given) {
+  // No store can change a copy, but one of many scalars would take long.
+  using Own = std::conditional_t<std::is_same_v<Update<C>, LayerUpdate<C>>, const LayerUpdate<C>,
+                                 const Update<C>&>;
+  Own update = given;
   NOVOGRAD_INDEPENDENT
   for (std::size_t i = 0; i < size; ++i) {
     C m = load(moment[i]);
@@ -204,18 +200,18 @@ double square_sum(const void* gradient, std::size_t size, std::size_t ahead) {
   return total(sums, lanes);
 }
 
+static_assert(group <= block, "a row of columns fits in a buffer");
+
 template <class G>
-void squares(const void* gradient, std::size_t size, double* s) {
+void column_sums(const void* gradient, const Columns& shape, double* s) {
+  const auto [rows, columns, stride] = shape;
   const G* g = static_cast<const G*>(gradient);
   typename Buffered<G>::type buffer[block];
-  for (std::size_t i = 0; i < size; i += block) {
-    const std::size_t n = size - i < block ? size - i : block;
-    const auto* wide = widen(g + i, buffer, n);
+  for (std::size_t i = 0; i < columns; ++i) s[i] = 0;
+  for (std::size_t row = 0; row < rows; ++row, g += stride) {
+    const auto* wide = widen(g, buffer, columns);
     NOVOGRAD_INDEPENDENT
-    for (std::size_t j = 0; j < n; ++j) {
-      const double x = load(wide[j]);
-      s[i + j] = x * x;
-    }
+    for (std::size_t i = 0; i < columns; ++i) add_square(s[i], load(wide[i]));
   }
 }
 
@@ -277,27 +273,32 @@ void pass_all(W* target, const W* weights, const G* gradient, M* moment, std::si
     }
     W* to = target;
     if constexpr (write) to += i;
-    pass_piece<write>(to, weights + i, gradient + i, moment + i, n, update.from(i));
+    pass_piece<write>(to, weights + i, gradient + i, moment + i, n, update);
   }
 }
 
-template <class C>
-LayerUpdate<C> update_with(const Scalars& scalars) {
-  return LayerUpdate<C>(scalars);
-}
-
-template <class C>
-ElementUpdate<C> update_with(const GroupScalars& scalars) {
-  return ElementUpdate<C>(scalars);
-}
-
-template <class W, class G, class M, class C, class S>
+template <class W, class G, class M, class C>
 void linear_pass(void* target, const void* weights, const void* gradient, void* moment,
-                 std::size_t size, const S& scalars, std::size_t ahead) {
+                 std::size_t size, const Scalars& scalars, std::size_t ahead) {
   const auto run = [&](auto write) {
     pass_all<write()>(static_cast<W*>(target), static_cast<const W*>(weights),
                       static_cast<const G*>(gradient), static_cast<M*>(moment), size,
-                      update_with<C>(scalars), ahead);
+                      LayerUpdate<C>(scalars), ahead);
+  };
+  target == nullptr ? run(std::false_type()) : run(std::true_type());
+}
+
+template <class W, class G, class M, class C>
+void column_pass(void* target, const void* weights, const void* gradient, void* moment,
+                 const Columns& shape, const GroupScalars& scalars) {
+  const RowUpdate<C> update(scalars, shape.columns);
+  const auto run = [&](auto write) {
+    for (std::size_t row = 0; row < shape.rows; ++row) {
+      const std::size_t i = row * shape.stride;
+      pass_piece<write()>(write() ? static_cast<W*>(target) + i : nullptr,
+                          static_cast<const W*>(weights) + i, static_cast<const G*>(gradient) + i,
+                          static_cast<M*>(moment) + i, shape.columns, update);
+    }
   };
   target == nullptr ? run(std::false_type()) : run(std::true_type());
 }
@@ -314,12 +315,12 @@ SquareSum choose_square_sum(Dtype gradient) {
   return nullptr;
 }
 
-Squares choose_squares(Dtype gradient) {
+ColumnSums choose_column_sums(Dtype gradient) {
   switch (gradient) {
-    case Dtype::float64: return squares<double>;
-    case Dtype::float32: return squares<float>;
-    case Dtype::bfloat16: return squares<BFloat16>;
-    case Dtype::float16: return squares<Float16>;
+    case Dtype::float64: return column_sums<double>;
+    case Dtype::float32: return column_sums<float>;
+    case Dtype::bfloat16: return column_sums<BFloat16>;
+    case Dtype::float16: return column_sums<Float16>;
   }
   return nullptr;
 }
@@ -328,34 +329,47 @@ AdvanceGroup choose_advance(Dtype weights) {
   return weights == Dtype::float64 ? advance<double> : advance<float>;
 }
 
-template <class S, class W, class M>
-Pass<S> choose_gradient(Dtype gradient) {
+struct OfLayers {
+  template <class W, class G, class M, class C>
+  static constexpr LinearPass pass = linear_pass<W, G, M, C>;
+};
+
+struct OfColumns {
+  template <class W, class G, class M, class C>
+  static constexpr ColumnPass pass = column_pass<W, G, M, C>;
+};
+
+template <class Of>
+using PassOf = std::remove_const_t<decltype(Of::template pass<float, float, float, float>)>;
+
+template <class Of, class W, class M>
+PassOf<Of> choose_gradient(Dtype gradient) {
   switch (gradient) {
     case Dtype::float64: return nullptr;
-    case Dtype::float32: return linear_pass<W, float, M, float, S>;
-    case Dtype::bfloat16: return linear_pass<W, BFloat16, M, float, S>;
-    case Dtype::float16: return linear_pass<W, Float16, M, float, S>;
+    case Dtype::float32: return Of::template pass<W, float, M, float>;
+    case Dtype::bfloat16: return Of::template pass<W, BFloat16, M, float>;
+    case Dtype::float16: return Of::template pass<W, Float16, M, float>;
   }
   return nullptr;
 }
 
-template <class S>
-Pass<S> choose_pass(Dtype weights, Dtype gradient, Dtype moment) {
+template <class Of>
+PassOf<Of> choose_pass(Dtype weights, Dtype gradient, Dtype moment) {
   if (weights == Dtype::float64) {
     const bool alike = gradient == weights && moment == weights;
-    return alike ? linear_pass<double, double, double, double, S> : nullptr;
+    return alike ? Of::template pass<double, double, double, double> : nullptr;
   }
   if (moment == Dtype::float32) {
     switch (weights) {
-      case Dtype::float32: return choose_gradient<S, float, float>(gradient);
-      case Dtype::bfloat16: return choose_gradient<S, BFloat16, float>(gradient);
-      case Dtype::float16: return choose_gradient<S, Float16, float>(gradient);
+      case Dtype::float32: return choose_gradient<Of, float, float>(gradient);
+      case Dtype::bfloat16: return choose_gradient<Of, BFloat16, float>(gradient);
+      case Dtype::float16: return choose_gradient<Of, Float16, float>(gradient);
       default: return nullptr;
     }
   }
   if (moment != weights) return nullptr;
-  return weights == Dtype::bfloat16 ? choose_gradient<S, BFloat16, BFloat16>(gradient)
-                                    : choose_gradient<S, Float16, Float16>(gradient);
+  return weights == Dtype::bfloat16 ? choose_gradient<Of, BFloat16, BFloat16>(gradient)
+                                    : choose_gradient<Of, Float16, Float16>(gradient);
 }
 
 }  // namespace
@@ -366,9 +380,9 @@ extern const Kernels NOVOGRAD_KERNELS;
 const Kernels NOVOGRAD_KERNELS = {
     .name = NOVOGRAD_NAME(NOVOGRAD_KERNELS),
     .square_sum = choose_square_sum,
-    .squares = choose_squares,
-    .linear_pass = choose_pass<Scalars>,
-    .element_pass = choose_pass<GroupScalars>,
+    .column_sums = choose_column_sums,
+    .linear_pass = choose_pass<OfLayers>,
+    .column_pass = choose_pass<OfColumns>,
     .advance = choose_advance,
 };
 

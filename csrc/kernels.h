@@ -17,16 +17,22 @@ struct Ahead {
 // Returns the sum of the squares of `size` elements.
 using SquareSum = double (*)(const void* gradient, std::size_t size, std::size_t ahead);
 
-// Writes the square of each element to `s`, for layers of one element.
-using Squares = void (*)(const void* gradient, std::size_t size, double* s);
-
 // Does the linear pass with `scalars`, in float32, or in float64 for float64 weights. If `target`
 // is null, only the momentum buffer is written.
-template <class S>
-using Pass = void (*)(void* target, const void* weights, const void* gradient, void* moment,
-                      std::size_t size, const S& scalars, std::size_t ahead);
-using LinearPass = Pass<Scalars>;
-using ElementPass = Pass<GroupScalars>;  // for layers of one element: element i is layer i
+using LinearPass = void (*)(void* target, const void* weights, const void* gradient, void* moment,
+                            std::size_t size, const Scalars& scalars, std::size_t ahead);
+
+// Columns of matrices with `stride` elements from row to row. There are at most `group` columns.
+struct Columns {
+  std::size_t rows, columns, stride;
+};
+
+// Writes the sum of the squares of each column to `s`.
+using ColumnSums = void (*)(const void* gradient, const Columns& shape, double* s);
+
+// Does the linear pass with the scalars of each column.
+using ColumnPass = void (*)(void* target, const void* weights, const void* gradient, void* moment,
+                            const Columns& shape, const GroupScalars& scalars);
 
 // Computes the scalars of layers of a tensor from their squared norms, and updates their v.
 using AdvanceGroup = void (*)(const Rule& rule, double scale, void* v, std::size_t layers,
@@ -38,9 +44,9 @@ using AdvanceGroup = void (*)(const Rule& rule, double scale, void* v, std::size
 struct Kernels {
   const char* name;
   SquareSum (*square_sum)(Dtype gradient);
-  Squares (*squares)(Dtype gradient);
+  ColumnSums (*column_sums)(Dtype gradient);
   LinearPass (*linear_pass)(Dtype weights, Dtype gradient, Dtype moment);
-  ElementPass (*element_pass)(Dtype weights, Dtype gradient, Dtype moment);
+  ColumnPass (*column_pass)(Dtype weights, Dtype gradient, Dtype moment);
   AdvanceGroup (*advance)(Dtype weights);
 };
 

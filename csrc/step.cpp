@@ -34,8 +34,18 @@ constexpr std::size_t worth_a_thread = 1 << 16;
 
 std::size_t chunks(const Tensor& tensor) { return (tensor.grid.layer_size() + chunk - 1) / chunk; }
 
-// Whether each element is a layer.
-bool of_elements(const Tensor& tensor) { return tensor.grid.runs == 1 && tensor.grid.run == 1; }
+// Whether elements that are neighbours in memory belong to different layers: the columns of a
+// matrix are the layers, or each element is a layer.
+bool of_columns(const Tensor& tensor) { return tensor.grid.run == 1; }
+
+// The number of layers that one thread does together. Columns lie in the same cache lines, and a
+// wide piece of each row is read faster. But all of it should stay in a cache for the pass.
+std::size_t together(const Tensor& tensor) {
+  if (!of_columns(tensor)) return 1;
+  std::size_t width = group;
+  while (width > group / 4 && width * tensor.grid.runs > 1 << 20) width /= 2;
+  return width;
+}
 
 template <class T>
 T* at(T* start, std::size_t index, Dtype dtype) {
@@ -97,6 +107,8 @@ class Step {
   void square_norms(const Tensor& tensor, std::size_t first, std::size_t layers, double* s) const;
   void advance(const Tensor& tensor, std::size_t first, std::size_t layers,
                GroupScalars& scalars) const;
+  void pass_columns(const Tensor& tensor, std::size_t first, std::size_t layers,
+                    const GroupScalars& scalars) const;
   Scalars scalars_of(const GroupScalars& of, std::size_t i) const;
   Scalars advance(const Tensor& tensor, std::size_t layer, double s) const;
   void pass(const Tensor& tensor, std::size_t layer, const Scalars& scalars, std::size_t start,
@@ -122,7 +134,7 @@ Step::Step(std::span<const Tensor> tensors, const Rule* rule, const Kernels& ker
     const std::size_t size = tensor.grid.layer_size();
     if (size == 0 && rule != nullptr && !given(tensor)) continue;
     cost_ += tensor.grid.layers * (size + overhead);
-    (size > whole ? large : small).push_back(&tensor);
+    (size > whole && !of_columns(tensor) ? large : small).push_back(&tensor);
   }
   const auto larger = [](const Tensor* x, const Tensor* y) {
     return x->grid.layer_size() > y->grid.layer_size();
@@ -164,8 +176,10 @@ void Step::divide(const std::vector<const Tensor*>& tensors) {
   std::size_t taken = 0;  // cost of the current batch
   for (const Tensor* tensor : tensors) {
     const auto layers = tensor->grid.layers, cost = tensor->grid.layer_size() + overhead;
+    const std::size_t width = together(*tensor);
     for (std::size_t first = 0, end = 0; first < layers; first = end) {
-      while (end < layers && taken < batch) ++end, taken += cost;
+      for (; end < layers && taken < batch; end += width) taken += width * cost;
+      end = std::min(end, layers);
       small_.push_back({tensor, first, end});
       if (taken < batch) continue;
       batches_.push_back(small_.size());
@@ -250,8 +264,9 @@ bool Step::finish_batch() {
   if (taken + 1 >= batches_.size()) return false;
   for (std::size_t i = batches_[taken]; i < batches_[taken + 1]; ++i) {
     const Range& range = small_[i];
-    for (std::size_t first = range.first; first < range.end; first += group) {
-      finish(*range.tensor, first, std::min(group, range.end - first));
+    const std::size_t width = of_columns(*range.tensor) ? together(*range.tensor) : group;
+    for (std::size_t first = range.first; first < range.end; first += width) {
+      finish(*range.tensor, first, std::min(width, range.end - first));
     }
   }
   return true;
@@ -270,24 +285,31 @@ void Step::finish(const Tensor& tensor, std::size_t first, std::size_t layers) c
   advance(tensor, first, layers, found);
   const auto finite = [](double s) { return std::isfinite(s); };
   const bool skips = rule_->skip_nonfinite != 0 && !std::all_of(found.s, found.s + layers, finite);
-  if (of_elements(tensor) && !skips) {
-    const auto here = [first](auto* array, Dtype dtype) { return at(array, first, dtype); };
-    return kernels_.element_pass(tensor.weight_dtype, tensor.gradient_dtype, tensor.moment_dtype)(
-        tensor.target == nullptr ? nullptr : here(tensor.target, tensor.weight_dtype),
-        here(tensor.weights, tensor.weight_dtype), here(tensor.gradient, tensor.gradient_dtype),
-        here(tensor.moment, tensor.moment_dtype), layers, found, ahead_.pass);
-  }
+  if (of_columns(tensor) && !skips) return pass_columns(tensor, first, layers, found);
   for (std::size_t i = 0; i < layers; ++i) {
     pass(tensor, first + i, scalars_of(found, i), 0, tensor.grid.layer_size());
   }
 }
 
+// Does the pass over a group of columns.
+void Step::pass_columns(const Tensor& tensor, std::size_t first, std::size_t layers,
+                        const GroupScalars& scalars) const {
+  const auto column_pass =
+      kernels_.column_pass(tensor.weight_dtype, tensor.gradient_dtype, tensor.moment_dtype);
+  column_pass(tensor.target == nullptr ? nullptr : at(tensor.target, first, tensor.weight_dtype),
+              at(tensor.weights, first, tensor.weight_dtype),
+              at(tensor.gradient, first, tensor.gradient_dtype),
+              at(tensor.moment, first, tensor.moment_dtype),
+              {tensor.grid.runs, layers, tensor.grid.stride}, scalars);
+}
+
 // Writes the squared norms of layers to `s`.
 void Step::square_norms(const Tensor& tensor, std::size_t first, std::size_t layers,
                         double* s) const {
-  if (of_elements(tensor)) {
-    const Dtype dtype = tensor.gradient_dtype;
-    return kernels_.squares(dtype)(at(tensor.gradient, first, dtype), layers, s);
+  if (of_columns(tensor)) {
+    const Columns shape = {tensor.grid.runs, layers, tensor.grid.stride};
+    const void* gradient = at(tensor.gradient, first, tensor.gradient_dtype);
+    return kernels_.column_sums(tensor.gradient_dtype)(gradient, shape, s);
   }
   for (std::size_t i = 0; i < layers; ++i) {
     s[i] = 0;

@@ -33,7 +33,7 @@ void expect(bool right, const std::string& what) {
 
 constexpr Dtype all_dtypes[] = {Dtype::float64, Dtype::float32, Dtype::bfloat16, Dtype::float16};
 // Sizes for several threads, for several chunks of one thread, not a multiple of any vector width,
-// and 0; then several layers, with and without gaps, and layers of one element.
+// and 0; then several layers, with and without gaps, layers of one element, and columns.
 const std::vector<Grid> grids = {{1, 1, 300'001, 300'001},
                                  {1, 1, 140'000, 140'000},
                                  {1, 1, 100'003, 100'003},
@@ -46,6 +46,7 @@ const std::vector<Grid> grids = {{1, 1, 300'001, 300'001},
                                  {1'501, 2, 100, 205},
                                  {50, 3, 17, 51},
                                  {1, 3'000, 1, 3'000},
+                                 {100, 300, 1, 307},
                                  {1, 5, 0, 0}};
 constexpr Rule rule = {.beta1 = 0.9,
                        .keep = 0.75,
