@@ -5,21 +5,20 @@ Usage, on Linux::
     python benchmarks/first_call.py
 
 It measures the optimizers of ``novograd bench`` on two cores, each call in a separate process. It
-prints the results, and writes them to ``benchmarks/results/step_time_jax.json``.
+prints the results, and writes them to ``benchmarks/results/step_time_jax-PROCESSOR.json``.
 """
 
 import statistics
 import time
-from pathlib import Path
 
-from parts import in_own_processes, keep, keep_to_two_cores
+from parts import in_own_processes, keep, keep_to_two_cores, result_file
 from tables import show
 
 from novograd.bench import jax as bench
 from novograd.bench.shapes import resnet50
 from novograd.bench.timing import Figures
 
-RESULT = Path(__file__).parent / "results" / "step_time_jax.json"
+RESULT = result_file("step_time_jax")
 MODEL, CALLS = "ResNet-50", 3
 
 

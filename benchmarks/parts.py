@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -28,6 +29,15 @@ def keep_to_two_cores() -> None:
     already, so only new processes have two threads.
     """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+
+
+def result_file(name: str) -> Path:
+    """Returns the result file of a benchmark for this machine's processor.
+
+    Files without a processor in their names are older.
+    """
+    processor = re.sub(r"[^a-z0-9]+", "-", machine()["processor"].lower()).strip("-")
+    return Path(__file__).parent / "results" / f"{name}-{processor}.json"
 
 
 def keep(path: Path, part: str, framework: Any, figures: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ Usage, on Linux::
 The parts: a step in bfloat16, a step while another process uses one of the cores, and the memory
 that a step needs in addition to its state. The program measures the optimizers of ``novograd
 bench`` in the same way, on two cores. It prints the results, and writes them to
-``benchmarks/results/step_time_torch.json``.
+``benchmarks/results/step_time_torch-PROCESSOR.json``.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parts import in_own_processes, keep, keep_to_two_cores
+from parts import in_own_processes, keep, keep_to_two_cores, result_file
 from tables import show
 
 from novograd.bench import torch as bench
@@ -33,7 +33,7 @@ from novograd.bench.shapes import gpt2, resnet50
 from novograd.bench.timing import Figures, measure, summary
 from novograd.bench.torch import CANDIDATES, OURS, REFERENCE, WARM_UP, Gradients, Make
 
-RESULT = Path(__file__).parent / "results" / "step_time_torch.json"
+RESULT = result_file("step_time_torch")
 ROUNDS = 30
 RATIOS = {"ratio_to_adamw_fused": REFERENCE}
 FLOAT32 = "NovoGrad, float32"

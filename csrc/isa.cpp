@@ -1,4 +1,5 @@
-// Chooses the instruction set of the kernels.
+// Chooses the instruction set of the kernels, and how far they prefetch.
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -39,6 +40,24 @@ const Kernels& kernels() {
   }
   throw std::invalid_argument("NOVOGRAD_ISA must be one of " + names + " on this machine, got " +
                               wanted);
+}
+
+Ahead ahead() {
+  if (const char* wanted = std::getenv("NOVOGRAD_AHEAD")) {
+    Ahead found;
+    char rest;
+    if (std::sscanf(wanted, "%zu,%zu%c", &found.sum, &found.pass, &rest) == 2) return found;
+    throw std::invalid_argument(
+        std::string("NOVOGRAD_AHEAD must be two numbers of bytes such as 4096,2048, got ") +
+        wanted);
+  }
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  // Measured. Intel's prefetchers stop at the end of each page, so one core cannot keep the memory
+  // busy. On AMD's processors, prefetching here as well makes a step 6 to 15 % slower.
+  if (__builtin_cpu_is("intel")) return {.sum = 4096, .pass = 2048};
+#endif
+  return {.sum = 0, .pass = 0};
 }
 
 }  // namespace novograd

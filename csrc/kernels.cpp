@@ -12,6 +12,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "advance.h"
 #include "formats.h"
 
 namespace novograd {
@@ -90,12 +91,20 @@ double short_square_sum(const G* g, std::size_t size) {
   return total(sums, width);
 }
 
-// The scalars in the type C of the computation, and the update of an element.
+// Replaces `m`, and returns the new element of the target.
 template <class C>
-struct Update {
+C updated(C w, C g, C& m, C beta1, C a, C b, C c, C d, C ahead) {
+  const C push = a * g + b * w;
+  m = beta1 * m + push;
+  return c * w - (d * m + ahead * push);
+}
+
+// The update of the elements of a layer, with scalars in the type C of the computation.
+template <class C>
+struct LayerUpdate {
   C beta1, a, b, c, d, ahead;
 
-  explicit Update(const Scalars& s)
+  explicit LayerUpdate(const Scalars& s)
       : beta1(static_cast<C>(s.beta1)),
         a(static_cast<C>(s.a)),
         b(static_cast<C>(s.b)),
@@ -103,23 +112,45 @@ struct Update {
         d(static_cast<C>(s.d)),
         ahead(static_cast<C>(s.ahead)) {}
 
-  // Replaces `m`, and returns the new element of the target.
-  C operator()(C w, C g, C& m) const {
-    const C push = a * g + b * w;
-    m = beta1 * m + push;
-    return c * w - (d * m + ahead * push);
+  C operator()(std::size_t, C w, C g, C& m) const {
+    return updated(w, g, m, beta1, a, b, c, d, ahead);
+  }
+};
+
+// The update of a row of columns, with the scalars of each column.
+template <class C>
+struct RowUpdate {
+  C beta1, c;
+  C a[group], b[group], d[group], ahead[group];
+
+  RowUpdate(const GroupScalars& s, std::size_t columns)
+      : beta1(static_cast<C>(s.beta1)), c(static_cast<C>(s.c)) {
+    for (std::size_t i = 0; i < columns; ++i) {
+      a[i] = static_cast<C>(s.a[i]);
+      b[i] = static_cast<C>(s.b[i]);
+      d[i] = static_cast<C>(s.d[i]);
+      ahead[i] = static_cast<C>(s.ahead[i]);
+    }
+  }
+
+  C operator()(std::size_t i, C w, C g, C& m) const {
+    return updated(w, g, m, beta1, a[i], b[i], c, d[i], ahead[i]);
   }
 };
 
 // `target` may be `weights` or `gradient`: each element is read before it is written. Without
-// `write`, only the momentum buffer changes. `update` is a copy, which no store can change.
-template <bool write, class C, class W, class G, class M>
+// `write`, only the momentum buffer changes.
+template <bool write, class C, class W, class G, class M, template <class> class Update>
 void pass(W* target, const W* weights, const G* gradient, M* moment, std::size_t size,
-          Update<C> update) {
+          const Update<C>& given) {
+  // No store can change a copy, but one of many scalars would take long.
+  using Own = std::conditional_t<std::is_same_v<Update<C>, LayerUpdate<C>>, const LayerUpdate<C>,
+                                 const Update<C>&>;
+  Own update = given;
   NOVOGRAD_INDEPENDENT
   for (std::size_t i = 0; i < size; ++i) {
     C m = load(moment[i]);
-    const C w = update(load(weights[i]), load(gradient[i]), m);
+    const C w = update(i, load(weights[i]), load(gradient[i]), m);
     store(moment[i], m);
     if constexpr (write) store(target[i], w);
   }
@@ -127,7 +158,7 @@ void pass(W* target, const W* weights, const G* gradient, M* moment, std::size_t
 
 template <bool write>
 void pass_pairs(BFloat16Pair* target, const BFloat16Pair* weights, const BFloat16Pair* gradient,
-                BFloat16Pair* moment, std::size_t size, Update<float> update) {
+                BFloat16Pair* moment, std::size_t size, LayerUpdate<float> update) {
   constexpr std::uint32_t upper = 0xffff0000;
   const auto join = [](float low, float high) {
     return round_to_bfloat16(low) >> 16 | (round_to_bfloat16(high) & upper);
@@ -136,35 +167,69 @@ void pass_pairs(BFloat16Pair* target, const BFloat16Pair* weights, const BFloat1
   for (std::size_t i = 0; i < size; ++i) {
     const std::uint32_t w = word(weights[i]), g = word(gradient[i]), m = word(moment[i]);
     float m0 = from_bits(m << 16), m1 = from_bits(m & upper);
-    const float w0 = update(from_bits(w << 16), from_bits(g << 16), m0);
-    const float w1 = update(from_bits(w & upper), from_bits(g & upper), m1);
+    const float w0 = update(i, from_bits(w << 16), from_bits(g << 16), m0);
+    const float w1 = update(i, from_bits(w & upper), from_bits(g & upper), m1);
     const std::uint32_t new_m = join(m0, m1), new_w = join(w0, w1);
     std::memcpy(&moment[i], &new_m, sizeof new_m);
     if constexpr (write) std::memcpy(&target[i], &new_w, sizeof new_w);
   }
 }
 
+// Asks for the memory that is `ahead` bytes after `size` elements.
+template <class T>
+void prefetch(const T* x, std::size_t size, std::size_t ahead) {
+  constexpr std::size_t line = 64;
+  const auto start = reinterpret_cast<std::uintptr_t>(x) + ahead;
+  for (std::size_t i = 0; i < size * sizeof(T); i += line) {
+    __builtin_prefetch(reinterpret_cast<const void*>(start + i));
+  }
+}
+
 template <class G>
-double square_sum(const void* gradient, std::size_t size) {
+double square_sum(const void* gradient, std::size_t size, std::size_t ahead) {
   const G* g = static_cast<const G*>(gradient);
   typename Buffered<G>::type buffer[block];
   if (size < lanes) return short_square_sum(widen(g, buffer, size), size);
   double sums[lanes] = {};
-  if constexpr (buffered<G>) {
-    for (std::size_t i = 0; i < size; i += block) {
-      const std::size_t n = size - i < block ? size - i : block;
-      add_squares(widen(g + i, buffer, n), n, sums);
-    }
-  } else {
-    add_squares(g, size, sums);
+  const std::size_t piece = buffered<G> || ahead != 0 ? block : size;
+  for (std::size_t i = 0; i < size; i += piece) {
+    const std::size_t n = size - i < piece ? size - i : piece;
+    if (ahead != 0) prefetch(g + i, n, ahead);
+    add_squares(widen(g + i, buffer, n), n, sums);
   }
   return total(sums, lanes);
 }
 
-template <bool write, class W, class G, class M, class C>
-void linear_pass(W* target, const W* weights, const G* gradient, M* moment, std::size_t size,
-                 const Update<C>& update) {
-  if constexpr (std::is_same_v<W, BFloat16> && std::is_same_v<G, W> && std::is_same_v<M, W>) {
+static_assert(group <= block, "a row of columns fits in a buffer");
+
+template <class G>
+void column_sums(const void* gradient, const Columns& shape, double* s) {
+  const auto [rows, columns, stride] = shape;
+  const G* g = static_cast<const G*>(gradient);
+  typename Buffered<G>::type buffer[block];
+  for (std::size_t i = 0; i < columns; ++i) s[i] = 0;
+  for (std::size_t row = 0; row < rows; ++row, g += stride) {
+    const auto* wide = widen(g, buffer, columns);
+    NOVOGRAD_INDEPENDENT
+    for (std::size_t i = 0; i < columns; ++i) add_square(s[i], load(wide[i]));
+  }
+}
+
+template <class V>
+void advance(const Rule& rule, double scale, void* v, std::size_t layers, GroupScalars& scalars) {
+  const Advance<V> one(rule, scale);
+  V* vs = static_cast<V*>(v);
+  NOVOGRAD_INDEPENDENT
+  for (std::size_t i = 0; i < layers; ++i) one(scalars, i, vs[i]);
+  one.common(scalars);
+}
+
+// Does a piece of a pass; if a type is buffered, of at most `block` elements.
+template <bool write, class W, class G, class M, class Update>
+void pass_piece(W* target, const W* weights, const G* gradient, M* moment, std::size_t size,
+                const Update& update) {
+  if constexpr (std::is_same_v<W, BFloat16> && std::is_same_v<G, W> && std::is_same_v<M, W> &&
+                std::is_same_v<Update, LayerUpdate<float>>) {
     const auto pairs = [](auto* x) { return reinterpret_cast<BFloat16Pair*>(x); };
     const auto const_pairs = [](auto* x) { return reinterpret_cast<const BFloat16Pair*>(x); };
     pass_pairs<write>(pairs(target), const_pairs(weights), const_pairs(gradient), pairs(moment),
@@ -177,33 +242,65 @@ void linear_pass(W* target, const W* weights, const G* gradient, M* moment, std:
     typename Buffered<W>::type w[block], new_w[block];
     typename Buffered<G>::type g[block];
     typename Buffered<M>::type m[block];
-    for (std::size_t i = 0; i < size; i += block) {
-      const std::size_t n = size - i < block ? size - i : block;
-      const auto* old = widen(weights + i, w, n);
-      const auto* wide_gradient = widen(gradient + i, g, n);
-      if constexpr (buffered<M>) {
-        widen(moment + i, m, n);
-        pass<write>(new_w, old, wide_gradient, m, n, update);
-        narrow(moment + i, m, n);
-      } else if constexpr (buffered<W>) {
-        pass<write>(new_w, old, wide_gradient, moment + i, n, update);
-      } else {
-        pass<write>(target + i, old, wide_gradient, moment + i, n, update);
-      }
-      if constexpr (write && buffered<W>) narrow(target + i, new_w, n);
+    const auto* old = widen(weights, w, size);
+    const auto* wide_gradient = widen(gradient, g, size);
+    if constexpr (buffered<M>) {
+      widen(moment, m, size);
+      pass<write>(new_w, old, wide_gradient, m, size, update);
+      narrow(moment, m, size);
+    } else if constexpr (buffered<W>) {
+      pass<write>(new_w, old, wide_gradient, moment, size, update);
+    } else {
+      pass<write>(target, old, wide_gradient, moment, size, update);
     }
+    if constexpr (write && buffered<W>) narrow(target, new_w, size);
   } else {
     pass<write>(target, weights, gradient, moment, size, update);
   }
 }
 
+template <bool write, class W, class G, class M, class Update>
+void pass_all(W* target, const W* weights, const G* gradient, M* moment, std::size_t size,
+              const Update& update, std::size_t ahead) {
+  const bool in_blocks = buffered<W> || buffered<G> || buffered<M> || ahead != 0;
+  const std::size_t piece = in_blocks ? block : size;
+  for (std::size_t i = 0; i < size; i += piece) {
+    const std::size_t n = size - i < piece ? size - i : piece;
+    if (ahead != 0) {
+      prefetch(weights + i, n, ahead);
+      prefetch(gradient + i, n, ahead);
+      prefetch(moment + i, n, ahead);
+    }
+    W* to = target;
+    if constexpr (write) to += i;
+    pass_piece<write>(to, weights + i, gradient + i, moment + i, n, update);
+  }
+}
+
 template <class W, class G, class M, class C>
 void linear_pass(void* target, const void* weights, const void* gradient, void* moment,
-                 std::size_t size, const Scalars& scalars) {
-  const auto run =
-      target == nullptr ? linear_pass<false, W, G, M, C> : linear_pass<true, W, G, M, C>;
-  run(static_cast<W*>(target), static_cast<const W*>(weights), static_cast<const G*>(gradient),
-      static_cast<M*>(moment), size, Update<C>(scalars));
+                 std::size_t size, const Scalars& scalars, std::size_t ahead) {
+  const auto run = [&](auto write) {
+    pass_all<write()>(static_cast<W*>(target), static_cast<const W*>(weights),
+                      static_cast<const G*>(gradient), static_cast<M*>(moment), size,
+                      LayerUpdate<C>(scalars), ahead);
+  };
+  target == nullptr ? run(std::false_type()) : run(std::true_type());
+}
+
+template <class W, class G, class M, class C>
+void column_pass(void* target, const void* weights, const void* gradient, void* moment,
+                 const Columns& shape, const GroupScalars& scalars) {
+  const RowUpdate<C> update(scalars, shape.columns);
+  const auto run = [&](auto write) {
+    for (std::size_t row = 0; row < shape.rows; ++row) {
+      const std::size_t i = row * shape.stride;
+      pass_piece<write()>(write() ? static_cast<W*>(target) + i : nullptr,
+                          static_cast<const W*>(weights) + i, static_cast<const G*>(gradient) + i,
+                          static_cast<M*>(moment) + i, shape.columns, update);
+    }
+  };
+  target == nullptr ? run(std::false_type()) : run(std::true_type());
 }
 
 // -- choice of the loop for dtypes ---------------------------------------------------------------
@@ -218,33 +315,61 @@ SquareSum choose_square_sum(Dtype gradient) {
   return nullptr;
 }
 
-template <class W, class M>
-LinearPass choose_gradient(Dtype gradient) {
+ColumnSums choose_column_sums(Dtype gradient) {
   switch (gradient) {
-    case Dtype::float64: return nullptr;
-    case Dtype::float32: return linear_pass<W, float, M, float>;
-    case Dtype::bfloat16: return linear_pass<W, BFloat16, M, float>;
-    case Dtype::float16: return linear_pass<W, Float16, M, float>;
+    case Dtype::float64: return column_sums<double>;
+    case Dtype::float32: return column_sums<float>;
+    case Dtype::bfloat16: return column_sums<BFloat16>;
+    case Dtype::float16: return column_sums<Float16>;
   }
   return nullptr;
 }
 
-LinearPass choose_linear_pass(Dtype weights, Dtype gradient, Dtype moment) {
+AdvanceGroup choose_advance(Dtype weights) {
+  return weights == Dtype::float64 ? advance<double> : advance<float>;
+}
+
+struct OfLayers {
+  template <class W, class G, class M, class C>
+  static constexpr LinearPass pass = linear_pass<W, G, M, C>;
+};
+
+struct OfColumns {
+  template <class W, class G, class M, class C>
+  static constexpr ColumnPass pass = column_pass<W, G, M, C>;
+};
+
+template <class Of>
+using PassOf = std::remove_const_t<decltype(Of::template pass<float, float, float, float>)>;
+
+template <class Of, class W, class M>
+PassOf<Of> choose_gradient(Dtype gradient) {
+  switch (gradient) {
+    case Dtype::float64: return nullptr;
+    case Dtype::float32: return Of::template pass<W, float, M, float>;
+    case Dtype::bfloat16: return Of::template pass<W, BFloat16, M, float>;
+    case Dtype::float16: return Of::template pass<W, Float16, M, float>;
+  }
+  return nullptr;
+}
+
+template <class Of>
+PassOf<Of> choose_pass(Dtype weights, Dtype gradient, Dtype moment) {
   if (weights == Dtype::float64) {
     const bool alike = gradient == weights && moment == weights;
-    return alike ? linear_pass<double, double, double, double> : nullptr;
+    return alike ? Of::template pass<double, double, double, double> : nullptr;
   }
   if (moment == Dtype::float32) {
     switch (weights) {
-      case Dtype::float32: return choose_gradient<float, float>(gradient);
-      case Dtype::bfloat16: return choose_gradient<BFloat16, float>(gradient);
-      case Dtype::float16: return choose_gradient<Float16, float>(gradient);
+      case Dtype::float32: return choose_gradient<Of, float, float>(gradient);
+      case Dtype::bfloat16: return choose_gradient<Of, BFloat16, float>(gradient);
+      case Dtype::float16: return choose_gradient<Of, Float16, float>(gradient);
       default: return nullptr;
     }
   }
   if (moment != weights) return nullptr;
-  return weights == Dtype::bfloat16 ? choose_gradient<BFloat16, BFloat16>(gradient)
-                                    : choose_gradient<Float16, Float16>(gradient);
+  return weights == Dtype::bfloat16 ? choose_gradient<Of, BFloat16, BFloat16>(gradient)
+                                    : choose_gradient<Of, Float16, Float16>(gradient);
 }
 
 }  // namespace
@@ -252,7 +377,13 @@ LinearPass choose_linear_pass(Dtype weights, Dtype gradient, Dtype moment) {
 #define NOVOGRAD_STRING(x) #x
 #define NOVOGRAD_NAME(x) NOVOGRAD_STRING(x)
 extern const Kernels NOVOGRAD_KERNELS;
-const Kernels NOVOGRAD_KERNELS = {NOVOGRAD_NAME(NOVOGRAD_KERNELS), choose_square_sum,
-                                  choose_linear_pass};
+const Kernels NOVOGRAD_KERNELS = {
+    .name = NOVOGRAD_NAME(NOVOGRAD_KERNELS),
+    .square_sum = choose_square_sum,
+    .column_sums = choose_column_sums,
+    .linear_pass = choose_pass<OfLayers>,
+    .column_pass = choose_pass<OfColumns>,
+    .advance = choose_advance,
+};
 
 }  // namespace novograd

@@ -1,4 +1,4 @@
-// The two loops over memory, compiled once for each instruction set.
+// The loops over memory and over layers, compiled once for each instruction set.
 #pragma once
 
 #include <cstddef>
@@ -9,13 +9,34 @@
 
 namespace novograd {
 
+// How many bytes ahead the loops ask for memory, or 0 to leave that to the processor.
+struct Ahead {
+  std::size_t sum, pass;
+};
+
 // Returns the sum of the squares of `size` elements.
-using SquareSum = double (*)(const void* gradient, std::size_t size);
+using SquareSum = double (*)(const void* gradient, std::size_t size, std::size_t ahead);
 
 // Does the linear pass with `scalars`, in float32, or in float64 for float64 weights. If `target`
 // is null, only the momentum buffer is written.
 using LinearPass = void (*)(void* target, const void* weights, const void* gradient, void* moment,
-                            std::size_t size, const Scalars& scalars);
+                            std::size_t size, const Scalars& scalars, std::size_t ahead);
+
+// Columns of matrices with `stride` elements from row to row. There are at most `group` columns.
+struct Columns {
+  std::size_t rows, columns, stride;
+};
+
+// Writes the sum of the squares of each column to `s`.
+using ColumnSums = void (*)(const void* gradient, const Columns& shape, double* s);
+
+// Does the linear pass with the scalars of each column.
+using ColumnPass = void (*)(void* target, const void* weights, const void* gradient, void* moment,
+                            const Columns& shape, const GroupScalars& scalars);
+
+// Computes the scalars of layers of a tensor from their squared norms, and updates their v.
+using AdvanceGroup = void (*)(const Rule& rule, double scale, void* v, std::size_t layers,
+                              GroupScalars& scalars);
 
 // The loops for one instruction set. The functions return null if there is no loop for the dtypes.
 // float64 weights need a float64 gradient and momentum buffer. Other weights need a gradient of any
@@ -23,7 +44,10 @@ using LinearPass = void (*)(void* target, const void* weights, const void* gradi
 struct Kernels {
   const char* name;
   SquareSum (*square_sum)(Dtype gradient);
+  ColumnSums (*column_sums)(Dtype gradient);
   LinearPass (*linear_pass)(Dtype weights, Dtype gradient, Dtype moment);
+  ColumnPass (*column_pass)(Dtype weights, Dtype gradient, Dtype moment);
+  AdvanceGroup (*advance)(Dtype weights);
 };
 
 // The kernels that this machine can run, the best last.
@@ -32,5 +56,10 @@ std::vector<const Kernels*> supported_kernels();
 // The best of `supported_kernels()`, or those that the environment variable NOVOGRAD_ISA names.
 // Throws std::invalid_argument if this machine cannot run them.
 const Kernels& kernels();
+
+// The best distances for this machine, or those of the environment variable NOVOGRAD_AHEAD: two
+// numbers of bytes with a comma between them. No distance changes a result.
+// Throws std::invalid_argument if the variable has another form.
+Ahead ahead();
 
 }  // namespace novograd

@@ -106,6 +106,7 @@ void write_square_sums(const Tensors& tensors, int threads) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // objects may be alive when Python exits
   nb::list names;
   for (const auto& [w, g, m_] : kinds()) names.append(nb::make_tuple(name(w), name(g), name(m_)));
   m.attr("KINDS") = nb::tuple(names);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cfenv>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <type_traits>
@@ -18,19 +19,33 @@
 namespace novograd {
 namespace {
 
-// All constants count elements. A chunk's three arrays fit in a core's cache. Its work takes much
-// longer than handing it to a thread.
-constexpr std::size_t chunk = 1 << 15;
+// All constants count elements. A chunk's three arrays fit in a core's cache. A shorter chunk would
+// interrupt the processor's prefetching more often.
+constexpr std::size_t chunk = 1 << 16;
 // One thread does a layer of up to this size; its gradient is still in the cache for the pass.
 constexpr std::size_t whole = 1 << 17;
-// Such layers are handed out in batches of about this size.
-constexpr std::size_t batch = 1 << 14;
+// Such layers are handed out in about this number of batches, in the order of memory. For the
+// processor's prefetching too, a batch is large if there is enough work for all threads.
+constexpr std::size_t batches = 128, smallest_batch = 1 << 14, largest_batch = 1 << 17;
 // Fixed cost of a layer: its square root and its call of a loop.
 constexpr std::size_t overhead = 16;
 // Waking a thread costs as much as a pass over this many elements.
 constexpr std::size_t worth_a_thread = 1 << 16;
 
 std::size_t chunks(const Tensor& tensor) { return (tensor.grid.layer_size() + chunk - 1) / chunk; }
+
+// Whether elements that are neighbours in memory belong to different layers: the columns of a
+// matrix are the layers, or each element is a layer.
+bool of_columns(const Tensor& tensor) { return tensor.grid.run == 1; }
+
+// The number of layers that one thread does together. Columns lie in the same cache lines, and a
+// wide piece of each row is read faster. But all of it should stay in a cache for the pass.
+std::size_t together(const Tensor& tensor) {
+  if (!of_columns(tensor)) return 1;
+  std::size_t width = group;
+  while (width > group / 4 && width * tensor.grid.runs > 1 << 20) width /= 2;
+  return width;
+}
 
 template <class T>
 T* at(T* start, std::size_t index, Dtype dtype) {
@@ -85,10 +100,16 @@ class Step {
   bool pass_one(std::size_t& open, std::size_t end);
   bool sum_one(std::size_t& unsummed);
   bool finish_batch();
-  void finish(const Tensor& tensor, std::size_t layer) const;
+  void finish(const Tensor& tensor, std::size_t first, std::size_t layers) const;
 
   bool given(const Tensor& tensor) const { return rule_ != nullptr && tensor.squares != nullptr; }
   double sum(const Tensor& tensor, std::size_t layer, std::size_t index) const;
+  void square_norms(const Tensor& tensor, std::size_t first, std::size_t layers, double* s) const;
+  void advance(const Tensor& tensor, std::size_t first, std::size_t layers,
+               GroupScalars& scalars) const;
+  void pass_columns(const Tensor& tensor, std::size_t first, std::size_t layers,
+                    const GroupScalars& scalars) const;
+  Scalars scalars_of(const GroupScalars& of, std::size_t i) const;
   Scalars advance(const Tensor& tensor, std::size_t layer, double s) const;
   void pass(const Tensor& tensor, std::size_t layer, const Scalars& scalars, std::size_t start,
             std::size_t size) const;
@@ -97,6 +118,7 @@ class Step {
 
   const Rule* rule_;
   const Kernels& kernels_;
+  const Ahead ahead_;
   std::size_t cost_ = 0;                    // in elements
   std::vector<Range> small_;                // largest layers first
   std::vector<std::size_t> batches_ = {0};  // where each batch begins in small_, and the end
@@ -106,13 +128,13 @@ class Step {
 };
 
 Step::Step(std::span<const Tensor> tensors, const Rule* rule, const Kernels& kernels)
-    : rule_(rule), kernels_(kernels) {
+    : rule_(rule), kernels_(kernels), ahead_(ahead()) {
   std::vector<const Tensor*> large, small;
   for (const Tensor& tensor : tensors) {
     const std::size_t size = tensor.grid.layer_size();
     if (size == 0 && rule != nullptr && !given(tensor)) continue;
     cost_ += tensor.grid.layers * (size + overhead);
-    (size > whole ? large : small).push_back(&tensor);
+    (size > whole && !of_columns(tensor) ? large : small).push_back(&tensor);
   }
   const auto larger = [](const Tensor* x, const Tensor* y) {
     return x->grid.layer_size() > y->grid.layer_size();
@@ -150,11 +172,14 @@ void Step::share(const std::vector<const Tensor*>& tensors) {
 }
 
 void Step::divide(const std::vector<const Tensor*>& tensors) {
+  const std::size_t batch = std::clamp(cost_ / batches, smallest_batch, largest_batch);
   std::size_t taken = 0;  // cost of the current batch
   for (const Tensor* tensor : tensors) {
     const auto layers = tensor->grid.layers, cost = tensor->grid.layer_size() + overhead;
+    const std::size_t width = together(*tensor);
     for (std::size_t first = 0, end = 0; first < layers; first = end) {
-      while (end < layers && taken < batch) ++end, taken += cost;
+      for (; end < layers && taken < batch; end += width) taken += width * cost;
+      end = std::min(end, layers);
       small_.push_back({tensor, first, end});
       if (taken < batch) continue;
       batches_.push_back(small_.size());
@@ -239,22 +264,56 @@ bool Step::finish_batch() {
   if (taken + 1 >= batches_.size()) return false;
   for (std::size_t i = batches_[taken]; i < batches_[taken + 1]; ++i) {
     const Range& range = small_[i];
-    for (std::size_t layer = range.first; layer < range.end; ++layer) finish(*range.tensor, layer);
+    const std::size_t width = of_columns(*range.tensor) ? together(*range.tensor) : group;
+    for (std::size_t first = range.first; first < range.end; first += width) {
+      finish(*range.tensor, first, std::min(width, range.end - first));
+    }
   }
   return true;
 }
 
-void Step::finish(const Tensor& tensor, std::size_t layer) const {
-  double s = 0;
+// Does a group of layers. All sums come first: then the scalars of the group, which have long
+// chains of arithmetic, are computed together.
+void Step::finish(const Tensor& tensor, std::size_t first, std::size_t layers) const {
+  if (rule_ == nullptr) return square_norms(tensor, first, layers, tensor.squares + first);
+  GroupScalars found;
   if (given(tensor)) {
-    s = tensor.squares[layer];
+    std::copy_n(tensor.squares + first, layers, found.s);
   } else {
-    for (std::size_t i = 0; i < chunks(tensor); ++i) s += sum(tensor, layer, i);
+    square_norms(tensor, first, layers, found.s);
   }
-  if (rule_ == nullptr) {
-    tensor.squares[layer] = s;
-  } else {
-    pass(tensor, layer, advance(tensor, layer, s), 0, tensor.grid.layer_size());
+  advance(tensor, first, layers, found);
+  const auto finite = [](double s) { return std::isfinite(s); };
+  const bool skips = rule_->skip_nonfinite != 0 && !std::all_of(found.s, found.s + layers, finite);
+  if (of_columns(tensor) && !skips) return pass_columns(tensor, first, layers, found);
+  for (std::size_t i = 0; i < layers; ++i) {
+    pass(tensor, first + i, scalars_of(found, i), 0, tensor.grid.layer_size());
+  }
+}
+
+// Does the pass over a group of columns.
+void Step::pass_columns(const Tensor& tensor, std::size_t first, std::size_t layers,
+                        const GroupScalars& scalars) const {
+  const auto column_pass =
+      kernels_.column_pass(tensor.weight_dtype, tensor.gradient_dtype, tensor.moment_dtype);
+  column_pass(tensor.target == nullptr ? nullptr : at(tensor.target, first, tensor.weight_dtype),
+              at(tensor.weights, first, tensor.weight_dtype),
+              at(tensor.gradient, first, tensor.gradient_dtype),
+              at(tensor.moment, first, tensor.moment_dtype),
+              {tensor.grid.runs, layers, tensor.grid.stride}, scalars);
+}
+
+// Writes the squared norms of layers to `s`.
+void Step::square_norms(const Tensor& tensor, std::size_t first, std::size_t layers,
+                        double* s) const {
+  if (of_columns(tensor)) {
+    const Columns shape = {tensor.grid.runs, layers, tensor.grid.stride};
+    const void* gradient = at(tensor.gradient, first, tensor.gradient_dtype);
+    return kernels_.column_sums(tensor.gradient_dtype)(gradient, shape, s);
+  }
+  for (std::size_t i = 0; i < layers; ++i) {
+    s[i] = 0;
+    for (std::size_t j = 0; j < chunks(tensor); ++j) s[i] += sum(tensor, first + i, j);
   }
 }
 
@@ -265,20 +324,30 @@ double Step::sum(const Tensor& tensor, std::size_t layer, std::size_t index) con
   const SquareSum square_sum = kernels_.square_sum(tensor.gradient_dtype);
   double s = 0;
   pieces(tensor.grid, layer, start, size, [&](std::size_t offset, std::size_t length) {
-    s += square_sum(at(tensor.gradient, offset, tensor.gradient_dtype), length);
+    s += square_sum(at(tensor.gradient, offset, tensor.gradient_dtype), length, ahead_.sum);
   });
   return s;
 }
 
-// Updates v with the squared norm `s`, and returns the scalars.
+// Updates v of a group of layers with the squared norms, and computes the scalars.
+void Step::advance(const Tensor& tensor, std::size_t first, std::size_t layers,
+                   GroupScalars& scalars) const {
+  const Dtype dtype = tensor.weight_dtype == Dtype::float64 ? Dtype::float64 : Dtype::float32;
+  kernels_.advance(dtype)(*rule_, tensor.scale, at(tensor.v, first, dtype), layers, scalars);
+}
+
+// The same for one layer.
 Scalars Step::advance(const Tensor& tensor, std::size_t layer, double s) const {
-  const auto replace = [&](auto* v) {
-    const Scalars result = scalars(s, *v, tensor.scale, *rule_);
-    *v = static_cast<std::remove_pointer_t<decltype(v)>>(result.v);
-    return result;
-  };
-  return tensor.weight_dtype == Dtype::float64 ? replace(static_cast<double*>(tensor.v) + layer)
-                                               : replace(static_cast<float*>(tensor.v) + layer);
+  GroupScalars scalars;
+  scalars.s[0] = s;
+  advance(tensor, layer, 1, scalars);
+  return scalars_of(scalars, 0);
+}
+
+// Returns the scalars of one layer of a group.
+Scalars Step::scalars_of(const GroupScalars& of, std::size_t i) const {
+  const bool skip = rule_->skip_nonfinite != 0 && !std::isfinite(of.s[i]);
+  return {of.beta1, of.a[i], of.b[i], of.c, of.d[i], of.ahead[i], skip};
 }
 
 void Step::pass(const Tensor& tensor, std::size_t layer, const Scalars& scalars, std::size_t start,
@@ -303,7 +372,7 @@ void Step::pass(const Tensor& tensor, const Scalars& scalars, std::size_t start,
   }
   kernels_.linear_pass(tensor.weight_dtype, tensor.gradient_dtype, tensor.moment_dtype)(
       target, weights, at(tensor.gradient, start, tensor.gradient_dtype),
-      at(tensor.moment, start, tensor.moment_dtype), size, scalars);
+      at(tensor.moment, start, tensor.moment_dtype), size, scalars, ahead_.pass);
 }
 
 // The memory of an array: pieces of `length` bytes, `stride` bytes apart.

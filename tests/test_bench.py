@@ -104,9 +104,10 @@ def test_the_remarks_name_a_peer_that_cannot_be_measured(real):
     assert set(result["frameworks"]["torch"]["left_out"]) == {"u-net", "tiny"}
 
 
-def test_the_remarks_explain_the_rounds_and_the_repeated_reference(real):
-    printed, _ = real
+def test_the_remarks_name_the_processor_and_explain_the_rounds_and_the_repeated_reference(real):
+    printed, result = real
     assert "Medians of 2 rounds" in printed
+    assert f"Processor: {result['processor']}; cores: {result['cores']}." in words(printed)
     assert "`AdamW, fused, again`: the reference measured again" in words(printed)
 
 
@@ -207,6 +208,8 @@ def test_a_table_with_the_longest_names_fits_eighty_columns(capsys):
 
 def test_the_remarks_name_the_shapes_that_leave_out_a_peer():
     result = {
+        "processor": "an abacus",
+        "cores": 1,
         "rounds": 1,
         "frameworks": {
             "torch": {

@@ -150,12 +150,17 @@ def test_a_wrong_rule_makes_the_kernels_wrong(wrong_rule):
 
 
 @some_kinds
-def test_results_do_not_depend_on_threads_instruction_set_or_alignment(kind, monkeypatch):
+def test_results_do_not_depend_on_threads_instruction_set_prefetching_or_alignment(
+    kind, monkeypatch
+):
     results = {stepped(kind, SIZES, 1)}
     for name in INSTRUCTION_SETS:
         monkeypatch.setenv("NOVOGRAD_ISA", name)
         results |= {stepped(kind, SIZES, threads) for threads in THREADS}
         results.add(stepped(kind, SIZES, 2, offset=1))
+        monkeypatch.setenv("NOVOGRAD_AHEAD", "4096,2048")
+        results.add(stepped(kind, SIZES, 2))
+        monkeypatch.delenv("NOVOGRAD_AHEAD")
     assert len(results) == 1
 
 
@@ -347,6 +352,9 @@ GRIDS = (
     (40, 4, 64, 256),
     (1, 7, 0, 0),
 )
+# Layers that are columns, without and with gaps.
+COLUMNS = ((30, 300, 1, 300), (30, 1_000, 1, 1_007), (5, 20, 1, 20))
+every_grid = pytest.mark.parametrize("grids", [GRIDS, COLUMNS], ids=["rows", "columns"])
 
 
 def layer_indices(grid):
@@ -371,9 +379,9 @@ class LayeredArrays(Arrays):
         return layers_of(self.kind, *columns, self.grids, self.scales, squares)
 
 
-def stepped_layers(kind, threads, *, offset=0, apart=False):
+def stepped_layers(kind, grids, threads, *, offset=0, apart=False):
     """Returns the bytes after two steps; ``apart`` computes the squared norms in separate calls."""
-    arrays = LayeredArrays(kind, offset=offset)
+    arrays = LayeredArrays(kind, grids, offset=offset)
     for _ in range(2):
         layers = arrays.layers(arrays.squares if apart else None)
         if apart:
@@ -385,20 +393,22 @@ def stepped_layers(kind, threads, *, offset=0, apart=False):
 
 
 @some_kinds
+@every_grid
 def test_layers_of_a_tensor_do_not_depend_on_threads_instruction_set_or_alignment(
-    kind, monkeypatch
+    kind, grids, monkeypatch
 ):
-    results = {stepped_layers(kind, 1), stepped_layers(kind, 3, apart=True)}
+    results = {stepped_layers(kind, grids, 1), stepped_layers(kind, grids, 3, apart=True)}
     for name in INSTRUCTION_SETS:
         monkeypatch.setenv("NOVOGRAD_ISA", name)
-        results |= {stepped_layers(kind, threads) for threads in (1, 3)}
-        results.add(stepped_layers(kind, 2, offset=1))
+        results |= {stepped_layers(kind, grids, threads) for threads in (1, 3)}
+        results.add(stepped_layers(kind, grids, 2, offset=1))
     assert len(results) == 1
 
 
 @pytest.mark.parametrize("kind", [("float64",) * 3, ("float32",) * 3], ids="-".join)
-def test_layers_of_a_tensor_equal_layers_in_separate_arrays(kind):
-    arrays, apart = LayeredArrays(kind), []
+@every_grid
+def test_layers_of_a_tensor_equal_layers_in_separate_arrays(kind, grids):
+    arrays, apart = LayeredArrays(kind, grids), []
     for i, grid in enumerate(arrays.grids):
         for index in layer_indices(grid):
             one = Arrays(kind, (0,))
@@ -422,7 +432,9 @@ def test_layers_of_a_tensor_equal_layers_in_separate_arrays(kind):
 
 
 def test_memory_between_the_layers_is_unchanged():
-    arrays = LayeredArrays(("float32",) * 3, ((3_000, 2, 100, 256), (50, 1, 16, 48), (1, 1, 5, 9)))
+    arrays = LayeredArrays(
+        ("float32",) * 3, ((3_000, 2, 100, 256), (50, 1, 16, 48), (50, 20, 1, 23))
+    )
     before = [x.copy() for x in (*arrays.weights, *arrays.moments)]
     arrays.layers().step(PLAIN, 2)
     for i, (old, new) in enumerate(zip(before, [*arrays.weights, *arrays.moments], strict=True)):
@@ -434,7 +446,7 @@ def test_memory_between_the_layers_is_unchanged():
 @some_kinds
 @every_instruction_set
 def test_square_sums_equal_those_of_numpy(kind, instruction_set):
-    arrays = LayeredArrays(kind)
+    arrays = LayeredArrays(kind, GRIDS + COLUMNS)
     arrays.layers(arrays.squares).square_sums(2)
     for gradient, grid, squares in zip(arrays.gradients, arrays.grids, arrays.squares, strict=True):
         for index, s in zip(layer_indices(grid), squares, strict=True):
@@ -484,8 +496,9 @@ def test_square_sums_need_an_address_for_each_tensor():
     assert all(np.isnan(s).all() for s in arrays.squares)
 
 
-def test_skip_nonfinite_leaves_one_layer_of_a_tensor_untouched():
-    arrays = LayeredArrays(("float32",) * 3)
+@every_grid
+def test_skip_nonfinite_leaves_one_layer_of_a_tensor_untouched(grids):
+    arrays = LayeredArrays(("float32",) * 3, grids)
     before = [x.copy() for x in (*arrays.weights, *arrays.moments)]
     for gradient, grid in zip(arrays.gradients, arrays.grids, strict=True):
         for index in layer_indices(grid)[2:3]:
@@ -493,7 +506,7 @@ def test_skip_nonfinite_leaves_one_layer_of_a_tensor_untouched():
     arrays.layers().step(arguments(NUMBERS, skip_nonfinite=True), 2)
     after = (*arrays.weights, *arrays.moments)
     for i, (old, new) in enumerate(zip(before, after, strict=True)):
-        for layer, index in enumerate(layer_indices(arrays.grids[i % len(GRIDS)])):
+        for layer, index in enumerate(layer_indices(grids[i % len(grids)])):
             np.testing.assert_array_equal(old[index] == new[index], layer == 2)
 
 
@@ -575,6 +588,13 @@ def test_lists_of_different_lengths_are_refused(short):
 def test_an_unknown_instruction_set_is_refused(monkeypatch):
     monkeypatch.setenv("NOVOGRAD_ISA", "abacus")
     with pytest.raises(ValueError, match=r"NOVOGRAD_ISA must be one of baseline.*, got abacus"):
+        Arrays(("float32",) * 3, (1,)).layers().step(PLAIN, 1)
+
+
+@pytest.mark.parametrize("wrong", ["far", "4096", "4096,2048 bytes"])
+def test_other_forms_of_the_distances_of_prefetching_are_refused(monkeypatch, wrong):
+    monkeypatch.setenv("NOVOGRAD_AHEAD", wrong)
+    with pytest.raises(ValueError, match=f"must be two numbers of bytes.*, got {wrong}"):
         Arrays(("float32",) * 3, (1,)).layers().step(PLAIN, 1)
 
 

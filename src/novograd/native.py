@@ -22,7 +22,7 @@ else:
 
 
 # In elements. With shorter pieces, most of the memory that the CPU reads would belong to the gaps.
-SHORTEST_RUN = 16
+SHORTEST_PIECE = 16
 
 
 def arguments(
@@ -54,7 +54,11 @@ def arguments(
 
 
 def grid(
-    shape: tuple[int, ...], strides: tuple[int, ...], v_shape: tuple[int, ...]
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    v_shape: tuple[int, ...],
+    *,
+    columns: bool = False,
 ) -> tuple[int, int, int, int] | None:
     """Returns where the kernels find the layers of a tensor, or None if they cannot find them.
 
@@ -63,6 +67,8 @@ def grid(
         strides: Strides of the weights, in elements.
         v_shape: Shape of the second moment, see ``novograd.layers``. ``Split`` is not supported:
             pass each part of it as a separate tensor.
+        columns: Whether the caller's kernels support layers that have one element in each piece,
+            such as the columns of a matrix.
 
     Returns:
         ``(runs, layers, run, stride)``: layer ``j`` consists of ``runs`` pieces of memory. Each
@@ -73,6 +79,8 @@ def grid(
         ((1, 1, 120, 120), (1, 8, 15, 120))
         >>> grid((8, 3, 64), (192, 64, 1), (1, 3, 1)), grid((8, 3, 64), (192, 64, 1), (1, 1, 64))
         ((8, 3, 64, 192), None)
+        >>> grid((8, 3, 64), (192, 64, 1), (1, 1, 64), columns=True)
+        (24, 64, 1, 64)
     """
     if math.prod(shape) == 0:
         return 1, math.prod(v_shape), 0, 0
@@ -89,7 +97,8 @@ def grid(
         return 1, layers, run, reach
     stride = axes[0][0]
     runs, _ = _merged(axes, False, stride)
-    return (runs, layers, run, stride) if run >= SHORTEST_RUN and not axes else None
+    piece = layers if columns and run == 1 else run
+    return (runs, layers, run, stride) if piece >= SHORTEST_PIECE and not axes else None
 
 
 def _merged(axes: list[tuple[int, int, bool]], kept: bool, reach: int) -> tuple[int, int]:

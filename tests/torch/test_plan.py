@@ -133,6 +133,26 @@ def test_a_stored_plan_gets_the_new_gradients(backend):
     assert [(module, part.grad) for module, part in again] == [(backend, w.grad) for w in params]
 
 
+@pytest.mark.parametrize("remembers", [True, False])
+def test_gradients_may_move_between_parameters_of_the_same_shape(remembers):
+    params = parameters([(5,), (5,)])
+    optimizer = NovoGrad(params, **OPTIONS)
+    set_gradients(params, 0)
+    optimizer.step()
+    for step in range(4):
+        set_gradients(params, step)
+        params[step % 2].grad = None
+        before = [w.detach().clone() for w in params]
+        states = [optimizer.state[w]["exp_avg"].clone() for w in params]
+        if not remembers:
+            optimizer = without_stored_plan(optimizer)
+        optimizer.step()
+        for i, w in enumerate(params):
+            still = i == step % 2
+            assert torch.equal(w, before[i]) == still
+            assert torch.equal(optimizer.state[w]["exp_avg"], states[i]) == still
+
+
 def test_gradients_are_not_kept_alive():
     (w,) = parameters([(5,)])
     optimizer = NovoGrad([w])

@@ -44,6 +44,7 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     """Returns explanations of the tables, and a sentence for everything that is missing."""
     frameworks: Mapping[str, Any] = result["frameworks"]
     said = [
+        f"Processor: {result['processor']}; cores: {result['cores']}.",
         f"Medians of {result['rounds']} rounds. In each round, each optimizer of a framework takes "
         "one step. A ratio is the median of the ratios within each round.",
     ]
@@ -56,8 +57,9 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     rows = [row for one in measured.values() for row in one["results"].values()]
     if any(BOUND in row for row in rows):
         said.append(
-            f"`{BOUND}`: a simple loop that moves {BOUND_BYTES} bytes a weight, as a step of "
-            "NovoGrad must. Small layers stay in the cache, so their step may be faster."
+            f"`{BOUND}`: the fastest loop found for the sums and the pass of NovoGrad, block by "
+            f"block: {BOUND_BYTES} bytes a weight. A step must first sum a whole layer, so it "
+            "reads large gradients twice."
         )
     said += [remark for one in measured.values() for remark in one["remarks"]]
     for name, one in frameworks.items():

@@ -1,4 +1,7 @@
-"""Shapes of the weights of the measured models."""
+"""Shapes of the weights of the measured models.
+
+Convolutions are in TensorFlow's layout: height, width, inputs, outputs.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -6,7 +9,7 @@ Shapes = list[tuple[int, ...]]
 
 
 def resnet50() -> Shapes:
-    """Returns ResNet-50's 161 variables, 25.6 million weights, in TensorFlow's layout.
+    """Returns ResNet-50's 161 variables, 25.6 million weights.
 
     Example:
         >>> import math

@@ -27,7 +27,8 @@ tf1 = tf.compat.v1
 WARM_UP = 100
 REFERENCE, AGAIN = "MomentumOptimizer", "MomentumOptimizer again"
 REMARKS = (
-    "In TensorFlow each time, except the bound's, includes making the gradients: 8 bytes a weight.",
+    "In TensorFlow each time, except the lower bound's, includes making the gradients: 8 bytes a "
+    "weight.",
 )
 # The functions that the rule takes of an array library. tf.experimental.numpy has slower ones.
 _XP = SimpleNamespace(where=tf.where, isfinite=tf.math.is_finite)

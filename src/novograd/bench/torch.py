@@ -31,14 +31,14 @@ CANDIDATES: dict[str, Make] = {
     "NovoGrad, foreach": partial(OURS, foreach=True),
     **{name: partial(peer, lr=LR, betas=BETAS) for name, peer in PEERS.classes.items()},
 }
-# Bytes that each step moves for a float32 weight, if no cache helps.
+# Bytes that each step moves for a float32 weight, if no cache holds more than a row.
 BYTES: dict[str, int] = {
     REFERENCE: 28,
     AGAIN: 28,
     "AdamW, foreach": 80,
     "SGD with momentum, fused": 20,
     "NovoGrad": 24,
-    "NovoGrad, rows": 24,
+    "NovoGrad, rows": 20,
     "NovoGrad, foreach": 36,
     **dict.fromkeys(PEERS.classes, 52),
     BOUND: BOUND_BYTES,
@@ -84,6 +84,16 @@ def with_weights(make: Make, gradients: Gradients) -> torch.optim.Optimizer:
     return make(params)
 
 
+def in_torch(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of a weight in PyTorch's layout: convolutions have their outputs first.
+
+    Example:
+        >>> in_torch((3, 5, 64, 256)), in_torch((64,))
+        ((256, 64, 3, 5), (64,))
+    """
+    return (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape
+
+
 def threads() -> int:
     """Returns the number of threads of a step."""
     return torch.get_num_threads()
@@ -93,7 +103,7 @@ def steps(shapes: Shapes) -> tuple[dict[str, TimedStep], dict[str, str]]:
     """Makes the step of each optimizer.
 
     Args:
-        shapes: The shapes of the weights; the order of the axes does not matter here.
+        shapes: The shapes of the weights.
 
     Returns:
         The steps by name, and for each optimizer that is left out, the reason.
@@ -103,7 +113,7 @@ def steps(shapes: Shapes) -> tuple[dict[str, TimedStep], dict[str, str]]:
     left_out = dict(PEERS.left_out)
     if size > MANY:
         left_out["AdamW, foreach"] = "left out: it needs too much memory"
-    gradients = Gradients(shapes)
+    gradients = Gradients([in_torch(shape) for shape in shapes])
     made = {
         name: step(make, gradients) for name, make in CANDIDATES.items() if name not in left_out
     }

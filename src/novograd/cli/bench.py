@@ -65,7 +65,7 @@ def bench(
     """Measure how long an optimizer step takes on this machine.
 
     The command measures NovoGrad, the framework's own optimizers, the published NovoGrads that are
-    installed, and the bound: a loop that moves as many bytes as a step must. All weights are
+    installed, and a lower bound: the fastest loop found for the work of a step. All weights are
     float32, on the CPU. Each framework runs in its own process. In each round every optimizer
     takes one step, so that changes of the machine's speed affect all alike. Do not use the machine
     for anything else meanwhile. Ctrl-C stops the command; it writes nothing then.

@@ -162,9 +162,13 @@ def _parts(layer: WeightState, g: np.ndarray, layers: Layers) -> list[_Part]:
         columns.append(np.split(g, ends, layers.axis))
     scale = step_scale(layers, g.shape)
     return [
-        _Part(WeightState(w, m, v), part, native.grid(w.shape, _strides(w), v.shape), scale)
+        _Part(WeightState(w, m, v), part, _grid(w, v), scale)
         for w, m, v, part in zip(*columns, strict=True)
     ]
+
+
+def _grid(w: np.ndarray, v: np.ndarray) -> tuple[int, int, int, int] | None:
+    return native.grid(w.shape, _strides(w), v.shape, columns=True)
 
 
 def _strides(x: np.ndarray) -> tuple[int, ...]:

@@ -153,11 +153,12 @@ def _grid(gradient: Any, layout: LeafLayout) -> tuple[int, int, int, int] | None
     if isinstance(layout.layers, Split) and len(layout.layers.sizes) > 1:
         return None
     strides = [math.prod(gradient.shape[i + 1 :]) for i in range(gradient.ndim)]
-    found = native.grid(gradient.shape, tuple(strides), layout.v_shape)
-    if found is None or not jnp.iscomplexobj(gradient):
+    pairs = jnp.iscomplexobj(gradient)
+    found = native.grid(gradient.shape, tuple(strides), layout.v_shape, columns=not pairs)
+    if found is None or not pairs:
         return found
     runs, layers, run, stride = found
-    return runs, layers, 2 * run, 2 * stride  # pairs of real numbers
+    return runs, layers, 2 * run, 2 * stride
 
 
 def _update_is_multiple_of_moment(variant: Variant, moments: Sequence[Any]) -> bool:

@@ -74,6 +74,8 @@ class Plan:
         self._layers = layers
         self._options = [group[name] for name in _BACKEND_OPTIONS]
         self._params = list(map(id, group["params"]))
+        self._places: tuple[list[int], ...] = ()
+        self._positions: list[int] = []
         self._facts = _facts(trained, grads)
         self._backends = [backend for backend, _ in assigned]
         self._scales = [part.scale for _, part in assigned]
@@ -104,8 +106,8 @@ class Plan:
         ):
             return None
         trained, grads = _trained(group)
-        mine = list(map(states.__getitem__, trained))
         try:
+            mine = self._states_of(trained, states)
             exp_avgs, exp_avg_sqs = list(map(_EXP_AVG, mine)), list(map(_EXP_AVG_SQ, mine))
             facts = _facts(trained, grads)
         except (KeyError, RuntimeError):  # a missing state, or a gradient that is not dense
@@ -125,6 +127,19 @@ class Plan:
                 history = None if step is None else exp_avg_sqs[i]
                 parts[i] = parts[i]._replace(maximum=maximum, step=step, history=history)
         return list(zip(self._backends, parts, strict=True))
+
+    def _states_of(self, params: list[Tensor], states: Mapping[Tensor, Any]) -> list[Any]:
+        """Returns the state of each parameter.
+
+        Remembers their positions while the keys are the same: to hash a tensor takes longer.
+        """
+        places = list(map(id, states)), list(map(id, params))
+        if places != self._places:
+            positions = {key: i for i, key in enumerate(places[0])}
+            self._positions = [positions[key] for key in places[1]]
+            self._places = places
+        values = list(states.values())
+        return [values[i] for i in self._positions]
 
 
 def _trained(group: Group) -> tuple[list[Tensor], list[Tensor]]:

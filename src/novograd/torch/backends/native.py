@@ -114,7 +114,7 @@ class PreparedByKernels:
 
     Args:
         parts: Parts that have no ``problem``.
-        memo: Keeps the kinds and grids of the parts for the next step.
+        memo: Keeps what the kernels know of the parts for the next step.
 
     Raises:
         RuntimeError: If a step would write to memory that two tensors share.
@@ -129,7 +129,9 @@ class PreparedByKernels:
 
     def __init__(self, parts: Sequence[Part], memo: dict[str, Any] | None = None) -> None:
         """Passes the addresses of the parts to the kernels."""
-        self._parts = list(map(in_memory, parts))
+        grads = [part.grad for part in parts]
+        pending = any(map(Tensor.is_conj, grads)) or any(map(Tensor.is_neg, grads))
+        self._parts = list(map(in_memory, parts)) if pending else parts
         self._layers = _checked_layers(self._parts, memo)
 
     def square_sums(self) -> None:
@@ -147,14 +149,15 @@ class PreparedByKernels:
         elif variant.amsgrad:
             parts = _with_maxima(parts, options)
             options = changed(options, variant=replace(variant, averages=False, clip=None))
+        # Before the kernels, which push everything else out of the cache.
+        params, _, exp_avgs, exp_avg_sqs, *_ = zip(*self._parts, strict=True)
+        torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
         for count, alike in _by_count(parts).items():
             layers = self._layers if alike is self._parts else _layers(alike)
             layers.step(
                 [float(x) for x in _arguments(options, count)],
                 torch.get_num_threads(),
             )
-        params, _, exp_avgs, exp_avg_sqs, *_ = zip(*self._parts, strict=True)
-        torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
 
 
 def _arguments(options: Options, count: float = 0.0) -> tuple[Any, ...]:
@@ -207,14 +210,14 @@ def _with_maxima(parts: Sequence[Part], options: Options) -> list[Part]:
     return used
 
 
-def _by_count(parts: list[Part]) -> dict[float, list[Part]]:
+def _by_count(parts: Sequence[Part]) -> dict[float, Sequence[Part]]:
     """Groups parts by their number of earlier steps, if the variant counts steps."""
-    if all(part.step is None for part in parts):
+    if parts and all(part.step is None for part in parts):
         return {0: parts}
     groups: dict[float, list[Part]] = {}
     for part in parts:
         groups.setdefault(cast(Tensor, part.step).item(), []).append(part)
-    return groups
+    return {**groups}
 
 
 @torch.library.custom_op(
@@ -241,28 +244,41 @@ def _(*_: Any) -> None:
 
 def _checked_layers(parts: Sequence[Part], memo: dict[str, Any] | None = None) -> Any:
     """Passes parts to the kernels, and checks that the parts do not share memory."""
-    layers = _layers(parts, memo)
-    shared = layers.overlap()
-    if shared is not None:
-        shapes = " and ".join(str(tuple(parts[i].param.shape)) for i in shared)
-        raise RuntimeError(f"NovoGrad cannot update tensors that share memory; shapes: {shapes}")
-    return layers
-
-
-def _layers(parts: Sequence[Part], memo: dict[str, Any] | None = None) -> Any:
-    """Passes the addresses of parts to the kernels. The parts must live as long as the result."""
     memo = {} if memo is None else memo
-    if not memo:
-        memo["kinds"] = [
-            _KINDS[part.param.dtype, part.grad.dtype, part.exp_avg.dtype] for part in parts
-        ]
-        memo["grids"] = list(map(grid_of, parts))
-    return native.kernels.Tensors(
-        **memo,
-        scales=[part.scale for part in parts],
-        weights=[part.param.data_ptr() for part in parts],
-        gradients=[part.grad.data_ptr() for part in parts],
-        moments=[part.exp_avg.data_ptr() for part in parts],
-        vs=[part.exp_avg_sq.data_ptr() for part in parts],
-        squares=[0 if part.square is None else part.square.data_ptr() for part in parts],
-    )
+    addresses = _addresses(parts)
+    if addresses != memo.get("addresses"):
+        if "facts" not in memo:
+            memo["facts"] = _facts(parts)
+        layers = native.kernels.Tensors(**memo["facts"], **addresses)
+        shared = layers.overlap()
+        if shared is not None:
+            shapes = " and ".join(str(tuple(parts[i].param.shape)) for i in shared)
+            raise RuntimeError(
+                f"NovoGrad cannot update tensors that share memory; shapes: {shapes}"
+            )
+        memo |= {"addresses": addresses, "layers": layers}
+    return memo["layers"]
+
+
+def _layers(parts: Sequence[Part]) -> Any:
+    """Passes parts to the kernels. The parts must live as long as the result."""
+    return native.kernels.Tensors(**_facts(parts), **_addresses(parts))
+
+
+def _facts(parts: Sequence[Part]) -> dict[str, Any]:
+    """Returns what the kernels need to know of parts, except for addresses."""
+    return {
+        "kinds": [_KINDS[part.param.dtype, part.grad.dtype, part.exp_avg.dtype] for part in parts],
+        "grids": list(map(grid_of, parts)),
+        "scales": [part.scale for part in parts],
+    }
+
+
+def _addresses(parts: Sequence[Part]) -> dict[str, list[int]]:
+    """Returns the addresses of the tensors of parts."""
+    params, grads, exp_avgs, exp_avg_sqs, _, squares, *_ = zip(*parts, strict=True)
+    columns = {"weights": params, "gradients": grads, "moments": exp_avgs, "vs": exp_avg_sqs}
+    addresses = {name: list(map(Tensor.data_ptr, column)) for name, column in columns.items()}
+    if any(square is not None for square in squares):
+        addresses["squares"] = [0 if x is None else x.data_ptr() for x in squares]
+    return addresses
