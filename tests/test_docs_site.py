@@ -160,6 +160,15 @@ def test_the_site_has_the_files_that_pages_link_to(site):
     assert 'href="repository/examples/hosts/keras_fit.py.txt"' in html
 
 
+@pytest.mark.parametrize(
+    ("page", "part"), [("sharding", "fully_shard(part"), ("statistics", "class LogStatistics")]
+)
+def test_pages_show_parts_of_programs(site, page, part):
+    text = re.sub(r"<[^>]+>", "", (site / f"{page}.html").read_text(encoding="utf-8"))
+    assert part in text
+    assert "8<--" not in text
+
+
 def test_every_page_begins_with_one_title_and_is_in_the_menu():
     menu = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
     for path in DOCS.rglob("*.md"):
