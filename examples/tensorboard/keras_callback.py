@@ -12,8 +12,7 @@ import keras
 from sklearn.datasets import load_digits
 from tensorboard.summary import Writer
 
-from novograd.keras import NovoGrad
-from novograd.keras.statistics import layer_statistics
+from novograd.keras import NovoGrad, layer_statistics
 
 
 class LogStatistics(keras.callbacks.Callback):

@@ -13,8 +13,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from novograd.torch import NovoGrad, no_decay
-from novograd.torch.statistics import layer_statistics
+from novograd.torch import NovoGrad, layer_statistics, no_decay
 
 
 # --8<-- [start:callback]

@@ -11,8 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from novograd.torch import NovoGrad
-from novograd.torch.statistics import layer_statistics
+from novograd.torch import NovoGrad, layer_statistics
 
 STEPS, WARMUP = 120, 12
 RATES = {"healthy, lr 0.01": 0.01, "unhealthy, lr 3": 3.0}

@@ -11,8 +11,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from novograd.torch import NovoGrad, no_decay
-from novograd.torch.statistics import layer_statistics
+from novograd.torch import NovoGrad, layer_statistics, no_decay
 
 STEPS, EVERY = 60, 10
 

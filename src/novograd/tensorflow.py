@@ -11,9 +11,9 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from novograd import rule
+from novograd.foreign import explains_arguments, naming_extra
 from novograd.hyperparameters import check_flag, check_number
 from novograd.layers import (
     Layers,
@@ -25,6 +25,9 @@ from novograd.layers import (
     step_scale,
 )
 from novograd.variants import DOCUMENTED
+
+with naming_extra():
+    import tensorflow as tf
 
 # The functions that the rule uses from an array library.
 _XP = SimpleNamespace(where=tf.compat.v1.where, isfinite=tf.math.is_finite)
@@ -104,6 +107,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
          [ 4.]]
     """
 
+    @explains_arguments
     def __init__(
         self,
         learning_rate: Any = 1.0,

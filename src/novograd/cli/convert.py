@@ -11,7 +11,7 @@ import typer
 
 from novograd import checkpoint as checkpoints
 from novograd.cli.options import one_of
-from novograd.variants import VARIANTS
+from novograd.variants import BY_NAME
 
 # The modules that must be installed to read or write each kind of file.
 NEEDS = {
@@ -72,11 +72,11 @@ def convert(
     variant: Annotated[
         str | None,
         typer.Option(
-            callback=one_of(VARIANTS),
+            callback=one_of(BY_NAME),
             metavar="NAME",
             help="Variant that wrote the source, if its files do not name it (apex, jax, "
             ".weights.h5); otherwise the variant for the target, by default the same as in the "
-            f"source: {', '.join(VARIANTS)}.",
+            f"source: {', '.join(BY_NAME)}.",
         ),
     ] = None,
     key: Annotated[

@@ -6,6 +6,10 @@ learning rate inside the momentum buffer. ``scale_by_novograd`` returns only its
 ``jax.lax.scan``, with sharded arrays, and with all of optax's wrappers.
 """
 
-from novograd.jax.transformation import Novograd, NovogradState, novograd, scale_by_novograd
+from novograd.foreign import naming_extra
 
-__all__ = ["Novograd", "NovogradState", "novograd", "scale_by_novograd"]
+with naming_extra():
+    from novograd.jax.statistics import layer_statistics
+    from novograd.jax.transformation import Novograd, NovogradState, novograd, scale_by_novograd
+
+__all__ = ["Novograd", "NovogradState", "layer_statistics", "novograd", "scale_by_novograd"]

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from novograd import native, variants
+from novograd.foreign import explains_arguments
 from novograd.hyperparameters import check_flag, check_number
 from novograd.jax import ffi
 from novograd.jax.layout import check_tree, layouts_of, map_with_prefix
@@ -23,7 +24,7 @@ from novograd.jax.leaves import (
     step_by_rule,
     zero_second_moment,
 )
-from novograd.variants import Variant
+from novograd.variants import Variant, VariantName
 
 
 class NovogradState(NamedTuple):
@@ -90,6 +91,7 @@ class Novograd(optax.GradientTransformationExtraArgs):
         return optimizer.step
 
 
+@explains_arguments
 def novograd(
     learning_rate: optax.ScalarOrSchedule,
     b1: Any = None,
@@ -98,7 +100,7 @@ def novograd(
     weight_decay: optax.ScalarOrSchedule = 0.0,
     grad_averaging: bool | None = None,
     *,
-    variant: str | Variant = "documented",
+    variant: VariantName | Variant = "documented",
     nesterov: bool | None = None,
     mask: Any = None,
     mu_dtype: Any = None,
@@ -256,6 +258,7 @@ def novograd(
     return Novograd(optimizer.init, optimizer.update)
 
 
+@explains_arguments
 def scale_by_novograd(
     b1: Any = None,
     b2: Any = None,
@@ -263,7 +266,7 @@ def scale_by_novograd(
     weight_decay: optax.ScalarOrSchedule = 0.0,
     grad_averaging: bool | None = None,
     *,
-    variant: str | Variant = "documented",
+    variant: VariantName | Variant = "documented",
     nesterov: bool | None = None,
     mask: Any = None,
     mu_dtype: Any = None,

@@ -5,6 +5,10 @@ models that were saved with this optimizer. On PyTorch and JAX, a step on the CP
 variables that the native kernels support in one call.
 """
 
-from novograd.keras.optimizer import NovoGrad
+from novograd.foreign import naming_extra
 
-__all__ = ["NovoGrad"]
+with naming_extra():
+    from novograd.keras.optimizer import NovoGrad
+    from novograd.keras.statistics import layer_statistics
+
+__all__ = ["NovoGrad", "layer_statistics"]

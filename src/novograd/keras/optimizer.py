@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from novograd import rule, variants
+from novograd.foreign import explains_arguments
 from novograd.hyperparameters import check_flag, check_number
 from novograd.keras.layers import (
     StepOptions,
@@ -26,7 +27,7 @@ from novograd.layers import (
     second_moment_shape,
     step_scale,
 )
-from novograd.variants import Variant
+from novograd.variants import Variant, VariantName
 
 if keras.backend.backend() == "tensorflow":
     from novograd.keras import tensorflow as backend
@@ -131,6 +132,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         25.0
     """
 
+    @explains_arguments
     def __init__(
         self,
         learning_rate: Any = None,
@@ -140,7 +142,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         weight_decay: float | None = 0.0,
         grad_averaging: bool | None = None,
         nesterov: bool | None = None,
-        variant: str | Variant = "documented",
+        variant: VariantName | Variant = "documented",
         layers: Any = None,
         clipnorm: float | None = None,
         clipvalue: float | None = None,

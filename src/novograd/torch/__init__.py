@@ -3,9 +3,14 @@
 * ``NovoGrad``: the optimizer (``optimizer.py``). The modules in ``backends/`` compute the step;
   ``eager.py`` there uses the rule directly, one tensor at a time.
 * ``no_decay``: parameter groups without weight decay for biases and norms.
+* ``layer_statistics``: statistics of the last step, for each parameter.
 """
 
-from novograd.torch.optimizer import NovoGrad
-from novograd.torch.parameter_groups import no_decay
+from novograd.foreign import naming_extra
 
-__all__ = ["NovoGrad", "no_decay"]
+with naming_extra():
+    from novograd.torch.optimizer import NovoGrad
+    from novograd.torch.parameter_groups import no_decay
+    from novograd.torch.statistics import layer_statistics
+
+__all__ = ["NovoGrad", "layer_statistics", "no_decay"]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from novograd import variants
+from novograd.foreign import explains_arguments
 from novograd.native import usable
 from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.choice import assign, demands_triton, require_kernels
@@ -18,7 +19,7 @@ from novograd.torch.options import check_options, with_new
 from novograd.torch.parts import Part
 from novograd.torch.planner import Planner, rows
 from novograd.torch.steps import steps_of
-from novograd.variants import Variant
+from novograd.variants import Variant, VariantName
 
 # All living optimizers: if a group moves to another optimizer, its layers move too.
 _OPTIMIZERS: weakref.WeakSet["NovoGrad"] = weakref.WeakSet()
@@ -118,6 +119,7 @@ class NovoGrad(torch.optim.Optimizer):
         (tensor([0.7000, 1.6000]), tensor(25.))
     """
 
+    @explains_arguments
     def __init__(
         self,
         params: Iterable[Any],
@@ -127,7 +129,7 @@ class NovoGrad(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         grad_averaging: bool | None = None,
         *,
-        variant: str | Variant = "documented",
+        variant: VariantName | Variant = "documented",
         nesterov: bool | None = None,
         maximize: bool = False,
         skip_nonfinite: bool = False,
