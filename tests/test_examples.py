@@ -66,6 +66,7 @@ def sharded(folder, processes):
     return trained(*launcher, SHARDING / "fsdp2.py", folder, cwd=folder)
 
 
+@pytest.mark.full  # it starts torchrun twice, and imports torch in each process
 def test_the_sharded_example_resumes_to_the_same_bits(tmp_path):
     whole, before, after = sharded(tmp_path, 2)
     assert after < before / 2

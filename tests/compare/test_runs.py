@@ -53,26 +53,33 @@ def compare(output, task, framework, rates, seeds=1, steps=STEPS, extended=()):
     return results
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory, worker_id, pytestconfig):
-    """Results of short runs of the optimizers in every framework, and of a run that diverges."""
-    folder = tmp_path_factory.getbasetemp()
-    # All processes of the test run share this folder.
-    folder = folder if worker_id == "master" else folder.parent
-    path = folder / "trained.json"
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            done = {}
-            for framework in FRAMEWORKS:
-                output = tmp_path_factory.mktemp(framework)
+class Trained(dict):
+    """Results by framework of short runs of the optimizers, and of a run that diverges."""
+
+    def __init__(self, folder, all_in_jax):
+        self._folder, self._all_in_jax = folder, all_in_jax
+
+    def __missing__(self, framework):
+        path = self._folder / f"trained-{framework}.json"
+        with FileLock(f"{path}.lock"):  # all processes of the test run share the file
+            if not path.exists():
+                output = self._folder / f"trained-{framework}"
+                output.mkdir()
                 rates = {name: [one.middle] for name, one in OPTIMIZERS.items()}
                 rates["sgd"] = [0.1, DIVERGES]
-                if framework == "jax" and not pytestconfig.getoption("full"):
+                if framework == "jax" and not self._all_in_jax:
                     for name in REPEATED_IN_JAX:
                         del rates[name]
-                done[framework] = compare(output, "digits", framework, rates)
-            path.write_text(json.dumps(done))
-    return json.loads(path.read_text())
+                path.write_text(json.dumps(compare(output, "digits", framework, rates)))
+        self[framework] = json.loads(path.read_text())
+        return self[framework]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, worker_id, pytestconfig):
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder if worker_id == "master" else folder.parent
+    return Trained(folder, pytestconfig.getoption("full"))
 
 
 def rows(trained, framework):
@@ -194,6 +201,7 @@ def test_a_fork_trains_like_a_fresh_process(trained, framework):
     assert before | result | TIMES == before | TIMES
 
 
+@pytest.mark.full  # the tests of users' tasks start fresh processes too
 def test_runs_are_fresh_processes_if_an_import_starts_a_thread(trained, tmp_path, monkeypatch):
     site, output = tmp_path / "site", tmp_path / "output"
     site.mkdir()
@@ -223,7 +231,8 @@ FRAMEWORK_OF = {
 
 
 # The fixture above trains digits in every framework, and test_tasks checks the data of every task.
-@pytest.mark.parametrize("task", some(FRAMEWORK_OF, kept=["brain"]))
+@pytest.mark.full  # `make run` trains brain
+@pytest.mark.parametrize("task", FRAMEWORK_OF)
 def test_every_task_trains(tmp_path, task):
     assert task in BUILT_IN
     framework = FRAMEWORK_OF[task]
@@ -286,6 +295,7 @@ def test_describing_a_missing_task_reports_the_error():
     assert event["error"] == "ModuleNotFoundError: No module named 'no_such_module'"
 
 
+@pytest.mark.full  # test_plan.py tests the plan without training
 def test_a_search_whose_best_rate_is_at_an_end_goes_on(tmp_path):
     rates = {"sgd": [1e-5, 3e-5], "adamw": [1e-5, 3e-5]}
     results = compare(tmp_path, "digits", "torch", rates, seeds=2, extended=["sgd"])

@@ -92,7 +92,11 @@ def test_groups_without_parameters_or_gradients_compile():
 
 
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.bfloat16, pytest.param(torch.complex64, marks=pytest.mark.full)],
+    ids=str,
+)
 def test_steps_compiled_by_inductor_equal_eager_steps(dtype):
     params = parameters(dtype=dtype)
     twins = copy.deepcopy(params)

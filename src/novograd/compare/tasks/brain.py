@@ -197,6 +197,8 @@ TASK = Task(
     metric=lambda logits, labels: dice(logits.argmax(-1), labels),
     margin=0.02,
     steps=160,
-    learning_rates={"novograd:rows": 0.03, "adamw": 0.01, "nadamw": 0.01, "sgd": 0.3},
+    learning_rates={
+        "novograd": 0.03, "novograd:rows": 0.03, "adamw": 0.1, "nadamw": 0.03, "sgd": 0.1,
+    },  # fmt: skip
     segmentation=_pictures,
 )
