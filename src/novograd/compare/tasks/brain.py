@@ -198,7 +198,11 @@ TASK = Task(
     margin=0.02,
     steps=160,
     learning_rates={
-        "novograd": 0.03, "novograd:rows": 0.03, "adamw": 0.1, "nadamw": 0.03, "sgd": 0.1,
-    },  # fmt: skip
+        "novograd": 0.03,
+        "novograd:rows": 0.03,
+        "adamw": 0.1,
+        "nadamw": 0.03,
+        "sgd": 0.1,
+    },
     segmentation=_pictures,
 )
