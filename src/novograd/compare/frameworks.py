@@ -27,7 +27,6 @@ def trainer(task: Task, framework: str, optimizer: Optimizer, seed: int, device:
         The trainer for ``novograd.compare.training.train``.
     """
     module = importlib.import_module(f"novograd.compare.{framework}")
-    module = importlib.import_module(f"novograd.compare.{framework}")
     random.seed(seed)
     np.random.seed(seed)
     if "keras" in sys.modules:

@@ -248,7 +248,7 @@ def _best_rates(name: str, searched: Sequence[Row], higher_is_better: bool) -> l
 
 
 def _run(settings: Settings, optimizer: str, rate: float, seed: int) -> Run:
-    common = {"task", "framework", "steps", "schedule", "device"}
-    given = {name: value for name, value in asdict(settings).items() if name in common}
+    common = ("task", "framework", "steps", "schedule", "device")
+    given = {name: getattr(settings, name) for name in common}
     part: Part = "test" if seed >= FIRST_JUDGE else "validation"
     return Run(optimizer=optimizer, learning_rate=rate, seed=seed, part=part, **given)

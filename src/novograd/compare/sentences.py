@@ -1,8 +1,9 @@
 """The results of a comparison in words."""
 
+import statistics
 from collections.abc import Sequence
 
-from novograd.compare.analysis import Analysis, Point, Row, Summary
+from novograd.compare.analysis import Analysis, Row, Summary
 from novograd.compare.optimizers import find
 
 
@@ -115,17 +116,15 @@ def label(row: Row) -> str:
     return f"{title}, learning rate {row['learning_rate']:g}, seed {row['seed']}"
 
 
-def spread(point: Point) -> str:
-    """Writes a median with its range over the seeds.
+def spread(scores: Sequence[float]) -> str:
+    """Writes the median of scores with their range.
 
     Example:
-        >>> spread(Point(0.1, tuple({"metrics": {"accuracy": x}} for x in (0.7, 0.8, 0.9)), 3))
-        '0.800 (0.700-0.900)'
+        >>> spread([0.7, 0.9, 0.8]), spread([0.7])
+        ('0.800 (0.700-0.900)', '0.700')
     """
-    low, high = point.lowest_to_highest
-    if len(point.scores) == 1:
-        return f"{point.median:.3f}"
-    return f"{point.median:.3f} ({low:.3f}-{high:.3f})"
+    median = f"{statistics.median(scores):.3f}"
+    return median if len(scores) == 1 else f"{median} ({min(scores):.3f}-{max(scores):.3f})"
 
 
 def steps_to_target(one: Summary) -> str:

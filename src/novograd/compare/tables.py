@@ -54,7 +54,7 @@ def quality(analysis: Analysis) -> Table:
         (
             one.title,
             f"{one.judged.rate:g}",
-            spread(one.judged),
+            spread(one.judged.scores),
             *(f"{one.metrics[name]:.3g}" for name in parts),
             f"{len(one.judged.finished)}",
         )

@@ -202,7 +202,7 @@ def _progress(
         Table(
             (Column("step", "number"), *_columns(summaries)),
             tuple(
-                (f"{steps[i]}", *(_spread(curves[one.name][:, i]) for one in summaries))
+                (f"{steps[i]}", *(spread(curves[one.name][:, i].tolist()) for one in summaries))
                 for i in read
             ),
         ),
@@ -319,15 +319,8 @@ def _at(one: Summary, rate: float) -> str:
         return "no result"
     lost = point.ended - len(point.scores)
     said = [
-        spread(point),
+        spread(point.scores),
         *([f"{lost} of {point.ended} runs without a result"] if lost else []),
         *(["chosen"] if rate == one.judged.rate else []),
     ]
     return ", ".join(said)
-
-
-def _spread(values: NDArray[Any]) -> str:
-    """Writes the median of values with their range, like ``sentences.spread``."""
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    return f"{np.median(values):.3f} ({values.min():.3f}-{values.max():.3f})"

@@ -105,7 +105,8 @@ def answer(analysis: Analysis) -> list[str]:
         case []:
             return ["There are no results on test data, so there is nothing to compare."]
         case [one]:
-            return [f"{one.title} has the only results: {analysis.metric} {spread(one.judged)}."]
+            score = f"{analysis.metric} {spread(one.judged.scores)}"
+            return [f"{one.title} has the only results: {score}."]
         case _:
             return verdict(analysis)
 
