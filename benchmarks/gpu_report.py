@@ -69,16 +69,17 @@ def jobs(output: Path, python: str, rehearse: bool) -> list[Job]:
     planted = [] if rehearse else [Job("an error", check("memcheck", "--with-an-error"), 30, True)]
     compare = [python, "-c", "from novograd.cli import main; main()"]
     compare += ["compare", "brain3d", "--framework", "torch"]
-    compare += ["--device", "cpu" if rehearse else "cuda", "--quick", "--jobs", "4"]
+    compare += ["--device", "cpu" if rehearse else "cuda", "--quick", "--jobs", "6"]
+    compare += ["--optimizers", "novograd:rows,adamw"]
     compare += ["--steps", "2" if rehearse else "60"]
     return [
         Job("tests", [python, "-m", "pytest", "-q", *tests], 120),
         Job("step", measure("gpu_step", *tiny, *quick), 120),
+        Job("step, JAX", measure("gpu_step_jax", *tiny, *quick), 60),
         Job("memcheck", check("memcheck"), 90),
         Job("racecheck", check("racecheck"), 90),
         *planted,
-        Job("step, JAX", measure("gpu_step_jax", *tiny, *quick), 60),
-        Job("compare", [*compare, "--output", str(output / "gpu_compare")], 90),
+        Job("compare", [*compare, "--output", str(output / "gpu_compare")], 120),
         Job("text", measure("gpu_text", *(["--device", "cpu", "--tiny"] if rehearse else [])), 220),
     ]
 

@@ -1,5 +1,6 @@
 """The choice of the backend that updates a part."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -12,8 +13,8 @@ from novograd.torch.groups import Group
 from novograd.torch.options import Options
 from novograd.torch.parts import Part, parts
 
-# Pairs of a backend and a part that it updates.
-Assignment = list[tuple[Backend, Part]]
+# The parts that each backend updates.
+Assignment = dict[Backend, list[Part]]
 
 
 def assign(group: Group, rows: Iterable[tuple[Any, ...]]) -> Assignment:
@@ -31,12 +32,14 @@ def assign(group: Group, rows: Iterable[tuple[Any, ...]]) -> Assignment:
         >>> w, v = torch.zeros(4), torch.zeros(2)
         >>> (group,) = NovoGrad([w], foreach=True).param_groups
         >>> row = *Part(w, w, w, v), (0, ((0, 1), (1, 3)))
-        >>> [(backend is foreach, part.param.shape) for backend, part in assign(group, [row])]
-        [(True, torch.Size([1])), (True, torch.Size([3]))]
+        >>> [part.param.shape for part in assign(group, [row])[foreach]]
+        [torch.Size([1]), torch.Size([3])]
     """
-    return [
-        (_backend(group, part), part) for *whole, cuts in rows for part in parts(Part(*whole), cuts)
-    ]
+    assigned: Assignment = defaultdict(list)
+    for *whole, cuts in rows:
+        for part in parts(Part(*whole), cuts):
+            assigned[_backend(group, part)].append(part)
+    return dict(assigned)
 
 
 def wants_kernels(group: Group) -> bool:

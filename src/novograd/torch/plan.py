@@ -3,6 +3,8 @@
 import weakref
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
+from itertools import repeat
 from operator import attrgetter, call, is_, itemgetter
 from typing import Any
 
@@ -22,6 +24,9 @@ _BACKEND_OPTIONS = ("variant", "foreach", "fused", "stochastic_rounding")
 # These functions of C are several times faster than their equivalents in Python.
 _GRAD, _DTYPE, _SHAPE = map(attrgetter, ("grad", "dtype", "shape"))
 _EXP_AVG, _EXP_AVG_SQ = map(itemgetter, ("exp_avg", "exp_avg_sq"))
+_new_part = partial(tuple.__new__, Part)
+# The values of the fields that most parts do not have: those after ``scale``.
+_DEFAULTS = [Part._field_defaults[name] for name in Part._fields[5:]]
 
 
 class Plan:
@@ -36,7 +41,7 @@ class Plan:
     Args:
         group: The parameter group.
         layers: The layers of the group.
-        assigned: The assignment of the parts of the group.
+        assigned: The assignment of the parts of the group, each backend's in the group's order.
         states: The state of the optimizer.
 
     Example:
@@ -48,11 +53,10 @@ class Plan:
         >>> optimizer = NovoGrad([w])
         >>> optimizer.step()
         >>> (group,) = optimizer.param_groups
-        >>> row = w, w.grad, *optimizer.state[w].values()
-        >>> plan = Plan(group, None, [(native, Part(*row))], optimizer.state)
+        >>> part = Part(w, w.grad, *optimizer.state[w].values())
+        >>> plan = Plan(group, None, {native: [part]}, optimizer.state)
         >>> w.grad = torch.ones(2)
-        >>> [(_, part)] = plan.recall(group, None, optimizer.state)
-        >>> part.grad is w.grad
+        >>> plan.recall(group, None, optimizer.state)[native][0].grad is w.grad
         True
     """
 
@@ -66,9 +70,13 @@ class Plan:
         """Keeps an assignment, if each part is a whole parameter."""
         self.memos: Memos = defaultdict(dict)
         trained, grads = _trained(group)
-        self._holds = len(assigned) == len(trained) > 0 and all(
-            part.param is param for (_, part), param in zip(assigned, trained, strict=True)
-        )
+        position = {id(param): i for i, param in enumerate(trained)}
+        chosen = {
+            backend: [position.get(id(part.param), -1) for part in parts]
+            for backend, parts in assigned.items()
+        }
+        found = sorted(i for mine in chosen.values() for i in mine)
+        self._holds = len(trained) > 0 and found == [*position.values()]
         if not self._holds:
             return
         self._layers = layers
@@ -77,13 +85,15 @@ class Plan:
         self._places: tuple[list[int], ...] = ()
         self._positions: list[int] = []
         self._facts = _facts(trained, grads)
-        self._backends = [backend for backend, _ in assigned]
-        self._scales = [part.scale for _, part in assigned]
+        self._chosen = chosen  # positions in the list of parameters with a gradient
+        parts = [part for mine in assigned.values() for part in mine]
+        parts.sort(key=lambda part: position[id(part.param)])
+        self._scales = [part.scale for part in parts]
         # References to the state are weak, so that it is freed when the optimizer drops it. The
         # parameters do not have even weak references: torch swaps the contents of two tensors only
         # if no weak reference to them exists. Module.to swaps the contents of DTensors.
-        self._exp_avgs = [weakref.ref(part.exp_avg) for _, part in assigned]
-        self._exp_avg_sqs = [weakref.ref(part.exp_avg_sq) for _, part in assigned]
+        self._exp_avgs = [weakref.ref(part.exp_avg) for part in parts]
+        self._exp_avg_sqs = [weakref.ref(part.exp_avg_sq) for part in parts]
         self._others = [
             [
                 (name, weakref.ref(states[param][name]))
@@ -118,7 +128,8 @@ class Plan:
             or not _same(exp_avg_sqs, self._exp_avg_sqs)
         ):
             return None
-        parts = list(map(Part, trained, grads, exp_avgs, exp_avg_sqs, self._scales))
+        columns = trained, grads, exp_avgs, exp_avg_sqs, self._scales, *map(repeat, _DEFAULTS)
+        parts = list(map(_new_part, zip(*columns, strict=False)))
         if any(self._others):
             for i, (state, others) in enumerate(zip(mine, self._others, strict=True)):
                 if any(name not in state or state[name] is not x() for name, x in others):
@@ -126,7 +137,9 @@ class Plan:
                 maximum, step = map(state.get, _OPTIONAL)
                 history = None if step is None else exp_avg_sqs[i]
                 parts[i] = parts[i]._replace(maximum=maximum, step=step, history=history)
-        return list(zip(self._backends, parts, strict=True))
+        if len(self._chosen) == 1:
+            return dict.fromkeys(self._chosen, parts)
+        return {backend: [parts[i] for i in mine] for backend, mine in self._chosen.items()}
 
     def _states_of(self, params: list[Tensor], states: Mapping[Tensor, Any]) -> list[Any]:
         """Returns the state of each parameter.
@@ -153,15 +166,18 @@ def _trained(group: Group) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def _facts(params: list[Tensor], grads: list[Tensor]) -> tuple[list[Any], ...]:
-    """Returns the facts on which a plan depends. Gradients that are not dense have no strides.
+    """Returns the facts on which a plan depends. Raises RuntimeError for gradients not dense.
 
     torch checks that a gradient has the shape of its parameter.
     """
+    both = [*params, *grads]
+    contiguous = list(map(Tensor.is_contiguous, both))  # faster than strides
     return (
         list(map(_SHAPE, params)),
-        *([list(map(_DTYPE, x)) for x in (params, grads)]),
-        *([list(map(Tensor.get_device, x)) for x in (params, grads)]),
-        *([list(map(Tensor.stride, x)) for x in (params, grads)]),
+        list(map(_DTYPE, both)),
+        list(map(Tensor.get_device, both)),
+        contiguous,
+        [] if all(contiguous) else list(map(Tensor.stride, both)),
         list(map(type, grads)),
     )
 

@@ -160,7 +160,7 @@ class Planner:
         """Whether all backends of a group in the next step unscale gradients themselves."""
         recalled = self._recall(number, group, states)
         if recalled is not None:
-            return all(backend.UNSCALES for backend, _ in recalled)
+            return all(backend.UNSCALES for backend in recalled)
         return wants_kernels(group) and all(
             self._unscales_parameter(member, states) for member in trained(number, group)
         )

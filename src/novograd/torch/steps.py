@@ -24,7 +24,7 @@ def steps_of(
 
     Args:
         group: The parameter group.
-        assigned: The parts and their backends.
+        assigned: The parts of each backend.
         scaling: The attributes that a ``GradScaler`` has set for this step.
         memos: The facts that the backends have kept for these parts, if a plan has recalled them.
 
@@ -35,7 +35,7 @@ def steps_of(
         >>> w, m, v = torch.zeros(2), torch.zeros(2), torch.tensor(0.0)
         >>> part = Part(w, torch.tensor([3.0, 4.0]), m, v)
         >>> (group,) = NovoGrad([w], lr=0.5).param_groups
-        >>> (step,) = steps_of(group, [(eager, part)], None)
+        >>> (step,) = steps_of(group, {eager: [part]}, None)
         >>> step.take()
         >>> w
         tensor([-0.3000, -0.4000])
@@ -45,11 +45,16 @@ def steps_of(
     compiling = torch.compiler.is_compiling()
     options = _for_compiler(group) if compiling else cast(Options, group)
     memos = defaultdict(dict) if memos is None else memos
-    ready = []
-    for backend in dict.fromkeys(backend for backend, _ in assigned):
-        mine = [part for chosen, part in assigned if chosen is backend]
-        ready.append(backend.prepare(mine, options, scaling, memos[backend]))
-    counts = {id(part.step): part for _, part in assigned if part.step is not None}
+    ready = [
+        backend.prepare(parts, options, scaling, memos[backend])
+        for backend, parts in assigned.items()
+    ]
+    counts = {
+        id(part.step): part
+        for parts in assigned.values()
+        for part in parts
+        if part.step is not None
+    }
     if counts:
         # After all updates, and only once for all parts of a parameter.
         found_inf = scaling.found_inf if scaling else None
