@@ -104,6 +104,13 @@ def test_the_remarks_name_a_peer_that_cannot_be_measured(real):
     assert set(result["frameworks"]["torch"]["left_out"]) == {"u-net", "tiny"}
 
 
+def test_the_processes_use_the_cpu_whatever_the_environment_says(command, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    done = command("--framework", "jax", "--shapes", "u-net", "--rounds", "1")
+    assert done.exit_code == 0, done.output
+    assert "NovoGrad, step" in done.output
+
+
 def test_the_remarks_name_the_processor_and_explain_the_rounds_and_the_repeated_reference(real):
     printed, result = real
     assert "Medians of 2 rounds" in printed

@@ -15,6 +15,8 @@ from novograd.results import machine, replace
 
 SCHEMA = 1
 FRAMEWORKS = {name: verify.FRAMEWORKS[name] for name in ("torch", "jax", "tensorflow")}
+# JAX and TensorFlow would put their arrays on a GPU.
+ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
 
 
 def installed() -> list[str]:
@@ -50,7 +52,8 @@ async def _bench(name: str, shapes: Sequence[str], rounds: int, watch: Watch) ->
     command = [sys.executable, "-m", "novograd.bench.worker", framework.module, str(rounds)]
     result: dict[str, Any] = {"results": {}, "left_out": {}}
     try:
-        async with aclosing(events([*command, *shapes], framework.environment)) as told:
+        environment = {**framework.environment, **ON_CPU}
+        async with aclosing(events([*command, *shapes], environment)) as told:
             async for event in told:
                 if "about" in event:
                     result = {**event["about"], **result}
