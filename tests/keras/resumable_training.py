@@ -1,8 +1,9 @@
 """Trains a small network for ten steps, and saves it after five.
 
-``resumable_training.py save FILE`` trains to the end and saves the model after five steps.
-``resumable_training.py resume FILE...`` continues from each file to the end. Both use the backend
-that KERAS_BACKEND names, and print the final weights and optimizer variables of each run.
+``resumable_training.py FILE OTHERS...`` trains to the end, and saves the model after five steps.
+When it has read a line, it continues from each other file to the end. It uses the backend that
+KERAS_BACKEND names. It prints a list of the final weights and optimizer variables of its own run,
+then one of the other runs.
 """
 
 import json
@@ -27,7 +28,8 @@ def new_model():
     model.set_weights([random.standard_normal(w.shape) for w in model.get_weights()])
     # The rate changes so fast that a step with the wrong iteration number gives other weights.
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.8)
-    model.compile(novograd.keras.NovoGrad(schedule, weight_decay=0.01, nesterov=True), loss="mse")
+    optimizer = novograd.keras.NovoGrad(schedule, weight_decay=0.01, nesterov=True)
+    model.compile(optimizer, loss="mse", jit_compile=False)  # ten steps end before a compilation
     return model
 
 
@@ -56,5 +58,7 @@ def resume(path):
 
 
 if __name__ == "__main__":
-    run = {"save": save, "resume": resume}[sys.argv[1]]
-    print(json.dumps([run(path) for path in sys.argv[2:]]))
+    mine, *others = sys.argv[1:]
+    print(json.dumps([save(mine)]), flush=True)
+    sys.stdin.readline()  # now all files exist
+    print(json.dumps([resume(path) for path in others]))

@@ -11,8 +11,8 @@ import pytest
 
 from novograd.keras import NovoGrad
 from novograd.layers import Rows
-from tests.helpers import programs
 from tests.helpers.parameters import crossed
+from tests.helpers.programs import finish, start
 from tests.keras import resumable_training as training
 
 BACKENDS = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
@@ -90,15 +90,19 @@ def test_saved_weights_continue_bit_for_bit(tmp_path, uninterrupted):
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="one run starts every backend")
 def test_a_file_of_one_backend_continues_on_the_others(tmp_path):
-    def run(backend, *arguments):
-        printed = programs.run(training.__name__, *arguments, KERAS_BACKEND=backend)
-        return json.loads(printed.splitlines()[-1])
-
     files = [tmp_path / f"{backend}.keras" for backend in BACKENDS]
-    expected, *_ = [
-        run(backend, "save", file)[0] for backend, file in zip(BACKENDS, files, strict=True)
+    programs = [
+        start(training.__name__, file, *files, KERAS_BACKEND=backend)
+        for backend, file in zip(BACKENDS, files, strict=True)
     ]
-    for backend in BACKENDS:
-        for resumed in run(backend, "resume", *files):
-            for x, y in zip(resumed, expected, strict=True):
-                np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    runs = []
+    for program in programs:
+        saved = next(line for line in program.stdout if line.startswith("[["))
+        runs += json.loads(saved)
+    for program in programs:
+        program.stdin.write("\n")
+        runs += json.loads(finish(program).splitlines()[-1])
+    assert len(runs) == len(files) + len(files) ** 2
+    for run in runs[1:]:
+        for x, y in zip(run, runs[0], strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
