@@ -52,13 +52,14 @@ def jobs(output: Path, python: str, rehearse: bool) -> list[Job]:
     """Lists the parts in their order."""
     tiny = ["--tiny"] if rehearse else []
     quick = ["--rounds", "2"] if rehearse else []
+    on_cpu = ["--device", "cpu", "--tiny"] if rehearse else []
     sanitizer = [] if rehearse else ["compute-sanitizer", "--error-exitcode", "1"]
     # The checks below run the program of this test again.
     tests = ["tests/gpu", "--ignore", "tests/gpu/test_smallest.py", "-n", "10"]
     tests = ["tests/gpu/test_compiled.py"] if rehearse else [*tests, "-p", "no:benchmark"]
 
-    def measure(program: str, *options: str) -> list[str]:
-        result = output / f"gpu_{program.removeprefix('gpu_')}.json"
+    def measure(program: str, *options: str, suffix: str = "json") -> list[str]:
+        result = output / f"{program}.{suffix}"
         return [python, f"benchmarks/{program}.py", *options, "--output", str(result)]
 
     def check(tool: str, *options: str) -> list[str]:
@@ -80,7 +81,7 @@ def jobs(output: Path, python: str, rehearse: bool) -> list[Job]:
         Job("racecheck", check("racecheck"), 90),
         *planted,
         Job("compare", [*compare, "--output", str(output / "gpu_compare")], 120),
-        Job("text", measure("gpu_text", *(["--device", "cpu", "--tiny"] if rehearse else [])), 220),
+        Job("text", measure("gpu_text", *on_cpu, suffix="jsonl"), 220),
     ]
 
 
