@@ -21,6 +21,7 @@ VARIABLES = {
     "RAY_AUTH_TOKEN": secrets.token_hex(),
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves this machine
     "RAY_worker_niceness": "0",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
     # A dead node is found in two seconds.
     "RAY_health_check_initial_delay_ms": "0",
     "RAY_health_check_period_ms": "400",

@@ -1,6 +1,5 @@
 """``novograd compare --cluster`` on real Ray clusters of this machine."""
 
-import ast
 import contextlib
 import json
 import re
@@ -11,15 +10,19 @@ import sys
 import threading
 from importlib.metadata import version
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import novograd
 from novograd import cli
 from novograd.compare import node, tables
 from novograd.compare.analysis import analyse
+from novograd.compare.display import Display
+from novograd.compare.plan import Run
 from novograd.compare.report.page import render
 from novograd.compare.travel import pack
 from tests.compare.made import judged, results
@@ -30,14 +33,20 @@ TIMES = dict.fromkeys(("step_ms", "update_ms", "node", "machine", "starts"))
 GRIDS = ("--learning-rates", "adam=0.01,0.03,0.1", "--learning-rates", "sgd=0.01,0.1,1e30")
 # 6 runs of the search, one of which diverges; 8 of the choice; 6 of the judgement.
 OPTIONS = ("line.py", "--optimizers", "adam,sgd", *GRIDS, "--seeds", "3", "--output", "out")
+LONG = 300  # seconds, for a machine that does much else
 SLOW = """
 import time
+from novograd.compare import Segmentation
 from slope import SLOPE
 
 def slow(seed):
     for batch in batches(seed):
         time.sleep(0.2)
         yield batch[0], SLOPE * batch[0] + 1
+
+def pictures(inputs, outputs, targets):
+    labels = np.ones((1, 2, 2), np.uint8)
+    return Segmentation(labels, labels, labels)
 """
 
 
@@ -46,7 +55,7 @@ def folder(tmp_path_factory):
     """Returns a folder with a task that needs a module beside it."""
     folder = tmp_path_factory.mktemp("task")
     (folder / "slope.py").write_text("SLOPE = 3\n")
-    write(folder, SLOW, '{"batches": slow}')
+    write(folder, SLOW, '{"batches": slow, "segmentation": pictures}')
     return folder
 
 
@@ -99,7 +108,7 @@ def test_a_node_that_dies_costs_only_its_runs(folder, nodes, local):
     nodes.add("second", cpus=2)
     arguments = (*OPTIONS, "--cluster", nodes.address)
     with start(folder, *arguments, environment=nodes.environment) as job:
-        wait_for(lambda: ended(folder / "out") >= 10)
+        wait_for(lambda: ended(folder / "out") >= 10, LONG)
         nodes.kill("second")
         printed, code = finish(job)
     assert code == 0, printed
@@ -109,24 +118,27 @@ def test_a_node_that_dies_costs_only_its_runs(folder, nodes, local):
     assert {row["starts"] for row in found} == {1, 2}
     assert all(row["machine"].endswith(" CPUs, CPU") for row in found)
     assert (folder / "out" / "report.html").exists()
+    kept = [{x.name for x in (folder / y / "pictures").iterdir()} for y in ("out", "local")]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 2
 
 
 def test_a_driver_that_dies_is_resumed_on_another_cluster(folder, nodes, local, tmp_path):
     arguments = (*OPTIONS[:-1], tmp_path / "out")
     on_head = ("--cluster", nodes.address)
     with start(folder, *arguments, *on_head, environment=nodes.environment) as job:
-        wait_for(lambda: ended(tmp_path / "out") >= 2)
+        wait_for(lambda: ended(tmp_path / "out") >= 2, LONG)
         job.kill()
         job.communicate()
     kept = rows(tmp_path / "out")
     with Nodes(cpus=2) as other:
-        again = (*arguments, "--resume", "--cluster", f"ray://127.0.0.1:{other.client}")
+        again = (*arguments, "--resume", "--cluster", other.address)
         with start(folder, *again, environment=other.environment) as job:
-            wait_for(lambda: ended(tmp_path / "out") >= len(kept) + 4)
+            wait_for(lambda: ended(tmp_path / "out") >= len(kept) + 4, LONG)
             job.send_signal(signal.SIGINT)
             printed, code = finish(job)
         assert (code, "Continue with: " in printed) == (130, True), printed
-        wait_for(lambda: not any("novograd.compare.server" in x for x in other.processes()))
+        wait_for(lambda: not any("novograd.compare.server" in x for x in other.processes()), LONG)
     interrupted = rows(tmp_path / "out")
     assert len(kept) + 4 <= len(interrupted) < 20
     with start(folder, *arguments, "--resume") as job:  # on this machine
@@ -192,11 +204,11 @@ def test_a_lost_connection_is_waited_for_with_a_limit(folder, nodes, tmp_path):
     environment = nodes.environment | {"RAY_CLIENT_RECONNECT_GRACE_PERIOD": "5"}
     arguments = (*OPTIONS[:-1], tmp_path / "out", "--cluster", f"ray://127.0.0.1:{relay.port}")
     with start(folder, *arguments, environment=environment) as job:
-        wait_for(lambda: ended(tmp_path / "out") >= 1)
+        wait_for(lambda: ended(tmp_path / "out") >= 1, LONG)
         relay.cut()
         before = ended(tmp_path / "out")
         relay.open = True
-        wait_for(lambda: ended(tmp_path / "out") >= before + 3)
+        wait_for(lambda: ended(tmp_path / "out") >= before + 3, LONG)
         relay.cut()
         printed, code = finish(job)
     assert code == 1
@@ -249,13 +261,12 @@ def test_a_cluster_that_does_not_answer_is_an_error(tmp_path):
 
 def test_only_the_module_of_the_cluster_imports_ray():
     root = Path(novograd.__file__).parent
-    found = set()
-    for path in root.rglob("*.py"):
-        for one in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in one.names] if isinstance(one, ast.Import) else []
-            names += [one.module or ""] if isinstance(one, ast.ImportFrom) else []
-            found |= {path.relative_to(root)} if any(re.match(r"ray\b", x) for x in names) else {}
-    assert found == {Path("compare/cluster.py")}
+    users = {
+        str(path.relative_to(root))
+        for path in root.rglob("*.py")
+        if re.search(r"^\s*(import|from) ray\b", path.read_text(encoding="utf-8"), re.M)
+    }
+    assert users == {"compare/cluster.py"}
 
 
 def test_own_files_travel_with_the_modules_beside_them(tmp_path, monkeypatch):
@@ -290,6 +301,21 @@ def test_a_crash_on_a_node_is_a_failed_row(tmp_path, monkeypatch):
     spec |= {"learning_rate": 0.1, "seed": 3, "part": "test", "steps": 3, "schedule": "cosine"}
     told = node.run({**spec, "device": "cpu", "arguments": {}, "pictures": None}, "torch")
     assert (told["row"]["status"], told["row"]["error"]) == ("failed", "killed by SIGKILL")
+
+
+def test_the_terminal_shows_how_many_runs_each_node_does():
+    common = {"task": "line.py", "framework": "torch", "steps": 3, "schedule": "cosine"}
+    runs = [Run(optimizer="adam", learning_rate=0.1, seed=i, part="test", **common) for i in (3, 4)]
+    console = Console(file=StringIO(), force_terminal=True, highlight=False)
+    with Display(console) as watch:
+        watch(runs[0], {"event": "stage", "runs": runs})
+        for run in runs:
+            watch(run, {"event": "start", "node": "one"})
+        watch(runs[1], {"event": "start", "node": "two"})  # its first node has died
+        watch(runs[0], {"event": "result", "status": "failed", "error": "none"})
+        lines = [line.description for line in watch._progress.tasks if line.visible]
+    assert lines == ["all 2 runs of this stage", "two: 1 run"]
+    assert "failed: none (1/2)" in console.file.getvalue()
 
 
 def test_times_of_different_machines_are_not_mixed():

@@ -9,9 +9,13 @@ import asyncio
 import itertools
 import logging
 import os
+import socket
 import tempfile
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -33,6 +37,8 @@ from novograd.results import replace
 
 STARTS = 4  # how often a run is started if its workers or nodes die
 POLL = 1.0  # seconds between two looks at the board
+REACH_TIMEOUT = 10.0  # seconds to reach the head
+CLIENT_TIMEOUT = 120.0  # seconds to connect with ray://
 NODE_TIMEOUT = 300.0  # seconds to start a process on every node
 PACKAGES = ("novograd-optimizer", "numpy")  # must have the same versions everywhere
 
@@ -239,12 +245,18 @@ class Cluster:
 
     def _connect(self, address: str, folder: Path) -> None:
         try:
-            ray.init(
+            if address != "auto":  # Ray would wait for minutes
+                host, _, port = address.removeprefix("ray://").rpartition(":")
+                socket.create_connection((host, int(port)), REACH_TIMEOUT).close()
+            init = partial(
+                ray.init,
                 address,
                 runtime_env={"working_dir": str(folder)},
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+            # The first connection with ray:// after the start of a head may wait forever.
+            _within(CLIENT_TIMEOUT, init) if address.startswith("ray://") else init()
         except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
             raise ClusterError(f"cannot connect to {address!r}: {_said(error)}") from None
         self._open.callback(ray.shutdown)
@@ -294,6 +306,27 @@ def _room(nodes: Sequence[Mapping[str, Any]], cpus: int, gpus: float) -> tuple[l
     if not runs:
         raise ClusterError(f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs for a run")
     return list(runs), sum(runs.values())
+
+
+def _within(seconds: float, work: Callable[[], object]) -> None:
+    """Calls a function in a thread.
+
+    Raises:
+        TimeoutError: If it needs longer. The thread then ends with the process.
+    """
+    done = Future[object]()
+
+    def call() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        done.result(seconds)
+    except TimeoutError:
+        raise TimeoutError(f"no answer in {seconds:g} s; try it again") from None
 
 
 def _titles() -> dict[str, str]:
