@@ -164,6 +164,33 @@ def test_a_node_with_another_version_is_refused(folder, nodes, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+KILLS = """
+import os, signal
+from pathlib import Path
+
+def killing(seed):
+    parent = os.getppid()
+    if "novograd.compare.server" in Path(f"/proc/{parent}/cmdline").read_text():  # not in the trial
+        ray = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1]
+        os.kill(int(ray), signal.SIGKILL)
+        signal.pause()
+    return batches(seed)
+"""
+
+
+@pytest.mark.full  # the test of a node that dies starts runs again too, once
+def test_a_run_whose_workers_always_die_is_a_failed_row(nodes, tmp_path):
+    write(tmp_path, KILLS, '{"batches": killing}')
+    chosen = ("--optimizers", "adam", "--learning-rates", "adam=0.1", "--seeds", "1")
+    arguments = ("line.py", *chosen, "--output", "out", "--cluster", nodes.address)
+    with start(tmp_path, *arguments, environment=nodes.environment) as job:
+        printed, code = finish(job)
+    assert code == 1, printed
+    (row,) = rows(tmp_path / "out")
+    assert (row["status"], row["starts"]) == ("failed", 4)
+    assert row["error"].startswith("its worker or node died 4 times: ")
+
+
 class Relay:
     """Passes connections on to a port, until it is cut."""
 
@@ -257,6 +284,17 @@ def test_a_cluster_that_does_not_answer_is_an_error(tmp_path):
         printed, code = finish(job)
     assert code == 2
     assert "Invalid value for '--cluster': cannot connect to '127.0.0.1:" in printed
+
+
+def test_a_cluster_without_room_for_a_run_is_refused():
+    from novograd.compare.cluster import ClusterError, _room
+
+    one = {"NodeID": "a", "Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}}
+    dead = {"NodeID": "b", "Alive": False, "Resources": {"CPU": 8.0}}
+    assert _room([one, dead], 1, 0) == (["a"], 2)
+    for cpus, gpus, said in ((4, 0, "4 CPUs and 0 GPUs"), (1, 1, "1 CPUs and 1 GPUs")):
+        with pytest.raises(ClusterError, match=f"no node of the cluster has {said} for a run"):
+            _room([dead, one | {"Resources": {"CPU": 2.0}}], cpus, gpus)
 
 
 def test_only_the_module_of_the_cluster_imports_ray():
