@@ -15,7 +15,6 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -244,18 +243,19 @@ class Cluster:
         return self._titles[node_id]
 
     def _connect(self, address: str, folder: Path) -> None:
-        try:
-            if address != "auto":  # Ray would wait for minutes
-                host, _, port = address.removeprefix("ray://").rpartition(":")
-                socket.create_connection((host, int(port)), REACH_TIMEOUT).close()
-            init = partial(
-                ray.init,
+        def init() -> object:
+            return ray.init(
                 address,
                 runtime_env={"working_dir": str(folder)},
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-            # The first connection with ray:// after the start of a head may wait forever.
+
+        try:
+            if address != "auto":  # Ray would wait for minutes
+                host, _, port = address.removeprefix("ray://").rpartition(":")
+                socket.create_connection((host, int(port)), REACH_TIMEOUT).close()
+            # With ray://, Ray may wait forever, see docs/cluster.md.
             _within(CLIENT_TIMEOUT, init) if address.startswith("ray://") else init()
         except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
             raise ClusterError(f"cannot connect to {address!r}: {_said(error)}") from None
