@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from novograd.compare import tables
-from novograd.compare.analysis import analyse
+from novograd.compare.analysis import Times, analyse
 from novograd.compare.sentences import cautions, good_rates, remarks, verdict
 from tests.compare.made import judged, results, row, searched
 
@@ -17,7 +17,8 @@ def test_judged_runs_give_the_results():
     assert (found.judged.rate, found.judged.median) == (0.01, 0.7)
     assert found.judged.lowest_to_highest == (0.6, 0.8)
     assert found.metrics == {"accuracy": 0.7, "other": 6.0}
-    assert (found.step_ms, found.update_ms, found.share) == (14.0, 1.0, 1 / 14)
+    assert found.times == {"": Times(runs=3, step_ms=14.0, update_ms=1.0)}
+    assert found.times[""].share == 1 / 14
     assert [point.rate for point in found.points] == sorted(SEARCH)
 
 

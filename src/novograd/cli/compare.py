@@ -5,18 +5,21 @@ import hashlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from novograd.cli import cluster as clusters
 from novograd.cli.optimizers import arguments, grids, names
 from novograd.cli.options import known, one_of, positive
 from novograd.compare import devices, report, runner, tables
 from novograd.compare.analysis import analyse
 from novograd.compare.display import Display
+from novograd.compare.executors import Executor, Local, StoppedError
 from novograd.compare.load import is_file, load, parts
 from novograd.compare.optimizers import OPTIMIZERS, is_place
 from novograd.compare.plan import Settings
@@ -24,6 +27,9 @@ from novograd.compare.sentences import remarks
 from novograd.compare.tasks import BUILT_IN
 from novograd.compare.training import SCHEDULES
 from novograd.compare.worker import about
+
+if TYPE_CHECKING:  # Ray is imported only for --cluster
+    from novograd.compare.cluster import Cluster
 
 RECOMMENDED = "novograd:rows"
 DEFAULT = [f"novograd,{RECOMMENDED},adamw,nadamw,sgd"]
@@ -130,6 +136,32 @@ def compare(
             f"{devices.CPU_JOBS}, or one on each GPU.",
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            callback=clusters.address,
+            metavar=clusters.FORM,
+            help="Ray cluster that does the runs: auto for the cluster that this machine is a node "
+            "of; ray://HOST:PORT from any other machine. It decides how many runs to do at once.",
+        ),
+    ] = None,
+    cpus_per_run: Annotated[
+        int | None,
+        typer.Option(
+            callback=positive,
+            help="CPUs that --cluster reserves for each run: by default 1. A run has one thread; "
+            "the others are for processes that your task starts.",
+        ),
+    ] = None,
+    gpus_per_run: Annotated[
+        float | None,
+        typer.Option(
+            callback=clusters.gpus,
+            metavar="0...1",
+            help="GPUs that --cluster reserves for each run, for example 1 or 0.25: by default 0, "
+            "which trains on CPUs.",
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Continue a comparison that was not finished."),
@@ -158,65 +190,116 @@ def compare(
       novograd compare digits --optimizers novograd:apex,torch.optim.RAdam --seeds 9
       novograd compare brain --set novograd:rows.clip=2 --set adamw.betas=.9,.98
       novograd compare my_task.py --learning-rates novograd=0.003,0.01,0.03
+      novograd compare my_task.py --cluster auto --gpus-per-run 1
       novograd compare brain --resume
     """  # noqa: D301
     console = Console(markup=False, highlight=False)
     given = arguments(sets, optimizers)
     trial = {name: given.get(name, {}) for name in optimizers if name in given or is_place(name)}
-    gpus = [] if device == devices.CPU else devices.gpus()
-    framework, described, device = _task(task, framework, device, gpus, trial, steps, console)
-    places = devices.places(device, gpus, jobs)
-    middles = described.pop("default_rates", {}) | described["learning_rates"]
-    learning_rates, searched = grids(optimizers, rates, framework, middles, quick)
-    settings = Settings(
-        task=task,
-        framework=framework,
-        learning_rates=learning_rates,
-        seeds=seeds or (3 if quick else 5),
-        steps=steps or described["steps"],
-        schedule=schedule,
-        quick=quick,
-        device=device,
-        extended=searched,
-        arguments=given,
-    )
-    output = _directory(output, settings, resume)
-    command = shlex.join(["novograd", *(word for word in sys.argv[1:] if word != "--resume")])
-    fresh = runner.begin(settings, described, len(places), command, devices.title(device, gpus))
-    try:
-        with runner.locked(output):
-            path = output / runner.RESULTS
-            if path.exists() and not resume:
-                raise typer.BadParameter(
-                    f"{path} already exists; use --resume to continue it, or another --output to "
-                    "keep it",
-                    param_hint="'--output'",
-                )
-            results = runner.resume(path, fresh) if resume else fresh
-            _run(results, settings, output, places, console)
-    except runner.InUseError as error:
-        raise typer.BadParameter(str(error), param_hint="'--output'") from None
-    except runner.OtherComparisonError as error:
-        raise typer.BadParameter(str(error), param_hint="'--resume'") from None
+    fixed = {"--device": device != devices.AUTO, "--jobs": jobs is not None}
+    own = [task, *optimizers]
+    with clusters.connected(cluster, cpus_per_run, gpus_per_run, own, fixed, console) as there:
+        where = _where(device, there)
+        framework, described, device = _task(task, framework, where, trial, steps, console)
+        middles = described.pop("default_rates", {}) | described["learning_rates"]
+        learning_rates, searched = grids(optimizers, rates, framework, middles, quick)
+        settings = Settings(
+            task=task,
+            framework=framework,
+            learning_rates=learning_rates,
+            seeds=seeds or (3 if quick else 5),
+            steps=steps or described["steps"],
+            schedule=schedule,
+            quick=quick,
+            device=device,
+            extended=searched,
+            arguments=given,
+        )
+        executor, jobs = _executor(settings, described.get("kind", "keras"), where, jobs)
+        output = _directory(output, settings, resume)
+        command = shlex.join(["novograd", *(word for word in sys.argv[1:] if word != "--resume")])
+        title = devices.title(device, where.gpus)
+        fresh = runner.begin(settings, described, jobs, command, title)
+        try:
+            with runner.locked(output):
+                path = output / runner.RESULTS
+                if path.exists() and not resume:
+                    raise typer.BadParameter(
+                        f"{path} already exists; use --resume to continue it, or another --output "
+                        "to keep it",
+                        param_hint="'--output'",
+                    )
+                results = runner.resume(path, fresh) if resume else fresh
+                _run(results, settings, output, executor, jobs, console)
+        except runner.InUseError as error:
+            raise typer.BadParameter(str(error), param_hint="'--output'") from None
+        except runner.OtherComparisonError as error:
+            raise typer.BadParameter(str(error), param_hint="'--resume'") from None
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Where a comparison trains.
+
+    Attributes:
+        device: The device: on this machine, the user's choice.
+        gpus: The names of the GPUs, see ``devices.gpus``.
+        cluster: The cluster that trains, instead of this machine.
+    """
+
+    device: str
+    gpus: Sequence[str]
+    cluster: "Cluster | None"
+
+    def bad_device(self, error: object) -> typer.BadParameter:
+        """Returns the error for a device that cannot be used."""
+        option = "--gpus-per-run" if self.cluster else "--device"
+        return typer.BadParameter(str(error), param_hint=f"'{option}'")
+
+
+def _where(device: str, cluster: "Cluster | None") -> _Where:
+    if cluster is not None:
+        return _Where(cluster.device, clusters.GPUS[cluster.device], cluster)
+    return _Where(device, [] if device == devices.CPU else devices.gpus(), None)
+
+
+def _executor(
+    settings: Settings, kind: str, where: _Where, jobs: int | None
+) -> tuple[Executor, int]:
+    """Returns the executor, and the number of runs that it does at once."""
+    if where.cluster is not None:
+        where.cluster.train(settings.framework, kind)
+        return where.cluster, where.cluster.jobs
+    places = devices.places(settings.device, where.gpus, jobs)
+    return Local(settings.framework, settings.task, kind, places), len(places)
 
 
 def _run(
     results: dict[str, Any],
     settings: Settings,
     output: Path,
-    places: Sequence[str],
+    executor: Executor,
+    jobs: int,
     console: Console,
 ) -> None:
     """Does the missing runs of a comparison, shows the results, and writes the report."""
     where = "" if settings.device == devices.CPU else f" on {results['machine']['device']}"
     console.print(
         f"{settings.task} with {settings.framework}{where}: {settings.steps} steps a run, "
-        f"{len(places)} runs at a time"
+        f"{jobs} runs at a time"
     )
-    with Display(console) as watch:
-        results = runner.compare(results, settings, output, watch, places)
+    to_resume = f"Continue with: {_to_resume(results['command'], output)}"
+    try:
+        with Display(console) as watch:
+            results = runner.compare(results, settings, output, watch, executor)
+    except StoppedError as stopped:
+        console.print(f"Stopped: {stopped}")
+        console.print(to_resume, soft_wrap=True)
+        raise typer.Exit(1) from None
     analysis = analyse(results)
     shown = [tables.quality(analysis), tables.cost(analysis), tables.matrix(analysis)]
+    if len(analysis.machines) > 1:
+        shown.insert(2, tables.times(analysis))
     if any(one.name == RECOMMENDED for one in analysis.summaries):
         shown.append(tables.differences(analysis, RECOMMENDED))
     for table in shown:
@@ -228,7 +311,7 @@ def _run(
     report.write(analysis, output)
     console.print(f"Report: {output / report.PAGE}")
     if results["status"] == "interrupted":
-        console.print(f"Continue with: {_to_resume(results['command'], output)}", soft_wrap=True)
+        console.print(to_resume, soft_wrap=True)
         raise typer.Exit(130)
     if any(row["status"] == "failed" for row in results["runs"]):
         raise typer.Exit(1)
@@ -249,8 +332,7 @@ def _to_resume(command: str, output: Path) -> str:
 def _task(
     name: str,
     framework: str | None,
-    device: str,
-    gpus: Sequence[str],
+    where: _Where,
     optimizers: Mapping[str, Mapping[str, Any]],
     steps: int | None,
     console: Console,
@@ -261,11 +343,11 @@ def _task(
         The framework, the description of the task, and the device.
     """
     if name in BUILT_IN:
-        framework = framework or _installed(device)
-        _resolved(device, framework, gpus)
+        framework = framework or _installed(where.device)
+        _resolved(where, framework)
         _require(framework, (*_needs(framework), *BUILT_IN[name]), name)
         task = name if optimizers else None
-        event, chosen = _tried(task, framework, device, gpus, optimizers, steps, console)
+        event, chosen = _tried(task, framework, where, optimizers, steps, console)
         rates = {"default_rates": event.get("default_rates", {})}
         return framework, about(load(name)) | rates, chosen
     place, _ = parts(name)
@@ -275,9 +357,9 @@ def _task(
     elif "." not in place and find_spec(place) is None:
         known(name, BUILT_IN)
     if framework:
-        _resolved(device, framework, gpus)
+        _resolved(where, framework)
         _require(framework, runner.FRAMEWORKS[framework].needs[:1], name)
-    event, chosen = _tried(name, framework, device, gpus, optimizers, steps, console)
+    event, chosen = _tried(name, framework, where, optimizers, steps, console)
     del event["event"]
     if is_file(place):  # so that --resume refuses a changed file
         event["sha256"] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
@@ -287,8 +369,7 @@ def _task(
 def _tried(
     task: str | None,
     framework: str | None,
-    device: str,
-    gpus: Sequence[str],
+    where: _Where,
     optimizers: Mapping[str, Mapping[str, Any]],
     steps: int | None,
     console: Console,
@@ -299,22 +380,24 @@ def _tried(
         The event about the task, and the device. If ``device`` is ``auto`` and the framework cannot
         use the GPU, this is the CPU.
     """
-    chosen = _resolved(device, framework, gpus)
+    chosen = _resolved(where, framework)
     if task is None and chosen == devices.CPU:
         return {}, chosen
     with console.status(f"trying {task or chosen}"):
-        place = devices.places(chosen, gpus)[0]
-        event = asyncio.run(runner.describe(task, framework, place, optimizers, steps))
+        place = devices.places(chosen, where.gpus)[0]
+        describe = where.cluster.describe if where.cluster else runner.describe
+        event = asyncio.run(describe(task, framework, place, optimizers, steps))
     if event.get("refused") == "--device":
-        if device == devices.AUTO:
-            return _tried(task, framework, devices.CPU, gpus, optimizers, steps, console)
-        raise typer.BadParameter(event["error"], param_hint="'--device'")
+        if where.device == devices.AUTO:
+            on_cpu = replace(where, device=devices.CPU)
+            return _tried(task, framework, on_cpu, optimizers, steps, console)
+        raise where.bad_device(event["error"])
     if event["event"] == "result":
         console.print(event.get("traceback", ""), end="")
         console.print(
             f"{task or chosen} cannot be {'trained' if task else 'used'}: {event['error']}"
         )
-        if chosen != devices.CPU:
+        if chosen != devices.CPU and not where.cluster:
             console.print(f"This happened on {place}. With --device cpu it may work.")
         raise typer.Exit(1)
     return event, chosen
@@ -333,11 +416,11 @@ def _installed(device: str) -> str:
     )
 
 
-def _resolved(device: str, framework: str | None, gpus: Sequence[str]) -> str:
+def _resolved(where: _Where, framework: str | None) -> str:
     try:
-        return devices.resolved(device, framework, gpus)
+        return devices.resolved(where.device, framework, where.gpus)
     except devices.DeviceError as error:
-        raise typer.BadParameter(str(error), param_hint="'--device'") from None
+        raise where.bad_device(error) from None
 
 
 def _needs(framework: str) -> tuple[str, ...]:

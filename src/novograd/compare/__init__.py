@@ -5,6 +5,8 @@
 * ``tensorflow``, ``torch``, ``jax``: a training step in that framework; ``keras``: the networks.
 * ``training``: one run in any framework; ``worker``: a process that does one run.
 * ``runner``: all runs in parallel, with results in ``results.json``.
+* ``executors``: does runs on this machine; ``cluster``: on a Ray cluster; ``node``: on one of its
+  nodes; ``travel``: the user's files that the nodes need.
 * ``analysis``: the results as numbers; ``sentences``: in words; ``tables``: in tables.
 * ``display``: shows the progress in a terminal; ``report``: writes the page.
 """

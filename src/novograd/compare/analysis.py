@@ -44,6 +44,26 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Times:
+    """The times of an optimizer on one kind of machine.
+
+    Attributes:
+        runs: Number of judged runs there that finished.
+        step_ms: Median time of a training step.
+        update_ms: Median time of the optimizer's update.
+    """
+
+    runs: int
+    step_ms: float
+    update_ms: float
+
+    @property
+    def share(self) -> float:
+        """The share of a training step that the update takes, from 0 to 1."""
+        return self.update_ms / self.step_ms
+
+
+@dataclass(frozen=True)
 class Summary:
     """The results of one optimizer.
 
@@ -62,8 +82,7 @@ class Summary:
         steps_to_target: Median, over the judged runs, of the first evaluated step that reached the
             target; None if a run did not reach it.
         state_bytes: Size of the optimizer's state.
-        step_ms: Median time of a training step.
-        update_ms: Median time of the optimizer's update.
+        times: The times of the judged runs by kind of machine, which only a cluster names.
         settings: The arguments of the optimizer.
         default: The default learning rate of the optimizer's class, if it has one.
     """
@@ -77,8 +96,7 @@ class Summary:
     metrics: Mapping[str, float]
     steps_to_target: float | None
     state_bytes: int
-    step_ms: float
-    update_ms: float
+    times: Mapping[str, Times]
     settings: Mapping[str, Any]
     default: float | None
 
@@ -86,11 +104,6 @@ class Summary:
     def is_novograd(self) -> bool:
         """Whether the algorithm is NovoGrad."""
         return self.name.partition(":")[0] == "novograd"
-
-    @property
-    def share(self) -> float:
-        """The share of a training step that the update takes, from 0 to 1."""
-        return self.update_ms / self.step_ms
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,11 @@ class Analysis:
     target: float | None
     summaries: tuple[Summary, ...]
     pairs: tuple[Pair, ...]
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """The kinds of machines of the judged runs. Times are compared on one of them at a time."""
+        return tuple(dict.fromkeys(kind for one in self.summaries for kind in one.times))
 
     def ended(self, status: str) -> list[Row]:
         """Returns the runs with a status: ``"finished"``, ``"diverged"`` or ``"failed"``."""
@@ -243,11 +261,24 @@ def _summary(name: str, judged: Point, soon: float | None, results: Row) -> Summ
         },
         steps_to_target=soon,
         state_bytes=max(row["state_bytes"] for row in runs),
-        step_ms=statistics.median(row["step_ms"] for row in runs),
-        update_ms=statistics.median(row["update_ms"] for row in runs),
+        times=_times(runs),
         settings=runs[0]["settings"],
         default=find(name).defaults.get(results["settings"]["framework"]),
     )
+
+
+def _times(runs: Sequence[Row]) -> dict[str, Times]:
+    by_machine: dict[str, list[Row]] = {}
+    for row in runs:
+        by_machine.setdefault(row.get("machine", ""), []).append(row)
+    return {
+        kind: Times(
+            runs=len(rows),
+            step_ms=statistics.median(row["step_ms"] for row in rows),
+            update_ms=statistics.median(row["update_ms"] for row in rows),
+        )
+        for kind, rows in by_machine.items()
+    }
 
 
 def _as_good(points: Sequence[Point], chosen: float, task: Row) -> list[Point]:

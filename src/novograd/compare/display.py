@@ -1,5 +1,6 @@
 """Shows the progress of a comparison in a terminal."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ from novograd.compare.plan import Run, first_metric
 
 
 class Display:
-    """Shows a bar for the whole stage, and a line for each active run.
+    """Shows a bar for the whole stage, and a line for each active run or each node of a cluster.
 
     Without a terminal, prints plain lines only: when a stage begins and when a run ends.
 
@@ -24,6 +25,8 @@ class Display:
         self._console = console
         self._done: dict[Run, int] = {}  # steps done
         self._lines: dict[Run, TaskID] = {}
+        self._at: dict[Run, str] = {}  # the node of each active run, on a cluster
+        self._nodes: dict[str, TaskID] = {}
         self._ended = 0
         self._all: TaskID | None = None
         self._progress = Progress(
@@ -57,6 +60,9 @@ class Display:
         match event:
             case {"event": "stage", "runs": runs}:
                 self._begin_stage(runs)
+            case {"event": "start", "node": node}:
+                self._at[run] = node
+                self._show_nodes()
             case {"event": "start"}:
                 self._lines[run] = self._add(_name(run), run.steps)
             case {"event": "step", "step": step, "loss": loss}:
@@ -68,7 +74,10 @@ class Display:
             case {"event": "result"}:
                 self._done[run] = run.steps
                 self._ended += 1
-                show.remove_task(self._lines[run])
+                if run in self._lines:
+                    show.remove_task(self._lines.pop(run))
+                elif self._at.pop(run, None):
+                    self._show_nodes()
                 ended = f"({self._ended}/{len(self._done)})"
                 self._console.print(f"{_name(run)}: {outcome(event)} {ended}")
         if self._all is not None:
@@ -83,7 +92,16 @@ class Display:
         if self._progress.disable:
             self._console.print(f"{len(runs)} runs, {steps:,} steps")
 
-    def _add(self, name: str, steps: int) -> TaskID:
+    def _show_nodes(self) -> None:
+        """Shows how many runs each node does."""
+        counts = Counter(self._at.values())
+        for node in {*counts, *self._nodes}:
+            if node not in self._nodes:
+                self._nodes[node] = self._add("", None)
+            shown = f"{node}: {counts[node]} run{'s' * (counts[node] != 1)}"
+            self._progress.update(self._nodes[node], description=shown, visible=counts[node] > 0)
+
+    def _add(self, name: str, steps: int | None) -> TaskID:
         return self._progress.add_task(name, total=steps, loss="", score="")
 
 

@@ -4,8 +4,8 @@ import asyncio
 import json
 import platform
 import re
-import sys
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +15,11 @@ from filelock import FileLock, Timeout
 
 from novograd import __version__
 from novograd.compare.devices import CPU, CPU_NAME
+from novograd.compare.executors import Executor, Local, StoppedError, in_new_process, recorded
 from novograd.compare.optimizers import find
 from novograd.compare.plan import FIRST_JUDGE, Run, Settings, key, planned
-from novograd.compare.worker import environment
 from novograd.conformance import verify
-from novograd.forks import Server
-from novograd.processes import ProgramError, events, on_free_places
+from novograd.processes import ProgramError, on_free_places
 from novograd.results import machine, replace
 
 SCHEMA = 4
@@ -28,8 +27,7 @@ RESULTS, LOCK, PICTURES = "results.json", ".lock", "pictures"
 
 Results = dict[str, Any]
 Watch = Callable[[Run, dict[str, Any]], None]
-# Does the run of a specification, see novograd.compare.worker, and yields its events.
-Work = Callable[[Mapping[str, Any]], AsyncGenerator[dict[str, Any]]]
+PAUSE = 20  # how much longer than a save the time until the next save is
 
 
 # The frameworks that can train a model.
@@ -126,27 +124,30 @@ def compare(
     settings: Settings,
     output: Path,
     watch: Watch,
-    places: Sequence[str] | None = None,
+    executor: Executor | None = None,
 ) -> Results:
     """Does the missing runs and saves their results.
 
-    Ctrl-C stops the workers. The comparison then ends with the finished runs.
+    Ctrl-C stops the runs. The comparison then ends with the finished runs.
 
     Args:
         results: The value of ``begin`` or ``resume``.
         settings: The settings of the comparison.
-        output: The directory of ``results.json``, which is replaced after every run, and of the
+        output: The directory of ``results.json``, which is replaced when runs end, and of the
             pictures of the first judged run of each optimizer.
-        watch: Called with a run and an event. The events of a run are ``{"event": "start"}`` and
-            the events of ``novograd.compare.training.train``. If the run dies without a result,
-            its last event is ``{"event": "result", "status": "failed", "error"}``. Each stage
-            begins with ``{"event": "stage", "runs"}``, the missing runs of the stage; the run in
-            this call is the first of them.
-        places: The device of each run that may run at the same time as the others, see
-            ``novograd.compare.devices.places``. None: ``jobs`` runs on the device of the settings.
+        watch: Called with a run and an event. The events of a run are those of the executor. If the
+            run dies without a result, its last event is
+            ``{"event": "result", "status": "failed", "error"}``. Each stage begins with
+            ``{"event": "stage", "runs"}``, the missing runs of the stage; the run in this call is
+            the first of them.
+        executor: Does the runs, and is stopped at the end. None: ``jobs`` processes on the device
+            of the settings.
 
     Returns:
         The content of the file, see ``docs/compare.md``.
+
+    Raises:
+        StoppedError: If the executor cannot go on. The finished runs are saved.
     """
     rows = {key(row): row for row in results["runs"]}
     higher_is_better = results["task"]["higher_is_better"]
@@ -160,21 +161,43 @@ def compare(
         replace(output / RESULTS, dump(kept))
         return kept
 
-    async def stage(work: Work, runs: Sequence[Run], missing: Sequence[Run]) -> None:
+    async def stage(executor: Executor, runs: Sequence[Run], missing: Sequence[Run]) -> None:
         watch(missing[0], {"event": "stage", "runs": missing})
+        changed = asyncio.Event()
 
         async def one(run: Run, device: str) -> None:
-            rows[_key(run)] = await _run(work, settings, run, device, output, watch)
-            keep("running", runs)
+            rows[_key(run)] = await _run(executor, settings, run, device, output, watch)
+            changed.set()
 
-        await on_free_places(one, missing, places or [settings.device] * results["jobs"])
+        async def save() -> None:
+            while await changed.wait():
+                changed.clear()
+                start = time.perf_counter()
+                keep("running", runs)
+                # With many runs a save takes long, and must not take most of the time.
+                await asyncio.sleep(PAUSE * (time.perf_counter() - start))
+
+        async with asyncio.TaskGroup() as group:
+            saving = group.create_task(save())
+            await on_free_places(one, missing, executor.places(len(missing)))
+            saving.cancel()
+
+    async def stages(executor: Executor) -> None:
+        runs = plan()
+        while missing := [run for run in runs if _key(run) not in rows]:
+            await stage(executor, runs, missing)
+            runs = plan()
 
     try:
-        with _workers(settings, results["task"].get("kind", "keras")) as work:
-            while missing := [run for run in plan() if _key(run) not in rows]:
-                asyncio.run(stage(work, plan(), missing))
+        with executor or _local(results, settings) as chosen:
+            asyncio.run(stages(chosen))
     except KeyboardInterrupt:
         return keep("interrupted", plan())
+    except ExceptionGroup as errors:
+        if (stopped := errors.subgroup(StoppedError)) is None:
+            raise
+        keep("interrupted", plan())
+        raise _first(stopped) from None
     return keep("finished", plan())
 
 
@@ -217,7 +240,7 @@ async def describe(
     }
     failure = "its process ended without a result"
     try:
-        async with aclosing(_in_new_process(spec)) as told:
+        async with aclosing(in_new_process(spec)) as told:
             async for event in told:
                 return event
     except ProgramError as error:
@@ -225,62 +248,33 @@ async def describe(
     return {"event": "result", "status": "failed", "error": failure}
 
 
-@contextmanager
-def _workers(settings: Settings, kind: str) -> Iterator[Work]:
-    """Yields a function that does each run in its own process, until the end of the block."""
-    if sys.platform != "linux":  # see novograd.forks
-        yield _in_new_process
-        return
-    command = [sys.executable, "-m", "novograd.compare.server"]
-    command += [settings.framework, settings.task, kind]
-    with Server(command, environment(settings.framework, settings.device)) as server:
-        yield server.events
-
-
-def _in_new_process(spec: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-    """Does a run in a new process, which imports everything itself."""
-    command = [sys.executable, "-m", "novograd.compare.worker", json.dumps(spec)]
-    return events(command, environment(spec["framework"], spec["device"]))
+def _local(results: Results, settings: Settings) -> Local:
+    kind = results["task"].get("kind", "keras")
+    places = [settings.device] * results["jobs"]
+    return Local(settings.framework, settings.task, kind, places)
 
 
 async def _run(
-    work: Work, settings: Settings, run: Run, device: str, output: Path, watch: Watch
+    executor: Executor, settings: Settings, run: Run, device: str, output: Path, watch: Watch
 ) -> dict[str, Any]:
     """Does one run and returns its row."""
     fields = ("optimizer", "learning_rate", "seed", "part")
     row: dict[str, Any] = {name: getattr(run, name) for name in fields}
-    row |= {"loss": [], "evaluations": []}
     given = settings.arguments.get(run.optimizer, {})
     spec = {**asdict(run), "device": device, "arguments": given, "pictures": None}
     if run.seed == FIRST_JUDGE:
         spec["pictures"] = str(output / PICTURES / picture_of(row))
-
-    def record(event: dict[str, Any]) -> None:
-        match event:
-            case {"event": "step", "loss": loss}:
-                row["loss"].append(float(f"{loss:.6g}"))
-            case {"event": "evaluation", **evaluation}:
-                row["evaluations"].append(evaluation)
-            case {"event": "result", **outcome}:
-                row.update(outcome)
-        watch(run, event)
-
-    record({"event": "start"})
-    try:
-        async with aclosing(work(spec)) as told:
-            async for event in told:
-                record(event)
-    except ProgramError as error:
-        failure = str(error)
-    else:
-        failure = "its process ended without a result"  # the task has called os._exit
-    if "status" not in row:  # a result is valid even if its worker then failed
-        record({"event": "result", "status": "failed", "error": failure})
-    return row
+    return row | await recorded(executor.events(spec), lambda event: watch(run, event))
 
 
 def _key(run: Run) -> tuple[str, float, int]:
-    return key(asdict(run))
+    return run.optimizer, run.learning_rate, run.seed
+
+
+def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
+    """Returns the first error of groups inside groups."""
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _identity(results: Mapping[str, Any]) -> dict[str, Any]:

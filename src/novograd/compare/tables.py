@@ -7,7 +7,7 @@ from typing import Any, Literal
 from rich import box
 from rich.table import Table as TerminalTable
 
-from novograd.compare.analysis import Analysis, Pair, Summary
+from novograd.compare.analysis import Analysis, Pair, Summary, Times
 from novograd.compare.optimizers import find
 from novograd.compare.sentences import good_rates, spread, steps_to_target
 
@@ -25,6 +25,13 @@ class Column:
 
     heading: str
     kind: Literal["text", "number", "range"] = "text"
+
+
+TIMES = (
+    Column("step\nms", "number"),
+    Column("update\nms", "number"),
+    Column("share of\nthe step", "number"),
+)
 
 
 @dataclass(frozen=True)
@@ -133,16 +140,18 @@ def differences(analysis: Analysis, subject: str | None = None) -> Table:
 
 
 def cost(analysis: Analysis) -> Table:
-    """Tabulates the good learning rates, the steps to the target, the memory and the time."""
+    """Tabulates the good learning rates, the steps to the target, the memory and the time.
+
+    The time is left out if there are several kinds of machines, see ``times``.
+    """
     margin = analysis.results["task"]["margin"]
+    alone = len(analysis.machines) == 1
     columns = (
         Column("optimizer"),
         *([Column(f"rates within\n{margin:g} of best", "range")] if margin else []),
         Column("steps to\ntarget", "number"),
         Column("state\nbytes", "number"),
-        Column("step\nms", "number"),
-        Column("update\nms", "number"),
-        Column("share of\nthe step", "number"),
+        *(TIMES if alone else ()),
     )
     rows = (
         (
@@ -150,11 +159,21 @@ def cost(analysis: Analysis) -> Table:
             *([good_rates(one)] if margin else []),
             steps_to_target(one),
             f"{one.state_bytes:,}",
-            f"{one.step_ms:.3g}",
-            f"{one.update_ms:.2g}",
-            f"{one.share:.0%}",
+            *(_times(one.times[analysis.machines[0]]) if alone else ()),
         )
         for one in analysis.summaries
+    )
+    return Table(columns, tuple(rows))
+
+
+def times(analysis: Analysis) -> Table:
+    """Tabulates the times of each optimizer on each kind of machine."""
+    columns = (Column("machine"), Column("optimizer"), *TIMES, Column("runs", "number"))
+    rows = (
+        (machine, one.title, *_times(one.times[machine]), f"{one.times[machine].runs}")
+        for machine in analysis.machines
+        for one in analysis.summaries
+        if machine in one.times
     )
     return Table(columns, tuple(rows))
 
@@ -199,6 +218,10 @@ def terminal(table: Table) -> TerminalTable:
     for row in table.rows:
         shown.add_row(*row)
     return shown
+
+
+def _times(times: Times) -> tuple[str, ...]:
+    return f"{times.step_ms:.3g}", f"{times.update_ms:.2g}", f"{times.share:.0%}"
 
 
 def _arguments(settings: Mapping[str, Any]) -> str:

@@ -2,10 +2,11 @@
 
 SPEC_JSON is a JSON object with the fields of ``novograd.compare.plan.Run``, ``arguments``, the
 arguments of the optimizer that were given, and ``pictures``, the file for the pictures of a
-segmentation, or null. If ``optimizer`` is null, the process tries the task once, with
-``optimizers``, and describes it. If ``task`` is null too, the process only tries the device. The
-process prints each event (see ``novograd.compare.training.train``) as one line of JSON on standard
-output, and nothing else. It must be started with the variables of ``environment``.
+segmentation, or null. It may have ``environment``, more variables of this run. If ``optimizer`` is
+null, the process tries the task once, with ``optimizers``, and describes it. If ``task`` is null
+too, the process only tries the device. The process prints each event (see
+``novograd.compare.training.train``) as one line of JSON on standard output, and nothing else. It
+must be started with the variables of the function ``environment``.
 
 An exception becomes a result event with the status ``"failed"`` and the values of
 ``novograd.compare.errors.explained``. If the device cannot be used, the event also has
@@ -72,6 +73,7 @@ def run(spec: dict[str, Any]) -> None:
     """Does the run of a specification, and ends the process."""
     lines = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print to standard error instead
+    os.environ.update(spec.get("environment", {}))
     os.environ.update(visible(spec["device"], os.environ))
     try:
         for event in _events(spec):

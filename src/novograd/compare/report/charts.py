@@ -42,7 +42,8 @@ def charts(analysis: Analysis) -> dict[str, Drawing]:
     if not analysis.summaries:
         return {}
     searched = any(one.points for one in analysis.summaries)
-    makers = [*([learning_rates] if searched else []), learning_curves, training_loss, state, time]
+    makers = [*([learning_rates] if searched else []), learning_curves, training_loss, state]
+    makers += [time] if len(analysis.machines) == 1 else []
     drawings = [make(analysis) for make in makers]
     return {drawing.name: drawing for drawing in drawings}
 
@@ -158,13 +159,19 @@ def state(analysis: Analysis) -> Drawing:
 
 
 def time(analysis: Analysis) -> Drawing:
-    """Draws the time of each optimizer's update."""
+    """Draws the time of each optimizer's update, if there is only one kind of machine."""
+    (machine,) = analysis.machines
+
+    def written(one: Summary) -> str:
+        times = one.times[machine]
+        return f"{times.update_ms:.2g} ({times.share:.0%} of the step)"
+
     return _bars(
         analysis,
         "time",
         "Time of the optimizer's update, ms",
-        lambda one: one.update_ms,
-        lambda one: f"{one.update_ms:.2g} ({one.share:.0%} of the step)",
+        lambda one: one.times[machine].update_ms,
+        written,
         "Median time of the optimizer's part of a training step.",
     )
 

@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from importlib.resources import files
@@ -159,6 +160,7 @@ def machine(analysis: Analysis) -> dict[str, str]:
     }
     results = analysis.results
     about = results["machine"]
+    nodes = Counter(row["machine"] for row in results["runs"] if "machine" in row)
     return {
         "novograd-optimizer": results["novograd"],
         **versions,
@@ -166,6 +168,7 @@ def machine(analysis: Analysis) -> dict[str, str]:
         "system": about["system"],
         "processor": f"{about['processor']}, {about['cpus']} CPUs",
         "device": about["device"],
+        **({"cluster": "; ".join(f"{n} runs on {x}" for x, n in nodes.items())} if nodes else {}),
         "runs at once": f"{results['jobs']}, one thread each",
         "date": results["date"],
     }
