@@ -16,6 +16,7 @@ Arrays may be of NumPy, torch or JAX. ``xp`` is the library.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 BLOCK = 128
 """The number of elements of a block."""
@@ -68,3 +69,60 @@ def scale_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """
     axis = row_axis(shape)
     return *shape[:axis], -(-math.prod(shape[axis:]) // BLOCK)
+
+
+def random_bits(step: Any, low: Any, high: Any, odd: Any) -> Any:
+    """Returns 16 random bits for each element, as int32 in 0..65535.
+
+    All arithmetic is that of 32-bit integers, which wrap. A hash gives the bits of two neighbours.
+
+    Args:
+        step: The number of steps before this one, int32.
+        low: The low 32 bits of ``position // 2``, where the position is the number of the element
+            in the whole real tensor in row-major order; int32.
+        high: The high 32 bits of ``position // 2``, int32.
+        odd: Whether the position is odd: 0 or 1.
+
+    Example:
+        >>> import numpy as np
+        >>> position = np.arange(4, dtype=np.int32)
+        >>> random_bits(np.int32([7]), position >> 1, position * 0, position & 1).tolist()
+        [43240, 43665, 14055, 65066]
+    """
+    pair = _mixed(low ^ _mixed(high ^ _mixed(step ^ _KEY)))
+    return (pair >> (16 * odd)) & 0xFFFF
+
+
+def quantised(blocks: Any, bits: Any, *, xp: Any) -> tuple[Any, Any]:
+    """Returns ``q``, as whole numbers in the dtype of the blocks, and the float32 scales.
+
+    Args:
+        blocks: The new buffer, with a last axis of blocks. A short block is padded with zeros.
+        bits: The random bits of the elements.
+        xp: The array library.
+
+    Returns:
+        ``q``, and the scales without the last axis. If an element of a block is not finite, the
+        scale of the block is NaN.
+
+    Example:
+        >>> import numpy as np
+        >>> q, scales = quantised(np.float32([[1.0, 0.5]]), np.int32([[0, 65535]]), xp=np)
+        >>> q.tolist(), scales.tolist()
+        ([[127.0, 64.0]], [0.007874015718698502])
+    """
+    largest = xp.asarray(xp.amax(xp.abs(blocks), axis=-1, keepdims=True), dtype=xp.float32)
+    scales = xp.where(xp.isfinite(largest), largest / LARGEST, math.nan)
+    used = scales > 0
+    exact = xp.where(used, blocks, 0.0) / xp.where(used, scales, 1.0)
+    return xp.floor(exact + bits * 2.0**-16).clip(-LARGEST, LARGEST), scales[..., 0]
+
+
+def _mixed(x: Any) -> Any:
+    """Mixes the bits of 32-bit integers; >> copies the sign of int32, so the sign is masked.
+
+    The constants are those of Chris Wellons' hash-prospector, "16 21f0aaad 15 d35a2d97 15".
+    """
+    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x21F0AAAD
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * -0x2CA5D269
+    return x ^ ((x >> 15) & 0x1FFFF)
