@@ -14,9 +14,9 @@ from novograd.torch.parts import Part
 from novograd.torch.steps import Memos
 
 # The tensors that the state has for some variants only.
-_OPTIONAL = ("max_exp_avg_sq", "step")
-# The choice of a backend depends on these options.
-_BACKEND_OPTIONS = ("variant", "foreach", "fused", "stochastic_rounding")
+_OPTIONAL = ("max_exp_avg_sq", "step", "exp_avg_scale")
+# The state, and the choice of a backend, depend on these options.
+_PLANNED_OPTIONS = ("variant", "foreach", "fused", "stochastic_rounding", "moment_dtype")
 
 
 # These functions of C are several times faster than their equivalents in Python.
@@ -72,13 +72,14 @@ class Plan:
         if not self._holds:
             return
         self._layers = layers
-        self._options = [group[name] for name in _BACKEND_OPTIONS]
+        self._options = [group[name] for name in _PLANNED_OPTIONS]
         self._params = list(map(id, group["params"]))
         self._places: tuple[list[int], ...] = ()
         self._positions: list[int] = []
         self._facts = _facts(trained, grads)
         self._backends = [backend for backend, _ in assigned]
         self._scales = [part.scale for _, part in assigned]
+        self._where = [part.position for _, part in assigned]
         # References to the state are weak, so that it is freed when the optimizer drops it. The
         # parameters do not have even weak references: torch swaps the contents of two tensors only
         # if no weak reference to them exists. Module.to swaps the contents of DTensors.
@@ -101,7 +102,7 @@ class Plan:
             or layers is not self._layers
             or any(
                 group[name] is not x
-                for name, x in zip(_BACKEND_OPTIONS, self._options, strict=True)
+                for name, x in zip(_PLANNED_OPTIONS, self._options, strict=True)
             )
         ):
             return None
@@ -123,9 +124,14 @@ class Plan:
             for i, (state, others) in enumerate(zip(mine, self._others, strict=True)):
                 if any(name not in state or state[name] is not x() for name, x in others):
                     return None
-                maximum, step = map(state.get, _OPTIONAL)
-                history = None if step is None else exp_avg_sqs[i]
-                parts[i] = parts[i]._replace(maximum=maximum, step=step, history=history)
+                maximum, step, scales = map(state.get, _OPTIONAL)
+                parts[i] = parts[i]._replace(
+                    maximum=maximum,
+                    step=step,
+                    history=None if step is None else exp_avg_sqs[i],
+                    exp_avg_scale=scales,
+                    position=self._where[i],
+                )
         return list(zip(self._backends, parts, strict=True))
 
     def _states_of(self, params: list[Tensor], states: Mapping[Tensor, Any]) -> list[Any]:

@@ -46,6 +46,8 @@ def problem(part: Part, options: Options) -> str | None:
     param, grad, exp_avg, *_ = part
     if native.PROBLEM:
         return native.PROBLEM
+    if part.exp_avg_scale is not None:
+        return "there is no kernel for a momentum buffer in 8 bits"
     if not param.is_cpu:
         return f"it is on {param.device}, and the kernels are for the CPU"
     if type(param) not in (Tensor, Parameter) or type(grad) is not Tensor:
