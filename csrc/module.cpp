@@ -29,9 +29,8 @@ namespace {
 using Addresses = std::vector<std::uintptr_t>;
 using OptionalAddresses = std::vector<std::optional<std::uintptr_t>>;
 using Numbers = std::array<std::size_t, 4>;  // the members of a Grid
-// For a momentum buffer in int8: the address of the scales, the elements of a row, the numbers of
-// the first element and from row to row, and the address of the count.
-using Rows = std::vector<std::optional<std::array<std::uint64_t, 5>>>;
+// For a momentum buffer in int8: `row`, `first` and `pitch` of Quantised.
+using Rows = std::vector<std::optional<std::array<std::uint64_t, 3>>>;
 using Kind = std::array<Dtype, 3>;  // dtypes of weights, gradient and momentum buffer
 
 const char* name(Dtype dtype) {
@@ -74,11 +73,14 @@ Tensors make_tensors(const std::vector<std::size_t>& kind, const std::vector<Num
                      const std::vector<double>& scales, const Addresses& weights,
                      const Addresses& gradients, const Addresses& moments, const Addresses& vs,
                      const std::optional<OptionalAddresses>& squares,
-                     const std::optional<Rows>& rows) {
+                     const std::optional<Rows>& rows,
+                     const std::optional<OptionalAddresses>& block_scales,
+                     const std::optional<OptionalAddresses>& counts) {
   const std::size_t n = kind.size();
   for (std::size_t given :
        {grids.size(), scales.size(), weights.size(), gradients.size(), moments.size(), vs.size(),
-        squares ? squares->size() : n, rows ? rows->size() : n}) {
+        squares ? squares->size() : n, rows ? rows->size() : n,
+        block_scales ? block_scales->size() : n, counts ? counts->size() : n}) {
     if (given != n) throw std::invalid_argument("all lists must have the same length");
   }
   std::vector<Tensor> tensors(n);
@@ -87,10 +89,16 @@ Tensors make_tensors(const std::vector<std::size_t>& kind, const std::vector<Num
     const auto [runs, layers, run, stride] = grids[i];
     Quantised quantised = {};
     if (m == Dtype::int8) {
-      if (!rows || !(*rows)[i]) throw std::invalid_argument("a moment in int8 needs rows");
-      const auto [scales, row, first, pitch, count] = *(*rows)[i];
-      quantised = {static_cast<float*>(pointer(scales)), row, first, pitch,
-                   static_cast<const float*>(pointer(count))};
+      const auto known = [i](const auto& list) { return list && (*list)[i]; };
+      if (!known(rows) || !known(block_scales) || !known(counts)) {
+        throw std::invalid_argument("a moment in int8 needs rows, block_scales and counts");
+      }
+      const auto [row, first, pitch] = *(*rows)[i];
+      quantised = {.scales = static_cast<float*>(pointer(*(*block_scales)[i])),
+                   .row = row,
+                   .first = first,
+                   .pitch = pitch,
+                   .count = static_cast<const float*>(pointer(*(*counts)[i]))};
     }
     tensors[i] = {
         .grid = {runs, layers, run, stride},
@@ -135,12 +143,14 @@ NB_MODULE(_native, m) {
              const std::vector<Numbers>& grids, const std::vector<double>& scales,
              const Addresses& weights, const Addresses& gradients, const Addresses& moments,
              const Addresses& vs, const std::optional<OptionalAddresses>& squares,
-             const std::optional<Rows>& rows) {
-            new (self) Tensors(
-                make_tensors(kinds, grids, scales, weights, gradients, moments, vs, squares, rows));
+             const std::optional<Rows>& rows, const std::optional<OptionalAddresses>& block_scales,
+             const std::optional<OptionalAddresses>& counts) {
+            new (self) Tensors(make_tensors(kinds, grids, scales, weights, gradients, moments, vs,
+                                            squares, rows, block_scales, counts));
           },
           nb::kw_only(), "kinds"_a, "grids"_a, "scales"_a, "weights"_a, "gradients"_a, "moments"_a,
-          "vs"_a, "squares"_a = nb::none(), "rows"_a = nb::none())
+          "vs"_a, "squares"_a = nb::none(), "rows"_a = nb::none(), "block_scales"_a = nb::none(),
+          "counts"_a = nb::none())
       .def("overlap",
            [](const Tensors& self) {
              const nb::gil_scoped_release release;

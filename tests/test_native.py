@@ -70,7 +70,7 @@ def instruction_set(request, monkeypatch):
 
 
 def layers_of(
-    kind, weights, gradients, moments, vs, grids=None, scales=None, squares=None, rows=None
+    kind, weights, gradients, moments, vs, grids=None, scales=None, squares=None, **quantised
 ):
     """Returns arrays of one kind as input of the kernels; by default each array is one layer."""
     return native.kernels.Tensors(
@@ -82,7 +82,7 @@ def layers_of(
         moments=[x.ctypes.data for x in moments],
         vs=[x.ctypes.data for x in vs],
         squares=squares and [x if x is None else x.ctypes.data for x in squares],
-        rows=rows,
+        **quantised,
     )
 
 
@@ -562,13 +562,15 @@ class Matrices:
         self.steps = np.full((), steps, np.float32)
 
     def layers(self):
-        rows = [
-            (scales.ctypes.data, x.length, x.first, x.pitch or x.length, self.steps.ctypes.data)
-            for x, scales in zip(self.matrices, self.scales, strict=True)
-        ]
         columns = (self.weights, self.gradients, self.moments, self.vs)
-        grids = [x.grid for x in self.matrices]
-        return layers_of(self.kind, *columns, grids, rows=rows)
+        return layers_of(
+            self.kind,
+            *columns,
+            [x.grid for x in self.matrices],
+            rows=[(x.length, x.first, x.pitch or x.length) for x in self.matrices],
+            block_scales=[x.ctypes.data for x in self.scales],
+            counts=[self.steps.ctypes.data] * len(self.matrices),
+        )
 
     def stored(self):
         state = (*self.weights, *self.moments, *self.scales, *self.vs)
@@ -673,12 +675,14 @@ def test_a_block_of_zeros_has_the_scale_zero(instruction_set):
     assert (arrays.moments[0] != 0)[:200].tolist() == [False] * 200
 
 
-def test_a_buffer_in_int8_needs_its_rows():
-    arrays = Matrices(("float32", "float32", "int8"))
+@pytest.mark.parametrize("missing", ["rows", "block_scales", "counts"])
+def test_a_buffer_in_int8_needs_its_rows_scales_and_count(missing):
+    arrays = Matrices(("float32", "float32", "int8"), MATRICES[:1])
     columns = (arrays.weights, arrays.gradients, arrays.moments, arrays.vs)
-    for rows in (None, [None] * len(MATRICES)):
-        with pytest.raises(ValueError, match="a moment in int8 needs rows"):
-            layers_of(arrays.kind, *columns, rows=rows)
+    given = {"rows": [(1, 0, 1)], "block_scales": [1], "counts": [1]}
+    for value in (None, [None]):
+        with pytest.raises(ValueError, match="needs rows, block_scales and counts"):
+            layers_of(arrays.kind, *columns, **given | {missing: value})
 
 
 def test_scales_that_overlap_other_memory_are_found():
@@ -756,10 +760,13 @@ def test_parts_of_one_array_overlap_only_where_they_do(start, expected):
     assert layers.overlap() == expected
 
 
-@pytest.mark.parametrize("short", ["grids", "scales", "weights", "vs", "squares"])
+@pytest.mark.parametrize(
+    "short", ["grids", "scales", "weights", "vs", "squares", "rows", "block_scales", "counts"]
+)
 def test_lists_of_different_lengths_are_refused(short):
     lists = {name: [0, 0] for name in ("kinds", "weights", "gradients", "moments", "vs")}
-    lists |= {"grids": [(1, 1, 1, 1)] * 2, "scales": [1.0] * 2, "squares": [None] * 2}
+    lists |= {"grids": [(1, 1, 1, 1)] * 2, "scales": [1.0] * 2}
+    lists |= {name: [None] * 2 for name in ("squares", "rows", "block_scales", "counts")}
     lists[short] = lists[short][:1]
     with pytest.raises(ValueError, match="the same length"):
         native.kernels.Tensors(**lists)
