@@ -45,6 +45,36 @@ def compiled(name, **constants):
     return triton.compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options=options)
 
 
+def compiled_short(moment, width):
+    return compiled(
+        "short_layers",
+        PARAM=dtype,
+        GRAD=dtype,
+        MOMENT=moment,
+        V=tl.float32,
+        ROWS=max(1, min(triton_kernels.MOST_ROWS, triton_kernels.SHORT_TILE // width)),
+        WIDTH=width,
+        ALIGNED=width >= (256 if moment == tl.int8 else 16),
+        HAS_LR=half,
+        HAS_FOUND_INF=half,
+        HAS_SCALE=half,
+        RULE_EACH=half,
+        SKIP_NONFINITE=half,
+        NESTEROV=True,
+        STOCHASTIC=half,
+    )
+
+
+def check_int8(kernel, tile):
+    ptx = kernel.asm["ptx"]
+    blocks = tile * size // 128 // 16  # of 16 bytes a thread
+    assert ptx.count("ld.global.v4.b32") == 2 * blocks
+    assert ptx.count("st.global.v4.b32") == blocks
+    # Each thread moves as many whole numbers at a time as weights.
+    assert ptx.count("st.global.v2.b32" if half else "st.global.b32") >= blocks
+    assert "fma.rn.f32" not in ptx
+
+
 half = sys.argv[2] == "bfloat16"
 dtype = getattr(tl, sys.argv[2])
 size = dtype.primitive_bitwidth // 8
@@ -78,24 +108,22 @@ for nesterov in (False, True):
     assert ptx.count("ld.global.v4.b32") == 3 * blocks
     assert ptx.count("st.global.v4.b32") == 2 * blocks
     assert "fma.rn.f32" not in ptx
+kernel = compiled(
+    "linear_pass",
+    PARAM=dtype,
+    GRAD=dtype,
+    MOMENT=tl.int8,
+    HAS_SCALE=True,
+    NESTEROV=True,
+    STOCHASTIC=half,
+    TILE=triton_kernels.QUANTISED_TILE,
+)
+check_int8(kernel, triton_kernels.QUANTISED_TILE)
+tile = triton_kernels.SHORT_TILE
+check_int8(compiled_short(tl.int8, tile), tile)
+compiled_short(tl.int8, 64)
 for width in triton_kernels.WIDTHS:
-    ptx = compiled(
-        "short_layers",
-        PARAM=dtype,
-        GRAD=dtype,
-        MOMENT=dtype,
-        V=tl.float32,
-        ROWS=max(1, min(triton_kernels.MOST_ROWS, triton_kernels.SHORT_TILE // width)),
-        WIDTH=width,
-        ALIGNED=width >= 16,
-        HAS_LR=half,
-        HAS_FOUND_INF=half,
-        HAS_SCALE=half,
-        RULE_EACH=half,
-        SKIP_NONFINITE=half,
-        NESTEROV=True,
-        STOCHASTIC=half,
-    ).asm["ptx"]
+    ptx = compiled_short(dtype, width).asm["ptx"]
     assert "fma.rn.f32" not in ptx
     if width >= 16:
         assert "ld.global.v4.b32" in ptx
