@@ -281,47 +281,58 @@ void linear_pass(void* target, const void* weights, const void* gradient, void* 
   target == nullptr ? run(std::false_type()) : run(std::true_type());
 }
 
+// Does the pass over a block of a momentum buffer in int8.
+template <class W, class G, class C, class Size>
+void block_pass(W* target, const W* weights, const G* gradient, std::int8_t* moment, Size size,
+                float& scale, std::uint32_t key, std::uint64_t first,
+                const LayerUpdate<C>& update) {
+  const RandomBits random(key, first, size);
+  C m[quantised_block];
+  dequantise(m, moment, size, scale);
+  pass_piece<true>(target, weights, gradient, m, size, update);
+  scale = quantise(moment, m, size, random);
+}
+
+// The same for shorter blocks. It has its own copies of all loops, since compilers unroll those of
+// whole blocks, whose size they know.
+template <class W, class G, class C>
+[[gnu::noinline]] void short_block_pass(W* target, const W* weights, const G* gradient,
+                                        std::int8_t* moment, std::size_t size, float& scale,
+                                        std::uint32_t key, std::uint64_t first,
+                                        const LayerUpdate<C>& update) {
+  block_pass(target, weights, gradient, moment, size, scale, key, first, update);
+}
+
 template <class W, class G, class C>
 [[gnu::flatten]] void quantised_pass(void* target, const void* weights, const void* gradient,
                                      std::int8_t* moment, std::size_t start, std::size_t size,
                                      const Quantised& rows, const Scalars& scalars,
                                      std::size_t ahead) {
-  const auto* w = static_cast<const W*>(weights);
-  const auto* g = static_cast<const G*>(gradient);
+  constexpr std::integral_constant<std::size_t, quantised_block> whole;
+  W* to = static_cast<W*>(target);
+  const W* w = static_cast<const W*>(weights);
+  const G* g = static_cast<const G*>(gradient);
   const LayerUpdate<C> update(scalars);
   const std::uint32_t key = step_key(*rows.count);
   std::size_t row = start / rows.row, column = start % rows.row;
   float* scale = rows.scales + row * rows.row_scales() + column / quantised_block;
-  std::size_t i = 0;
-  // Compilers unroll the loops of a block if they know its size.
-  const auto block = [&](auto write, auto n) {
+  for (std::size_t i = 0; i < size; ++scale) {
+    const std::size_t left = rows.row - column, n = left < whole ? left : whole;
+    const std::uint64_t first = rows.first + row * rows.pitch + column;
     if (ahead != 0) {
       prefetch(w + i, n, ahead);
       prefetch(g + i, n, ahead);
       prefetch(moment + i, n, ahead);
     }
-    const RandomBits random(key, rows.first + row * rows.pitch + column, n);
-    C m[quantised_block];
-    dequantise(m, moment + i, n, *scale);
-    W* to = static_cast<W*>(target);
-    if constexpr (write()) to += i;
-    pass_piece<write()>(to, w + i, g + i, m, n, update);
-    *scale++ = quantise(moment + i, m, n, random);
+    if (n == whole) {
+      block_pass(to + i, w + i, g + i, moment + i, whole, *scale, key, first, update);
+    } else {
+      short_block_pass(to + i, w + i, g + i, moment + i, n, *scale, key, first, update);
+    }
     i += n;
     column += n;
-  };
-  const auto run = [&](auto write) {
-    while (i < size) {
-      const std::size_t left = rows.row - column;
-      if (left < quantised_block) {
-        block(write, left);
-      } else {
-        block(write, std::integral_constant<std::size_t, quantised_block>());
-      }
-      if (column == rows.row) ++row, column = 0;
-    }
-  };
-  target == nullptr ? run(std::false_type()) : run(std::true_type());
+    if (column == rows.row) ++row, column = 0;
+  }
 }
 
 template <class W, class G, class M, class C>

@@ -24,7 +24,7 @@ using LinearPass = void (*)(void* target, const void* weights, const void* gradi
                             std::size_t size, const Scalars& scalars, std::size_t ahead);
 
 // Does the linear pass for whole blocks of a momentum buffer in int8. `start` is the index of the
-// first element in the rows; the addresses are those of this element.
+// first element in the rows; the addresses are those of this element, and no one is null.
 using QuantisedPass = void (*)(void* target, const void* weights, const void* gradient,
                                std::int8_t* moment, std::size_t start, std::size_t size,
                                const Quantised& rows, const Scalars& scalars, std::size_t ahead);

@@ -50,8 +50,10 @@ struct Tensor {
   const void* weights;
   const void* gradient;
   void* moment;
-  void* v;       // a number for each layer: float64 for float64 weights, else float32
-  void* target;  // the new weights; may be null, `weights`, or `gradient` if it has the same dtype
+  void* v;  // a number for each layer: float64 for float64 weights, else float32
+  // The new weights: may be `weights`, `gradient` if it has the same dtype, or null if the moment
+  // is not in int8.
+  void* target;
   double* squares = nullptr;  // a number for each layer, see step.h; or null
   Quantised quantised = {};   // for a moment in int8
 };
