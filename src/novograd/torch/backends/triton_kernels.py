@@ -509,7 +509,13 @@ def _advance(
         tl.load(rule + OUTSIDE),
     )
     a, b, c, d = tl.load(rule + A), tl.load(rule + B), tl.load(rule + C), tl.load(rule + D)
-    wake = tl.load(rule + WAKE)
+    wake, clip = tl.load(rule + WAKE), tl.load(rule + CLIP)
+    divides_d = tl.load(rule + NORMALISES_MOMENT) != 0
+    used = mine
+    if HAS_FOUND_INF:
+        used &= tl.zeros_like(s) + tl.load(found_inf) == 0
+    if SKIP_NONFINITE:
+        used &= tl.abs(s) < float("inf")
     if HAS_LR:
         rate = tl.load(lr).to(tl.float64)
         a += rate * tl.load(rule + NUMBERS + A)
@@ -519,20 +525,16 @@ def _advance(
         wake += rate * tl.load(rule + NUMBERS + WAKE)
 
     v = tl.load(vs, mask=mine, other=0.0).to(tl.float64)
+    # All warps with a piece of a layer load its v. The barrier lets none of them store the new one
+    # before all of them have the old one.
+    tl.debug_barrier()
     new = tl.where(v == 0, start * s, keep * v + mix * s).to(vs.dtype.element_ty)
     idle = v + new.to(tl.float64) + wake == 0  # none of them is negative
-    clip = tl.load(rule + CLIP)
     limit = clip * tl.where(clip > 0, s, 0.0)  # 0 times an infinity would be NaN
     corrected = correction * new.to(tl.float64)
     norm = tl.sqrt(tl.where(corrected < limit, limit, corrected) + inside) + outside
-    used = mine
-    if HAS_FOUND_INF:
-        used &= tl.zeros_like(s) + tl.load(found_inf) == 0
-    if SKIP_NONFINITE:
-        used &= tl.abs(s) < float("inf")
     # An s beyond the range makes a = 0. It is not stored, because v would stay infinite.
     tl.store(vs, new, mask=used & (tl.abs(new) < float("inf")))
-    divides_d = tl.load(rule + NORMALISES_MOMENT) != 0
     a, d = tl.where(divides_d, a, scale * a / norm), tl.where(divides_d, scale * d / norm, d)
     return a, tl.where(idle, 0.0, b), c, d, used
 
@@ -761,6 +763,7 @@ def _update_blocks(
         g = tl.load(gs + at, mask=inside, other=0.0).to(a.dtype)
         q = tl.load(ms + at, mask=inside, other=0)
         m = dequantised(q, tl.load(scales, mask=filled, other=0.0), a.dtype)
+        tl.debug_barrier()  # as in ``_advance``, for the scales
         w, m = _linear_pass(w, g, m, a, b, c, d, beta1, NESTEROV)
         _store_weights(ws + at, w, inside, seed, counter + at, STOCHASTIC)
         bits = random_bits(_numbers(row, begin + starts), _step(row), m, ALIGNED)
