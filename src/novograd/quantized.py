@@ -15,7 +15,7 @@ Arrays may be of NumPy, torch or JAX. ``xp`` is the library.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 BLOCK = 128
@@ -69,6 +69,39 @@ def scale_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """
     axis = row_axis(shape)
     return *shape[:axis], -(-math.prod(shape[axis:]) // BLOCK)
+
+
+def to_blocks(x: Any, shape: Sequence[int], pad: Callable[[Any, int], Any]) -> Any:
+    """Returns the blocks of an array, along a last axis of 128 elements.
+
+    Args:
+        x: An array of the shape of the real weights, or a piece of whole blocks.
+        shape: The shape of its scales.
+        pad: A function that appends the given number of zeros along the last axis of an array.
+
+    Example:
+        >>> import numpy as np
+        >>> pad = lambda rows, count: np.pad(rows, ((0, 0), (0, count)))
+        >>> to_blocks(np.ones((64, 100, 3)), scale_shape((64, 100, 3)), pad).shape
+        (64, 3, 128)
+    """
+    before = len(shape) - 1
+    row = math.prod(x.shape[before:])
+    rows = x.reshape((*shape[:before], row))
+    return (pad(rows, -row % BLOCK) if row % BLOCK else rows).reshape((*shape, BLOCK))
+
+
+def from_blocks(blocks: Any, shape: Sequence[int]) -> Any:
+    """Returns an array of the given shape from its blocks, which may be padded.
+
+    Example:
+        >>> import numpy as np
+        >>> from_blocks(np.ones((64, 3, 128)), (64, 100, 3)).shape
+        (64, 100, 3)
+    """
+    *before, count, _ = blocks.shape
+    row = math.prod(shape[len(before) :])
+    return blocks.reshape((*before, count * BLOCK))[..., :row].reshape(shape)
 
 
 def random_bits(step: Any, low: Any, high: Any, odd: Any) -> Any:

@@ -4,7 +4,6 @@
 complex numbers as pairs of real numbers, along one more axis.
 """
 
-import math
 from typing import Any, cast
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from novograd import quantized
+from novograd.quantized import from_blocks, to_blocks
 from novograd.torch import sharding
 from novograd.torch.groups import Group
 from novograd.torch.layout import ParameterLayout, real_shape
@@ -80,7 +80,7 @@ def dequantised(q: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
                 [1., 3.]])
     """
     blocks = _blocks(q, scales.shape).to(dtype) * scales.unsqueeze(-1)
-    return _from_blocks(blocks, q.shape)
+    return from_blocks(blocks, q.shape)
 
 
 def wide(part: Part) -> Tensor:
@@ -122,7 +122,7 @@ def store(part: Part, moment: Tensor, keep: Tensor | None = None) -> None:
         written = _blocks(keep.expand(q.shape), scales.shape).any(-1, keepdim=True)
         new_q = torch.where(written, new_q, _blocks(q, scales.shape))
         new_scales = torch.where(written.squeeze(-1), new_scales, scales)
-    q.copy_(_from_blocks(new_q, q.shape))
+    q.copy_(from_blocks(new_q, q.shape))
     scales.copy_(new_scales)
 
 
@@ -163,7 +163,7 @@ def convert(state: dict[str, Any], group: Group, param: Tensor, layout: Paramete
         stored = sharding.local(scales)
         half = torch.full((), 1 << 15, device=here.device)
         q, found = _quantised(here.to(state["exp_avg_sq"].dtype), stored.shape, half)
-        here = _from_blocks(q, here.shape)
+        here = from_blocks(q, here.shape)
         stored.copy_(found)
         state["exp_avg_scale"] = scales
     new = new_moment(group, param)
@@ -201,16 +201,5 @@ def _random_bits(part: Part) -> Tensor:
 
 
 def _blocks(x: Tensor, shape: torch.Size) -> Tensor:
-    """Returns the blocks of a tensor, padded with zeros, for scales of the given shape."""
-    axis = len(shape) - 1
-    row = math.prod(x.shape[axis:])
-    rows = x.reshape(*shape[:axis], row)
-    if row % quantized.BLOCK:
-        rows = pad(rows, (0, -row % quantized.BLOCK))
-    return rows.view(*shape, quantized.BLOCK)
-
-
-def _from_blocks(blocks: Tensor, shape: torch.Size) -> Tensor:
-    """Undoes ``_blocks``, for a tensor of the given shape."""
-    row = math.prod(shape[blocks.ndim - 2 :])
-    return blocks.flatten(-2)[..., :row].reshape(shape)
+    """Returns the blocks of a tensor, for scales of the given shape."""
+    return to_blocks(x, shape, lambda rows, count: pad(rows, (0, count)))
