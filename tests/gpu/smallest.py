@@ -5,9 +5,9 @@ On a GPU::
     compute-sanitizer --tool memcheck python -m tests.gpu.smallest
     compute-sanitizer --tool racecheck python -m tests.gpu.smallest
 
-The program compares the results with the foreach backend, and prints "ok". With
-``--with-an-error``, a kernel reads beyond the end of a gradient instead: ``memcheck`` must find
-this.
+The program compares the results with those of the foreach backend on the CPU, so that only our
+kernels run on the GPU, and prints "ok". With ``--with-an-error``, a kernel reads beyond the end of
+a gradient instead: ``memcheck`` must find this.
 """
 
 import os
@@ -77,12 +77,13 @@ TOLERANCES = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 class Views:
     """Views of their own storages, which have ``offset`` more elements at both ends."""
 
-    def __init__(self, dtype, offset):
-        self._dtype, self._offset, self._storages = dtype, offset, []
+    def __init__(self, dtype, offset, device):
+        self._dtype, self._offset, self._device, self._storages = dtype, offset, device, []
 
     def new(self, values):
         end = self._offset + values.numel()
-        storage = torch.full((end + self._offset,), GUARD, dtype=self._dtype, device=DEVICE)
+        size = end + self._offset
+        storage = torch.full((size,), GUARD, dtype=self._dtype, device=self._device)
         self._storages.append(storage)
         view = storage[self._offset : end].view(values.shape)
         return view.copy_(values)
@@ -98,36 +99,42 @@ def drawn(step, dtype):
     return [torch.randn(shape, generator=generator).to(dtype) for shape, _ in LAYERS]
 
 
-def trained(dtype, options, offset, scaled):
-    """Returns weights and state after all steps."""
-    views = Views(dtype, offset)
+def trained(dtype, options, offset, scaled, device):
+    """Returns weights and state after all steps, by name, on the CPU."""
+    views = Views(dtype, offset, device)
     params = [views.new(x) for x in drawn(-1, dtype)]
     chosen = {id(w): layers for w, (_, layers) in zip(params, LAYERS, strict=True)}
-    lr = torch.tensor(0.1, device=DEVICE)
+    lr = torch.tensor(0.1, device=device)
     optimizer = NovoGrad(params, lr=lr, layers=lambda _, w: chosen[id(w)], **options)
     for step in range(STEPS):
         for w, g in zip(params, drawn(step, dtype), strict=True):
             w.grad = views.new(g * (4.0 if scaled else 1.0))
         if scaled:
-            optimizer.grad_scale = torch.tensor(4.0, device=DEVICE)
-            optimizer.found_inf = torch.tensor(0.0, device=DEVICE)
+            optimizer.grad_scale = torch.tensor(4.0, device=device)
+            optimizer.found_inf = torch.tensor(0.0, device=device)
             if step == 1:  # a step that changes nothing
                 optimizer.found_inf += 1
                 optimizer.step()
                 optimizer.found_inf -= 1
         optimizer.step()
     views.check()
-    return [*params, *(x for w in params for x in optimizer.state[w].values())]
+    found = {}
+    for w, (shape, layers) in zip(params, LAYERS, strict=True):
+        for name, x in {"weights": w, **optimizer.state[w]}.items():
+            found[f"{name} of {shape}, {layers}"] = x.cpu()
+    return found
 
 
 def check_steps(dtype, options, offset, scaled):
-    actual = trained(dtype, options | {"fused": True}, offset, scaled)
+    actual = trained(dtype, options | {"fused": True}, offset, scaled, DEVICE)
     others = options | {"foreach": True, "stochastic_rounding": False}
-    expected = trained(dtype, others, offset, False)
+    expected = trained(dtype, others, offset, False, "cpu")
     tolerance = TOLERANCES[dtype]
     if "moment_dtype" in options:
         tolerance = max(tolerance, UNIT)
-    assert_close(actual, expected, tolerance)
+    for name, x in actual.items():
+        allowed = 1 if x.dtype == torch.int8 else tolerance
+        assert_close(x, expected[name], allowed, f"{name}; {dtype}, {options}")
 
 
 def check_known_norms():
@@ -137,7 +144,7 @@ def check_known_norms():
     """
     numbers = [i for i, (_, layers) in enumerate(LAYERS) if not isinstance(layers, Split)]
     cases = [LAYERS[i] for i in numbers]
-    twins = [drawn(-1, torch.float32)[i].to(DEVICE) for i in numbers]
+    twins = [drawn(-1, torch.float32)[i] for i in numbers]
     chosen = {id(w): layers for w, (_, layers) in zip(twins, cases, strict=True)}
     options = {"lr": 0.1, "layers": lambda _, w: chosen[id(w)], "foreach": True}
     twin = NovoGrad(twins, **options)
@@ -147,26 +154,30 @@ def check_known_norms():
         v = torch.zeros(second_moment_shape(layers, shape), device=DEVICE)
         square = torch.zeros_like(v, dtype=torch.float64) if i % 3 else None
         of_step = step_scale(layers, shape)
-        parts.append(Part(w.clone(), w, torch.zeros_like(w), v, of_step, square))
+        mine = w.to(DEVICE, copy=True)
+        parts.append(Part(mine, mine, torch.zeros_like(mine), v, of_step, square))
     for step in range(STEPS):
-        gradients = [drawn(step, torch.float32)[i].to(DEVICE) for i in numbers]
+        gradients = [drawn(step, torch.float32)[i] for i in numbers]
         for w, g in zip(twins, gradients, strict=True):
             w.grad = g
         twin.step()
-        given = [part._replace(grad=4 * g) for part, g in zip(parts, gradients, strict=True)]
+        given = [
+            part._replace(grad=4 * g.to(DEVICE)) for part, g in zip(parts, gradients, strict=True)
+        ]
         prepared = triton.prepare(given, twin.param_groups[0], scaling)
         prepared.square_sums()
         prepared.take()
     for part, w in zip(parts, twins, strict=True):
         state = twin.state[w]
         expected = [w, state["exp_avg"], state["exp_avg_sq"]]
-        assert_close([part.param, part.exp_avg, part.exp_avg_sq], expected, 1e-5)
+        for x, y in zip([part.param, part.exp_avg, part.exp_avg_sq], expected, strict=True):
+            assert_close(x.cpu(), y, 1e-5, f"known norms, {tuple(w.shape)}")
 
 
-def assert_close(actual, expected, tolerance):
-    for x, y in zip(actual, expected, strict=True):
-        allowed = 1 if x.dtype == torch.int8 else tolerance
-        torch.testing.assert_close(x, y, rtol=allowed, atol=allowed)
+def assert_close(actual, expected, tolerance, name):
+    torch.testing.assert_close(
+        actual, expected, rtol=tolerance, atol=tolerance, msg=lambda text: f"{name}: {text}"
+    )
 
 
 def read_beyond_a_gradient():

@@ -17,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
-from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -105,7 +104,7 @@ class PreparedByTriton:
     Args:
         parts: Parts that have no ``problem``.
         scaling: The values that a ``GradScaler`` has set for this step.
-        memo: Keeps the division of the work for the next step.
+        memo: Keeps the division of the work for the next step, if the parts do not change.
 
     Example:
         With Triton's interpreter:
@@ -132,7 +131,7 @@ class PreparedByTriton:
         divisions = memo.get("divisions") if memo else None
         if divisions is None:
             divisions = _divisions(parts)
-            # Tensors of a captured division have no content before the graph runs.
+            # See ``_programs``.
             if memo is not None and not _capturing(parts[0].param.device):
                 memo["divisions"] = divisions
         self._groups: list[tuple[list[Part], _Division]] = [
@@ -178,11 +177,22 @@ def _divisions(parts: Sequence[Part], short: bool = True) -> list[_Division]:
     divisions = []
     for (device, *_), chosen in groups.items():
         work = _work_of(tuple(_shape_of(parts[i]) for i in chosen), short)
+        divisions.append(_Division([chosen[i] for i in work.order], work, _programs(work, device)))
+    return divisions
+
+
+def _programs(work: "_Work", device: torch.device) -> list[Tensor]:
+    """Returns ``work.part_of`` on a device; keeps it for the next steps of this stream."""
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    programs = work.copies.get((device, stream))
+    if programs is None:
         with _on(device):
             sent = _to_device(np.concatenate(work.part_of), device)
-        part_of = sent.view(torch.int32).split([2 * len(x) for x in work.part_of])
-        divisions.append(_Division([chosen[i] for i in work.order], work, list(part_of)))
-    return divisions
+        programs = list(sent.view(torch.int32).split([2 * len(x) for x in work.part_of]))
+        # Tensors of a captured division have no content before the graph runs.
+        if not _capturing(device):
+            work.copies[device, stream] = programs
+    return programs
 
 
 def _shape_of(part: Part) -> "_Shape":
@@ -209,7 +219,7 @@ def _take_step(
         rules if found_inf is None else found_inf,
     )
     how_to_advance = {
-        "V": _type(first.exp_avg_sq.dtype),
+        "V": first.exp_avg_sq.dtype,
         "HAS_LR": numbers.lr is not None,
         "HAS_FOUND_INF": found_inf is not None,
         "RULE_EACH": numbers.each is not None,
@@ -217,13 +227,17 @@ def _take_step(
     }
     stochastic = options["stochastic_rounding"] and first.param.dtype == torch.bfloat16
     how_to_update = {
-        "PARAM": _type(first.param.dtype),
-        "GRAD": _type(first.grad.dtype),
-        "MOMENT": _type(first.exp_avg.dtype),
+        "PARAM": first.param.dtype,
+        "GRAD": first.grad.dtype,
+        "MOMENT": first.exp_avg.dtype,
         "HAS_SCALE": scale is not None,
         "NESTEROV": options["nesterov"],
         "STOCHASTIC": stochastic,
     }
+
+    quantised = first.exp_avg_scale is not None
+    # Only NVIDIA's compiler has this option.
+    limits = {"maxnreg": _kernels().QUANTISED_REGISTERS} if quantised and torch.version.cuda else {}
 
     def of_update() -> tuple[Tensor, Tensor]:
         seed = torch.randint(2**62, (1,), device=device) if stochastic else rules
@@ -243,9 +257,10 @@ def _take_step(
             work.first_programs[work.long],
             *(table, part_of, coefficients, rules, *of_update()),
             TILE=_kernels().QUANTISED_TILE
-            if first.exp_avg_scale is not None
+            if quantised
             else _kernels().UPDATE_BYTES // first.param.dtype.itemsize,
             **how_to_update,
+            **limits,
         )
     for short in work.short:
         aligned = short.divisible and not (addresses[short.parts, :3] % 16).any()
@@ -260,6 +275,7 @@ def _take_step(
             num_warps=4 * max(1, short.width // tile),
             **how_to_advance,
             **how_to_update,
+            **limits,
         )
 
 
@@ -283,7 +299,7 @@ def _partial_sums(division: _Division, table: Tensor, scale: Tensor | None, like
         work.first_programs[work.unknown],
         *(table, division.part_of[0], partial_sums),
         table if scale is None else scale,
-        GRAD=_type(like.grad.dtype),
+        GRAD=like.grad.dtype,
         HAS_SCALE=scale is not None,
         TILE=_kernels().SUM_BYTES // like.grad.dtype.itemsize,
     )
@@ -395,6 +411,7 @@ class _Work(NamedTuple):
         layers: Number of layers of long parts.
         part_of: The part of each program as 32-bit numbers: one array for the passes over memory,
             one for ``scalars``. Both are padded to a multiple of 16 bytes, and viewed as int64.
+        copies: Copies of ``part_of`` by device and stream.
     """
 
     order: list[int]
@@ -407,6 +424,7 @@ class _Work(NamedTuple):
     partial_sums: int
     layers: int
     part_of: tuple[np.ndarray, ...]
+    copies: dict[Any, list[Tensor]]
 
 
 @functools.lru_cache(maxsize=64)
@@ -454,6 +472,7 @@ def _work_of(shapes: tuple[_Shape, ...], short: bool) -> _Work:
         partial_sums=int(starts[2, -1]),
         layers=int(starts[3, -1]),
         part_of=tuple(np.pad(x, (0, -len(x) % 4)).view(np.int64) for x in part_of),
+        copies={},
     )
 
 
@@ -504,18 +523,20 @@ def _kind(shape: _Shape) -> tuple[int, bool]:
 
 def _addresses(parts: Sequence[Part]) -> np.ndarray:
     """Returns the addresses of the table, of shape (parts, 7)."""
-    columns = [list(map(Tensor.data_ptr, map(itemgetter(i), parts))) for i in range(4)]
-    columns.append([_address(part.square) for part in parts])
-    if parts[0].exp_avg_scale is None:
-        columns += 2 * [[0] * len(parts)]
-    else:
-        columns.append([_address(part.exp_avg_scale) for part in parts])
-        columns.append([_address(part.step) for part in parts])
-    return np.array(columns, np.int64).T
-
-
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
+    count = len(parts)
+    params, grads, exp_avgs, exp_avg_sqs, _, squares, _, steps, _, scales, _ = zip(
+        *parts, strict=True
+    )
+    tensors = itertools.chain(params, grads, exp_avgs, exp_avg_sqs)
+    addresses = np.zeros(7 * count, np.int64)
+    addresses[: 4 * count] = np.fromiter(map(Tensor.data_ptr, tensors), np.int64)
+    if any(square is not None for square in squares):
+        known = [0 if square is None else square.data_ptr() for square in squares]
+        addresses[4 * count : 5 * count] = known
+    if scales[0] is not None:
+        of_blocks = itertools.chain(scales, steps)
+        addresses[5 * count :] = np.fromiter(map(Tensor.data_ptr, of_blocks), np.int64)
+    return addresses.reshape(7, -1).T
 
 
 def _table(
@@ -581,30 +602,33 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 def _launch(name: str, programs: int, *arguments: Any, **constants: Any) -> None:
-    """Launches a kernel, unless the number of programs is 0."""
+    """Launches a kernel, unless the number of programs is 0. A dtype means its Triton type."""
     if not programs:
         return
-    tensors = [x for x in arguments if isinstance(x, Tensor)]
     # Triton compiles a kernel again if one of these differs.
     key = (
         name,
         *constants.values(),
-        *[(x.dtype, x.data_ptr() % 16 == 0) for x in tensors],
-        tensors[0].get_device(),
+        *[(x.dtype, x.data_ptr() % 16 == 0) for x in arguments if isinstance(x, Tensor)],
+        arguments[0].get_device(),
     )
-    kernel = getattr(_kernels(), name)
-    if key in _compiled:
-        names = kernel.arg_names[len(arguments) :]
-        _compiled[key][programs, 1, 1](*arguments, *[constants[name] for name in names])
+    known = _compiled.get(key)
+    if known:
+        compiled, rest = known
+        compiled[programs, 1, 1](*arguments, *rest)
         return
+    kernel = getattr(_kernels(), name)
+    given = {k: _type(x) if isinstance(x, torch.dtype) else x for k, x in constants.items()}
     # Products are not fused with sums, like in all other backends.
-    compiled = kernel[(programs,)](*arguments, **constants, enable_fp_fusion=False)
+    compiled = kernel[(programs,)](*arguments, **given, enable_fp_fusion=False)
     if compiled is not None and _kernels().LAUNCHES_COMPILED:
-        _compiled[key] = compiled
+        _compiled[key] = compiled, [given[x] for x in kernel.arg_names[len(arguments) :]]
 
 
-# A launch of a compiled kernel takes a fifth of the time of a launch that lets Triton find it.
-_compiled: dict[Any, Any] = {}
+# A launch of a compiled kernel takes a fifth of the time of a launch that lets Triton find it. The
+# keys have torch's dtypes, because those of Triton are slow to compare. The values are compiled
+# kernels and their constants.
+_compiled: dict[Any, tuple[Any, list[Any]]] = {}
 
 
 @functools.cache

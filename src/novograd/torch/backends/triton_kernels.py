@@ -94,6 +94,9 @@ SUM_BYTES, UPDATE_BYTES = 16384, 8192
 UNALIGNED_TILE = tl.constexpr(512)
 # Elements that ``linear_pass`` loads at a time if the momentum buffer is int8.
 QUANTISED_TILE = 2048
+# The most registers of a thread then. With a few more, which the compiler would take, a
+# multiprocessor holds fewer programs, and fewer loads hide the time of the arithmetic.
+QUANTISED_REGISTERS = 128
 BLOCK = tl.constexpr(quantized.BLOCK)
 # Elements and layers that a program of ``short_layers`` loads at a time.
 SHORT_TILE, SHORT_UNALIGNED_TILE, MOST_ROWS = 2048, 1024, 256
