@@ -4,6 +4,7 @@ Usage::
 
     python benchmarks/gpu_step.py              # about a minute and a half
     python benchmarks/gpu_step.py --rounds 5   # a quick look; do not commit its results
+    python benchmarks/gpu_step.py --only "NovoGrad, rows, int8" --output int8.json
     TRITON_INTERPRET=1 python benchmarks/gpu_step.py --tiny  # tries the program on a CPU
 
 Steps of each optimizer, of torch's fused AdamW and of a device-to-device copy alternate. CUDA
@@ -15,6 +16,9 @@ device is overwritten before each step, outside the measured time.
 a step counts the bytes that the optimizer has to read and write (``bytes_per_weight``), whatever it
 really moves. ``host_ms`` is the time until ``step`` returns, with an idle device.
 
+``--only`` names an optimizer and ``--model`` a model that is measured; both may be repeated. Then
+nothing is trained at the end. Give another ``--output``, because the file has only these results.
+
 At the end a transformer is trained in bfloat16, to measure the optimizer's share of a training
 step. The results of each model are written to ``benchmarks/results/gpu_step.json`` as soon as they
 are there.
@@ -23,7 +27,7 @@ are there.
 import argparse
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -38,6 +42,7 @@ from novograd.bench.runner import write
 from novograd.bench.shapes import Shapes, gpt2, resnet50, tiny
 from novograd.bench.timing import Figures, summary
 from novograd.bench.torch import OURS, REFERENCE, Make
+from novograd.quantized import BLOCK
 from novograd.results import machine
 from novograd.torch import NovoGrad
 from novograd.torch.backends.triton import INTERPRETED
@@ -49,18 +54,24 @@ ADAMW = partial(bench.ADAMW, capturable=True)
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
 
+# A momentum buffer of numbers in 8 bits, and the scales of its blocks, are read and written.
+INT8 = 2 * (1 + 4 / BLOCK)
+
+
 class Candidate(NamedTuple):
     """An optimizer.
 
     Attributes:
         make: Makes the optimizer for parameters.
-        numbers: How many numbers of a weight each step has to read or write.
+        numbers: How many numbers each step has to read or write for a weight, in its dtype.
+        others: Bytes of other dtypes that each step has to read or write for a weight.
         captured: Whether its step can be captured in a graph.
         quick: Whether it is measured with every model.
     """
 
     make: Make
     numbers: int
+    others: float = 0.0
     captured: bool = True
     quick: bool = True
 
@@ -70,6 +81,13 @@ CANDIDATES = {
     "SGD with momentum, fused": Candidate(bench.CANDIDATES["SGD with momentum, fused"], 5),
     "NovoGrad": Candidate(partial(OURS, fused=True), 6),
     "NovoGrad, rows": Candidate(partial(NovoGrad, variant="rows", fused=True), 5),
+    "NovoGrad, int8": Candidate(partial(OURS, fused=True, moment_dtype=torch.int8), 4, INT8),
+    "NovoGrad, rows, int8": Candidate(
+        partial(NovoGrad, variant="rows", fused=True, moment_dtype=torch.int8), 3, INT8
+    ),
+    "NovoGrad, rows, bfloat16 moment": Candidate(
+        partial(NovoGrad, variant="rows", fused=True, moment_dtype=torch.bfloat16), 3, 4.0
+    ),
     "NovoGrad, foreach": Candidate(partial(OURS, foreach=True), 6, quick=False),
     "NovoGrad of apex, foreach": Candidate(
         partial(OURS, variant="apex", foreach=True), 6, quick=False
@@ -106,8 +124,8 @@ MODELS = {
     "ResNet-50": Model(resnet50),
 }
 TINY_MODELS = {
-    "tiny": Model(lambda: [(64, 9), (64,)], quick=False),
-    "tiny, bfloat16": Model(lambda: [(64, 9), (64,)], torch.bfloat16),
+    "tiny": Model(lambda: [(32, 128), (64,)], quick=False),
+    "tiny, bfloat16": Model(lambda: [(32, 128), (64,)], torch.bfloat16),
 }
 
 
@@ -132,14 +150,14 @@ def captured(step: Callable[[], Any]) -> Callable[[], Any]:
     return graph.replay
 
 
-def bytes_of(model: Model, numbers: int) -> int:
-    """Returns the bytes of some numbers of each weight."""
-    return numbers * model.dtype.itemsize * sum(map(prod, model.shapes()))
+def weights_of(model: Model) -> int:
+    """Returns the number of weights."""
+    return sum(map(prod, model.shapes()))
 
 
 def copying(model: Model) -> Callable[[], Any]:
     """Returns a copy that reads and writes 6 numbers of each weight."""
-    size = bytes_of(model, 3)
+    size = 3 * model.dtype.itemsize * weights_of(model)
     source, target = (torch.ones(size, dtype=torch.uint8, device=DEVICE) for _ in range(2))
     return partial(target.copy_, source)
 
@@ -231,7 +249,14 @@ def memory_of(candidate: Candidate, model: Model) -> float:
     step()
     _wait()
     extra = torch.cuda.max_memory_allocated() - before
-    return round(extra / sum(map(prod, model.shapes())), 3)
+    return round(extra / weights_of(model), 3)
+
+
+def state_bytes(candidate: Candidate, model: Model) -> float:
+    """Returns the bytes of the optimizer's state for each weight."""
+    states = optimizer_of(candidate, model).state.values()
+    tensors = [x for state in states for x in state.values() if isinstance(x, torch.Tensor)]
+    return round(sum(x.nbytes for x in tensors) / weights_of(model), 3)
 
 
 def freed() -> None:
@@ -241,11 +266,11 @@ def freed() -> None:
         torch.cuda.empty_cache()
 
 
-def model_figures(model: Model, rounds: int) -> Figures:
-    """Measures the candidates with the weights of a model."""
+def model_figures(model: Model, rounds: int, only: Collection[str] = ()) -> Figures:
+    """Measures the candidates, or only some of them, with the weights of a model."""
     figures: Figures = {}
     for name, candidate in CANDIDATES.items():
-        if model.quick and not candidate.quick:
+        if name not in only if only else model.quick and not candidate.quick:
             continue
         try:
             figures |= candidate_figures(name, candidate, model, rounds)
@@ -258,17 +283,21 @@ def model_figures(model: Model, rounds: int) -> Figures:
 def candidate_figures(name: str, candidate: Candidate, model: Model, rounds: int) -> Figures:
     """Measures one candidate, eager and as a graph."""
     figures: Figures = {}
-    size = bytes_of(model, candidate.numbers)
+    each = candidate.numbers * model.dtype.itemsize + candidate.others
+    size = each * weights_of(model)
+    copied = 6 * model.dtype.itemsize * weights_of(model)
     for kind, seconds, host in compared(candidate, model, rounds):
         other = REFERENCE if name != REFERENCE else "again"
         row = summary(seconds, (name, other, COPY), {"ratio_to_adamw_fused": other})
-        bandwidth = size / seconds[:, 0] / (bytes_of(model, 6) / seconds[:, 2])
+        bandwidth = size / seconds[:, 0] / (copied / seconds[:, 2])
         figures[f"{name}, {kind}"] = row[name] | {
             "terabytes_per_second": round(float(size / np.median(seconds[:, 0])) / 1e12, 3),
             "share_of_copy": round(float(np.median(bandwidth)), 3),
-            "bytes_per_weight": candidate.numbers * model.dtype.itemsize,
+            "bytes_per_weight": round(each, 3),
             "host_ms": host,
         }
+    freed()
+    figures[f"{name}, eager"]["state_bytes_per_weight"] = state_bytes(candidate, model)
     freed()
     if DEVICE == "cuda":
         figures[f"{name}, eager"]["extra_bytes_per_weight"] = memory_of(candidate, model)
@@ -347,6 +376,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default: {ROUNDS}")
     parser.add_argument("--tiny", action="store_true", help="try the program with tiny models")
     parser.add_argument("--output", type=Path, default=RESULT, help="the result file")
+    models = MODELS | TINY_MODELS
+    parser.add_argument("--only", action="append", choices=CANDIDATES, help="an optimizer")
+    parser.add_argument("--model", action="append", choices=models, help="a model")
     args = parser.parse_args()
     if DEVICE == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device")
@@ -363,10 +395,12 @@ def main() -> None:
         }
     results: dict[str, Figures] = {}
     content = {**machine(), **about, "rounds": args.rounds, "results": results}
-    for name, model in (TINY_MODELS if args.tiny else MODELS).items():
-        results[name] = model_figures(model, args.rounds)
+    for name in args.model or (TINY_MODELS if args.tiny else MODELS):
+        results[name] = model_figures(models[name], args.rounds, args.only or ())
         show(name, results[name])
         write(args.output, content)
+    if args.only or args.model:
+        return
     title = "a transformer of 124 M weights, trained in bfloat16"
     results[title] = trained_figures(args.tiny, args.rounds)
     show(title, results[title])

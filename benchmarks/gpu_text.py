@@ -115,6 +115,7 @@ CANDIDATES = {
         partial(torch.optim.NAdam, betas=BETAS, decoupled_weight_decay=True, foreach=True)
     ),
     "NovoGrad, rows": Candidate(partial(NovoGrad, variant="rows")),
+    "NovoGrad, rows, int8": Candidate(partial(NovoGrad, variant="rows", moment_dtype=torch.int8)),
 }
 
 

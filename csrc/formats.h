@@ -10,6 +10,15 @@
 #include <immintrin.h>
 #endif
 
+// For a loop whose iterations do not depend on each other.
+#if defined(__clang__)
+#define NOVOGRAD_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define NOVOGRAD_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define NOVOGRAD_INDEPENDENT
+#endif
+
 namespace novograd {
 namespace {
 

@@ -44,9 +44,9 @@ const Kernels& kernels() {
 
 Ahead ahead() {
   if (const char* wanted = std::getenv("NOVOGRAD_AHEAD")) {
-    Ahead found;
+    std::size_t sum, pass;
     char rest;
-    if (std::sscanf(wanted, "%zu,%zu%c", &found.sum, &found.pass, &rest) == 2) return found;
+    if (std::sscanf(wanted, "%zu,%zu%c", &sum, &pass, &rest) == 2) return {sum, pass, pass};
     throw std::invalid_argument(
         std::string("NOVOGRAD_AHEAD must be two numbers of bytes such as 4096,2048, got ") +
         wanted);
@@ -54,10 +54,11 @@ Ahead ahead() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   // Measured. Intel's prefetchers stop at the end of each page, so one core cannot keep the memory
-  // busy. On AMD's processors, prefetching here as well makes a step 6 to 15 % slower.
-  if (__builtin_cpu_is("intel")) return {.sum = 4096, .pass = 2048};
+  // busy. On AMD's processors, prefetching here as well makes a step 6 to 15 % slower, but not with
+  // momentum buffers in int8: so much arithmetic keeps them from starting enough reads.
+  if (__builtin_cpu_is("intel")) return {.sum = 4096, .pass = 2048, .quantised = 2048};
 #endif
-  return {.sum = 0, .pass = 0};
+  return {.sum = 0, .pass = 0, .quantised = 2048};
 }
 
 }  // namespace novograd

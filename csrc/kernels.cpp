@@ -14,19 +14,12 @@
 
 #include "advance.h"
 #include "formats.h"
+#include "int8.h"
 
 namespace novograd {
 namespace {
 
 constexpr std::size_t lanes = 32;
-
-#if defined(__clang__)
-#define NOVOGRAD_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define NOVOGRAD_INDEPENDENT _Pragma("GCC ivdep")
-#else
-#define NOVOGRAD_INDEPENDENT
-#endif
 
 void add_square(double& sum, double x) { sum += x * x; }
 
@@ -288,6 +281,60 @@ void linear_pass(void* target, const void* weights, const void* gradient, void* 
   target == nullptr ? run(std::false_type()) : run(std::true_type());
 }
 
+// Does the pass over a block of a momentum buffer in int8.
+template <class W, class G, class C, class Size>
+void block_pass(W* target, const W* weights, const G* gradient, std::int8_t* moment, Size size,
+                float& scale, std::uint32_t key, std::uint64_t first,
+                const LayerUpdate<C>& update) {
+  const RandomBits random(key, first, size);
+  C m[quantised_block];
+  dequantise(m, moment, size, scale);
+  pass_piece<true>(target, weights, gradient, m, size, update);
+  scale = quantise(moment, m, size, random);
+}
+
+// The same for shorter blocks. It has its own copies of all loops, since compilers unroll those of
+// whole blocks, whose size they know.
+template <class W, class G, class C>
+[[gnu::noinline]] void short_block_pass(W* target, const W* weights, const G* gradient,
+                                        std::int8_t* moment, std::size_t size, float& scale,
+                                        std::uint32_t key, std::uint64_t first,
+                                        const LayerUpdate<C>& update) {
+  block_pass(target, weights, gradient, moment, size, scale, key, first, update);
+}
+
+template <class W, class G, class C>
+[[gnu::flatten]] void quantised_pass(void* target, const void* weights, const void* gradient,
+                                     std::int8_t* moment, std::size_t start, std::size_t size,
+                                     const Quantised& rows, const Scalars& scalars,
+                                     std::size_t ahead) {
+  constexpr std::integral_constant<std::size_t, quantised_block> whole;
+  W* to = static_cast<W*>(target);
+  const W* w = static_cast<const W*>(weights);
+  const G* g = static_cast<const G*>(gradient);
+  const LayerUpdate<C> update(scalars);
+  const std::uint32_t key = step_key(*rows.count);
+  std::size_t row = start / rows.row, column = start % rows.row;
+  float* scale = rows.scales + row * rows.row_scales() + column / quantised_block;
+  for (std::size_t i = 0; i < size; ++scale) {
+    const std::size_t left = rows.row - column, n = left < whole ? left : whole;
+    const std::uint64_t first = rows.first + row * rows.pitch + column;
+    if (ahead != 0) {
+      prefetch(w + i, n, ahead);
+      prefetch(g + i, n, ahead);
+      prefetch(moment + i, n, ahead);
+    }
+    if (n == whole) {
+      block_pass(to + i, w + i, g + i, moment + i, whole, *scale, key, first, update);
+    } else {
+      short_block_pass(to + i, w + i, g + i, moment + i, n, *scale, key, first, update);
+    }
+    i += n;
+    column += n;
+    if (column == rows.row) ++row, column = 0;
+  }
+}
+
 template <class W, class G, class M, class C>
 void column_pass(void* target, const void* weights, const void* gradient, void* moment,
                  const Columns& shape, const GroupScalars& scalars) {
@@ -311,8 +358,8 @@ SquareSum choose_square_sum(Dtype gradient) {
     case Dtype::float32: return square_sum<float>;
     case Dtype::bfloat16: return square_sum<BFloat16>;
     case Dtype::float16: return square_sum<Float16>;
+    default: return nullptr;
   }
-  return nullptr;
 }
 
 ColumnSums choose_column_sums(Dtype gradient) {
@@ -321,8 +368,8 @@ ColumnSums choose_column_sums(Dtype gradient) {
     case Dtype::float32: return column_sums<float>;
     case Dtype::bfloat16: return column_sums<BFloat16>;
     case Dtype::float16: return column_sums<Float16>;
+    default: return nullptr;
   }
-  return nullptr;
 }
 
 AdvanceGroup choose_advance(Dtype weights) {
@@ -339,37 +386,54 @@ struct OfColumns {
   static constexpr ColumnPass pass = column_pass<W, G, M, C>;
 };
 
+struct OfBlocks {
+  template <class W, class G, class, class C>
+  static constexpr QuantisedPass pass = quantised_pass<W, G, C>;
+};
+
 template <class Of>
 using PassOf = std::remove_const_t<decltype(Of::template pass<float, float, float, float>)>;
 
 template <class Of, class W, class M>
 PassOf<Of> choose_gradient(Dtype gradient) {
   switch (gradient) {
-    case Dtype::float64: return nullptr;
     case Dtype::float32: return Of::template pass<W, float, M, float>;
     case Dtype::bfloat16: return Of::template pass<W, BFloat16, M, float>;
     case Dtype::float16: return Of::template pass<W, Float16, M, float>;
+    default: return nullptr;
   }
-  return nullptr;
+}
+
+template <class Of, class M>
+PassOf<Of> choose_weights(Dtype weights, Dtype gradient) {
+  switch (weights) {
+    case Dtype::float64:
+      return gradient == weights ? Of::template pass<double, double, M, double> : nullptr;
+    case Dtype::float32: return choose_gradient<Of, float, M>(gradient);
+    case Dtype::bfloat16: return choose_gradient<Of, BFloat16, M>(gradient);
+    case Dtype::float16: return choose_gradient<Of, Float16, M>(gradient);
+    default: return nullptr;
+  }
 }
 
 template <class Of>
 PassOf<Of> choose_pass(Dtype weights, Dtype gradient, Dtype moment) {
-  if (weights == Dtype::float64) {
-    const bool alike = gradient == weights && moment == weights;
-    return alike ? Of::template pass<double, double, double, double> : nullptr;
-  }
-  if (moment == Dtype::float32) {
-    switch (weights) {
-      case Dtype::float32: return choose_gradient<Of, float, float>(gradient);
-      case Dtype::bfloat16: return choose_gradient<Of, BFloat16, float>(gradient);
-      case Dtype::float16: return choose_gradient<Of, Float16, float>(gradient);
-      default: return nullptr;
+  switch (moment) {
+    case Dtype::float64: {
+      const bool alike = weights == moment && gradient == moment;
+      return alike ? Of::template pass<double, double, double, double> : nullptr;
     }
+    case Dtype::float32:
+      return weights == Dtype::float64 ? nullptr : choose_weights<Of, float>(weights, gradient);
+    case Dtype::bfloat16: return choose_weights<Of, BFloat16>(weights, gradient);
+    case Dtype::float16:
+      return weights == moment ? choose_gradient<Of, Float16, Float16>(gradient) : nullptr;
+    default: return nullptr;
   }
-  if (moment != weights) return nullptr;
-  return weights == Dtype::bfloat16 ? choose_gradient<Of, BFloat16, BFloat16>(gradient)
-                                    : choose_gradient<Of, Float16, Float16>(gradient);
+}
+
+QuantisedPass choose_quantised_pass(Dtype weights, Dtype gradient) {
+  return choose_weights<OfBlocks, std::int8_t>(weights, gradient);
 }
 
 }  // namespace
@@ -382,6 +446,7 @@ const Kernels NOVOGRAD_KERNELS = {
     .square_sum = choose_square_sum,
     .column_sums = choose_column_sums,
     .linear_pass = choose_pass<OfLayers>,
+    .quantised_pass = choose_quantised_pass,
     .column_pass = choose_pass<OfColumns>,
     .advance = choose_advance,
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "scalars.h"
@@ -11,7 +12,7 @@ namespace novograd {
 
 // How many bytes ahead the loops ask for memory, or 0 to leave that to the processor.
 struct Ahead {
-  std::size_t sum, pass;
+  std::size_t sum, pass, quantised;
 };
 
 // Returns the sum of the squares of `size` elements.
@@ -21,6 +22,12 @@ using SquareSum = double (*)(const void* gradient, std::size_t size, std::size_t
 // is null, only the momentum buffer is written.
 using LinearPass = void (*)(void* target, const void* weights, const void* gradient, void* moment,
                             std::size_t size, const Scalars& scalars, std::size_t ahead);
+
+// Does the linear pass for whole blocks of a momentum buffer in int8. `start` is the index of the
+// first element in the rows; the addresses are those of this element, and no one is null.
+using QuantisedPass = void (*)(void* target, const void* weights, const void* gradient,
+                               std::int8_t* moment, std::size_t start, std::size_t size,
+                               const Quantised& rows, const Scalars& scalars, std::size_t ahead);
 
 // Columns of matrices with `stride` elements from row to row. There are at most `group` columns.
 struct Columns {
@@ -39,13 +46,15 @@ using AdvanceGroup = void (*)(const Rule& rule, double scale, void* v, std::size
                               GroupScalars& scalars);
 
 // The loops for one instruction set. The functions return null if there is no loop for the dtypes.
-// float64 weights need a float64 gradient and momentum buffer. Other weights need a gradient of any
-// other dtype, and a momentum buffer in their own dtype or in float32.
+// float64 weights need a float64 gradient, other weights a gradient of any other dtype but int8.
+// The momentum buffer is in the dtype of the weights, in bfloat16, or in float32 if the weights are
+// not float64. For a momentum buffer in int8, `quantised_pass` replaces `linear_pass`.
 struct Kernels {
   const char* name;
   SquareSum (*square_sum)(Dtype gradient);
   ColumnSums (*column_sums)(Dtype gradient);
   LinearPass (*linear_pass)(Dtype weights, Dtype gradient, Dtype moment);
+  QuantisedPass (*quantised_pass)(Dtype weights, Dtype gradient);
   ColumnPass (*column_pass)(Dtype weights, Dtype gradient, Dtype moment);
   AdvanceGroup (*advance)(Dtype weights);
 };
@@ -58,8 +67,8 @@ std::vector<const Kernels*> supported_kernels();
 const Kernels& kernels();
 
 // The best distances for this machine, or those of the environment variable NOVOGRAD_AHEAD: two
-// numbers of bytes with a comma between them. No distance changes a result.
-// Throws std::invalid_argument if the variable has another form.
+// numbers of bytes with a comma between them, for the sums and for all passes. No distance changes
+// a result. Throws std::invalid_argument if the variable has another form.
 Ahead ahead();
 
 }  // namespace novograd

@@ -29,26 +29,32 @@ namespace {
 using Addresses = std::vector<std::uintptr_t>;
 using OptionalAddresses = std::vector<std::optional<std::uintptr_t>>;
 using Numbers = std::array<std::size_t, 4>;  // the members of a Grid
-using Kind = std::array<Dtype, 3>;           // dtypes of weights, gradient and momentum buffer
+// For a momentum buffer in int8: `row`, `first` and `pitch` of Quantised.
+using Rows = std::vector<std::optional<std::array<std::uint64_t, 3>>>;
+using Kind = std::array<Dtype, 3>;  // dtypes of weights, gradient and momentum buffer
 
 const char* name(Dtype dtype) {
   switch (dtype) {
     case Dtype::float64: return "float64";
     case Dtype::float32: return "float32";
     case Dtype::bfloat16: return "bfloat16";
-    default: return "float16";
+    case Dtype::float16: return "float16";
+    default: return "int8";
   }
 }
 
 // The dtypes for which there are kernels.
 const std::vector<Kind>& kinds() {
   static const std::vector<Kind> found = [] {
-    constexpr Dtype all[] = {Dtype::float64, Dtype::float32, Dtype::bfloat16, Dtype::float16};
+    constexpr Dtype all[] = {Dtype::float64, Dtype::float32, Dtype::bfloat16, Dtype::float16,
+                             Dtype::int8};
+    const Kernels& any = *supported_kernels().front();
     std::vector<Kind> found;
     for (Dtype w : all) {
       for (Dtype g : all) {
         for (Dtype m : all) {
-          if (supported_kernels().front()->linear_pass(w, g, m)) found.push_back({w, g, m});
+          const bool quantised = m == Dtype::int8 && any.quantised_pass(w, g);
+          if (quantised || any.linear_pass(w, g, m)) found.push_back({w, g, m});
         }
       }
     }
@@ -66,16 +72,34 @@ void* pointer(std::uintptr_t address) { return reinterpret_cast<void*>(address);
 Tensors make_tensors(const std::vector<std::size_t>& kind, const std::vector<Numbers>& grids,
                      const std::vector<double>& scales, const Addresses& weights,
                      const Addresses& gradients, const Addresses& moments, const Addresses& vs,
-                     const std::optional<OptionalAddresses>& squares) {
+                     const std::optional<OptionalAddresses>& squares,
+                     const std::optional<Rows>& rows,
+                     const std::optional<OptionalAddresses>& block_scales,
+                     const std::optional<OptionalAddresses>& counts) {
   const std::size_t n = kind.size();
-  for (std::size_t given : {grids.size(), scales.size(), weights.size(), gradients.size(),
-                            moments.size(), vs.size(), squares ? squares->size() : n}) {
+  for (std::size_t given :
+       {grids.size(), scales.size(), weights.size(), gradients.size(), moments.size(), vs.size(),
+        squares ? squares->size() : n, rows ? rows->size() : n,
+        block_scales ? block_scales->size() : n, counts ? counts->size() : n}) {
     if (given != n) throw std::invalid_argument("all lists must have the same length");
   }
   std::vector<Tensor> tensors(n);
   for (std::size_t i = 0; i < n; ++i) {
     const auto [w, g, m] = kinds().at(kind[i]);
     const auto [runs, layers, run, stride] = grids[i];
+    Quantised quantised = {};
+    if (m == Dtype::int8) {
+      const auto known = [i](const auto& list) { return list && (*list)[i]; };
+      if (!known(rows) || !known(block_scales) || !known(counts)) {
+        throw std::invalid_argument("a moment in int8 needs rows, block_scales and counts");
+      }
+      const auto [row, first, pitch] = *(*rows)[i];
+      quantised = {.scales = static_cast<float*>(pointer(*(*block_scales)[i])),
+                   .row = row,
+                   .first = first,
+                   .pitch = pitch,
+                   .count = static_cast<const float*>(pointer(*(*counts)[i]))};
+    }
     tensors[i] = {
         .grid = {runs, layers, run, stride},
         .scale = scales[i],
@@ -87,7 +111,8 @@ Tensors make_tensors(const std::vector<std::size_t>& kind, const std::vector<Num
         .moment = pointer(moments[i]),
         .v = pointer(vs[i]),
         .target = pointer(weights[i]),
-        .squares = squares ? static_cast<double*>(pointer((*squares)[i].value_or(0))) : nullptr};
+        .squares = squares ? static_cast<double*>(pointer((*squares)[i].value_or(0))) : nullptr,
+        .quantised = quantised};
   }
   return {std::move(tensors)};
 }
@@ -117,12 +142,15 @@ NB_MODULE(_native, m) {
           [](Tensors* self, const std::vector<std::size_t>& kinds,
              const std::vector<Numbers>& grids, const std::vector<double>& scales,
              const Addresses& weights, const Addresses& gradients, const Addresses& moments,
-             const Addresses& vs, const std::optional<OptionalAddresses>& squares) {
-            new (self) Tensors(
-                make_tensors(kinds, grids, scales, weights, gradients, moments, vs, squares));
+             const Addresses& vs, const std::optional<OptionalAddresses>& squares,
+             const std::optional<Rows>& rows, const std::optional<OptionalAddresses>& block_scales,
+             const std::optional<OptionalAddresses>& counts) {
+            new (self) Tensors(make_tensors(kinds, grids, scales, weights, gradients, moments, vs,
+                                            squares, rows, block_scales, counts));
           },
           nb::kw_only(), "kinds"_a, "grids"_a, "scales"_a, "weights"_a, "gradients"_a, "moments"_a,
-          "vs"_a, "squares"_a = nb::none())
+          "vs"_a, "squares"_a = nb::none(), "rows"_a = nb::none(), "block_scales"_a = nb::none(),
+          "counts"_a = nb::none())
       .def("overlap",
            [](const Tensors& self) {
              const nb::gil_scoped_release release;

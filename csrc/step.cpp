@@ -34,6 +34,16 @@ constexpr std::size_t worth_a_thread = 1 << 16;
 
 std::size_t chunks(const Tensor& tensor) { return (tensor.grid.layer_size() + chunk - 1) / chunk; }
 
+// Returns where the pass of a chunk begins in a layer. Blocks that share a scale are not cut: they
+// belong to the chunk that has their first element.
+std::size_t pass_start(const Tensor& tensor, std::size_t index) {
+  const std::size_t start = std::min(index * chunk, tensor.grid.layer_size());
+  if (tensor.moment_dtype != Dtype::int8) return start;
+  const std::size_t row = tensor.quantised.row, column = start % row;
+  const std::size_t within = column % quantised_block;
+  return within == 0 ? start : start + std::min(quantised_block - within, row - column);
+}
+
 // Whether elements that are neighbours in memory belong to different layers: the columns of a
 // matrix are the layers, or each element is a layer.
 bool of_columns(const Tensor& tensor) { return tensor.grid.run == 1; }
@@ -226,9 +236,8 @@ bool Step::pass_one(std::size_t& open, std::size_t unsummed) {
     const std::size_t taken = shared.next_pass.fetch_add(1, std::memory_order_relaxed);
     if (taken < chunks(tensor)) {
       // Backwards, since the sums read the end last.
-      const std::size_t start = (chunks(tensor) - 1 - taken) * chunk;
-      pass(tensor, shared.layer, shared.scalars, start,
-           std::min(chunk, tensor.grid.layer_size() - start));
+      const std::size_t index = chunks(tensor) - 1 - taken, start = pass_start(tensor, index);
+      pass(tensor, shared.layer, shared.scalars, start, pass_start(tensor, index + 1) - start);
       return true;
     }
     if (i == open) ++open;
@@ -285,7 +294,8 @@ void Step::finish(const Tensor& tensor, std::size_t first, std::size_t layers) c
   advance(tensor, first, layers, found);
   const auto finite = [](double s) { return std::isfinite(s); };
   const bool skips = rule_->skip_nonfinite != 0 && !std::all_of(found.s, found.s + layers, finite);
-  if (of_columns(tensor) && !skips) return pass_columns(tensor, first, layers, found);
+  const bool as_columns = of_columns(tensor) && tensor.moment_dtype != Dtype::int8;
+  if (as_columns && !skips) return pass_columns(tensor, first, layers, found);
   for (std::size_t i = 0; i < layers; ++i) {
     pass(tensor, first + i, scalars_of(found, i), 0, tensor.grid.layer_size());
   }
@@ -370,9 +380,15 @@ void Step::pass(const Tensor& tensor, const Scalars& scalars, std::size_t start,
     }
     return;
   }
+  const void* gradient = at(tensor.gradient, start, tensor.gradient_dtype);
+  void* moment = at(tensor.moment, start, tensor.moment_dtype);
+  if (tensor.moment_dtype == Dtype::int8) {
+    return kernels_.quantised_pass(tensor.weight_dtype, tensor.gradient_dtype)(
+        target, weights, gradient, static_cast<std::int8_t*>(moment), start, size, tensor.quantised,
+        scalars, ahead_.quantised);
+  }
   kernels_.linear_pass(tensor.weight_dtype, tensor.gradient_dtype, tensor.moment_dtype)(
-      target, weights, at(tensor.gradient, start, tensor.gradient_dtype),
-      at(tensor.moment, start, tensor.moment_dtype), size, scalars, ahead_.pass);
+      target, weights, gradient, moment, size, scalars, ahead_.pass);
 }
 
 // The memory of an array: pieces of `length` bytes, `stride` bytes apart.
@@ -412,7 +428,7 @@ void square_sums(std::span<const Tensor> tensors, const Kernels& kernels, int th
 
 std::optional<std::pair<std::size_t, std::size_t>> overlap(std::span<const Tensor> tensors) {
   std::vector<Extent> extents;
-  extents.reserve(4 * tensors.size());
+  extents.reserve(5 * tensors.size());
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const Tensor& tensor = tensors[i];
     const bool empty = tensor.grid.layers * tensor.grid.layer_size() == 0;
@@ -422,6 +438,13 @@ std::optional<std::pair<std::size_t, std::size_t>> overlap(std::span<const Tenso
       }
       extents.push_back(extent(tensor.moment, tensor.grid, tensor.moment_dtype, i, true));
       extents.push_back(extent(tensor.gradient, tensor.grid, tensor.gradient_dtype, i, false));
+      if (tensor.moment_dtype == Dtype::int8) {
+        const Grid& grid = tensor.grid;
+        const Quantised& rows = tensor.quantised;
+        const std::size_t elements = (grid.runs - 1) * grid.stride + grid.layers * grid.run;
+        const std::size_t scales = elements / rows.row * rows.row_scales();
+        extents.push_back(extent(rows.scales, {1, 1, scales, 0}, Dtype::float32, i, true));
+      }
     }
     if (!empty || (tensor.squares != nullptr && tensor.grid.layers != 0)) {
       const Dtype dtype = tensor.weight_dtype == Dtype::float64 ? Dtype::float64 : Dtype::float32;

@@ -6,12 +6,13 @@
 
 namespace novograd {
 
-enum class Dtype : std::uint8_t { float64, float32, bfloat16, float16 };
+enum class Dtype : std::uint8_t { float64, float32, bfloat16, float16, int8 };
 
 constexpr std::size_t bytes(Dtype dtype) {
   switch (dtype) {
     case Dtype::float64: return 8;
     case Dtype::float32: return 4;
+    case Dtype::int8: return 1;
     default: return 2;
   }
 }
@@ -25,6 +26,20 @@ struct Grid {
   constexpr std::size_t layer_size() const { return runs * run; }
 };
 
+// The rows of a momentum buffer in int8. A row is cut into blocks of `quantised_block` elements;
+// its last block may be shorter. The value of an element is its number times the scale of its
+// block. Every piece of a layer must consist of whole rows.
+constexpr std::size_t quantised_block = 128;
+struct Quantised {
+  float* scales;        // of the blocks, in the order of memory
+  std::size_t row;      // the number of elements of a row
+  std::uint64_t first;  // the number of the first element in the whole tensor
+  std::uint64_t pitch;  // element j of row i has number first + i*pitch + j
+  const float* count;   // the number of earlier steps
+
+  constexpr std::size_t row_scales() const { return (row + quantised_block - 1) / quantised_block; }
+};
+
 // The layers of one tensor. Each layer has its own v, and its squared norm may be given.
 struct Tensor {
   Grid grid;           // the same for weights, gradient, moment and target
@@ -35,9 +50,12 @@ struct Tensor {
   const void* weights;
   const void* gradient;
   void* moment;
-  void* v;       // a number for each layer: float64 for float64 weights, else float32
-  void* target;  // the new weights; may be null, `weights`, or `gradient` if it has the same dtype
+  void* v;  // a number for each layer: float64 for float64 weights, else float32
+  // The new weights: may be `weights`, `gradient` if it has the same dtype, or null if the moment
+  // is not in int8.
+  void* target;
   double* squares = nullptr;  // a number for each layer, see step.h; or null
+  Quantised quantised = {};   // for a moment in int8
 };
 
 }  // namespace novograd

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from novograd import rule
-from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
+from novograd import quantized, rule
+from novograd.conformance import CASES, MOMENT_CASES, VARIANT_CASES, MismatchError, check
 from novograd.conformance.adapters import WeightState
 from novograd.conformance.choice import chosen
-from novograd.conformance.numpy import RuleAdapter
+from novograd.conformance.numpy import RuleAdapter, _wide
 from novograd.rule import Coefficients, numbers
 
 
@@ -287,6 +287,80 @@ WRONG_BOOKKEEPING = [
     SecondMomentInHalfPrecision,
 ]
 
+
+def scales_of_the_next_blocks(blocks, bits, *, xp):
+    q, scales = _right_blocks(blocks, bits, xp=xp)
+    return q, np.roll(scales, 1)
+
+
+def rounded_to_nearest(blocks, bits, *, xp):
+    return _right_blocks(blocks, 0 * bits + 2**15, xp=xp)
+
+
+def rounded_down(blocks, bits, *, xp):
+    return _right_blocks(blocks, 0 * bits, xp=xp)
+
+
+def one_scale_for_all(blocks, bits, *, xp):
+    q, scales = _right_blocks(blocks.reshape(-1), bits.reshape(-1), xp=xp)
+    return q.reshape(blocks.shape), np.full(blocks.shape[:-1], scales)
+
+
+def largest_is_128(blocks, bits, *, xp):
+    q, scales = _right_blocks(blocks, bits, xp=xp)
+    return q, scales * np.float32(127 / 128)
+
+
+def the_same_bits_in_each_step(step, *words):
+    return _right_bits(0 * step, *words)
+
+
+def bits_of_the_next_step(step, *words):
+    return _right_bits(step + np.int32(1), *words)
+
+
+def the_same_bits_for_neighbours(step, low, high, odd):
+    return _right_bits(step, low, high, 0 * odd)
+
+
+_right_blocks, _right_bits = quantized.quantised, quantized.random_bits
+WRONG_ROUNDINGS = [
+    ("quantised", scales_of_the_next_blocks),
+    ("quantised", rounded_to_nearest),
+    ("quantised", rounded_down),
+    ("quantised", one_scale_for_all),
+    ("quantised", largest_is_128),
+    ("random_bits", the_same_bits_in_each_step),
+    ("random_bits", bits_of_the_next_step),
+    ("random_bits", the_same_bits_for_neighbours),
+]
+
+
+class ScalesNotUpdated(RuleAdapter):
+    """The first scales are kept for ever."""
+
+    def _step_layer(self, layer, gradient, hyper, *weight):
+        after = super()._step_layer(layer, gradient, hyper, *weight)
+        return after._replace(scales=layer.scales) if layer.scales.any() else after
+
+
+class WeightsOfTheRoundedBuffer(RuleAdapter):
+    """The weights move by the buffer after it has been rounded."""
+
+    def _step_layer(self, layer, gradient, hyper, *weight):
+        after = super()._step_layer(layer, gradient, hyper, *weight)
+        moved = np.asarray(layer.weights - _wide(after, self._compute), layer.weights.dtype)
+        return after._replace(weights=moved) if after.scales.size else after
+
+
+class ScalesLostOnReload(RuleAdapter):
+    """A reload sets the scales to 1."""
+
+    def reload(self):
+        super().reload()
+        self._layers = [x._replace(scales=np.ones_like(x.scales)) for x in self._layers]
+
+
 FORMULAS = [
     (name, wrong)
     for name, mutants in (
@@ -299,6 +373,7 @@ FORMULAS = [
 
 # The cases that compiling adapters run without ``--full``, so the whole table catches more.
 CHOICE = [case for _, case in chosen(["rule"], CASES)]
+PLAIN_INT8 = [case for case in MOMENT_CASES if case.name == "int8 moment"]
 LIMITED = [case for case in VARIANT_CASES if case.variant.clip is not None]
 
 
@@ -325,10 +400,25 @@ def test_a_wrong_limit_fails(monkeypatch, name, wrong):
     assert fails(RuleAdapter, LIMITED)
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"), WRONG_ROUNDINGS, ids=lambda x: getattr(x, "__name__", x)
+)
+def test_a_wrong_rounding_fails(monkeypatch, name, wrong):
+    monkeypatch.setattr(quantized, name, wrong)
+    assert fails(RuleAdapter, PLAIN_INT8)
+
+
+@pytest.mark.parametrize(
+    "adapter", [ScalesNotUpdated, WeightsOfTheRoundedBuffer, ScalesLostOnReload]
+)
+def test_wrong_bookkeeping_of_blocks_fails(adapter):
+    assert fails(adapter, PLAIN_INT8)
+
+
 @pytest.mark.parametrize("adapter", WRONG_BOOKKEEPING)
 def test_wrong_bookkeeping_fails(adapter):
     assert fails(adapter)
 
 
 def test_the_right_rule_passes():
-    assert not fails(RuleAdapter, [*CASES, *VARIANT_CASES])
+    assert not fails(RuleAdapter, [*CASES, *MOMENT_CASES, *VARIANT_CASES])

@@ -17,6 +17,8 @@ from novograd.conformance.cases import DTYPES, Case, CaseHyperparameters
 from novograd.conformance.choice import chosen
 from novograd.conformance.numpy import NativeAdapter
 from novograd.native import arguments
+from novograd.quantized import BLOCK, random_bits
+from novograd.quantized import quantised as quantised_blocks
 from novograd.rule import Numbers
 from tests.helpers.parameters import some
 
@@ -46,12 +48,14 @@ NUMBERS = Numbers(
 PLAIN = arguments(NUMBERS)
 
 every_instruction_set = pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS, indirect=True)
-every_kind = pytest.mark.parametrize("kind", native.kernels.KINDS, ids="-".join)
+QUANTISED = [kind for kind in native.kernels.KINDS if kind[2] == "int8"]
+KINDS = [kind for kind in native.kernels.KINDS if kind not in QUANTISED]
+every_kind = pytest.mark.parametrize("kind", KINDS, ids="-".join)
 # One kind for each dtype and one with two dtypes. Other tests run every kind with few numbers.
 some_kinds = pytest.mark.parametrize(
     "kind",
     some(
-        native.kernels.KINDS,
+        KINDS,
         kept=[*((name,) * 3 for name in DTYPES), ("float32", "bfloat16", "float32")],
         name="-".join,
     ),
@@ -65,7 +69,9 @@ def instruction_set(request, monkeypatch):
     assert native.kernels.instruction_set() == request.param
 
 
-def layers_of(kind, weights, gradients, moments, vs, grids=None, scales=None, squares=None):
+def layers_of(
+    kind, weights, gradients, moments, vs, grids=None, scales=None, squares=None, **quantised
+):
     """Returns arrays of one kind as input of the kernels; by default each array is one layer."""
     return native.kernels.Tensors(
         kinds=[kind] * len(weights),
@@ -76,6 +82,7 @@ def layers_of(kind, weights, gradients, moments, vs, grids=None, scales=None, sq
         moments=[x.ctypes.data for x in moments],
         vs=[x.ctypes.data for x in vs],
         squares=squares and [x if x is None else x.ctypes.data for x in squares],
+        **quantised,
     )
 
 
@@ -510,6 +517,183 @@ def test_skip_nonfinite_leaves_one_layer_of_a_tensor_untouched(grids):
             np.testing.assert_array_equal(old[index] == new[index], layer == 2)
 
 
+class Rows(NamedTuple):
+    """A matrix with a momentum buffer in int8, and its place in the whole tensor."""
+
+    rows: int
+    length: int
+    layers: int
+    first: int = 0
+    pitch: int | None = None
+
+    @property
+    def grid(self):
+        run = self.rows // self.layers * self.length
+        return 1, self.layers, run, self.layers * run
+
+
+# Layers that threads share, with chunks that end within blocks; layers for one thread; short rows;
+# rows without a full block; and a place in a larger tensor, where the low words of the numbers of
+# pairs begin again at 0.
+MATRICES = (
+    Rows(600, 1000, 2),
+    Rows(2, 200_001, 1),
+    Rows(200, 768, 200),
+    Rows(100, 128, 4, first=3, pitch=301),
+    Rows(65, 147, 1, first=2**33 - 5000, pitch=147),
+    Rows(10, 9, 10, first=1),
+    Rows(300, 1, 300),
+    Rows(1, 257, 1, first=2**33 - 131),
+)
+
+
+class Matrices:
+    """Random matrices with a momentum buffer in int8 after a number of steps."""
+
+    def __init__(self, kind, matrices=MATRICES, steps=7.0):
+        sizes = [x.rows * x.length for x in matrices]
+        floats = Arrays((*kind[:2], quantised_as(kind)), sizes)
+        self.kind, self.matrices = native.kernels.KINDS.index(kind), matrices
+        self.weights, self.gradients = floats.weights, floats.gradients
+        self.vs = [np.zeros(x.layers, floats.vs[0].dtype) for x in matrices]
+        random = np.random.default_rng(1)
+        self.moments = [random.integers(-127, 128, size).astype(np.int8) for size in sizes]
+        self.scales = [random.random((x.rows, -(-x.length // BLOCK)), np.float32) for x in matrices]
+        self.steps = np.full((), steps, np.float32)
+
+    def layers(self):
+        columns = (self.weights, self.gradients, self.moments, self.vs)
+        return layers_of(
+            self.kind,
+            *columns,
+            [x.grid for x in self.matrices],
+            rows=[(x.length, x.first, x.pitch or x.length) for x in self.matrices],
+            block_scales=[x.ctypes.data for x in self.scales],
+            counts=[self.steps.ctypes.data] * len(self.matrices),
+        )
+
+    def stored(self):
+        state = (*self.weights, *self.moments, *self.scales, *self.vs)
+        return b"".join(x.tobytes() for x in state)
+
+
+def quantised_as(kind):
+    """Returns the name of the dtype in which kernels compute."""
+    return "float64" if kind[0] == "float64" else "float32"
+
+
+def in_blocks(row):
+    """Returns a row as blocks; zeros fill the last block."""
+    return np.pad(row, (0, -row.size % BLOCK)).reshape(-1, BLOCK)
+
+
+def expected_after(kind, matrices):
+    """Returns the state after a step, by kernels for a buffer of numbers, and NumPy."""
+    arrays, dtype = Matrices(kind, matrices), DTYPES[quantised_as(kind)]
+    quantised, scales = arrays.moments, arrays.scales
+    arrays.moments = []
+    for x, q, s in zip(matrices, quantised, scales, strict=True):
+        each = np.repeat(s, BLOCK, axis=1)[:, : x.length].ravel().astype(dtype)
+        arrays.moments.append(q.astype(dtype) * each)
+    arrays.kind = native.kernels.KINDS.index((*kind[:2], quantised_as(kind)))
+    arrays.layers().step(PLAIN, 1)
+    moments, arrays.moments, arrays.scales = arrays.moments, [], []
+    for x, m in zip(matrices, moments, strict=True):
+        place = np.arange(x.length, dtype=np.uint64)
+        found = []
+        for i, row in enumerate(m.reshape(x.rows, x.length)):
+            number = place + np.uint64(x.first + i * (x.pitch or x.length))
+            pair = number >> np.uint64(1)
+            words = (pair.astype(np.uint32).view(np.int32), (pair >> 32).astype(np.int32))
+            odd = (number & np.uint64(1)).astype(np.int32)
+            bits = random_bits(np.int32([arrays.steps]), *words, odd)
+            found.append(quantised_blocks(in_blocks(row), in_blocks(bits.astype(dtype)), xp=np))
+        q = [blocks.ravel()[: x.length] for blocks, _ in found]
+        arrays.moments.append(np.concatenate(q).astype(np.int8))
+        arrays.scales.append(np.stack([scales for _, scales in found]))
+    return arrays
+
+
+@pytest.mark.parametrize("kind", QUANTISED, ids="-".join)
+def test_a_step_in_int8_is_the_step_of_its_numbers_and_then_quantised(kind, monkeypatch):
+    expected = expected_after(kind, MATRICES)
+    for name in INSTRUCTION_SETS:
+        monkeypatch.setenv("NOVOGRAD_ISA", name)
+        arrays = Matrices(kind)
+        arrays.layers().step(PLAIN, 2)
+        for field in ("weights", "moments", "scales", "vs"):
+            for i, pair in enumerate(
+                zip(getattr(arrays, field), getattr(expected, field), strict=True)
+            ):
+                np.testing.assert_array_equal(*pair, err_msg=f"{field} of {MATRICES[i]}, {name}")
+
+
+@pytest.mark.parametrize("kind", some(QUANTISED, kept=[("float32", "float32", "int8")]))
+def test_results_in_int8_do_not_depend_on_threads_or_prefetching(kind, monkeypatch):
+    results = set()
+    for ahead, threads in ((None, 1), (None, 2), (None, 3), ("0,0", 2), ("4096,512", 2)):
+        if ahead:
+            monkeypatch.setenv("NOVOGRAD_AHEAD", ahead)
+        arrays = Matrices(kind)
+        for _ in range(2):
+            arrays.layers().step(PLAIN, threads)
+        results.add(arrays.stored())
+    assert len(results) == 1
+
+
+def test_a_skipped_layer_keeps_its_bits_in_int8():
+    matrices = (Rows(4, 1000, 4), Rows(2, 200_001, 1))
+    arrays, untouched = (Matrices(("float32", "float32", "int8"), matrices) for _ in range(2))
+    arrays.gradients[0][1500] = np.nan
+    arrays.gradients[1][-1] = np.inf
+    arrays.layers().step(arguments(NUMBERS, skip_nonfinite=True), 2)
+    for field in ("weights", "moments", "scales"):
+        new, old = getattr(arrays, field), getattr(untouched, field)
+        rows = [x[0].reshape(4, -1) for x in (new, old)]
+        assert (rows[0] == rows[1]).all(axis=1).tolist() == [False, True, False, False]
+        np.testing.assert_array_equal(new[1], old[1])
+
+
+@every_instruction_set
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_block_with_a_number_that_is_not_finite_has_a_scale_that_is_nan(value, instruction_set):
+    arrays = Matrices(("float32", "float32", "int8"), (Rows(1, 300, 1),))
+    arrays.moments[0][:] = 1
+    arrays.scales[0][:] = [[1.0, value, 1.0]]
+    arrays.layers().step(PLAIN, 1)
+    assert np.isnan(arrays.scales[0]).tolist() == [[False, True, False]]
+    assert np.isfinite(arrays.weights[0]).tolist() == [True] * 128 + [False] * 128 + [True] * 44
+
+
+@every_instruction_set
+def test_a_block_of_zeros_has_the_scale_zero(instruction_set):
+    arrays = Matrices(("float32", "float32", "int8"), (Rows(1, 300, 1),))
+    arrays.moments[0][:] = 0
+    arrays.gradients[0][:200] = 0
+    arrays.layers().step(arguments(NUMBERS._replace(b=0.0)), 1)
+    assert (arrays.scales[0] > 0).tolist() == [[False, True, True]]
+    assert (arrays.moments[0] != 0)[:200].tolist() == [False] * 200
+
+
+@pytest.mark.parametrize("missing", ["rows", "block_scales", "counts"])
+def test_a_buffer_in_int8_needs_its_rows_scales_and_count(missing):
+    arrays = Matrices(("float32", "float32", "int8"), MATRICES[:1])
+    columns = (arrays.weights, arrays.gradients, arrays.moments, arrays.vs)
+    given = {"rows": [(1, 0, 1)], "block_scales": [1], "counts": [1]}
+    for value in (None, [None]):
+        with pytest.raises(ValueError, match="needs rows, block_scales and counts"):
+            layers_of(arrays.kind, *columns, **given | {missing: value})
+
+
+def test_scales_that_overlap_other_memory_are_found():
+    matrices = (Rows(4, 300, 1), Rows(4, 300, 1))
+    arrays = Matrices(("float32", "float32", "int8"), matrices)
+    assert arrays.layers().overlap() is None
+    both = np.zeros((7, 3), np.float32)
+    arrays.scales = [both[:4], both[3:]]
+    assert arrays.layers().overlap() == (0, 1)
+
+
 class Extent(NamedTuple):
     """Memory at invented addresses: pieces of ``length`` bytes, 28 bytes apart."""
 
@@ -576,10 +760,13 @@ def test_parts_of_one_array_overlap_only_where_they_do(start, expected):
     assert layers.overlap() == expected
 
 
-@pytest.mark.parametrize("short", ["grids", "scales", "weights", "vs", "squares"])
+@pytest.mark.parametrize(
+    "short", ["grids", "scales", "weights", "vs", "squares", "rows", "block_scales", "counts"]
+)
 def test_lists_of_different_lengths_are_refused(short):
     lists = {name: [0, 0] for name in ("kinds", "weights", "gradients", "moments", "vs")}
-    lists |= {"grids": [(1, 1, 1, 1)] * 2, "scales": [1.0] * 2, "squares": [None] * 2}
+    lists |= {"grids": [(1, 1, 1, 1)] * 2, "scales": [1.0] * 2}
+    lists |= {name: [None] * 2 for name in ("squares", "rows", "block_scales", "counts")}
     lists[short] = lists[short][:1]
     with pytest.raises(ValueError, match="the same length"):
         native.kernels.Tensors(**lists)

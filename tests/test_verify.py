@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from novograd import cli, rule
-from novograd.conformance import CASES, VARIANT_CASES, report, verify
+from novograd.conformance import CASES, MOMENT_CASES, VARIANT_CASES, report, verify
 from novograd.conformance.cases import DTYPES
 from novograd.conformance.choice import chosen, features
 from novograd.conformance.numpy import RuleAdapter
@@ -48,8 +48,9 @@ def test_the_right_rule_passes(command, options):
     assert first[5] == "pass"
     others = ["float64", "bfloat16", "float16"]  # once for the rule and once for the kernels
     assert [line[0] for line in lines if line[2:] == ["pass"]] == 2 * others
-    every = 2 * len(CASES + VARIANT_CASES)
-    some = len(chosen(["rule", "native kernels"], CASES + VARIANT_CASES))
+    cases = CASES + MOMENT_CASES + VARIANT_CASES
+    every = 2 * len(cases)
+    some = len(chosen(["rule", "native kernels"], cases))
     ran, more = (every, "") if options else (f"{some} of {every}", " --full runs all of them.")
     last = f"{ran} checks were run, with 30 steps each; 0 failed.{more}"
     assert " ".join(result.output.split()).endswith(last)

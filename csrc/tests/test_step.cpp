@@ -31,7 +31,8 @@ void expect(bool right, const std::string& what) {
   std::printf("failed: %s\n", what.c_str());
 }
 
-constexpr Dtype all_dtypes[] = {Dtype::float64, Dtype::float32, Dtype::bfloat16, Dtype::float16};
+constexpr Dtype all_dtypes[] = {Dtype::float64, Dtype::float32, Dtype::bfloat16, Dtype::float16,
+                                Dtype::int8};
 // Sizes for several threads, for several chunks of one thread, not a multiple of any vector width,
 // and 0; then several layers, with and without gaps, layers of one element, and columns.
 const std::vector<Grid> grids = {{1, 1, 300'001, 300'001},
@@ -48,6 +49,16 @@ const std::vector<Grid> grids = {{1, 1, 300'001, 300'001},
                                  {1, 3'000, 1, 3'000},
                                  {100, 300, 1, 307},
                                  {1, 5, 0, 0}};
+// For moments in int8: rows of 1,000 elements, so that chunks end within blocks; a row for each
+// layer; and rows that belong to the layers in turn.
+const std::vector<Grid> quantised_grids = {{1, 1, 300'000, 300'000},
+                                           {1, 2, 140'001, 280'002},
+                                           {1, 1, 100'000, 100'000},
+                                           {1, 30, 300, 9'000},
+                                           {50, 3, 17, 51},
+                                           {1, 3'000, 1, 3'000},
+                                           {1, 1, 0, 0}};
+constexpr float steps = 3;
 constexpr Rule rule = {.beta1 = 0.9,
                        .keep = 0.75,
                        .mix = 0.25,
@@ -85,7 +96,7 @@ struct Model {
       return bytes_.data();
     };
     unsigned seed = 0;
-    for (const Grid& grid : grids) {
+    for (const Grid& grid : moment == Dtype::int8 ? quantised_grids : grids) {
       // The last piece has no gap after it.
       const std::size_t size =
           grid.run == 0 ? 0 : (grid.runs - 1) * grid.stride + grid.layers * grid.run;
@@ -94,6 +105,13 @@ struct Model {
       void* m = make(size, moment, ++seed);
       void* v = memory.emplace_back((weights == Dtype::float64 ? 8 : 4) * grid.layers).data();
       tensors.push_back({grid, 1, weights, gradient, moment, w, g, m, v, w});
+      if (moment == Dtype::int8 && size != 0) {
+        const std::size_t row = grid.run % 1000 == 0 ? 1000 : grid.run;
+        Quantised& rows = tensors.back().quantised;
+        rows = {.scales = nullptr, .row = row, .first = 3, .pitch = row + 1, .count = &steps};
+        rows.scales =
+            static_cast<float*>(make(size / row * rows.row_scales(), Dtype::float32, ++seed));
+      }
     }
   }
 
@@ -109,11 +127,13 @@ struct Model {
     const float single = static_cast<float>(value);
     const std::uint16_t bfloat16 = (two ? 0x4000 : 0x3f80) | negative << 15;
     const std::uint16_t float16 = (two ? 0x4000 : 0x3c00) | negative << 15;
+    const auto int8 = static_cast<std::int8_t>(value);
     switch (dtype) {
       case Dtype::float64: std::memcpy(to, &value, 8); break;
       case Dtype::float32: std::memcpy(to, &single, 4); break;
       case Dtype::bfloat16: std::memcpy(to, &bfloat16, 2); break;
       case Dtype::float16: std::memcpy(to, &float16, 2); break;
+      case Dtype::int8: std::memcpy(to, &int8, 1); break;
     }
   }
 };
@@ -124,7 +144,8 @@ void all_kernels_agree_on_any_number_of_threads() {
       for (Dtype m : all_dtypes) {
         std::vector<std::vector<std::byte>> expected;
         for (const Kernels* kernels : supported_kernels()) {
-          if (kernels->linear_pass(w, g, m) == nullptr) continue;
+          const bool quantised = m == Dtype::int8 && kernels->quantised_pass(w, g) != nullptr;
+          if (!quantised && kernels->linear_pass(w, g, m) == nullptr) continue;
           for (int threads : {1, 2, 3, 8}) {
             Model model(w, g, m);
             for (int i = 0; i < 2; ++i) step(model.tensors, rule, *kernels, threads);
@@ -201,12 +222,12 @@ void parts_of_one_array_do_not_overlap() {
 }
 
 // Callers compete for the pool; a caller that does not get it works alone.
-void many_callers_at_once() {
-  Model expected(Dtype::float32, Dtype::float32, Dtype::float32);
+void many_callers_at_once(Dtype moment) {
+  Model expected(Dtype::float32, Dtype::float32, moment);
   for (int i = 0; i < 5; ++i) step(expected.tensors, rule, kernels(), 1);
   std::vector<std::thread> callers;
   std::vector<Model> models;
-  for (int i = 0; i < 4; ++i) models.emplace_back(Dtype::float32, Dtype::float32, Dtype::float32);
+  for (int i = 0; i < 4; ++i) models.emplace_back(Dtype::float32, Dtype::float32, moment);
   for (Model& model : models) {
     callers.emplace_back([&model] {
       for (int i = 0; i < 5; ++i) step(model.tensors, rule, kernels(), 3);
@@ -238,6 +259,13 @@ void a_forked_child_steps() {
   expect(status == 0, "a forked child");
 }
 
+void overlapping_scales_are_found() {
+  Model model(Dtype::float32, Dtype::float32, Dtype::int8);
+  expect(!overlap(model.tensors), "tensors in int8 do not overlap");
+  model.tensors[2].quantised.scales = model.tensors[0].quantised.scales;
+  expect(overlap(model.tensors).has_value(), "scales overlap");
+}
+
 void traffic_stays_inside() {
   std::vector<float> w(70'001, 1), g(w), m(w);
   for (int threads : {1, 2, 7}) traffic(w.data(), g.data(), m.data(), w.size(), threads);
@@ -251,7 +279,8 @@ int main(int count, char** arguments) {
   const bool everything = count == 1 || std::string(arguments[1]) != "threads";
   for (double clip : {0.0, 0.5, 4.0}) a_step_agrees_with_a_plain_loop(clip);
   parts_of_one_array_do_not_overlap();
-  many_callers_at_once();
+  overlapping_scales_are_found();
+  for (Dtype moment : {Dtype::float32, Dtype::int8}) many_callers_at_once(moment);
   the_pool_calls_on_several_threads_and_returns_after_all();
   traffic_stays_inside();
   if (everything) {

@@ -6,6 +6,7 @@ follows the formulas of NVIDIA Clara Train 3.1's ``ai4med.libs.optimizers.NovoGr
 README.md lists the decisions where that text is silent.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -71,3 +72,55 @@ def step(
     m = beta1 * m + learning_rate * update
     w = w - (beta1 * m + learning_rate * update if nesterov else m)
     return np.asarray(w), np.asarray(m), np.asarray(v)
+
+
+def blocks(shape: tuple[int, ...]) -> Iterator[NDArray[np.int64]]:
+    """Yields the positions of the elements of each block of a momentum buffer in 8 bits.
+
+    A position is an index of the flat array. The blocks are in the order of their scales.
+
+    Example:
+        >>> [positions.size for positions in blocks((2, 3, 100))]
+        [128, 128, 44, 128, 128, 44]
+    """
+    axes = list(shape)
+    row = axes.pop()
+    while row < 128 and len(axes) > 1:
+        row *= axes.pop()
+    for start in range(0, int(np.prod(shape)), row):
+        for first in range(start, start + row, 128):
+            yield np.arange(first, min(first + 128, start + row))
+
+
+def uniform(step: int, positions: NDArray[np.int64]) -> Array:
+    """Returns the random numbers, in [0, 1), that round elements after ``step`` earlier steps.
+
+    Example:
+        >>> (65536 * uniform(7, np.arange(4))).tolist()
+        [43240.0, 43665.0, 14055.0, 65066.0]
+    """
+
+    def mixed(x: Any) -> Any:
+        x = ((x ^ (x >> 16)) * 0x21F0AAAD) % 2**32
+        x = ((x ^ (x >> 15)) * 0xD35A2D97) % 2**32
+        return x ^ (x >> 15)
+
+    numbers = positions.astype(np.uint64)
+    pairs = numbers // 2
+    key = mixed(np.full(1, step ^ 0x9E3779B9, np.uint64))
+    words = mixed(pairs % 2**32 ^ mixed(pairs // 2**32 ^ key))
+    return np.where(numbers % 2, words // 2**16, words % 2**16) / 2**16
+
+
+def dequantised(q: ArrayLike, scales: ArrayLike) -> Array:
+    """Returns a momentum buffer in 8 bits as float64.
+
+    Example:
+        >>> dequantised(np.ones((2, 3), np.int8), [[2.0], [4.0]]).tolist()
+        [[2.0, 2.0, 2.0], [4.0, 4.0, 4.0]]
+    """
+    q, scales = np.asarray(q, np.float64), np.asarray(scales, np.float64)
+    moment = q.ravel().copy()
+    for positions, scale in zip(blocks(q.shape), scales.ravel(), strict=True):
+        moment[positions] *= scale
+    return moment.reshape(q.shape)

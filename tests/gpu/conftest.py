@@ -12,8 +12,9 @@ if triton.INTERPRETED:
     import triton.language as tl
     from triton.runtime import interpreter
 
-    from novograd.torch.backends import triton_kernels
+    from novograd.torch.backends import triton_int8, triton_kernels
 
+    OURS = {triton_int8.__name__, triton_kernels.__name__}
     _cast = interpreter.InterpreterBuilder.cast_impl
     _made_ready = interpreter.InterpretedFunction.__call__
 
@@ -32,7 +33,7 @@ if triton.INTERPRETED:
         The interpreter patches Triton's language again for each call, which took half of the time
         of these tests. Our functions do not need this, because the launch has already done it.
         """
-        ours = self.fn.__module__ == triton_kernels.__name__
+        ours = self.fn.__module__ in OURS
         return self.rewrite()(*args, **kwargs) if ours else _made_ready(self, *args, **kwargs)
 
     interpreter.InterpreterBuilder.cast_impl = _cast_to_nearest

@@ -2,7 +2,7 @@
 
 import pytest
 
-from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
+from novograd.conformance import CASES, MOMENT_CASES, VARIANT_CASES, MismatchError, check
 from novograd.conformance.torch import TritonAdapter
 from novograd.torch.backends.triton import INTERPRETED
 from tests.helpers.conformance import checks
@@ -18,7 +18,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize(
     ("adapter", "case"),
-    checks({"triton": TritonAdapter}, [*CASES, *VARIANT_CASES], SLOW, VARIANTS),
+    checks({"triton": TritonAdapter}, [*CASES, *MOMENT_CASES, *VARIANT_CASES], SLOW, VARIANTS),
 )
 def test_the_adapter_passes_the_case(adapter, case):
     check(adapter, case)

@@ -12,7 +12,7 @@ from novograd.torch.backends import triton
 from tests.helpers.torch import parameters, set_gradients, states_of, train
 
 DEVICE = "cuda"
-SHAPES = ((20000,), (7,), (30, 50))
+SHAPES = ((20000,), (7,), (30, 50), (48, 128), (20, 300))
 pytestmark = pytest.mark.skipif(triton.INTERPRETED, reason="needs a CUDA device")
 
 
@@ -29,6 +29,12 @@ CASES = {
     "rows, apex": (torch.float32, {"layers": rows, "variant": "apex"}),
     "rows, bfloat16": (torch.bfloat16, {"layers": rows}),
     "stochastic rounding": (torch.bfloat16, {"stochastic_rounding": True}),
+    "int8": (torch.float32, {"moment_dtype": torch.int8}),
+    "rows, int8": (torch.float32, {"layers": rows, "moment_dtype": torch.int8}),
+    "rows, int8, stochastic rounding": (
+        torch.bfloat16,
+        {"variant": "rows", "moment_dtype": torch.int8, "stochastic_rounding": True},
+    ),
 }
 in_all_cases = pytest.mark.parametrize(("dtype", "options"), CASES.values(), ids=CASES)
 
@@ -61,7 +67,7 @@ def test_replays_of_a_graph_equal_the_steps_of_an_eager_optimizer(dtype, options
             step = graph.replay
             # An eager step sends other data to the device, which must not change the graph.
             other = parameters(SHAPES, dtype, device=DEVICE)
-            train(NovoGrad(other, fused=True, layers=options.get("layers")), 1)
+            train(NovoGrad(other, fused=True, **options), 1)
         for number in range(1, 21):
             lr.fill_(0.1 * 0.9**number)
             fill_gradients(params, number)
@@ -171,6 +177,19 @@ def test_a_step_needs_little_temporary_memory():
     before = torch.cuda.memory_allocated()
     optimizer.step()
     assert torch.cuda.max_memory_allocated() - before < 40_000
+
+
+def test_a_step_with_int8_needs_little_temporary_memory():
+    param = torch.nn.Parameter(torch.randn(10_000, 1000, device=DEVICE))
+    param.grad = torch.randn_like(param)
+    for layers in (None, Rows()):
+        optimizer = NovoGrad([param], layers=layers, fused=True, moment_dtype=torch.int8)
+        optimizer.step()
+        assert sum(x.nbytes for x in states_of(optimizer)[0].values()) < 1.04 * param.numel()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        optimizer.step()
+        assert torch.cuda.max_memory_allocated() - before < 400_000
 
 
 def test_a_tensor_may_have_more_than_2_to_the_31_elements():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
+from novograd.conformance import CASES, MOMENT_CASES, VARIANT_CASES, MismatchError, check
 from novograd.conformance.torch import (
     ADAPTERS,
     COMPILED,
@@ -17,7 +17,8 @@ VARIANTS = ["apex", "pytorch-optimizer-3"]
 
 
 @pytest.mark.parametrize(
-    ("adapter", "case"), checks(ADAPTERS, [*CASES, *VARIANT_CASES], COMPILED, VARIANTS)
+    ("adapter", "case"),
+    checks(ADAPTERS, [*CASES, *MOMENT_CASES, *VARIANT_CASES], COMPILED, VARIANTS),
 )
 def test_the_adapter_passes_the_case(adapter, case):
     check(adapter, case)

@@ -8,6 +8,7 @@ import torch
 
 from novograd.torch import NovoGrad
 from novograd.torch.backends import eager, foreach, native
+from novograd.torch.layout import layout_of
 from novograd.torch.plan import Plan
 from novograd.torch.state import whole_part
 from tests.helpers.torch import parameters, set_gradients
@@ -126,7 +127,8 @@ def test_a_stored_plan_gets_the_new_gradients(backend):
     set_gradients(params, 0)
     optimizer.step()
     (group,), states = optimizer.param_groups, optimizer.state
-    parts = [whole_part(w, w.grad, 1.0, states[w]) for w in params]
+    layout = layout_of(None, None, params[0])
+    parts = [whole_part(w, w.grad, layout, states[w]) for w in params]
     plan = Plan(group, None, {backend: parts}, states)
     set_gradients(params, 1)
     again = plan.recall(group, None, states)

@@ -4,16 +4,25 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from novograd.conformance.cases import DTYPES, Case, CaseHyperparameters
+from novograd.conformance.cases import DTYPES, MOMENTS, Case, CaseHyperparameters
 from novograd.layers import second_moment_shape
+from novograd.quantized import is_quantised, scale_shape
 
 
 class WeightState(NamedTuple):
-    """The stored values of one weight and its state: NumPy copies in the dtypes of storage."""
+    """The stored values of one weight and its state: NumPy copies in the dtypes of storage.
+
+    Attributes:
+        weights: The weight.
+        moment: The momentum buffer.
+        second_moment: The second moments.
+        scales: The scales of the blocks of the buffer if it is in 8 bits; else empty.
+    """
 
     weights: np.ndarray
     moment: np.ndarray
     second_moment: np.ndarray
+    scales: np.ndarray = np.zeros(0, np.float32)
 
 
 class Adapter(Protocol):
@@ -54,3 +63,16 @@ def zero_second_moments(case: Case) -> list[np.ndarray]:
         np.zeros(second_moment_shape(layers, shape), compute_dtype(case.dtype))
         for layers, shape in zip(case.layers, case.shapes, strict=True)
     ]
+
+
+def zero_states(case: Case) -> list[WeightState]:
+    """Returns the initial weights of a case with their state before the first step."""
+    states = []
+    for w, v in zip(case.weights(), zero_second_moments(case), strict=True):
+        dtype, scales = w.dtype, np.zeros(0, np.float32)
+        if case.moment is not None and is_quantised(w.shape):
+            dtype = MOMENTS[case.moment]
+            if case.moment == "int8":
+                scales = np.zeros(scale_shape(w.shape), np.float32)
+        states.append(WeightState(w, np.zeros(w.shape, dtype), v, scales))
+    return states

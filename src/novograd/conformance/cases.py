@@ -43,6 +43,26 @@ DTYPES: Mapping[str, np.dtype] = {
     "float16": np.dtype(np.float16),
 }
 
+# The dtypes of a momentum buffer that differs from its weights.
+MOMENTS: Mapping[str, np.dtype] = {"int8": np.dtype(np.int8), "bfloat16": DTYPES["bfloat16"]}
+
+# Weights whose buffer may be in 8 bits: rows of whole blocks, of whole blocks and a rest, and of
+# less than a block; rows that begin at odd positions, or have several axes; blocks that belong to
+# many layers; layers that are cut; and weights that are too small, or have one axis.
+_QUANTISED: tuple[tuple[tuple[int, ...], Layers], ...] = (
+    ((16, 256), None),
+    ((33, 131), Rows(0, "rms")),
+    ((131, 40), Rows(1)),
+    ((520, 8), None),
+    ((8, 64, 3, 3), Rows(0, "rms")),
+    ((3, 15, 129), Stacked()),
+    ((4, 40, 33), Rows((0, 1))),
+    ((60, 70), Split((17, 0, 43))),
+    ((20, 300), Split((128, 172), axis=-1)),
+    ((33, 17), Rows(0)),
+    ((4100,), None),
+)
+
 
 @dataclass(frozen=True)
 class CaseHyperparameters:
@@ -76,6 +96,7 @@ class Case:
         shapes: The shape of each weight.
         layers: The layers of each weight; None makes the whole weight one layer.
         variant: The variant: one of ``VARIANTS``, or one of them with another ``clip``.
+        moment: The dtype of the momentum buffers, one of ``MOMENTS``; None for the weights' dtype.
     """
 
     name: str
@@ -90,6 +111,7 @@ class Case:
     shapes: tuple[tuple[int, ...], ...] = SHAPES
     layers: tuple[Layers, ...] = (None,) * len(SHAPES)
     variant: Variant = DOCUMENTED
+    moment: str | None = None
 
     def weights(self) -> list[np.ndarray]:
         """Returns the initial weights."""
@@ -277,5 +299,43 @@ def _clip_cases() -> Iterator[Case]:
     )
 
 
+def _moment_cases() -> Iterator[Case]:
+    """Yields cases whose momentum buffers are in 8 bits or in bfloat16."""
+    shapes, layers = zip(*_QUANTISED, strict=True)
+    common: dict[str, Any] = {"steps": 5, "reload_at": 3, "shapes": shapes, "layers": layers}
+    for moment, dtype, name in (
+        ("int8", "float32", "rows"),
+        ("int8", "float64", DOCUMENTED.name),
+        ("int8", "bfloat16", "nvidia"),
+        ("int8", "float16", "apex"),
+        ("int8", "float32", "nvidia-amsgrad"),
+        ("int8", "float32", "apex-inf"),
+        ("bfloat16", "float32", "rows"),
+        ("bfloat16", "float64", DOCUMENTED.name),
+    ):
+        variant = get(name)
+        yield Case(
+            f"{moment} moment, {dtype}, variant {name}",
+            dtype=dtype,
+            variant=variant,
+            hyper=_hyper(
+                beta1=0.875,
+                beta2=0.75,
+                epsilon=2.0**-10,
+                weight_decay=0.0625,
+                grad_averaging=variant.grad_averaging,
+                nesterov=variant.nesterov,
+            ),
+            schedule=_learning_rate_schedule,
+            zero=frozenset({0, 2}),
+            moment=moment,
+            **common,
+        )
+    yield Case(
+        "int8 moment", moment="int8", missing={0: frozenset({1}), 2: frozenset({0})}, **common
+    )
+
+
 CASES: tuple[Case, ...] = tuple(_cases())
 VARIANT_CASES: tuple[Case, ...] = (*_variant_cases(), *_clip_cases())
+MOMENT_CASES: tuple[Case, ...] = tuple(_moment_cases())

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from novograd import reference
-from novograd.conformance.adapters import Adapter, WeightState, zero_second_moments
+from novograd.conformance.adapters import Adapter, WeightState, zero_states
 from novograd.conformance.cases import Case
 from novograd.conformance.peers import PEERS, Gradient, State
 from novograd.layers import Layers, Rows, Split
@@ -61,11 +61,8 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
     clip = math.inf if case.variant.clip is None else case.variant.clip
     adapter = make(case)
     before = adapter.layers()
-    start = [
-        WeightState(w, np.zeros_like(w), v)
-        for w, v in zip(case.weights(), zero_second_moments(case), strict=True)
-    ]
-    _assert_identical(before, start, f"{case.name}, before the first step")
+    taken = [0] * len(before)  # the steps of each weight
+    _assert_identical(before, zero_states(case), f"{case.name}, before the first step")
     for step in range(case.steps):
         where = f"{case.name}, step {step}"
         if step == case.reload_at:
@@ -81,24 +78,35 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
                 _assert_identical([after[number]], [before[number]], f"{place}, without gradient")
             else:
                 apart = _apart(case.layers[number], gradient.shape)
+                wide = [_with_wide_moment(x) for x in (before[number], after[number])]
+                moment, allowed = np.zeros(gradient.shape), np.zeros(gradient.shape)
                 for index, (part, v, scale) in enumerate(apart):
                     was, now = (
                         WeightState(x.weights[part], x.moment[part], x.second_moment[v].reshape(()))
-                        for x in (before[number], after[number])
+                        for x in wide
                     )
                     if case.variant.name == DOCUMENTED.name:
                         expected = reference.step(
-                            *was, gradient[part], **asdict(hyper), scale=scale, clip=clip
+                            *was[:3], gradient[part], **asdict(hyper), scale=scale, clip=clip
                         )
                     else:
-                        w, m, v = (x.astype(np.float64) for x in was)
+                        w, m, v = (x.astype(np.float64) for x in was[:3])
                         *expected, largest[number, index] = PEERS[case.variant.name](
                             State(w, m, v, largest[number, index]),
                             Gradient(gradient[part].astype(np.float64), step + 1, scale, clip),
                             hyper,
                         )
-                    error = _assert_step(was, expected, now, adapter.rounds_update, place)
+                    error, arithmetic = _assert_step(
+                        was, expected, now, adapter.rounds_update, place
+                    )
                     worst = max(worst, error)
+                    moment[part], allowed[part] = expected[1], arithmetic
+                    if not after[number].scales.size:
+                        error = _assert_moment(was, moment[part], now, arithmetic, place)
+                        worst = max(worst, error)
+                if after[number].scales.size:
+                    _assert_blocks(moment, allowed, after[number], taken[number], place)
+                taken[number] += 1
         before = after
     return worst
 
@@ -136,8 +144,12 @@ def _assert_step(
     after: WeightState,
     rounds_update: bool,
     place: str,
-) -> float:
-    """Compares a layer's step with the oracle's step and returns the largest error, in ulps."""
+) -> tuple[float, float]:
+    """Compares a layer's weights and second moment with the oracle's.
+
+    Returns:
+        The largest error in ulps, and the error of arithmetic that the step may have.
+    """
     w, m, v = expected
     stored = ml_dtypes.finfo(before.weights.dtype)
     compute = ml_dtypes.finfo(before.second_moment.dtype)
@@ -153,16 +165,8 @@ def _assert_step(
     underflow = (1 + before.weights.size) * float(compute.smallest_normal) if v > 0 else 0.0
     for_v = ROUNDINGS * float(compute.eps) * float(v) + underflow
     unit = float(stored.eps) * size
-    return max(
+    error = max(
         _error(after.weights, w, before.weights.dtype, unit, for_weights, f"{place}: weights"),
-        _error(
-            after.moment,
-            m,
-            before.weights.dtype,
-            unit,
-            rounding * np.abs(m) + smallest + arithmetic,
-            f"{place}: moment",
-        ),
         _error(
             after.second_moment,
             v,
@@ -172,6 +176,61 @@ def _assert_step(
             f"{place}: second moment",
         ),
     )
+    return error, arithmetic
+
+
+def _assert_moment(
+    before: WeightState, moment: np.ndarray, after: WeightState, arithmetic: float, place: str
+) -> float:
+    """Compares a layer's momentum buffer with the oracle's; returns the largest error, in ulps."""
+    stored = ml_dtypes.finfo(before.moment.dtype)
+    size = max(float(np.max(np.abs(x), initial=0)) for x in (before.weights, before.moment, moment))
+    rounding = float(stored.eps) / 2 * np.abs(moment) + float(stored.smallest_subnormal) / 2
+    unit, tolerance = float(stored.eps) * size, rounding + arithmetic
+    return _error(after.moment, moment, before.moment.dtype, unit, tolerance, f"{place}: moment")
+
+
+def _assert_blocks(
+    moment: np.ndarray, allowed: np.ndarray, after: WeightState, step: int, place: str
+) -> None:
+    """Compares the blocks of a momentum buffer in 8 bits with the oracle's.
+
+    Args:
+        moment: The oracle's buffer before it is rounded.
+        allowed: The error of arithmetic that each of its elements may have.
+        after: The state after the step.
+        step: The number of steps of the weight before this one.
+        place: Names the weight in messages.
+    """
+    if after.moment.dtype != np.int8 or after.scales.dtype != np.float32:
+        raise MismatchError(f"{place}: {after.moment.dtype} blocks, {after.scales.dtype} scales")
+    single = float(np.finfo(np.float32).eps)
+    q, moment, allowed = (x.ravel() for x in (after.moment, moment, allowed))
+    for number, where in enumerate(reference.blocks(after.moment.shape)):
+        scale, largest = float(after.scales.ravel()[number]), float(np.max(np.abs(moment[where])))
+        tolerance = (single * largest + np.max(allowed[where])) / 127
+        if not abs(scale - largest / 127) <= tolerance:
+            raise MismatchError(
+                f"{place}: the scale of block {number} is {scale!r}, expected {largest / 127!r}"
+            )
+        exact = moment[where] / scale if scale else np.zeros(where.size)
+        # In float32 the quotient is up to 127, and the sum is rounded too.
+        near = ROUNDINGS * 127 * single + (allowed[where] / scale if scale else 0)
+        exact = exact + reference.uniform(step, where)
+        least, most = (np.floor(exact + x).clip(-127, 127) for x in (-near, near))
+        wrong = (q[where] < least) | (q[where] > most)
+        if np.any(wrong):
+            raise MismatchError(
+                f"{place}: {np.count_nonzero(wrong)} of {wrong.size} elements of block {number} "
+                f"differ, the first is {q[where][wrong][0]}, expected {least[wrong][0]:.0f}"
+            )
+
+
+def _with_wide_moment(state: WeightState) -> WeightState:
+    """Returns a state whose momentum buffer is in float64 if it is in 8 bits."""
+    if not state.scales.size:
+        return state
+    return state._replace(moment=reference.dequantised(state.moment, state.scales))
 
 
 def _error(

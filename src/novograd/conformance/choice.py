@@ -62,10 +62,10 @@ def chosen(
 def features(case: Case) -> frozenset[str]:
     """Returns the features of a case.
 
-    Features are the dtype, the variant with its clip, each kind of layer with each shape, the size
-    of the gradients, zero and missing gradients, a reload, each scheduled hyperparameter, and each
-    hyperparameter that is not the default. For the documented rule each pair of such
-    hyperparameters is also a feature, since its formula combines them.
+    Features are the dtype, the variant with its clip, the dtype of the momentum buffer, each kind
+    of layer with each shape, the size of the gradients, zero and missing gradients, a reload, each
+    scheduled hyperparameter, and each hyperparameter that is not the default. For the documented
+    rule each pair of such hyperparameters is also a feature, since its formula combines them.
 
     Args:
         case: Any case.
@@ -81,6 +81,7 @@ def features(case: Case) -> frozenset[str]:
         {
             case.dtype,
             f"variant {case.variant.name}, clip {case.variant.clip}",
+            f"moment in {case.moment}",
             f"{case.dtype} gradients of {case.scale:g}",
             *(
                 f"{layers} of {shape}"

@@ -7,8 +7,14 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from novograd import native, rule
-from novograd.conformance.adapters import Adapter, WeightState, compute_dtype, zero_second_moments
+from novograd import native, quantized, rule
+from novograd.conformance.adapters import (
+    Adapter,
+    WeightState,
+    compute_dtype,
+    zero_second_moments,
+    zero_states,
+)
 from novograd.conformance.cases import Case, CaseHyperparameters
 from novograd.layers import Layers, Split, step_scale
 
@@ -26,16 +32,15 @@ class RuleAdapter(Adapter):
         self._compute = compute_dtype(case.dtype)
         self._count = 0
         self._largest = zero_second_moments(case)
-        self._layers = [
-            WeightState(w, np.zeros_like(w), v)
-            for w, v in zip(case.weights(), zero_second_moments(case), strict=True)
-        ]
+        self._layers = zero_states(case)
+        self._counts = [0] * len(self._layers)
 
     def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
         """Takes one step with these gradients and hyperparameters."""
         for i, g in enumerate(gradients):
             if g is not None:
                 self._layers[i] = self._step_layer(self._layers[i], g, hyper, i)
+                self._counts[i] += 1
         self._count += 1
 
     def layers(self) -> list[WeightState]:
@@ -61,7 +66,8 @@ class RuleAdapter(Adapter):
         self, layer: WeightState, gradient: np.ndarray, hyper: CaseHyperparameters, index: int
     ) -> WeightState:
         layers = self._case.layers[index]
-        w, m, v, g = (x.astype(self._compute) for x in (*layer, gradient))
+        w, v, g = (x.astype(self._compute) for x in (layer.weights, layer.second_moment, gradient))
+        m = _wide(layer, self._compute)
         s = _layer_norms(g, v.shape, layers, self._variant.norm)
         numbers = self._numbers(hyper, floor=float(np.finfo(self._compute).tiny))
         largest = self._largest[index] if self._variant.amsgrad else None
@@ -77,9 +83,9 @@ class RuleAdapter(Adapter):
                 )
             )
         w, m = rule.linear_pass(w, m, g, scalars, beta1=hyper.beta1, nesterov=hyper.nesterov)
-        stored = layer.weights.dtype
+        m, scales = _rounded(layer, m, self._counts[index])
         return WeightState(
-            np.asarray(w, stored), np.asarray(m, stored), np.asarray(v, self._compute)
+            np.asarray(w, layer.weights.dtype), m, np.asarray(v, self._compute), scales
         )
 
     def _numbers(self, hyper: CaseHyperparameters, floor: float = 0.0) -> rule.Numbers:
@@ -103,7 +109,7 @@ class NativeAdapter(RuleAdapter):
 
     def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
         """Takes one step of all weights that have a gradient, in one call of the kernels."""
-        if self._variant.amsgrad or self._variant.norm == "inf":
+        if self._case.moment or self._variant.amsgrad or self._variant.norm == "inf":
             return super().step(gradients, hyper)  # the kernels only compute sums of squares
         parts, rest = [], list(gradients)
         for i, g in enumerate(gradients):
@@ -144,6 +150,33 @@ def _layer_norms(g: np.ndarray, shape: tuple[int, ...], layers: Layers, norm: st
     return np.concatenate(sums, layers.axis) if isinstance(layers, Split) else np.asarray(sums[0])
 
 
+def _wide(layer: WeightState, dtype: np.dtype) -> np.ndarray:
+    """Returns a momentum buffer in the dtype of the arithmetic."""
+    if not layer.scales.size:
+        return layer.moment.astype(dtype)
+    blocks = quantized.to_blocks(layer.moment, layer.scales.shape, _pad)
+    wide = blocks.astype(dtype) * layer.scales[..., np.newaxis]
+    return quantized.from_blocks(wide, layer.moment.shape)
+
+
+def _rounded(layer: WeightState, m: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a new momentum buffer in the dtype of storage, and its scales."""
+    if not layer.scales.size:
+        return np.asarray(m, layer.moment.dtype), layer.scales
+    shape = layer.scales.shape
+    numbers = np.arange(m.size).reshape(m.shape)
+    words = (np.asarray(x, np.int32) for x in (numbers >> 1, numbers >> 33, numbers & 1))
+    bits = quantized.random_bits(np.full(1, step, np.int32), *words)
+    blocks = (quantized.to_blocks(x, shape, _pad) for x in (m, bits))
+    q, scales = quantized.quantised(*blocks, xp=np)
+    return quantized.from_blocks(q, m.shape).astype(np.int8), scales
+
+
+def _pad(rows: np.ndarray, count: int) -> np.ndarray:
+    """Appends zeros along the last axis."""
+    return np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, count)])
+
+
 class _Part(NamedTuple):
     """Views of a weight, its state and its gradient that the kernels update as one tensor."""
 
@@ -178,6 +211,7 @@ def _strides(x: np.ndarray) -> tuple[int, ...]:
 
 VERSION = np.__version__
 VARIANTS = True
+MOMENTS = True
 ADAPTERS = {"rule": RuleAdapter}
 if native.kernels:
     ADAPTERS["native kernels"] = NativeAdapter

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from novograd import native
-from novograd.conformance.adapters import Adapter, WeightState, zero_second_moments
+from novograd.conformance.adapters import Adapter, WeightState, zero_states
 from novograd.conformance.cases import DTYPES, Case, CaseHyperparameters
 from novograd.torch import NovoGrad
 from novograd.torch.backends import triton
@@ -39,8 +39,8 @@ class SingleTensorAdapter(Adapter):
 
     def layers(self) -> list[WeightState]:
         """Reads the parameters and the state."""
-        vs = zero_second_moments(self._case)
-        return [self._layer(w, v) for w, v in zip(self._weights, vs, strict=True)]
+        zeros = zero_states(self._case)
+        return [self._layer(w, zero) for w, zero in zip(self._weights, zeros, strict=True)]
 
     def reload(self) -> None:
         """Saves, makes new parameters with other values and a new optimizer, and loads."""
@@ -63,6 +63,7 @@ class SingleTensorAdapter(Adapter):
             self._weights,
             layers=lambda _, w: chosen[w],
             variant=self._case.variant,
+            moment_dtype=getattr(torch, self._case.moment) if self._case.moment else None,
             **self.implementation,
             **_options(hyper),
         )
@@ -73,13 +74,14 @@ class SingleTensorAdapter(Adapter):
     def _step(self) -> None:
         self._optimizer.step()
 
-    def _layer(self, weights: torch.Tensor, zero: np.ndarray) -> WeightState:
+    def _layer(self, weights: torch.Tensor, zero: WeightState) -> WeightState:
         state = self._optimizer.state.get(weights)
-        w = _array(weights.detach(), self._case.dtype)
+        w = _array(weights.detach())
         if not state:
-            return WeightState(w, np.zeros_like(w), zero)
-        m = _array(state["exp_avg"], self._case.dtype)
-        return WeightState(w, m, state["exp_avg_sq"].cpu().numpy().copy())
+            return zero._replace(weights=w)
+        m, v = _array(state["exp_avg"]), _array(state["exp_avg_sq"])
+        scales = _array(state["exp_avg_scale"]) if zero.scales.size else zero.scales
+        return WeightState(w, m, v, scales)
 
 
 class ForeachAdapter(SingleTensorAdapter):
@@ -135,6 +137,7 @@ class CompiledFusedAdapter(CompiledAdapter, FusedAdapter):
 
 VERSION = torch.__version__
 VARIANTS = True
+MOMENTS = True
 ADAPTERS = {
     "single-tensor": SingleTensorAdapter,
     "foreach": ForeachAdapter,
@@ -165,9 +168,9 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array.copy())
 
 
-def _array(tensor: torch.Tensor, dtype: str) -> np.ndarray:
+def _array(tensor: torch.Tensor) -> np.ndarray:
     """Copies a tensor into an array."""
     tensor = tensor.cpu()
     if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy().view(DTYPES[dtype]).copy()
+        return tensor.view(torch.uint16).numpy().view(DTYPES["bfloat16"]).copy()
     return tensor.numpy().copy()

@@ -3,8 +3,9 @@
 SPEC_JSON is a JSON object with these fields:
 
 * ``module``: a module of ``novograd.conformance``. It defines ``VERSION``, ``ADAPTERS``,
-  ``VARIANTS`` (whether the adapters support all variants), if some adapters compile ``COMPILED``
-  (their names), and if the framework needs preparation ``prepare()``.
+  ``VARIANTS`` (whether the adapters support all variants), ``MOMENTS`` if they support momentum
+  buffers in other dtypes, if some adapters compile ``COMPILED`` (their names), and if the framework
+  needs preparation ``prepare()``.
 * ``full``: whether to run all checks, or only those that ``novograd.conformance.choice`` chooses.
   The choice has only cases of the documented rule for adapters that compile.
 * ``variants``: whether this choice includes cases of variants other than the documented rule.
@@ -24,7 +25,7 @@ from collections import Counter
 from itertools import product
 from typing import Any
 
-from novograd.conformance.cases import CASES, VARIANT_CASES
+from novograd.conformance.cases import CASES, MOMENT_CASES, VARIANT_CASES
 from novograd.conformance.check import check
 from novograd.conformance.choice import chosen
 
@@ -42,11 +43,12 @@ def main() -> None:
         module = importlib.import_module(f"novograd.conformance.{spec['module']}")
         if hasattr(module, "prepare"):
             module.prepare()
-        cases = CASES + (VARIANT_CASES if module.VARIANTS else ())
+        moments = MOMENT_CASES if getattr(module, "MOMENTS", False) else ()
+        cases = CASES + moments + (VARIANT_CASES if module.VARIANTS else ())
         if spec["full"]:
             checks = list(product(module.ADAPTERS, cases))
         else:
-            some = cases if spec["variants"] else CASES
+            some = cases if spec["variants"] else CASES + moments
             checks = chosen(module.ADAPTERS, some, getattr(module, "COMPILED", ()))
         say(
             version=module.VERSION,

@@ -10,6 +10,19 @@ from novograd.foreign import naming_extra
 
 with naming_extra():
     from novograd.jax.statistics import layer_statistics
-    from novograd.jax.transformation import Novograd, NovogradState, novograd, scale_by_novograd
+    from novograd.jax.transformation import (
+        Novograd,
+        NovogradState,
+        QuantizedNovogradState,
+        novograd,
+        scale_by_novograd,
+    )
 
-__all__ = ["Novograd", "NovogradState", "layer_statistics", "novograd", "scale_by_novograd"]
+__all__ = [
+    "Novograd",
+    "NovogradState",
+    "QuantizedNovogradState",
+    "layer_statistics",
+    "novograd",
+    "scale_by_novograd",
+]

@@ -126,6 +126,8 @@ def _problem_of_variant(variant: Variant) -> str | None:
 
 def _problem_of(leaf: Leaf) -> str | None:
     """Returns why there is no kernel for a leaf, or None."""
+    if leaf.scales is not None:
+        return "there is no kernel for a momentum buffer in int8"
     arrays = jax.tree.leaves(replace(leaf, maximum=None))
     if not all(isinstance(x, (jax.Array, np.ndarray)) for x in arrays):
         return "there is a kernel for arrays only"

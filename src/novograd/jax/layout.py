@@ -36,6 +36,8 @@ class LeafLayout:
         scale: Factor of their normalised gradients.
         names: The mesh axes along which a layer is cut into pieces.
         split_names: The mesh axes along which the axis of ``Split`` is cut.
+        whole: Shape of the whole leaf, as far as it is known.
+        along: The mesh axes along which each axis of the leaf is cut, as far as they are known.
     """
 
     layers: Layers = None
@@ -43,6 +45,8 @@ class LeafLayout:
     scale: float = 1.0
     names: Names = ()
     split_names: Names = ()
+    whole: tuple[int, ...] = ()
+    along: tuple[Names, ...] = ()
 
 
 def check_tree(layers: Any) -> Any:
@@ -75,8 +79,9 @@ def layouts_of(layers: Any, axis_name: Any, weights: Any) -> Any:
         >>> layouts_of({"a": Split((2, 3)), "b": None}, None, {"a": jnp.ones((5, 7)), "b": 1.0})
         ... # doctest: +NORMALIZE_WHITESPACE
         {'a': LeafLayout(layers=Split(sizes=(2, 3), axis=0), v_shape=(2, 1), scale=1.0, names=(),
-                     split_names=()),
-         'b': LeafLayout(layers=None, v_shape=(), scale=1.0, names=(), split_names=())}
+                     split_names=(), whole=(5, 7), along=((), ())),
+         'b': LeafLayout(layers=None, v_shape=(), scale=1.0, names=(), split_names=(), whole=(),
+                     along=())}
     """
     return map_with_prefix(
         lambda one, path, leaf: _layout(one, axis_name, path, leaf),
@@ -190,7 +195,7 @@ def _layout(layers: Any, axis_name: Any, path: Any, leaf: Any) -> LeafLayout:
         chosen = layers_of(layers, (path, leaf), whole, row_axes(_name(path)))
     except ValueError as error:
         raise ValueError(f"params{jax.tree_util.keystr(path)}: {error}") from error
-    scale = step_scale(chosen, whole)
+    scale, place = step_scale(chosen, whole), {"whole": whole, "along": tuple(along)}
     if isinstance(chosen, Split):
         v_shape, summed = second_moment_shape(chosen, whole), along
         is_cut = whole[chosen.axis] != shape[chosen.axis]
@@ -200,7 +205,7 @@ def _layout(layers: Any, axis_name: Any, path: Any, leaf: Any) -> LeafLayout:
         counts = second_moment_shape(chosen, whole) or (1,) * len(shape)
         summed = [names for names, n in zip(along, counts, strict=True) if n == 1]
     if isinstance(cut, PartitionSpec):
-        return LeafLayout(chosen, v_shape, scale, sum(summed, ()), split_names)
+        return LeafLayout(chosen, v_shape, scale, sum(summed, ()), split_names, **place)
     names = _names(cut)
     if names and v_shape == shape and math.prod(shape) > 1:
         raise ValueError(
@@ -208,7 +213,7 @@ def _layout(layers: Any, axis_name: Any, path: Any, leaf: Any) -> LeafLayout:
         )
     if isinstance(chosen, Rows) and chosen.scale == "rms":
         scale *= (devices(names) or 1) ** 0.5  # each row is only a piece here
-    return LeafLayout(chosen, v_shape, scale, names)
+    return LeafLayout(chosen, v_shape, scale, names, **place)
 
 
 def _cuts(cut: Any, shape: tuple[int, ...]) -> list[Names]:

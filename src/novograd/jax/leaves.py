@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from novograd import rule
+from novograd.jax import moments
 from novograd.jax.layout import LeafLayout, devices
 from novograd.layers import Split
 from novograd.variants import Variant
@@ -27,6 +28,7 @@ class Leaf:
         maximum: The largest ``v`` so far for amsgrad, else None.
         layout: The layers of the leaf.
         decays: Whether weight decay applies to the leaf.
+        scales: The scales of a momentum buffer in 8 bits, else None.
     """
 
     gradient: Any
@@ -36,11 +38,12 @@ class Leaf:
     maximum: Any
     layout: LeafLayout
     decays: bool
+    scales: Any = None
 
 
 jax.tree_util.register_dataclass(
     Leaf,
-    data_fields=["gradient", "moment", "v", "weights", "maximum"],
+    data_fields=["gradient", "moment", "v", "weights", "maximum", "scales"],
     meta_fields=["layout", "decays"],
 )
 
@@ -54,12 +57,14 @@ class Stepped(NamedTuple):
         moment: The new momentum buffer.
         v: The new second moment.
         maximum: The largest ``v`` so far for amsgrad, else None.
+        scales: The new scales of a momentum buffer in 8 bits, else None.
     """
 
     weights: Any
     moment: Any
     v: Any
     maximum: Any = None
+    scales: Any = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class StepHyperparameters:
     For JAX, this is a tree whose leaves are the arrays. The floats belong to the structure of the
     tree, so that they stay constants of a compiled program.
 
-    ``count`` is the number of steps before this one, for variants that count steps.
+    ``count`` is the number of steps before this one, for variants that count steps and for momentum
+    buffers in 8 bits.
     """
 
     lr: Any
@@ -218,7 +224,8 @@ def _spread(of_layers: Any, layout: LeafLayout, shape: tuple[int, ...]) -> Any:
 
 def _step(leaf: Leaf, s: Any, hyper: StepHyperparameters, switches: Switches) -> Stepped:
     """Takes a step of one leaf, in the dtype of v."""
-    g, m, layout = leaf.gradient, leaf.moment, leaf.layout
+    g, layout = leaf.gradient, leaf.layout
+    m = real_moment(leaf.moment, leaf.scales, g, leaf.v.dtype)
     w = 0.0 if leaf.weights is None else leaf.weights
     if not leaf.decays:
         hyper = replace(hyper, weight_decay=0.0)
@@ -229,18 +236,47 @@ def _step(leaf: Leaf, s: Any, hyper: StepHyperparameters, switches: Switches) ->
         scalars = scalars._replace(c=scalars.c - 1.0)
     weights, moment = rule.linear_pass(
         _as_real(w, v.dtype),
-        _as_real(m, v.dtype),
+        m,
         _as_real(g, v.dtype),
         scalars,
         beta1=numbers.beta1,
         nesterov=switches.nesterov,
     )
-    weights, moment = _as_leaf(weights, w if switches.applies else g), _as_leaf(moment, m)
+    weights, finite = _as_leaf(weights, w if switches.applies else g), None
     if switches.skip_nonfinite:
         finite = _spread(jnp.isfinite(s), layout, g.shape)
         weights = jnp.where(finite, weights, w if switches.applies else 0)
         moment = jnp.where(finite, moment, m)
-    return Stepped(weights, moment, v, maximum)
+    if leaf.scales is None:
+        return Stepped(weights, _as_leaf(moment, leaf.moment), v, maximum)
+    q, scales = _quantised(leaf, moment, finite, hyper.count)
+    return Stepped(weights, q, v, maximum, scales)
+
+
+def real_moment(moment: Any, scales: Any, like: Any, dtype: Any) -> jax.Array:
+    """Returns a momentum buffer as ``_as_real`` returns its leaf.
+
+    Args:
+        moment: The buffer.
+        scales: Its scales if it is in 8 bits, else None.
+        like: The weights or the gradient.
+        dtype: The dtype of the arithmetic.
+    """
+    if scales is None:
+        return _as_real(moment, dtype)
+    wide = moments.dequantised(moment, scales, dtype)
+    return jnp.moveaxis(wide, -1, 0) if jnp.iscomplexobj(like) else wide
+
+
+def _quantised(leaf: Leaf, moment: Any, finite: Any, step: Any) -> tuple[jax.Array, jax.Array]:
+    """Rounds a new momentum buffer to 8 bits; blocks without a finite layer do not change."""
+    if jnp.iscomplexobj(leaf.gradient):
+        moment = jnp.moveaxis(moment, 0, -1)
+    if finite is not None:
+        finite = jnp.broadcast_to(finite, leaf.gradient.shape)
+        if jnp.iscomplexobj(leaf.gradient):
+            finite = jnp.stack([finite, finite], -1)
+    return moments.quantised(moment, leaf.moment, leaf.scales, step, leaf.layout, finite)
 
 
 def _as_real(x: Any, dtype: Any) -> jax.Array:

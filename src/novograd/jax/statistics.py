@@ -13,8 +13,17 @@ from novograd.jax.leaves import (
     _layer_norms,
     _spread,
     numbers_of,
+    real_moment,
 )
-from novograd.jax.transformation import Novograd, NovogradState, _Optimizer, _resolve
+from novograd.jax.moments import used_scales
+from novograd.jax.transformation import (
+    Novograd,
+    NovogradState,
+    QuantizedNovogradState,
+    _Optimizer,
+    _resolve,
+    scales_of,
+)
 from novograd.statistics import LayerStatistics, Sums, of_parameter
 
 
@@ -30,8 +39,8 @@ def layer_statistics(
         optimizer: The result of ``novograd``. If it is inside ``optax.chain`` or another wrapper,
             give the result of ``novograd`` itself.
         params: The weights after the step.
-        state: The state after the step: a ``NovogradState``, or the state of a wrapper, which
-            contains one.
+        state: The state after the step: a ``NovogradState`` or ``QuantizedNovogradState``, or the
+            state of a wrapper, which contains one.
         gradients: The gradients of the step, as ``novograd`` got them. Without them the share of
             clipped layers is NaN, and an update with Nesterov momentum counts without the gradient.
 
@@ -41,7 +50,7 @@ def layer_statistics(
 
     Raises:
         TypeError: If ``optimizer`` is not the result of ``novograd``.
-        ValueError: If ``state`` does not contain exactly one ``NovogradState``, or no step was
+        ValueError: If ``state`` does not contain exactly one state of NovoGrad, or no step was
             taken.
 
     Example:
@@ -58,14 +67,17 @@ def layer_statistics(
         raise TypeError(f"optimizer must be the result of novograd(...), got {optimizer!r}")
     own = _state_in(state)
     found, tree = jax.tree_util.tree_flatten_with_path(params)
-    columns = [own.mu, own.nu, layouts_of(rule.layers, None, own.mu)]
+    columns = [own.mu, own.nu, layouts_of(rule.layers, None, params)]
     maxima = [None] * len(found) if own.nu_max is None else tree.flatten_up_to(own.nu_max)
     given = [None] * len(found) if gradients is None else tree.flatten_up_to(gradients)
-    rows = zip(found, *map(tree.flatten_up_to, columns), maxima, given, strict=True)
+    held = scales_of(own, tree)
+    rows = zip(found, *map(tree.flatten_up_to, columns), maxima, given, held, strict=True)
     hyper = _hyperparameters_of_last_step(rule, own)
     by_path = {
-        _name(path): _sums(rule, hyper, w, m, v, layout, largest, g)
-        for (path, w), m, v, layout, largest, g in rows
+        _name(path): _sums(
+            rule, hyper, w, real_moment(m, used_scales(held), w, v.dtype), v, layout, largest, g
+        )
+        for (path, w), m, v, layout, largest, g, held in rows
         if gradients is None or hasattr(g, "dtype")
     }
     on_host = jax.device_get({name: sums[:5] for name, sums in by_path.items()})
@@ -90,7 +102,7 @@ def _sums(
     norm = switches.variant.norm
     return statistics.sums(
         _as_real(w, v.dtype),
-        _as_real(m, v.dtype),
+        m,
         None if g is None else _as_real(g, v.dtype),
         None if g is None else _layer_norms(g, v.dtype, layout, norm),
         v,
@@ -103,7 +115,7 @@ def _sums(
     )
 
 
-def _hyperparameters_of_last_step(rule: _Optimizer, state: NovogradState) -> StepHyperparameters:
+def _hyperparameters_of_last_step(rule: _Optimizer, state: Any) -> StepHyperparameters:
     """Returns the hyperparameters of the last step."""
     before = state.count - 1
     lr, decay = (_resolve(x, before) for x in (rule.learning_rate, rule.weight_decay))
@@ -111,10 +123,11 @@ def _hyperparameters_of_last_step(rule: _Optimizer, state: NovogradState) -> Ste
     return StepHyperparameters(lr, rule.b1, rule.b2, rule.eps, decay, count)
 
 
-def _state_in(state: Any) -> NovogradState:
-    """Returns the only ``NovogradState`` in the state of a wrapper."""
-    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, NovogradState))
-    found = [node for node in nodes if isinstance(node, NovogradState)]
+def _state_in(state: Any) -> NovogradState | QuantizedNovogradState:
+    """Returns the only state of NovoGrad in the state of a wrapper."""
+    kinds = (NovogradState, QuantizedNovogradState)
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
+    found = [node for node in nodes if isinstance(node, kinds)]
     if len(found) != 1:
         raise ValueError(f"state must contain one NovogradState, got {len(found)} of them")
     if found[0].count == 0:

@@ -14,8 +14,8 @@ import optax
 from novograd import native, variants
 from novograd.foreign import explains_arguments
 from novograd.hyperparameters import check_flag, check_number
-from novograd.jax import ffi
-from novograd.jax.layout import check_tree, layouts_of, map_with_prefix
+from novograd.jax import ffi, moments
+from novograd.jax.layout import LeafLayout, check_tree, layouts_of, map_with_prefix
 from novograd.jax.leaves import (
     Leaf,
     StepHyperparameters,
@@ -46,13 +46,35 @@ class NovogradState(NamedTuple):
     nu_max: Any = None
 
 
+class QuantizedNovogradState(NamedTuple):
+    """The state of NovoGrad with ``mu_dtype=jnp.int8``.
+
+    Attributes:
+        count: See ``NovogradState``, as for ``nu`` and ``nu_max``.
+        mu: A tree like the weights. A quantised momentum buffer is in int8. It has the shape of its
+            weights; complex weights have one more axis, the last one, for their real pairs. The
+            other buffers are in the dtype of their weights.
+        nu: The second moment.
+        nu_max: The largest second moment so far, or None.
+        mu_scale: A tree like the weights. For a quantised buffer it has the float32 scales of the
+            blocks, in the shape of ``novograd.quantized.scale_shape``; for others the scalar 0.
+    """
+
+    count: Any
+    mu: Any
+    nu: Any
+    nu_max: Any
+    mu_scale: Any
+
+
 class Novograd(optax.GradientTransformationExtraArgs):
     """The gradient transformation that ``novograd`` returns; ``step`` also updates the weights.
 
     Like every gradient transformation, it is a tuple of ``init`` and ``update``.
 
     Attributes:
-        init: Creates a ``NovogradState`` from the weights.
+        init: Creates a ``NovogradState`` from the weights (with ``mu_dtype=jnp.int8`` a
+            ``QuantizedNovogradState``).
         update: ``update(gradients, state, params) -> (updates, state)``.
 
     Example:
@@ -163,8 +185,15 @@ def novograd(
             ``-(b1*m_t + (m_t - b1*m_{t-1}))``.
         mask: Which leaves decay: a tree of bools like the weights, or a prefix of such a tree; or a
             function that makes one of these from the weights. By default all leaves decay.
-        mu_dtype: A real floating dtype for the momentum buffer, by default the dtype of the
-            weights. The momentum buffers of complex weights always have the dtype of the weights.
+        mu_dtype: The dtype of the momentum buffers: a real floating dtype, ``jnp.int8``, or None
+            for the dtype of the weights. A floating dtype holds for all leaves that are real.
+            ``jnp.int8`` quantises the buffers of leaves with at least two axes and 4,096 elements,
+            also of complex leaves: they take a byte a number, and a scale for each block of 128
+            (see ``novograd.quantized`` and docs/int8.md). The other buffers have the dtype of their
+            weights. Rounding is at random, and does not depend on the sharding of a leaf under
+            ``jax.jit``, nor of a leaf inside ``jax.shard_map`` whose ``PartitionSpec`` is given by
+            ``axis_name``. Elsewhere, as under ``jax.vmap``, each piece is rounded like a whole
+            leaf.
         layers: Which weights share one ``v``. None means the variant's default for all leaves.
             Otherwise give ``Stacked``, ``Split``, ``Rows`` or ``Whole`` of ``novograd.layers``; or
             a function ``(path, leaf) -> layers`` that returns one of these, or None for the whole
@@ -189,8 +218,8 @@ def novograd(
             which its ``|g_t|^2`` is infinite or NaN.
         fused: Whether to use the native CPU kernels, with one call for all leaves. None uses the
             kernels where possible, and elsewhere the rule in JAX's operations. The kernels need a
-            program for one CPU device, and leaves with dtypes and layers that have a kernel. They
-            do not work under ``jax.vmap``, ``jax.shard_map``, differentiation and ``jax.export``.
+            program for one CPU device, and leaves with dtypes and layers that have a kernel (int8
+            momentum buffers do not have one). They do not work under ``jax.vmap``, ``jax.shard_map``, differentiation and ``jax.export``.
             False never uses the kernels. True raises an error where they cannot be used. The
             results agree up to rounding.
 
@@ -202,10 +231,11 @@ def novograd(
         TypeError: If an argument has a type that is not named above. ``update`` and ``step`` raise
             it if a leaf with a gradient does not have a floating or complex dtype.
         ValueError: If a Python number is negative, NaN or infinite, or a decay rate is 1 or more;
-            or if an array does not have shape (). ``init`` and ``update`` raise it if the layers do
-            not fit the leaves, or if ``layers`` or ``mask`` is not a prefix of their tree.
-            ``update`` raises it if it needs ``params``, or if the second moments in the state do
-            not have the shapes for ``layers``.
+            if an array does not have shape (); or if ``mu_dtype`` is another dtype. ``init`` and
+            ``update`` raise it if the layers do not fit the leaves, if ``layers`` or ``mask`` is
+            not a prefix of their tree, or if a leaf with an int8 momentum buffer is cut inside a
+            block. ``update`` raises it if it needs ``params``, or if the second moments or scales
+            in the state do not have the shapes for the leaves.
         RuntimeError: With ``fused=True``, if the kernels are not installed or ``axis_name`` is
             given. ``update``, or tracing or lowering it, raises it if the kernels cannot be used.
 
@@ -340,16 +370,20 @@ class _Optimizer:
     axis_name: Any
     step_of_leaves: Any
 
-    def init(self, params: Any) -> NovogradState:
+    def init(self, params: Any) -> NovogradState | QuantizedNovogradState:
         """Returns the state before the first step."""
         layouts = layouts_of(self.layers, self.axis_name, params)
         amsgrad = self.switches.variant.amsgrad
-        return NovogradState(
+        state = NovogradState(
             count=jnp.zeros((), jnp.int32),
-            mu=jax.tree.map(lambda w: jnp.zeros_like(w, dtype=_mu_dtype(w, self.mu_dtype)), params),
+            mu=jax.tree.map(functools.partial(_new_moment, self.mu_dtype), params, layouts),
             nu=jax.tree.map(zero_second_moment, params, layouts),
             nu_max=jax.tree.map(zero_second_moment, params, layouts) if amsgrad else None,
         )
+        if self.mu_dtype != jnp.int8:
+            return state
+        scales = jax.tree_util.tree_map_with_path(_new_scales, params, layouts, state.mu)
+        return QuantizedNovogradState(*state, mu_scale=scales)
 
     def update(self, updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
         """Returns the updates, which are added to the weights, and the new state."""
@@ -371,17 +405,20 @@ class _Optimizer:
         variant = self.switches.variant
         found, tree = jax.tree_util.tree_flatten_with_path(gradients, is_leaf=lambda g: g is None)
         paths, given = [path for path, _ in found], [gradient for _, gradient in found]
-        # The shapes come from the momentum buffers, because gradients may be missing.
-        layouts = _check_nu(state.nu, layouts_of(self.layers, self.axis_name, state.mu))
-        moments, norms, layouts = map(tree.flatten_up_to, (state.mu, state.nu, layouts))
+        buffers, norms = map(tree.flatten_up_to, (state.mu, state.nu))
+        held = scales_of(state, tree)
+        shapes = tree.unflatten(map(_with_shape, given, buffers, held))
+        layouts = _check_nu(state.nu, layouts_of(self.layers, self.axis_name, shapes))
+        layouts = tree.flatten_up_to(layouts)
         maxima = tree.flatten_up_to(state.nu_max) if variant.amsgrad else [None] * len(given)
         weights = tree.flatten_up_to(params) if applies or self._decays else [None] * len(given)
         decaying = [False] * len(given)
         if self._decays:
             decaying = tree.flatten_up_to(_decaying(params, self.mask))
-        every = list(map(Leaf, given, moments, norms, weights, maxima, layouts, decaying))
+        every = list(map(Leaf, given, buffers, norms, weights, maxima, layouts, decaying, held))
         lr, decay = (_resolve(x, state.count) for x in (self.learning_rate, self.weight_decay))
-        count = state.count if variant.counts else 0.0
+        is_quantized = hasattr(state, "mu_scale")
+        count = state.count if variant.counts or is_quantized else 0.0
         stepped = iter(
             self.step_of_leaves(
                 [
@@ -401,7 +438,34 @@ class _Optimizer:
         ]
         result, mu, nu, nu_max = (tree.unflatten([leaf[i] for leaf in after]) for i in range(4))
         count = optax.safe_increment(state.count)
-        return result, NovogradState(count, mu, nu, nu_max if variant.amsgrad else None)
+        new = NovogradState(count, mu, nu, nu_max if variant.amsgrad else None)
+        if not is_quantized:
+            return result, new
+        scales = [
+            before if leaf.scales is None else leaf.scales
+            for before, leaf in zip(held, after, strict=True)
+        ]
+        return result, QuantizedNovogradState(*new, mu_scale=tree.unflatten(scales))
+
+
+def scales_of(state: Any, tree: Any) -> list[Any]:
+    """Returns what a state holds as the scales of each leaf of a tree; None if it has no scales."""
+    if hasattr(state, "mu_scale"):
+        return tree.flatten_up_to(state.mu_scale)
+    return [None] * tree.num_leaves
+
+
+def _with_shape(gradient: Any, moment: Any, held: Any) -> Any:
+    """Returns an array that has the shape of a leaf; or a tree, if a tree has no gradient.
+
+    This is the momentum buffer, because gradients may be missing. A buffer in int8 may have one
+    more axis. So the gradient is used there, and None if it is missing.
+    """
+    if not _is_missing(gradient):
+        return moment if moments.used_scales(held) is None else gradient
+    if held is None:
+        return moment
+    return jax.tree.map(lambda m, x: None if jnp.ndim(x) else m, moment, held)
 
 
 def _direction(
@@ -432,18 +496,50 @@ def _check_leaf(name: str, path: Any, leaf: Leaf, *, needs_weights: bool) -> Lea
             )
         return x
 
-    return replace(
+    leaf = replace(
         leaf,
         gradient=check(name, leaf.gradient),
         weights=check("params", leaf.weights) if needs_weights else None,
-        moment=check("state.mu", leaf.moment),
+        scales=moments.used_scales(leaf.scales),
     )
+    if leaf.scales is None:
+        return replace(leaf, moment=check("state.mu", leaf.moment))
+    shape = moments.real_shape(leaf.gradient)
+    scale_shape = _scale_shape(path, shape, leaf.layout)
+    if (leaf.moment.dtype, leaf.moment.shape, leaf.scales.shape) != (jnp.int8, shape, scale_shape):
+        raise ValueError(
+            f"state.mu{jax.tree_util.keystr(path)} must be int8 of shape {shape} and have "
+            f"state.mu_scale of shape {scale_shape}, got {leaf.moment.dtype} of shape "
+            f"{leaf.moment.shape} and {leaf.scales.shape}"
+        )
+    return leaf
 
 
-def _mu_dtype(w: Any, mu_dtype: Any) -> Any:
-    """Returns the dtype of the momentum buffer of a leaf."""
+def _new_moment(mu_dtype: Any, w: Any, layout: LeafLayout) -> jax.Array:
+    """Returns the momentum buffer of a leaf before the first step."""
     dtype = jnp.result_type(w)
-    return mu_dtype if mu_dtype is not None and jnp.issubdtype(dtype, jnp.floating) else dtype
+    if mu_dtype == jnp.int8:
+        if moments.is_quantised(w, layout):
+            return moments.new_moment(w)
+    elif mu_dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+        dtype = mu_dtype
+    return jnp.zeros_like(w, dtype=dtype)
+
+
+def _new_scales(path: Any, w: Any, layout: LeafLayout, mu: Any) -> jax.Array:
+    """Returns the scales of a leaf before the first step, or 0 if its buffer is not quantised."""
+    if not moments.is_quantised(w, layout):
+        return jnp.zeros((), jnp.float32)
+    _scale_shape(path, mu.shape, layout)
+    return moments.new_scales(mu, layout)
+
+
+def _scale_shape(path: Any, shape: Any, layout: LeafLayout) -> tuple[int, ...]:
+    """Returns the shape of the scales of a leaf; if it has parts of blocks, the error names it."""
+    try:
+        return moments.scale_shape(shape, layout)
+    except ValueError as error:
+        raise ValueError(f"params{jax.tree_util.keystr(path)}: {error}") from error
 
 
 def _step_function(fused: bool | None, axis_name: Any) -> Any:
@@ -462,13 +558,13 @@ def _check_nu(nu: Any, layouts: Any) -> Any:
     """Returns the layouts after checking that they fit the shapes of the second moments."""
 
     def check(path: Any, layout: Any, v: Any) -> None:
-        if jnp.shape(v) != layout.v_shape:
+        if layout is not None and jnp.shape(v) != layout.v_shape:
             raise ValueError(
                 f"state.nu{jax.tree_util.keystr(path)} must have shape {layout.v_shape} for "
                 f"layers={layout.layers}, got {jnp.shape(v)}"
             )
 
-    jax.tree_util.tree_map_with_path(check, layouts, nu)
+    jax.tree_util.tree_map_with_path(check, layouts, nu, is_leaf=lambda layout: layout is None)
     return layouts
 
 
@@ -522,14 +618,14 @@ def _check_mask(mask: Any) -> Any:
 
 
 def _check_mu_dtype(mu_dtype: Any) -> Any:
-    """Returns a dtype after checking that it is a real floating dtype or None."""
+    """Returns a dtype after checking that it is int8, a real floating dtype or None."""
     if mu_dtype is None:
         return None
-    message = f"mu_dtype must be a real floating dtype or None, got {mu_dtype!r}"
+    message = f"mu_dtype must be int8, a real floating dtype or None, got {mu_dtype!r}"
     try:
         dtype = jnp.dtype(mu_dtype)
     except TypeError as error:
         raise TypeError(message) from error
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(message)
+    if dtype != jnp.int8 and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(message)
     return jax.dtypes.canonicalize_dtype(dtype)

@@ -26,17 +26,19 @@ def step(updates: Sequence[VariableUpdate], hyper: StepOptions) -> list[Variable
         The variables that were not updated: none.
     """
     given = []
-    for g, w, m, v, weight_decay, chosen, maximum in updates:
-        layout = LeafLayout(chosen, tuple(v.shape), step_scale(chosen, w.shape))
-        largest = None if maximum is None else maximum.value
+    for g, w, m, v, weight_decay, chosen, maximum, scale in updates:
+        layout = LeafLayout(
+            chosen, tuple(v.shape), step_scale(chosen, w.shape), whole=tuple(w.shape)
+        )
         leaf = leaves.Leaf(
             gradient=g,
             moment=m.value,
             v=v.value,
             weights=w.value,
-            maximum=largest,
+            maximum=None if maximum is None else maximum.value,
             layout=layout,
             decays=weight_decay != 0,
+            scales=None if scale is None else scale.value,
         )
         given.append(leaf)
     numbers = leaves.StepHyperparameters(
@@ -45,18 +47,20 @@ def step(updates: Sequence[VariableUpdate], hyper: StepOptions) -> list[Variable
         hyper.beta_2,
         hyper.epsilon,
         max((update.weight_decay for update in updates), default=0.0),
-        ops.convert_to_tensor(hyper.count) if hyper.variant.counts else 0.0,
+        ops.convert_to_tensor(hyper.count) if hyper.counts(updates) else 0.0,
     )
     switches = leaves.Switches(
         hyper.variant, hyper.grad_averaging, hyper.nesterov, skip_nonfinite=False, applies=True
     )
     stepped = ffi.step(given, numbers, switches, demanded=False)
-    for (_, w, m, v, *_, maximum), after in zip(updates, stepped, strict=True):
+    for (_, w, m, v, *_, maximum, scale), after in zip(updates, stepped, strict=True):
         w.assign(after.weights)
         m.assign(after.moment)
         v.assign(after.v)
         if maximum is not None:
             maximum.assign(after.maximum)
+        if scale is not None:
+            scale.assign(after.scales)
     return []
 
 

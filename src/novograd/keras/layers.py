@@ -1,5 +1,6 @@
 """Layers of Keras variables, and the inputs of a step."""
 
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -88,6 +89,7 @@ class VariableUpdate(NamedTuple):
         weight_decay: The weight decay of this variable.
         layers: The layers of this variable.
         maximum: The variable of the largest second moments so far, for amsgrad.
+        scale: The variable of the scales of a momentum buffer in 8 bits.
     """
 
     gradient: Any
@@ -97,6 +99,7 @@ class VariableUpdate(NamedTuple):
     weight_decay: float
     layers: Layers
     maximum: Any = None
+    scale: Any = None
 
 
 class StepOptions(NamedTuple):
@@ -110,3 +113,7 @@ class StepOptions(NamedTuple):
     nesterov: bool
     variant: Variant
     count: Any
+
+    def counts(self, updates: Sequence[VariableUpdate]) -> bool:
+        """Whether the step of the given variables depends on the number of steps before it."""
+        return self.variant.counts or any(update.scale is not None for update in updates)

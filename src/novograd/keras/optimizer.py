@@ -1,6 +1,5 @@
 """NovoGrad as a ``keras.optimizers.Optimizer``."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,9 +7,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from novograd import rule, variants
+from novograd import quantized, rule, variants
 from novograd.foreign import explains_arguments
 from novograd.hyperparameters import check_flag, check_number
+from novograd.keras import moments
 from novograd.keras.layers import (
     StepOptions,
     VariableUpdate,
@@ -62,8 +62,10 @@ class NovoGrad(keras.optimizers.Optimizer):
     are used. Then come two variables for each weight. ``momentum`` is ``m_t``, with its sign and
     the learning rate inside, in the weight's dtype. ``v`` is in float32 (float64 for float64
     weights). It is a scalar, or has one number for each layer, in the shape that
-    ``novograd.layers`` gives. Variants with amsgrad have ``v_max`` after ``v``. A file that was
-    saved on one backend can be loaded on the others.
+    ``novograd.layers`` gives. Variants with amsgrad have ``v_max`` after ``v``. With
+    ``moment_dtype="int8"``, a weight whose momentum buffer is quantised has ``momentum_scale`` as
+    its last variable, in float32 and in the shape of ``novograd.quantized.scale_shape``. A file
+    that was saved on one backend can be loaded on the others.
 
     Numbers: the norm and all scalars have at least float32 precision. float16 and bfloat16 weights
     are updated in float32 arithmetic and rounded once. If ``|g_t|^2`` is too large for the dtype of
@@ -107,13 +109,17 @@ class NovoGrad(keras.optimizers.Optimizer):
         loss_scale_factor: See ``keras.optimizers.Optimizer``.
         gradient_accumulation_steps: See ``keras.optimizers.Optimizer``.
         name: Name of the optimizer.
+        moment_dtype: The dtype of the momentum buffers of weights with at least two axes and 4,096
+            elements: "int8", "bfloat16", or None for the dtype of the weights. "int8" takes a byte
+            a weight, and a scale for each block of 128 (see ``novograd.quantized`` and
+            docs/int8.md). The other buffers have the dtype of their weights.
         **kwargs: Passed to the base class unchanged.
 
     Raises:
         TypeError: If a hyperparameter of the rule is not a number, or a flag is not a bool.
-        ValueError: If a number is negative, NaN or infinite, or a beta is 1 or more; or if Keras
-            rejects one of its arguments, for example an int as ``learning_rate``. ``build`` raises
-            it if ``layers`` do not fit a weight.
+        ValueError: If a number is negative, NaN or infinite, or a beta is 1 or more; if
+            ``moment_dtype`` is another dtype; or if Keras rejects one of its arguments, for example
+            an int as ``learning_rate``. ``build`` raises it if ``layers`` do not fit a weight.
 
     Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
     Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
@@ -153,6 +159,8 @@ class NovoGrad(keras.optimizers.Optimizer):
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
         name: str = "novograd",
+        *,
+        moment_dtype: str | None = None,
         **kwargs: Any,
     ):
         """Checks the arguments (see the class). ``build`` creates the state."""
@@ -190,6 +198,7 @@ class NovoGrad(keras.optimizers.Optimizer):
         )
         self.nesterov = check_flag("nesterov", chosen.nesterov if nesterov is None else nesterov)
         self.layers = check_layers("layers", layers)
+        self.moment_dtype = _check_moment_dtype(moment_dtype)
 
     def build(self, variables: list[Any]) -> None:
         """Creates the state of the given weights, unless it exists already."""
@@ -237,20 +246,24 @@ class NovoGrad(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Takes one step of one variable."""
-        _, _, momentum, v, decay, layers, maximum = self._update_of(gradient, variable)
+        update = self._update_of(gradient, variable)
+        _, _, momentum, v, decay, layers, maximum, scale = update
         dtype = _compute_dtype(variable)
         # TensorFlow may not know the shape of the gradient. On other backends this does nothing.
         g = ops.cast(ops.reshape(gradient, variable.shape), dtype)
-        w, m = ops.cast(variable, dtype), ops.cast(momentum, dtype)
+        w, m = ops.cast(variable, dtype), moments.wide(update, dtype)
         s, old = layer_norms(g, layers, self.variant.norm), ops.convert_to_tensor(v)
         numbers = self._numbers(ops.convert_to_tensor(learning_rate, dtype), decay, dtype)
-        scale, largest = step_scale(layers, variable.shape), None
+        factor, largest = step_scale(layers, variable.shape), None
         if maximum is not None:
             largest = ops.convert_to_tensor(maximum)
-        new, largest, scalars = rule.advance(s, old, numbers, scale, largest, xp=ops)
+        new, largest, scalars = rule.advance(s, old, numbers, factor, largest, xp=ops)
         scalars = rule.Coefficients(*(spread(x, layers) for x in scalars))
         w, m = rule.linear_pass(w, m, g, scalars, beta1=self.beta_1, nesterov=self.nesterov)
         self.assign(variable, ops.cast(w, variable.dtype))
+        if scale is not None:
+            m, scales = moments.quantised(m, tuple(scale.shape), self.iterations)
+            self.assign(scale, scales)
         self.assign(momentum, ops.cast(m, momentum.dtype))
         self.assign(v, new)
         if maximum is not None:
@@ -266,6 +279,7 @@ class NovoGrad(keras.optimizers.Optimizer):
             "nesterov": self.nesterov,
             "variant": variants.as_config(self.variant),
             "layers": serialized(self.layers),
+            "moment_dtype": self.moment_dtype,
         }
 
     @classmethod
@@ -304,11 +318,10 @@ class NovoGrad(keras.optimizers.Optimizer):
 
     def _update_of(self, gradient: Any, variable: Any) -> VariableUpdate:
         index = self._get_variable_index(variable)
-        momentum, v, maximum = self._states[index]
+        momentum, v, *others = self._states[index]
         decay = self._decay(variable)
-        return VariableUpdate(
-            gradient, variable, momentum, v, decay, self._chosen_layers[index], maximum
-        )
+        layers = self._chosen_layers[index]
+        return VariableUpdate(gradient, variable, momentum, v, decay, layers, *others)
 
     def _numbers(self, learning_rate: Any, weight_decay: float, dtype: str) -> rule.Numbers:
         """Returns the numbers of the rule; those that are tensors have the given dtype."""
@@ -329,18 +342,29 @@ class NovoGrad(keras.optimizers.Optimizer):
     def _decay(self, variable: Any) -> float:
         return (self.weight_decay or 0.0) if self._use_weight_decay(variable) else 0.0
 
-    def _new_state(self, variable: Any, shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
-        """Creates momentum, v and v_max of a variable, in the order of saved files."""
-        momentum = self.add_variable_from_reference(variable, name="momentum")
-        name = momentum.name.removesuffix("momentum") + "v"
-        new = functools.partial(
-            self.add_variable,
-            shape=shape,
-            dtype=_compute_dtype(variable),
-            layout=backend.v_layout(momentum, shape),
-        )
-        v = new(name=name)
-        return momentum, v, new(name=f"{name}_max") if self.variant.amsgrad else None
+    def _new_state(self, variable: Any, shape: tuple[int, ...]) -> tuple[Any, Any, Any, Any]:
+        """Creates momentum, v, v_max and momentum_scale of a variable, in the order of files."""
+        whole = tuple(variable.shape)
+        if self.moment_dtype is None or not quantized.is_quantised(whole):
+            momentum = self.add_variable_from_reference(variable, name="momentum")
+        else:
+            momentum = self.add_variable(
+                shape=whole,
+                dtype=self.moment_dtype,
+                layout=getattr(variable, "_layout", None),
+                name=f"{variable.path.replace('/', '_')}_momentum",
+            )
+        prefix = momentum.name.removesuffix("momentum")
+
+        def new(name: str, shape: tuple[int, ...], dtype: str) -> Any:
+            layout = backend.v_layout(momentum, shape)
+            return self.add_variable(shape=shape, dtype=dtype, layout=layout, name=prefix + name)
+
+        v = new("v", shape, _compute_dtype(variable))
+        maximum = new("v_max", shape, _compute_dtype(variable)) if self.variant.amsgrad else None
+        if momentum.dtype != "int8":
+            return momentum, v, maximum, None
+        return momentum, v, maximum, new("momentum_scale", quantized.scale_shape(whole), "float32")
 
     def _apply_weight_decay(self, variables: Any) -> None:
         """Does nothing: the step includes the decay, and the base class would apply it again."""
@@ -348,6 +372,19 @@ class NovoGrad(keras.optimizers.Optimizer):
 
 # The names by which compile() finds the class, in addition to "novograd>NovoGrad".
 keras.saving.get_custom_objects().update(novograd=NovoGrad, NovoGrad=NovoGrad)
+
+
+def _check_moment_dtype(dtype: Any) -> str | None:
+    """Returns the name of the dtype of momentum buffers after checking it."""
+    if dtype is None:
+        return None
+    try:
+        name = keras.backend.standardize_dtype(dtype)
+    except ValueError:
+        name = None
+    if name not in ("int8", "bfloat16"):
+        raise ValueError(f"moment_dtype must be 'int8', 'bfloat16' or None, got {dtype!r}")
+    return name
 
 
 def _compute_dtype(variable: Any) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from novograd import rule, statistics
+from novograd.keras import moments
 from novograd.keras.layers import layer_norms, spread
 from novograd.layers import step_scale
 from novograd.statistics import LayerStatistics, Sums, of_parameter
@@ -79,7 +80,7 @@ def _sums(optimizer: "NovoGrad", variable: Any, gradient: Any) -> Sums:
     g = None if gradient is None else ops.cast(gradient, v.dtype)
     return statistics.sums(
         ops.cast(variable, v.dtype),
-        ops.cast(update.momentum, v.dtype),
+        moments.wide(update, keras.backend.standardize_dtype(v.dtype)),
         g,
         None if g is None else layer_norms(g, update.layers, optimizer.variant.norm),
         v,

@@ -1,6 +1,7 @@
 """The parts of the optimizer for Keras's PyTorch backend, which has native kernels."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,10 @@ from keras.src.backend import in_stateless_scope
 
 from novograd.keras.layers import StepOptions, VariableUpdate
 from novograd.keras.plain import fits, v_layout
-from novograd.layers import Layers
+from novograd.layers import Layers, Split
 from novograd.torch.backends import native
 from novograd.torch.layout import ParameterLayout, layout_of
-from novograd.torch.parts import Part, parts
+from novograd.torch.parts import Part, Position, parts
 
 __all__ = ["dense", "fits", "step", "v_layout"]
 
@@ -41,16 +42,20 @@ def step(updates: Sequence[VariableUpdate], hyper: StepOptions) -> list[Variable
         "skip_nonfinite": False,
         "variant": hyper.variant,
     }
-    count: Any = ops.convert_to_tensor(hyper.count) if hyper.variant.counts else None
+    count: Any = ops.cast(hyper.count, "float32") if hyper.counts(updates) else None
     groups: dict[float, list[Part]] = {}
     rest = []
     for update in updates:
         w, m, v = (x.value for x in (update.variable, update.momentum, update.v))
         layout = _layout(update.layers, update.variable.shape)
-        maximum = None if update.maximum is None else update.maximum.value
+        maximum, scale = (None if x is None else x.value for x in (update.maximum, update.scale))
         whole = Part(w, update.gradient, m, v, layout.scale, None, maximum, count)
+        if scale is not None:
+            whole = whole._replace(exp_avg_scale=scale, position=_position(tuple(m.shape)))
         found = list(parts(whole, layout.cuts))
-        if any(native.problem(part, options) for part in found):
+        # A part of Split may begin inside a block.
+        cuts_blocks = scale is not None and isinstance(update.layers, Split)
+        if cuts_blocks or any(native.problem(part, options) for part in found):
             rest.append(update)
         else:
             groups.setdefault(update.weight_decay, []).extend(found)
@@ -70,6 +75,11 @@ def dense(gradient: Any) -> Any:
     if not isinstance(gradient, torch.Tensor):
         tensor = ops.convert_to_tensor(gradient)
     return tensor if tensor.layout == torch.strided else tensor.to_dense()
+
+
+def _position(shape: tuple[int, ...]) -> Position:
+    """Returns the position of a whole tensor."""
+    return Position(0, tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape))))
 
 
 @functools.lru_cache(maxsize=4096)

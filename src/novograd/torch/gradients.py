@@ -13,7 +13,7 @@ from novograd.torch.groups import Groups, Member
 from novograd.torch.options import Options
 from novograd.torch.parts import parts
 from novograd.torch.sharding import is_sharded, local
-from novograd.torch.state import state_of, whole_part
+from novograd.torch.state import new_state, state_of, whole_part
 
 
 def check_gradients(chosen: Iterable[Member], groups: Groups, states: Mapping[Tensor, Any]) -> None:
@@ -101,11 +101,8 @@ def kernels_problem(
         'it is not contiguous, or its memory layout differs from that of its gradient or state'
     """
     param, layout = member.param, groups.layout(member)
-    state = state_of(member, layout, states) or {
-        "exp_avg": param,
-        "exp_avg_sq": layout.new_second_moment(param),
-    }
-    whole = whole_part(param, local(param.grad), layout.scale, state)
+    state = state_of(member, layout, states) or new_state(member.group, param, layout)
+    whole = whole_part(param, local(param.grad), layout, state)
     options = cast(Options, member.group)
     problems = (kernels.problem(part, options) for part in parts(whole, layout.cuts))
     return next(filter(None, problems), None)

@@ -137,14 +137,17 @@ class Groups:
         """Returns where the layers of a parameter are.
 
         Raises:
-            ValueError: If the layers do not fit the parameter. The message names the parameter.
+            ValueError: If the layers do not fit the parameter, or the blocks of a quantised
+                momentum buffer do not fit the layers or the shards. The message names the
+                parameter.
             RuntimeError: If ``FullyShardedDataParallel`` has flattened the parameter.
         """
         layers = self.layers_of(member.number, member.group)
         if layers is None:
             layers = variants.get(member.group["variant"]).layers
         try:
-            return self._layouts.of(layers, member.name, member.param)
+            quantised = member.group.get("moment_dtype") is torch.int8
+            return self._layouts.of(layers, member.name, member.param, quantised=quantised)
         except (ValueError, RuntimeError) as error:
             raise type(error)(f"parameter {member}: {error}") from error
 

@@ -1,5 +1,6 @@
 """Where the layers of a parameter are."""
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
@@ -8,15 +9,38 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from novograd import quantized
 from novograd.layers import KINDS, Kind, Split, layers_of, second_moment_shape, step_scale
 from novograd.torch import sharding
 from novograd.torch.norms import compute_dtype
-from novograd.torch.parts import Cuts
+from novograd.torch.parts import Cuts, Position
 from novograd.torch.sharding import Sharding
 from novograd.variants import Variant
 
 # State dicts of torch's ZeroRedundancyOptimizer contain layers. Ours do not.
 torch.serialization.add_safe_globals([*KINDS.values(), Variant])
+
+
+class Blocks(NamedTuple):
+    """The blocks of a quantised momentum buffer.
+
+    Attributes:
+        shape: Shape of the scales of the whole tensor.
+        here: Shape of the scales of the local piece.
+        placements: The placements of the scales, if the parameter is a DTensor; else None.
+        position: Where the local piece is in the whole tensor.
+    """
+
+    shape: torch.Size
+    here: torch.Size
+    placements: tuple[Any, ...] | None
+    position: Position
+
+    def as_stored(self, scales: Tensor, param: Tensor) -> Tensor:
+        """Returns the scales of the local piece in the form in which they are stored."""
+        if self.placements is None:
+            return scales
+        return sharding.distributed(scales, param, self.placements, self.shape)
 
 
 class ParameterLayout(NamedTuple):
@@ -27,12 +51,14 @@ class ParameterLayout(NamedTuple):
         scale: Factor of the normalised gradient.
         cuts: Where the local piece is split into parts; None if it is not split.
         sharding: Where the layers are, if the parameter is a DTensor; else None.
+        blocks: The blocks of the momentum buffer, if it is quantised; else None.
     """
 
     v_shape: torch.Size
     scale: float
     cuts: Cuts | None
     sharding: Sharding | None
+    blocks: Blocks | None = None
 
     def new_second_moment(self, param: Tensor) -> Tensor:
         """Returns the second moment before the first step, in the form in which it is stored."""
@@ -43,18 +69,22 @@ class ParameterLayout(NamedTuple):
         return sharding.as_stored(v, param, self.v_shape, self.sharding)
 
 
-def layout_of(layers: Any, name: str | None, param: Tensor) -> ParameterLayout:
+def layout_of(
+    layers: Any, name: str | None, param: Tensor, *, quantised: bool = False
+) -> ParameterLayout:
     """Returns the layout of a parameter.
 
     Args:
         layers: The user's argument: layers, or a function of name and parameter.
         name: The name of the parameter, if it has one.
         param: The parameter.
+        quantised: Whether the momentum buffer is quantised, unless the parameter is too small.
 
     Raises:
         TypeError: If the function does not return layers, or needs a name and the parameter does
             not have one.
-        ValueError: If the layers do not fit the shape of the parameter.
+        ValueError: If the layers do not fit the shape of the parameter; or if ``quantised`` is
+            True, and a shard or a part begins inside a block.
         RuntimeError: If ``FullyShardedDataParallel`` has flattened the parameter.
 
     Example:
@@ -81,7 +111,51 @@ def layout_of(layers: Any, name: str | None, param: Tensor) -> ParameterLayout:
         if sharded is not None:
             here = sharded.offset[axis], sharded.shape[axis]
         cuts = axis, _cuts(chosen.sizes, *here)
-    return ParameterLayout(v_shape, step_scale(chosen, param.shape), cuts, sharded)
+    blocks = None
+    if quantised and quantized.is_quantised(param.shape):
+        blocks = _blocks(param, chosen, sharded)
+    return ParameterLayout(v_shape, step_scale(chosen, param.shape), cuts, sharded, blocks)
+
+
+def _blocks(param: Tensor, layers: Kind, sharded: Sharding | None) -> Blocks:
+    """Returns the blocks of a quantised momentum buffer, after checking where they begin."""
+    shape = real_shape(param)
+    axis = quantized.row_axis(shape)
+    row = shape[axis:]
+    if isinstance(layers, Split):
+        _check_split(layers, param, axis)
+    scales = torch.Size(quantized.scale_shape(shape))
+    strides = torch.empty(shape, device="meta").stride()
+    if sharded is None:
+        return Blocks(scales, scales, None, Position(0, strides))
+    placements = sharding.scale_placements(param, axis, row, quantized.BLOCK)
+    local = real_shape(sharding.local(param))
+    here = *local[:axis], -(-math.prod(local[axis:]) // quantized.BLOCK)
+    pairs = zip(sharded.offset, strides, strict=False)  # the axis of the real pairs is not sharded
+    first = sum(offset * stride for offset, stride in pairs)
+    return Blocks(scales, torch.Size(here), placements, Position(first, strides))
+
+
+def _check_split(layers: Split, param: Tensor, axis: int) -> None:
+    """Raises ValueError if ``Split`` cuts a block; ``axis`` is the first axis of a row."""
+    cut = layers.axis % param.ndim
+    inner = math.prod(real_shape(param)[cut + 1 :])
+    starts = [sum(layers.sizes[:i]) * inner for i in range(len(layers.sizes))]
+    if cut > axis or (cut == axis and any(start % quantized.BLOCK for start in starts)):
+        raise ValueError(
+            f"moment_dtype=torch.int8 has blocks of {quantized.BLOCK} elements along the last "
+            f"axes, but {layers} cuts a block of shape {tuple(param.shape)}; give moment_dtype=None"
+        )
+
+
+def real_shape(param: Tensor) -> torch.Size:
+    """Returns the shape of a tensor whose complex numbers are pairs of real numbers.
+
+    Example:
+        >>> real_shape(torch.zeros(3, 5, dtype=torch.complex64))
+        torch.Size([3, 5, 2])
+    """
+    return torch.Size((*param.shape, 2)) if param.is_complex() else param.shape
 
 
 class Layouts:
@@ -103,12 +177,15 @@ class Layouts:
         """Creates an empty cache."""
         self._found: dict[int, tuple[tuple[Any, ...], ParameterLayout]] = {}
 
-    def of(self, layers: Any, name: str | None, param: Tensor) -> ParameterLayout:
+    def of(
+        self, layers: Any, name: str | None, param: Tensor, *, quantised: bool = False
+    ) -> ParameterLayout:
         """Returns the layout of a parameter; arguments and errors are like in ``layout_of``."""
-        key = (layers, name, param.shape, *sharding.placed(param))
+        key = (layers, name, param.shape, param.is_complex(), quantised, *sharding.placed(param))
         known = self._found.get(id(param))
         if known is None or known[0] != key:
-            known = self._found[id(param)] = key, layout_of(layers, name, param)
+            found = layout_of(layers, name, param, quantised=quantised)
+            known = self._found[id(param)] = key, found
         return known[1]
 
     def forget_others(self, params: Iterable[Tensor]) -> None:

@@ -14,7 +14,7 @@ from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.choice import assign, demands_triton, require_kernels
 from novograd.torch.gradients import check_gradients
 from novograd.torch.groups import Groups, trained
-from novograd.torch.loading import check_state_dict, restore
+from novograd.torch.loading import check_state_dict, restore, with_moment_dtypes
 from novograd.torch.options import check_options, with_new
 from novograd.torch.parts import Part
 from novograd.torch.planner import Planner, rows
@@ -47,7 +47,9 @@ class NovoGrad(torch.optim.Optimizer):
     for float64 parameters), also after ``load_state_dict``. It is 0-d, or has one number for each
     layer, in the shape that ``novograd.layers`` gives. Variants with amsgrad also have
     ``max_exp_avg_sq``, with the shape and dtype of ``exp_avg_sq``. Variants that count steps have a
-    0-d ``step``.
+    0-d ``step``. With ``moment_dtype``, see docs/int8.md: an int8 ``exp_avg`` has its scales in
+    ``exp_avg_scale``, one float32 number for each block of 128 elements, and a ``step``. A complex
+    ``exp_avg`` in another dtype has real pairs, along one more axis.
 
     Numbers: float16 and bfloat16 parameters are updated in float32 arithmetic and rounded once.
     Complex numbers are treated as pairs of real numbers. If ``|g_t|^2`` is too large for the dtype
@@ -90,6 +92,11 @@ class NovoGrad(torch.optim.Optimizer):
         stochastic_rounding: Whether bfloat16 weights are rounded up or down at random. The nearer
             neighbour is more likely, so that steps too small to change the weights add up. Only
             the kernels for GPUs can do this. The random numbers come from torch's generator.
+        moment_dtype: The dtype of ``exp_avg``: ``torch.int8``, ``torch.bfloat16``, or None for the
+            dtype of the weights. Parameters with fewer than two axes or 4,096 elements always keep
+            theirs in the dtype of the weights. In 8 bits, each block of 128 elements along the
+            last axis has a scale, and a step rounds at random, always in the same way for the same
+            step. ``load_state_dict`` converts to this dtype, and warns.
         capturable: Accepted for code that sets it. A step can be captured with either value.
         layers: Which weights share one ``v``: ``Stacked``, ``Split``, ``Rows`` or ``Whole`` of
             ``novograd.layers``; None for the variant's default; or a function ``(name, parameter)``
@@ -100,7 +107,9 @@ class NovoGrad(torch.optim.Optimizer):
     Raises:
         TypeError: If an argument has a type that is not named above.
         ValueError: If a number is negative, NaN or infinite, or a beta is 1 or more; if ``lr`` is
-            missing and the variant has no default; or if ``layers`` do not fit a parameter.
+            missing and the variant has no default; if ``layers`` do not fit a parameter; if
+            ``moment_dtype`` is none of these; or if it is ``torch.int8``, and a shard or a part of
+            ``Split`` begins inside a block.
         RuntimeError: If ``fused`` is True, and the kernels are not installed or ``foreach`` is True
             too; if ``stochastic_rounding`` is True and ``foreach`` is True or ``fused`` is False;
             or if ``FullyShardedDataParallel`` has flattened a parameter.
@@ -136,6 +145,7 @@ class NovoGrad(torch.optim.Optimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
         stochastic_rounding: bool = False,
+        moment_dtype: torch.dtype | None = None,
         capturable: bool = False,
         layers: Any = None,
     ) -> None:
@@ -154,6 +164,7 @@ class NovoGrad(torch.optim.Optimizer):
             "maximize": maximize,
             "skip_nonfinite": skip_nonfinite,
             "stochastic_rounding": stochastic_rounding,
+            "moment_dtype": moment_dtype,
             "foreach": foreach,
             "fused": fused,
             "capturable": capturable,
@@ -256,6 +267,9 @@ class NovoGrad(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict. Its parameters may have another dtype or be on another device.
 
+        The optimizer keeps its own ``moment_dtype``. If that of the state dict differs, the
+        momentum buffers are converted, with a warning.
+
         Args:
             state_dict: A state dict of this class.
 
@@ -273,16 +287,18 @@ class NovoGrad(torch.optim.Optimizer):
         self._groups.refresh(self.param_groups)
         loading: list[dict[str, Any]] = []
 
-        def check(_: torch.optim.Optimizer, given: dict[str, Any]) -> None:
+        def check(_: torch.optim.Optimizer, given: dict[str, Any]) -> dict[str, Any]:
             check_state_dict(given, self.param_groups, self._groups.layout)
             loading.append(given)
+            return with_moment_dtypes(given, self.param_groups)
 
         # As a pre-hook, check sees the result of the user's pre-hooks. As the first post-hook,
         # restore runs before the user's post-hooks, so that these see the final state.
         hooks = [
             self.register_load_state_dict_pre_hook(check),
             self.register_load_state_dict_post_hook(
-                lambda _: restore(self.state, loading[0], self.param_groups), prepend=True
+                lambda _: restore(self.state, loading[0], self.param_groups, self._groups.layout),
+                prepend=True,
             ),
         ]
         try:

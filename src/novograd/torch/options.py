@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypedDict, cast
 
+import torch
 from torch import Tensor
 
 from novograd import variants
@@ -24,6 +25,10 @@ class Options(TypedDict):
     skip_nonfinite: bool
     stochastic_rounding: bool
     variant: str | Variant
+
+
+MOMENT_DTYPES = (torch.int8, torch.bfloat16)
+"""The dtypes that a momentum buffer may have instead of the dtype of its weights."""
 
 
 def changed(options: Options, **changes: Any) -> Options:
@@ -72,6 +77,12 @@ def _check_choice(name: str, value: Any) -> None:
         check_flag(name, value)
 
 
+def _check_moment_dtype(name: str, value: Any) -> None:
+    if value is not None and value not in MOMENT_DTYPES:
+        allowed = ", ".join(map(str, MOMENT_DTYPES))
+        raise ValueError(f"{name} must be one of {allowed} or None, got {value!r}")
+
+
 OPTIONS: dict[str, Option] = {
     "lr": Option(_check_lr),
     "betas": Option(_check_betas),
@@ -83,6 +94,7 @@ OPTIONS: dict[str, Option] = {
     "skip_nonfinite": Option(check_flag, False),
     "variant": Option(lambda _, value: variants.get(value), "documented"),
     "stochastic_rounding": Option(check_flag, False, is_new=True),
+    "moment_dtype": Option(_check_moment_dtype, None, is_new=True),
     "foreach": Option(_check_choice),
     "fused": Option(_check_choice),
     "capturable": Option(check_flag, False),
@@ -122,6 +134,6 @@ def with_new(group: dict[str, Any]) -> dict[str, Any]:
 
     Example:
         >>> with_new({"lr": 0.1})
-        {'stochastic_rounding': False, 'lr': 0.1}
+        {'stochastic_rounding': False, 'moment_dtype': None, 'lr': 0.1}
     """
     return {name: option.default for name, option in OPTIONS.items() if option.is_new} | group

@@ -1,13 +1,40 @@
 """Parts: a backend updates a part as one tensor. It is a parameter, or a view of a piece of one."""
 
 import functools
+import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from novograd.native import grid
+from novograd.quantized import BLOCK
+
+
+class Position(NamedTuple):
+    """Where a part is in the whole tensor, whose elements are numbered in row-major order.
+
+    The element ``(i, j, ...)`` of the part, as a real tensor, has the number
+    ``first + i*strides[0] + j*strides[1] + ...``. If the whole tensor is sharded, it has the
+    elements of all processes. The memory format has no influence.
+
+    Attributes:
+        first: The number of the part's first element.
+        strides: The distance of the numbers of neighbours, for each axis.
+
+    Example:
+        >>> Position(0, (3, 1)).after(0, 2)
+        Position(first=6, strides=(3, 1))
+    """
+
+    first: int
+    strides: tuple[int, ...]
+
+    def after(self, axis: int, start: int) -> "Position":
+        """Returns the position of the piece that begins at an index of an axis."""
+        return self._replace(first=self.first + start * self.strides[axis])
 
 
 class Part(NamedTuple):
@@ -26,6 +53,10 @@ class Part(NamedTuple):
         maximum: The largest second moments so far, in the same shape, for variants with amsgrad.
         step: Number of steps before this one, 0-d, for variants that count steps.
         history: The stored second moments of the whole parameter, for variants that count steps.
+        exp_avg_scale: The scales of the blocks if ``exp_avg`` is quantised, see
+            ``novograd.quantized``; else None. Then ``exp_avg`` is int8, with a last axis of length
+            2 for the real pairs of complex weights; ``step`` is not None.
+        position: Where the part is in the whole tensor, if ``exp_avg`` is quantised; else None.
     """
 
     param: Tensor
@@ -37,6 +68,8 @@ class Part(NamedTuple):
     maximum: Tensor | None = None
     step: Tensor | None = None
     history: Tensor | None = None
+    exp_avg_scale: Tensor | None = None
+    position: Position | None = None
 
 
 # The result of novograd.native.grid: runs, layers, run and stride.
@@ -70,7 +103,62 @@ def parts(whole: Part, cuts: Cuts | None) -> Iterator[Part]:
             None if whole.maximum is None else whole.maximum.narrow(axis, i, 1),
             whole.step,
             whole.history,
+            _cut_scales(whole, axis, start, length),
+            None if whole.position is None else whole.position.after(axis, start),
         )
+
+
+def _cut_scales(whole: Part, axis: int, start: int, length: int) -> Tensor | None:
+    """Returns the scales of a piece of a part. Pieces begin at the first element of a block."""
+    scales = whole.exp_avg_scale
+    if scales is None or axis < scales.ndim - 1:
+        return None if scales is None else scales.narrow(axis, start, length)
+    inner = math.prod(whole.exp_avg.shape[axis + 1 :])
+    return scales.narrow(-1, start * inner // BLOCK, -(-length * inner // BLOCK))
+
+
+class Rows(NamedTuple):
+    """The rows of a part whose momentum buffer is quantised. All are next to each other in memory.
+
+    Attributes:
+        rows: The number of rows.
+        length: The number of elements of a row. Its blocks have 128, the last one the rest.
+        first: The number of the part's first element in the whole tensor (see ``Position``).
+        pitch: The distance of the numbers of the first elements of two neighbouring rows.
+    """
+
+    rows: int
+    length: int
+    first: int
+    pitch: int
+
+
+def rows_of(part: Part) -> Rows | None:
+    """Returns the rows of a part whose buffer is quantised, or None if kernels do not support them.
+
+    Complex numbers count as pairs of real numbers.
+
+    Example:
+        >>> w, m, scales = torch.zeros(2, 5, 200), torch.zeros(2, 5, 200), torch.zeros(2, 5, 2)
+        >>> part = Part(w, w, m, torch.tensor(0.0), exp_avg_scale=scales)
+        >>> rows_of(part._replace(position=Position(600, (1000, 200, 1))))
+        Rows(rows=10, length=200, first=600, pitch=200)
+        >>> rows_of(part._replace(position=Position(600, (3000, 200, 1))))
+    """
+    scales, position, moment = part.exp_avg_scale, part.position, part.exp_avg
+    assert scales is not None
+    assert position is not None
+    contiguous = map(Tensor.is_contiguous, (part.param, part.grad, moment, scales))
+    if not moment.numel() or not all(contiguous):
+        return None
+    before = scales.ndim - 1
+    rows = math.prod(scales.shape[:before])
+    lengths, strides = moment.shape[:before], position.strides[:before]
+    used = [(n, stride) for n, stride in zip(lengths, strides, strict=True) if n > 1]
+    if any(outer != n * inner for (_, outer), (n, inner) in pairwise(used)):
+        return None
+    pitch = used[-1][1] if used else 0
+    return Rows(rows, moment.numel() // rows, position.first, pitch)
 
 
 def as_real(part: Part) -> Part:
@@ -86,7 +174,7 @@ def as_real(part: Part) -> Part:
     return part._replace(
         param=torch.view_as_real(part.param),
         grad=torch.view_as_real(part.grad.resolve_conj()),
-        exp_avg=torch.view_as_real(part.exp_avg),
+        exp_avg=torch.view_as_real(part.exp_avg) if part.exp_avg.is_complex() else part.exp_avg,
         exp_avg_sq=_with_pairs(part.exp_avg_sq),
         square=None if part.square is None else _with_pairs(part.square),
         maximum=None if part.maximum is None else _with_pairs(part.maximum),

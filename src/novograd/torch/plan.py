@@ -2,7 +2,7 @@
 
 import weakref
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import repeat
 from operator import attrgetter, call, is_, itemgetter
@@ -15,18 +15,15 @@ from novograd.torch.groups import Group
 from novograd.torch.parts import Part
 from novograd.torch.steps import Memos
 
-# The tensors that the state has for some variants only.
-_OPTIONAL = ("max_exp_avg_sq", "step")
-# The choice of a backend depends on these options.
-_BACKEND_OPTIONS = ("variant", "foreach", "fused", "stochastic_rounding")
-
+# The tensors that the state of some parameters has, and their fields in a part.
+_OPTIONAL = {"max_exp_avg_sq": "maximum", "step": "step", "exp_avg_scale": "exp_avg_scale"}
+# The state, and the choice of a backend, depend on these options.
+_PLANNED_OPTIONS = ("variant", "foreach", "fused", "stochastic_rounding", "moment_dtype")
 
 # These functions of C are several times faster than their equivalents in Python.
 _GRAD, _DTYPE, _SHAPE = map(attrgetter, ("grad", "dtype", "shape"))
 _EXP_AVG, _EXP_AVG_SQ = map(itemgetter, ("exp_avg", "exp_avg_sq"))
 _new_part = partial(tuple.__new__, Part)
-# The values of the fields that most parts do not have: those after ``scale``.
-_DEFAULTS = [Part._field_defaults[name] for name in Part._fields[5:]]
 
 
 class Plan:
@@ -80,7 +77,7 @@ class Plan:
         if not self._holds:
             return
         self._layers = layers
-        self._options = [group[name] for name in _BACKEND_OPTIONS]
+        self._options = [group[name] for name in _PLANNED_OPTIONS]
         self._params = list(map(id, group["params"]))
         self._places: tuple[list[int], ...] = ()
         self._positions: list[int] = []
@@ -89,19 +86,18 @@ class Plan:
         parts = [part for mine in assigned.values() for part in mine]
         parts.sort(key=lambda part: position[id(part.param)])
         self._scales = [part.scale for part in parts]
+        self._where = [part.position for part in parts]
         # References to the state are weak, so that it is freed when the optimizer drops it. The
         # parameters do not have even weak references: torch swaps the contents of two tensors only
         # if no weak reference to them exists. Module.to swaps the contents of DTensors.
         self._exp_avgs = [weakref.ref(part.exp_avg) for part in parts]
         self._exp_avg_sqs = [weakref.ref(part.exp_avg_sq) for part in parts]
-        self._others = [
-            [
-                (name, weakref.ref(states[param][name]))
-                for name in _OPTIONAL
-                if name in states[param]
-            ]
-            for param in trained
-        ]
+        state_of = [states[param] for param in trained]
+        self._others = {
+            name: [weakref.ref(state[name]) if name in state else _nothing for state in state_of]
+            for name in _OPTIONAL
+            if any(name in state for state in state_of)
+        }
 
     def recall(self, group: Group, layers: Any, states: Mapping[Tensor, Any]) -> Assignment | None:
         """Returns the assignment for this step, or None if the plan does not hold for it."""
@@ -111,7 +107,7 @@ class Plan:
             or layers is not self._layers
             or any(
                 group[name] is not x
-                for name, x in zip(_BACKEND_OPTIONS, self._options, strict=True)
+                for name, x in zip(_PLANNED_OPTIONS, self._options, strict=True)
             )
         ):
             return None
@@ -128,15 +124,21 @@ class Plan:
             or not _same(exp_avg_sqs, self._exp_avg_sqs)
         ):
             return None
-        columns = trained, grads, exp_avgs, exp_avg_sqs, self._scales, *map(repeat, _DEFAULTS)
-        parts = list(map(_new_part, zip(*columns, strict=False)))
-        if any(self._others):
-            for i, (state, others) in enumerate(zip(mine, self._others, strict=True)):
-                if any(name not in state or state[name] is not x() for name, x in others):
-                    return None
-                maximum, step = map(state.get, _OPTIONAL)
-                history = None if step is None else exp_avg_sqs[i]
-                parts[i] = parts[i]._replace(maximum=maximum, step=step, history=history)
+        columns: dict[str, Iterable[Any]] = {
+            **{"param": trained, "grad": grads, "exp_avg": exp_avgs, "exp_avg_sq": exp_avg_sqs},
+            **{"scale": self._scales, "position": self._where},
+        }
+        for name, references in self._others.items():
+            found = [state.get(name) for state in mine]
+            if not _same(found, references):
+                return None
+            columns[_OPTIONAL[name]] = found
+            if name == "step":
+                columns["history"] = [
+                    None if step is None else v for step, v in zip(found, exp_avg_sqs, strict=True)
+                ]
+        each = [columns.get(name, repeat(None)) for name in Part._fields]
+        parts = list(map(_new_part, zip(*each, strict=False)))
         if len(self._chosen) == 1:
             return dict.fromkeys(self._chosen, parts)
         return {backend: [parts[i] for i in mine] for backend, mine in self._chosen.items()}
@@ -182,6 +184,10 @@ def _facts(params: list[Tensor], grads: list[Tensor]) -> tuple[list[Any], ...]:
     )
 
 
-def _same(tensors: list[Tensor], references: list[Any]) -> bool:
+def _nothing() -> None:
+    """Returns None, like a reference to a tensor that the state of a parameter does not have."""
+
+
+def _same(tensors: list[Any], references: list[Any]) -> bool:
     """Whether weak references refer to the given tensors."""
     return len(tensors) == len(references) and all(map(is_, tensors, map(call, references)))

@@ -7,6 +7,7 @@ communicate otherwise. All processes call the all-reduces in the same order, eve
 empty or a gradient is missing.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -153,17 +154,55 @@ def as_stored(v: Tensor, param: Any, v_shape: Sequence[int], sharding: Sharding)
     """Returns the local piece of a second moment in the form in which it is stored."""
     if sharding.placements is None:
         return v
+    return distributed(v, param, sharding.placements, torch.Size(v_shape))
+
+
+def distributed(piece: Tensor, param: Any, placements: Any, shape: torch.Size) -> Tensor:
+    """Returns a contiguous DTensor of the given local piece, on the mesh of a parameter."""
     from torch.distributed.tensor import DTensor
 
-    shape = torch.Size(v_shape)
     return DTensor.from_local(
-        v,
+        piece,
         param.device_mesh,
-        sharding.placements,
+        placements,
         run_check=False,
         shape=shape,
         stride=torch.empty(shape, device="meta").stride(),
     )
+
+
+def scale_placements(param: Any, axis: int, row: Sequence[int], block: int) -> tuple[Any, ...]:
+    """Returns the placements of the scales of a quantised momentum buffer.
+
+    Args:
+        param: The weights.
+        axis: The first axis of a row. The scales have the axes before it, and one for the blocks.
+        row: The lengths of the axes of a row of the whole real tensor.
+        block: The number of elements of a block.
+
+    Raises:
+        ValueError: If a shard does not begin at the first element of a block.
+    """
+    from torch.distributed.tensor import Replicate, Shard
+
+    inner = math.prod(row[1:])
+    placements = []
+    for dim, placement in enumerate(param.placements):
+        sharded, parts = getattr(placement, "dim", -1), param.device_mesh.size(dim)
+        if sharded < axis or parts == 1:
+            placements.append(placement if sharded < axis else Replicate())
+            continue
+        size = -(-row[0] // parts) * inner
+        blocks = -(-row[0] * inner // block)
+        fits = size % block == 0 and -(-blocks // parts) * block == size
+        if sharded > axis or type(placement) is not Shard or placement in placements or not fits:
+            raise ValueError(
+                f"moment_dtype=torch.int8 has blocks of {block} elements along the last axes, but "
+                f"axis {sharded} of shape {tuple(param.shape)} is sharded over {parts} processes "
+                "inside a block; shard another axis, or give moment_dtype=None"
+            )
+        placements.append(placement)
+    return tuple(placements)
 
 
 def local_gradient(param: Any) -> Tensor:

@@ -12,6 +12,7 @@ from novograd import variants
 from novograd.torch import sharding
 from novograd.torch.groups import Group, Member
 from novograd.torch.layout import ParameterLayout
+from novograd.torch.moments import convert, moment_dtype, moment_shape, new_moment, new_scales
 from novograd.torch.norms import compute_dtype
 from novograd.torch.parts import Part
 
@@ -29,10 +30,12 @@ def state_shapes(group: Group, param: Tensor, layout: ParameterLayout) -> dict[s
         ['exp_avg', 'exp_avg_sq', 'step']
     """
     variant = variants.get(group["variant"])
-    shapes = {"exp_avg": param.shape, "exp_avg_sq": layout.v_shape}
+    shapes = {"exp_avg": moment_shape(group, param), "exp_avg_sq": layout.v_shape}
     if variant.amsgrad:
         shapes["max_exp_avg_sq"] = layout.v_shape
-    if variant.counts:
+    if layout.blocks is not None:
+        shapes["exp_avg_scale"] = layout.blocks.shape
+    if variant.counts or layout.blocks is not None:
         shapes["step"] = torch.Size()
     return shapes
 
@@ -52,31 +55,44 @@ def new_state(group: Group, param: Tensor, layout: ParameterLayout) -> dict[str,
             state[name] = layout.new_second_moment(param)
         elif name == "step":
             state[name] = _new_count(0.0, param)
+        elif name == "exp_avg_scale":
+            state[name] = new_scales(param, layout)
         else:
-            state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            state[name] = new_moment(group, param)
     return state
 
 
-def match_dtypes(state: dict[str, Any], param: Tensor) -> None:
-    """Converts the state of a parameter to the dtypes for its weights.
+def match_dtypes(
+    state: dict[str, Any], group: Group, param: Tensor, layout: ParameterLayout
+) -> None:
+    """Converts the state of a parameter to the dtypes for its weights and its group.
 
-    The dtype of weights changes by ``Module.double()``, for example. A count of steps may have been
-    loaded as a Python number.
+    The dtype of weights changes by ``Module.double()``, for example. The dtype of the momentum
+    buffer changes by an edit of the group, or if a file has another one. A count of steps may have
+    been loaded as a Python number.
 
     Example:
+        >>> from novograd.torch.layout import layout_of
         >>> state = {"exp_avg": torch.zeros(2), "exp_avg_sq": torch.tensor(1.0), "step": 3}
-        >>> match_dtypes(state, torch.zeros(2, dtype=torch.float64))
+        >>> w = torch.zeros(2, dtype=torch.float64)
+        >>> match_dtypes(state, {"variant": "apex"}, w, layout_of(None, None, w))
         >>> state["exp_avg_sq"], state["step"]
         (tensor(1., dtype=torch.float64), tensor(3.))
     """
-    v, wide = state.get("exp_avg_sq"), compute_dtype(param.dtype)
-    if isinstance(v, Tensor) and v.dtype != wide:
-        state["exp_avg"] = state["exp_avg"].to(param.dtype)
-        for name in SECOND_MOMENTS:
-            if name in state:
-                state[name] = state[name].to(wide)
+    wide = compute_dtype(param.dtype)
+    for name in SECOND_MOMENTS:
+        if isinstance(state.get(name), Tensor) and state[name].dtype != wide:
+            state[name] = state[name].to(wide)
     if not isinstance(state.get("step"), Tensor | None):
         state["step"] = _new_count(float(state["step"]), param)
+    was_quantised = "exp_avg_scale" in state
+    if isinstance(state.get("exp_avg"), Tensor) and "exp_avg_sq" in state:
+        convert(state, group, param, layout)
+    is_quantised = "exp_avg_scale" in state
+    if is_quantised and not was_quantised:
+        state.setdefault("step", _new_count(0.0, param))
+    elif was_quantised and not is_quantised and not variants.get(group["variant"]).counts:
+        state.pop("step", None)
 
 
 def problem(
@@ -98,6 +114,20 @@ def problem(
             return f"{name!r} must have shape {tuple(shape)}, got {tuple(value.shape)}"
         if name != "step" and value.device != param.device:
             return f"{name!r} must be on {param.device} like the parameter, got {value.device}"
+    return dtype_problem(state["exp_avg"], group, param)
+
+
+def dtype_problem(moment: Tensor, group: Group, param: Tensor) -> str | None:
+    """Returns why the dtype of a momentum buffer is wrong, or None if it can be used.
+
+    Example:
+        >>> q = torch.zeros(64, 64, dtype=torch.int8)
+        >>> dtype_problem(q, {"moment_dtype": torch.bfloat16}, torch.zeros(64, 64))
+        "'exp_avg' must have dtype torch.bfloat16, got torch.int8"
+    """
+    wanted = moment_dtype(group, param)
+    if moment.dtype != wanted and torch.int8 in (moment.dtype, wanted):
+        return f"'exp_avg' must have dtype {wanted}, got {moment.dtype}"
     return None
 
 
@@ -126,7 +156,7 @@ def state_of(
     """
     state = states.get(member.param, {})
     if state:
-        match_dtypes(state, member.param)
+        match_dtypes(state, member.group, member.param, layout)
         found = problem(state, member.group, member.param, layout)
         if found:
             raise RuntimeError(f"NovoGrad cannot use the state of parameter {member}: {found}")
@@ -134,27 +164,35 @@ def state_of(
 
 
 def whole_part(
-    param: Tensor, grad: Tensor, scale: float, state: dict[str, Any], square: Tensor | None = None
+    param: Tensor,
+    grad: Tensor,
+    layout: ParameterLayout,
+    state: dict[str, Any],
+    square: Tensor | None = None,
 ) -> Part:
     """Returns the local piece of a parameter and of its state as a part.
 
     Example:
+        >>> from novograd.torch.layout import layout_of
         >>> w, v = torch.zeros(2), torch.tensor(0.0)
-        >>> whole_part(w, torch.ones(2), 1.0, {"exp_avg": torch.zeros(2), "exp_avg_sq": v}).grad
+        >>> state = {"exp_avg": torch.zeros(2), "exp_avg_sq": v}
+        >>> whole_part(w, torch.ones(2), layout_of(None, None, w), state).grad
         tensor([1., 1.])
     """
-    local = sharding.local
+    local, blocks = sharding.local, layout.blocks
     maximum, step = state.get("max_exp_avg_sq"), state.get("step")
     return Part(
         local(param),
         grad,
         local(state["exp_avg"]),
         local(state["exp_avg_sq"]),
-        scale,
+        layout.scale,
         square,
         None if maximum is None else local(maximum),
         step,
         None if step is None else state["exp_avg_sq"],
+        None if blocks is None else local(state["exp_avg_scale"]),
+        None if blocks is None else blocks.position,
     )
 
 

@@ -10,6 +10,7 @@ from novograd import statistics, variants
 from novograd.statistics import LayerStatistics, Sums, of_parameter
 from novograd.torch.groups import Member, members
 from novograd.torch.layout import layout_of
+from novograd.torch.moments import dequantised
 from novograd.torch.norms import layer_norms, numbers_of
 from novograd.torch.options import Options, changed
 from novograd.torch.parts import Part, as_real, parts
@@ -80,7 +81,9 @@ def _sums(member: Member, state: dict[str, Any], layers: Any) -> Sums:
     variant = variants.get(member.group["variant"])
     layers = variant.layers if layers is None else layers
     w, m, v = map(_whole, (member.param, state["exp_avg"], state["exp_avg_sq"]))
-    g = m if member.param.grad is None else _whole(member.param.grad)
+    if "exp_avg_scale" in state:
+        m = dequantised(m, _whole(state["exp_avg_scale"]), v.dtype)
+    g = w if member.param.grad is None else _whole(member.param.grad)
     largest = state.get("max_exp_avg_sq")
     layout = layout_of(layers, member.name, w)
     whole = Part(w, g, m, v, layout.scale, maximum=None if largest is None else _whole(largest))

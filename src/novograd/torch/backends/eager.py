@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from novograd import rule
+from novograd.torch import moments
 from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.norms import advance, layer_norms, squared_norms
 from novograd.torch.options import Options
@@ -46,8 +47,9 @@ def step(parts: Sequence[Part], options: Options) -> None:
         >>> w, v
         (tensor([0.7000, 1.6000]), tensor(25.))
     """
-    for param, grad, exp_avg, exp_avg_sq, scale, square, maximum, count, _ in parts:
-        w, g, m = (x.to(exp_avg_sq.dtype) for x in (param, grad, exp_avg))
+    for part in parts:
+        param, grad, _, exp_avg_sq, scale, square, maximum, count, *_ = part
+        w, g, m = param.to(exp_avg_sq.dtype), grad.to(exp_avg_sq.dtype), moments.wide(part)
         s = (
             layer_norms(g, exp_avg_sq.shape, g.dtype, options)
             if square is None
@@ -57,11 +59,11 @@ def step(parts: Sequence[Part], options: Options) -> None:
         new_w, new_m = rule.linear_pass(
             w, m, g, scalars, beta1=options["betas"][0], nesterov=options["nesterov"]
         )
-        if options["skip_nonfinite"]:
-            finite = s.isfinite()
+        finite = s.isfinite() if options["skip_nonfinite"] else None
+        if finite is not None:
             new_w, new_m = torch.where(finite, new_w, w), torch.where(finite, new_m, m)
         param.copy_(new_w)
-        exp_avg.copy_(new_m)
+        moments.store(part, new_m, finite)
         exp_avg_sq.copy_(v)
         if maximum is not None and largest is not None:
             maximum.copy_(largest)

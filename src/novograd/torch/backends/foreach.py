@@ -2,8 +2,9 @@
 
 The rule computes the scalars of all layers together. The linear pass implements
 ``novograd.rule.linear_pass`` again, in place, with torch's foreach operations. It needs no
-temporary memory, except with half-precision weights, ``nesterov`` or ``skip_nonfinite``: then it
-needs as much as the gradients.
+temporary memory, except with half-precision weights, ``nesterov``, ``skip_nonfinite`` or a momentum
+buffer in bfloat16: then it needs as much as the gradients. With a momentum buffer in 8 bits it
+needs several times as much, while it rounds the largest parameter.
 """
 
 from collections import defaultdict
@@ -19,6 +20,7 @@ from torch.nn import Parameter
 
 from novograd import variants
 from novograd.rule import Coefficients
+from novograd.torch import moments
 from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.backends.eager import square_sums
 from novograd.torch.norms import advance, layer_norms
@@ -60,8 +62,8 @@ def step(parts: Sequence[Part], options: Options) -> None:
     """
     alike = defaultdict(list)
     for part in parts:
-        w, g, _, v, *_ = part
-        alike[w.device, w.dtype, g.dtype, v.dtype].append(part)
+        w, g, m, v, *_ = part
+        alike[w.device, w.dtype, g.dtype, m.dtype, v.dtype].append(part)
     for group in alike.values():
         _step_alike(group, options)
 
@@ -69,6 +71,9 @@ def step(parts: Sequence[Part], options: Options) -> None:
 def _step_alike(parts: Sequence[Part], options: Options) -> None:
     """Takes the step of parts with the same device and dtypes."""
     ws, gs, ms, vs = (list(column) for column in list(zip(*parts, strict=True))[:4])
+    quantised = parts[0].exp_avg_scale is not None
+    if quantised:
+        ms = list(map(moments.wide, parts))
     # The rule computes the scalars of all layers as one tensor.
     s = torch.cat([x.reshape(-1) for x in _layer_norms(parts, options)])
     maxima = [part.maximum for part in parts if part.maximum is not None]
@@ -85,7 +90,7 @@ def _step_alike(parts: Sequence[Part], options: Options) -> None:
         torch._foreach_copy_(maxima, _for_each(largest, vs))
     each = Coefficients(*(_for_each(x, vs) if isinstance(x, Tensor) else x for x in scalars))
     keep = _for_each(s.isfinite(), vs) if options["skip_nonfinite"] else None
-    whole = ws[0].dtype == gs[0].dtype == vs[0].dtype
+    whole = ws[0].dtype == gs[0].dtype == ms[0].dtype == vs[0].dtype
     if whole and keep is None and not options["nesterov"]:
         torch._foreach_mul_(ms, options["betas"][0])
         _add_(ms, gs, each.a)
@@ -94,6 +99,9 @@ def _step_alike(parts: Sequence[Part], options: Options) -> None:
         _subtract_(ws, ms, each)
     else:
         _step_with_temporary(ws, gs, ms, each, keep, vs[0].dtype, options)
+    if quantised:
+        for part, m, k in zip(parts, ms, keep or [None] * len(ms), strict=True):
+            moments.store(part, m, k)
 
 
 def _step_with_temporary(

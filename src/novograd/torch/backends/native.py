@@ -3,7 +3,7 @@
 The kernels in ``csrc/`` implement the rule again. Their numbers come from ``novograd.rule``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -17,7 +17,7 @@ from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.backends.eager import square_sums
 from novograd.torch.norms import advance, layer_norms, numbers_of
 from novograd.torch.options import Options, changed
-from novograd.torch.parts import Part, as_real, grid_of, in_memory
+from novograd.torch.parts import Grid, Part, Rows, as_real, grid_of, in_memory, rows_of
 
 UNSCALES = False
 # Complex numbers are treated as pairs of real numbers.
@@ -31,7 +31,12 @@ _KINDS = (
     if native.kernels
     else {}
 )
-_KINDS |= {(pairs,) * 3: _KINDS[(real,) * 3] for pairs, real in _REAL.items() if _KINDS}
+_KINDS |= {
+    (pairs, pairs, pairs if moment is None else moment): _KINDS[real, real, moment or real]
+    for pairs, real in _REAL.items()
+    for moment in (None, torch.int8, torch.bfloat16)
+    if _KINDS
+}
 
 
 def problem(part: Part, options: Options) -> str | None:
@@ -51,7 +56,10 @@ def problem(part: Part, options: Options) -> str | None:
     if type(param) not in (Tensor, Parameter) or type(grad) is not Tensor:
         return "it or its gradient is a tensor subclass"
     if (param.dtype, grad.dtype, exp_avg.dtype) not in _KINDS:
-        return f"there is no kernel for {param.dtype} with a gradient of {grad.dtype}"
+        return (
+            f"there is no kernel for {param.dtype} with a gradient of {grad.dtype} and a momentum "
+            f"buffer of {exp_avg.dtype}"
+        )
     if torch.compiler.is_compiling():
         variant = variants.get(options["variant"])
         if variant.counts or variant.amsgrad or variant.norm == "inf":
@@ -59,12 +67,29 @@ def problem(part: Part, options: Options) -> str | None:
         if param.is_complex():
             # Seen in torch 2.13.
             return "Inductor cannot compile custom operations on complex tensors"
-    if grid_of(part) is None:
+        if part.exp_avg_scale is not None:
+            return "torch.compile does not support the kernels for a momentum buffer in 8 bits"
+    grid = grid_of(part)
+    if grid is None:
         if part.exp_avg_sq.ndim and param.is_contiguous():
             return "the elements of a layer are too far apart in memory"
         return (
             "it is not contiguous, or its memory layout differs from that of its gradient or state"
         )
+    return None if part.exp_avg_scale is None else _problem_of_rows(part, grid)
+
+
+def _problem_of_rows(part: Part, grid: Grid) -> str | None:
+    """Returns why the kernels do not support a part whose momentum buffer is in 8 bits."""
+    if not part.exp_avg.numel():
+        return None
+    rows, step = rows_of(part), cast(Tensor, part.step)
+    if rows is None:
+        return "it is not contiguous, or its rows are not equally far apart in the whole tensor"
+    if grid[2] % rows.length:
+        return "several layers share a block of the momentum buffer in 8 bits"
+    if step.dtype != torch.float32 or not step.is_cpu:
+        return f"'step' must be a float32 on the CPU, got {step.dtype} on {step.device}"
     return None
 
 
@@ -151,8 +176,9 @@ class PreparedByKernels:
             options = changed(options, variant=replace(variant, averages=False, clip=None))
         # Before the kernels, which push everything else out of the cache.
         params, _, exp_avgs, exp_avg_sqs, *_ = zip(*self._parts, strict=True)
-        torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])
-        for count, alike in _by_count(parts).items():
+        scales = [part.exp_avg_scale for part in parts if part.exp_avg_scale is not None]
+        torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs, *scales])
+        for count, alike in (_by_count(parts) if variant.counts else {0.0: parts}).items():
             layers = self._layers if alike is self._parts else _layers(alike)
             layers.step(
                 [float(x) for x in _arguments(options, count)],
@@ -211,9 +237,7 @@ def _with_maxima(parts: Sequence[Part], options: Options) -> list[Part]:
 
 
 def _by_count(parts: Sequence[Part]) -> dict[float, Sequence[Part]]:
-    """Groups parts by their number of earlier steps, if the variant counts steps."""
-    if parts and all(part.step is None for part in parts):
-        return {0: parts}
+    """Groups parts by their number of earlier steps."""
     groups: dict[float, list[Part]] = {}
     for part in parts:
         groups.setdefault(cast(Tensor, part.step).item(), []).append(part)
@@ -267,18 +291,39 @@ def _layers(parts: Sequence[Part]) -> Any:
 
 def _facts(parts: Sequence[Part]) -> dict[str, Any]:
     """Returns what the kernels need to know of parts, except for addresses."""
-    return {
+    facts: dict[str, Any] = {
         "kinds": [_KINDS[part.param.dtype, part.grad.dtype, part.exp_avg.dtype] for part in parts],
         "grids": list(map(grid_of, parts)),
         "scales": [part.scale for part in parts],
     }
+    if any(part.exp_avg_scale is not None for part in parts):
+        facts["rows"] = list(map(_rows, parts))
+    return facts
+
+
+def _rows(part: Part) -> tuple[int, int, int] | None:
+    """Returns what the kernels need to know of the rows of a part, if its buffer is in 8 bits."""
+    if part.exp_avg_scale is None:
+        return None
+    _, length, first, pitch = rows_of(part) or Rows(0, 1, 0, 1)  # without elements, any will do
+    return length, first, pitch
 
 
 def _addresses(parts: Sequence[Part]) -> dict[str, list[int]]:
     """Returns the addresses of the tensors of parts."""
-    params, grads, exp_avgs, exp_avg_sqs, _, squares, *_ = zip(*parts, strict=True)
+    params, grads, exp_avgs, exp_avg_sqs, _, squares, _, steps, _, block_scales, _ = zip(
+        *parts, strict=True
+    )
     columns = {"weights": params, "gradients": grads, "moments": exp_avgs, "vs": exp_avg_sqs}
     addresses = {name: list(map(Tensor.data_ptr, column)) for name, column in columns.items()}
     if any(square is not None for square in squares):
-        addresses["squares"] = [0 if x is None else x.data_ptr() for x in squares]
+        addresses["squares"] = _optional_addresses(squares)
+    if any(scales is not None for scales in block_scales):
+        addresses["block_scales"] = _optional_addresses(block_scales)
+        addresses["counts"] = _optional_addresses(steps)
     return addresses
+
+
+def _optional_addresses(tensors: Iterable[Tensor | None]) -> list[int]:
+    """Returns the addresses of tensors that may be missing."""
+    return [0 if x is None else x.data_ptr() for x in tensors]

@@ -25,11 +25,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from novograd import variants
+from novograd.quantized import BLOCK
 from novograd.rule import Numbers
 from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.norms import numbers_of
 from novograd.torch.options import Options, changed
-from novograd.torch.parts import Grid, Part, grid_of, in_memory
+from novograd.torch.parts import Grid, Part, Rows, grid_of, in_memory, rows_of
 
 UNSCALES = True
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -65,15 +66,24 @@ def problem(part: Part, options: Options) -> str | None:
         return "it or its gradient is a tensor subclass"
     if not grad.device == exp_avg.device == param.device:
         return f"its gradient or state is not on {param.device}"
-    if {x.dtype.to_real() for x in (param, grad, exp_avg)} not in _DTYPES:
+    stored = (param, grad) if exp_avg.dtype == torch.int8 else (param, grad, exp_avg)
+    if {x.dtype.to_real() for x in stored} not in _DTYPES:
         return f"there is no kernel for {param.dtype} with a gradient of {grad.dtype}"
     variant = variants.get(options["variant"])
     if variant.amsgrad or variant.norm != "l2":
         return f"there is no kernel for variant {variant.name!r}"
-    if grid_of(part) is None:
+    grid = grid_of(part)
+    if grid is None:
         return (
             "it is not contiguous, or its memory layout differs from that of its gradient or state"
         )
+    if part.exp_avg_scale is None:
+        return None
+    rows = rows_of(part)
+    if rows is None:
+        return "its momentum buffer is int8, and it is not contiguous"
+    if grid[2] % rows.length:
+        return "its momentum buffer is int8, and a layer ends within a row of blocks"
     return None
 
 
@@ -166,8 +176,7 @@ def _divisions(parts: Sequence[Part], short: bool = True) -> list[_Division]:
         groups[w.device, w.dtype, g.dtype, m.dtype].append(i)
     divisions = []
     for (device, *_), chosen in groups.items():
-        grids = tuple(cast(Grid, grid_of(parts[i])) for i in chosen)
-        work = _work_of(grids, tuple(parts[i].square is not None for i in chosen), short)
+        work = _work_of(tuple(_shape_of(parts[i]) for i in chosen), short)
         divisions.append(_Division([chosen[i] for i in work.order], work, _programs(work, device)))
     return divisions
 
@@ -184,6 +193,12 @@ def _programs(work: "_Work", device: torch.device) -> list[Tensor]:
         if not _capturing(device):
             work.copies[device, stream] = programs
     return programs
+
+
+def _shape_of(part: Part) -> "_Shape":
+    """Returns the facts on which the division of the work on a part depends."""
+    rows = None if part.exp_avg_scale is None else rows_of(part)
+    return _Shape(cast(Grid, grid_of(part)), part.square is not None, rows)
 
 
 def _take_step(
@@ -220,6 +235,10 @@ def _take_step(
         "STOCHASTIC": stochastic,
     }
 
+    quantised = first.exp_avg_scale is not None
+    # Only NVIDIA's compiler has this option.
+    limits = {"maxnreg": _kernels().QUANTISED_REGISTERS} if quantised and torch.version.cuda else {}
+
     def of_update() -> tuple[Tensor, Tensor]:
         seed = torch.randint(2**62, (1,), device=device) if stochastic else rules
         return rules if scale is None else scale, seed
@@ -237,8 +256,11 @@ def _take_step(
             "linear_pass",
             work.first_programs[work.long],
             *(table, part_of, coefficients, rules, *of_update()),
-            TILE=_kernels().UPDATE_BYTES // first.param.dtype.itemsize,
+            TILE=_kernels().QUANTISED_TILE
+            if quantised
+            else _kernels().UPDATE_BYTES // first.param.dtype.itemsize,
             **how_to_update,
+            **limits,
         )
     for short in work.short:
         aligned = short.divisible and not (addresses[short.parts, :3] % 16).any()
@@ -253,6 +275,7 @@ def _take_step(
             num_warps=4 * max(1, short.width // tile),
             **how_to_advance,
             **how_to_update,
+            **limits,
         )
 
 
@@ -305,22 +328,50 @@ class _DeviceNumbers(NamedTuple):
 def _numbers(parts: Sequence[Part], options: Options) -> _DeviceNumbers:
     """Returns the numbers of the rule for the given parts."""
     lr, device = options["lr"], parts[0].param.device
+    counts = variants.get(options["variant"]).counts
     numbers = partial(numbers_of, floor=torch.finfo(parts[0].exp_avg_sq.dtype).tiny)
     if isinstance(lr, Tensor):
         if lr.device.type == "cpu" != device.type:
             options = changed(options, lr=float(lr))
-        elif parts[0].step is None:
+        elif not counts:
             at_0, at_1 = (numbers(changed(options, lr=x)) for x in (0.0, 1.0))
             slopes = [b - a for a, b in zip(at_0, at_1, strict=True)]
             return _DeviceNumbers(at_0, slopes, lr.to(device))
         else:
             options = changed(options, lr=lr.to(device).double().squeeze())
-    if parts[0].step is None:
+    if not counts:
         return _DeviceNumbers(numbers(options))
-    counts = torch.stack([cast(Tensor, part.step) for part in parts]).double()
-    each = numbers(options, counts)
-    columns = [torch.zeros_like(counts) + x for x in each]
+    steps = torch.stack([cast(Tensor, part.step) for part in parts]).double()
+    each = numbers(options, steps)
+    columns = [torch.zeros_like(steps) + x for x in each]
     return _DeviceNumbers(each=torch.stack(columns, dim=1))
+
+
+class _Shape(NamedTuple):
+    """The facts on which the division of the work on a part depends.
+
+    Attributes:
+        grid: Where its layers are.
+        known: Whether its norms are known.
+        rows: The rows of blocks if its momentum buffer is int8; else None.
+    """
+
+    grid: Grid
+    known: bool
+    rows: Rows | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether 16 bytes at a time can be moved: whether the kernels' ``ALIGNED`` may be True."""
+        rows = self.rows
+        if rows is None:
+            return self.grid[2] % 8 == 0
+        return not (rows.length | rows.first | self.gap) % BLOCK
+
+    @property
+    def gap(self) -> int:
+        """The number of elements of the whole tensor between two rows of blocks."""
+        return self.rows.pitch - self.rows.length if self.rows and self.rows.pitch else 0
 
 
 class _Short(NamedTuple):
@@ -328,7 +379,7 @@ class _Short(NamedTuple):
 
     Attributes:
         width: The width of the launch.
-        divisible: Whether the lengths of the layers are multiples of 8.
+        divisible: Whether the lengths of the layers allow to move 16 bytes at a time.
         parts: The rows of these parts in the table.
         before: Number of programs of the parts before.
         programs: Number of programs.
@@ -352,7 +403,7 @@ class _Work(NamedTuple):
         unknown: Number of long parts with unknown norms.
         long: Number of long parts.
         short: The launches of ``short_layers``.
-        columns: The columns of the table that depend only on the shapes; shape (parts, 8).
+        columns: The columns of the table that depend only on the shapes; shape (parts, 13).
         first_programs: The first program of each part in the passes over memory, then the number of
             programs.
         scalar_programs: Number of programs of ``scalars``.
@@ -377,29 +428,31 @@ class _Work(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _work_of(grids: tuple[Grid, ...], known: tuple[bool, ...], short: bool) -> _Work:
+def _work_of(shapes: tuple[_Shape, ...], short: bool) -> _Work:
     """Divides the work on parts into programs; cached.
 
     Args:
-        grids: The grid of each part.
-        known: Whether the norms of each part are known.
+        shapes: The facts about each part.
         short: Whether parts may be short; otherwise all are long.
     """
-    chunk, block = _kernels().CHUNK.value, _kernels().BLOCK.value
-    kinds = _kinds(grids, known) if short else [_LONG] * len(grids)
-    order = sorted(range(len(grids)), key=lambda i: (kinds[i], known[i]))
+    lanes = _kernels().LANES.value
+    kinds = _kinds(shapes) if short else [_LONG] * len(shapes)
+    order = sorted(range(len(shapes)), key=lambda i: (kinds[i], shapes[i].known))
     long = kinds.count(_LONG)
-    runs, layers, run, stride = np.array([grids[i] for i in order], dtype=np.int64).T
-    pieces, segments = layers * runs, -(-run // chunk)
-    each = chunk // np.maximum(run, 1)  # pieces for each program, if pieces are short
+    ordered = [shapes[i] for i in order]
+    runs, layers, run, stride = np.array([x.grid for x in ordered], dtype=np.int64).T
+    blocks = np.array([_row_columns(x) for x in ordered], dtype=np.int64)
+    longest = blocks[:, -1]  # the elements of a segment
+    pieces, segments = layers * runs, -(-run // longest)
+    each = longest // np.maximum(run, 1)  # pieces for each program, if pieces are short
     programs = np.where(segments == 1, -(-pieces // np.maximum(each, 1)), pieces * segments)
     one_each = runs * segments == 1
     sizes = np.stack(
-        [programs, np.where(one_each, -(-layers // block), layers), pieces * segments, layers]
+        [programs, np.where(one_each, -(-layers // lanes), layers), pieces * segments, layers]
     )
     sizes[1:, long:] = 0  # short layers have no programs of scalars, partial sums or coefficients
     starts = np.concatenate([np.zeros((4, 1), np.int64), sizes.cumsum(axis=1)], axis=1)
-    numbers = np.arange(len(grids), dtype=np.int32)
+    numbers = np.arange(len(shapes), dtype=np.int32)
     part_of = [np.repeat(numbers, sizes[i]) for i in (0, 1)]
     programs_before = starts[0].tolist()
     launches = []
@@ -410,10 +463,10 @@ def _work_of(grids: tuple[Grid, ...], known: tuple[bool, ...], short: bool) -> _
         launches.append(_Short(*kind, chosen, before, end - before))
     return _Work(
         order=order,
-        unknown=long - sum(known),
+        unknown=long - sum(x.known for x in shapes),
         long=long,
         short=launches,
-        columns=np.column_stack([layers, runs, run, stride, *starts[:, :-1]]),
+        columns=np.column_stack([layers, runs, run, stride, blocks, segments, *starts[:, :-1]]),
         first_programs=programs_before,
         scalar_programs=int(starts[1, -1]),
         partial_sums=int(starts[2, -1]),
@@ -423,19 +476,31 @@ def _work_of(grids: tuple[Grid, ...], known: tuple[bool, ...], short: bool) -> _
     )
 
 
+def _row_columns(shape: _Shape) -> tuple[int, int, int, int]:
+    """Returns columns of the table: the rows of blocks, and the elements of a segment.
+
+    A segment consists of whole blocks: of whole rows, or of any number of blocks in whole rows.
+    """
+    longest = _kernels().LONGEST_SEGMENT
+    if shape.rows is None:
+        return 0, 0, 0, longest
+    _, length, first, _ = shape.rows
+    if length % BLOCK:
+        longest = length * max(1, longest // length)
+    return length, first, shape.gap, longest
+
+
 _LONG = (0, False)
 
 
-def _kinds(grids: Sequence[Grid], known: Sequence[bool]) -> list[tuple[int, bool]]:
+def _kinds(shapes: Sequence[_Shape]) -> list[tuple[int, bool]]:
     """Returns the kind of each part: see ``_kind``.
 
     All short parts with one layer have the same kind, for one launch. They are so small that its
     greater width costs less than another launch.
     """
-    kinds = [
-        _LONG if has_norm else _kind(grid) for grid, has_norm in zip(grids, known, strict=True)
-    ]
-    single = [i for i, (_, layers, *_) in enumerate(grids) if layers == 1 and kinds[i] != _LONG]
+    kinds = list(map(_kind, shapes))
+    single = [i for i, shape in enumerate(shapes) if shape.grid[1] == 1 and kinds[i] != _LONG]
     if single:
         widths, divisible = zip(*[kinds[i] for i in single], strict=True)
         for i in single:
@@ -443,25 +508,35 @@ def _kinds(grids: Sequence[Grid], known: Sequence[bool]) -> list[tuple[int, bool
     return kinds
 
 
-def _kind(grid: Grid) -> tuple[int, bool]:
-    """Returns the width of ``short_layers`` for layers, and whether 8 divides their length."""
-    runs, _, run, _ = grid
-    if runs != 1 or not run:
+def _kind(shape: _Shape) -> tuple[int, bool]:
+    """Returns the width of ``short_layers`` for layers, and whether they can be ``ALIGNED``."""
+    runs, _, run, _ = shape.grid
+    if runs != 1 or not run or shape.known:
         return _LONG
-    width = next((width for width in _kernels().WIDTHS if run <= width), None)
-    return (width, run % 8 == 0) if width else _LONG
+    lanes = run
+    if shape.rows is not None and (run > BLOCK // 2 or run > shape.rows.length):
+        length = shape.rows.length
+        lanes = run // length * -(-length // BLOCK) * BLOCK  # shorter blocks have as many lanes
+    width = next((width for width in _kernels().WIDTHS if lanes <= width), None)
+    return (width, shape.is_whole) if width else _LONG
 
 
 def _addresses(parts: Sequence[Part]) -> np.ndarray:
-    """Returns the addresses of the table, of shape (parts, 5)."""
-    params, grads, exp_avgs, exp_avg_sqs, _, squares, *_ = zip(*parts, strict=True)
+    """Returns the addresses of the table, of shape (parts, 7)."""
+    count = len(parts)
+    params, grads, exp_avgs, exp_avg_sqs, _, squares, _, steps, _, scales, _ = zip(
+        *parts, strict=True
+    )
     tensors = itertools.chain(params, grads, exp_avgs, exp_avg_sqs)
-    addresses = np.zeros(5 * len(parts), np.int64)
-    addresses[: 4 * len(parts)] = np.fromiter(map(Tensor.data_ptr, tensors), np.int64)
+    addresses = np.zeros(7 * count, np.int64)
+    addresses[: 4 * count] = np.fromiter(map(Tensor.data_ptr, tensors), np.int64)
     if any(square is not None for square in squares):
         known = [0 if square is None else square.data_ptr() for square in squares]
-        addresses[4 * len(parts) :] = known
-    return addresses.reshape(5, -1).T
+        addresses[4 * count : 5 * count] = known
+    if scales[0] is not None:
+        of_blocks = itertools.chain(scales, steps)
+        addresses[5 * count :] = np.fromiter(map(Tensor.data_ptr, of_blocks), np.int64)
+    return addresses.reshape(7, -1).T
 
 
 def _table(

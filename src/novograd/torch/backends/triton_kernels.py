@@ -13,6 +13,10 @@ starts at ``i*stride + j*run``, and has the number ``j*runs + i`` within the par
 ``square_sums`` or ``linear_pass`` processes several whole pieces, or one segment of a long piece.
 Each segment has its own partial sum, so that the order of additions is fixed.
 
+A momentum buffer in int8 consists of blocks (see ``novograd.quantized``), and ``triton_int8.py``
+rounds them. Its pieces are whole rows of blocks. Its segments are whole rows too, or any number of
+blocks if all blocks of a row are whole.
+
 ``table`` begins with the numbers of the rule and their slopes, in float64. Then it has a row of
 64-bit integers for each part; the columns are named below. ``part_of`` has the row of each program.
 ``coefficients`` has ``(a, b, c, d, keep)`` for each layer, in the dtype of the arithmetic. If
@@ -26,28 +30,38 @@ Each segment has its own partial sum, so that the order of additions is fixed.
 import triton
 import triton.language as tl
 
+from novograd import quantized
 from novograd.rule import Numbers
+from novograd.torch.backends.triton_int8 import dequantised, quantised, random_bits
 
 # Whether a compiled kernel can be launched with all arguments of its function. Older versions were
 # not tried.
 LAUNCHES_COMPILED = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 6)
-# The columns of the table. The first five are addresses. AT_SQUARE is the address of the known
-# squared norms, or 0 if these are unknown.
+# The columns of the table. The first seven are addresses. AT_SQUARE is the address of the known
+# squared norms, or 0 if these are unknown. AT_BLOCKS is the address of the scales of blocks, and
+# AT_STEP that of the number of steps before this one. Without an int8 buffer, both are 0.
 AT_PARAM = tl.constexpr(0)
 AT_GRAD = tl.constexpr(1)
 AT_MOMENT = tl.constexpr(2)
 AT_V = tl.constexpr(3)
 AT_SQUARE = tl.constexpr(4)
-LAYERS = tl.constexpr(5)
-RUNS = tl.constexpr(6)
-RUN = tl.constexpr(7)
-STRIDE = tl.constexpr(8)
-FIRST_PROGRAM = tl.constexpr(9)  # its first program of the passes over memory
-FIRST_OF_SCALARS = tl.constexpr(10)  # its first program of ``scalars``
-FIRST_SUM = tl.constexpr(11)  # its first partial sum
-FIRST_LAYER = tl.constexpr(12)
-SCALE = tl.constexpr(13)  # the bits of a float64: the factor of its normalised gradient
-COLUMNS = tl.constexpr(14)
+AT_BLOCKS = tl.constexpr(5)
+AT_STEP = tl.constexpr(6)
+LAYERS = tl.constexpr(7)
+RUNS = tl.constexpr(8)
+RUN = tl.constexpr(9)
+STRIDE = tl.constexpr(10)
+LENGTH = tl.constexpr(11)  # elements of a row of blocks
+NUMBER = tl.constexpr(12)  # of its first element in the whole tensor
+GAP = tl.constexpr(13)  # elements of the whole tensor between two of its rows
+SEGMENT = tl.constexpr(14)  # elements of a segment, or the most of a program with short pieces
+SEGMENTS = tl.constexpr(15)  # of a piece
+FIRST_PROGRAM = tl.constexpr(16)  # its first program of the passes over memory
+FIRST_OF_SCALARS = tl.constexpr(17)  # its first program of ``scalars``
+FIRST_SUM = tl.constexpr(18)  # its first partial sum
+FIRST_LAYER = tl.constexpr(19)
+SCALE = tl.constexpr(20)  # the bits of a float64: the factor of its normalised gradient
+COLUMNS = tl.constexpr(21)
 # The numbers of the rule.
 KEEP = tl.constexpr(Numbers._fields.index("keep"))
 MIX = tl.constexpr(Numbers._fields.index("mix"))
@@ -64,11 +78,12 @@ D = tl.constexpr(Numbers._fields.index("d"))
 WAKE = tl.constexpr(Numbers._fields.index("wake"))
 NUMBERS = tl.constexpr(len(Numbers._fields))
 COEFFICIENTS = tl.constexpr(5)
-# Elements of a program: enough to outweigh the cost of its start, and few enough that 25 million
-# elements keep all multiprocessors of a large device busy.
-CHUNK = tl.constexpr(8192)
+# Elements of a segment, unless a row of blocks is longer: enough to outweigh the cost of the start
+# of a program, and few enough that 25 million elements keep all multiprocessors of a large device
+# busy.
+LONGEST_SEGMENT = 8192
 # Layers or partial sums that a program of ``scalars`` processes at a time.
-BLOCK = tl.constexpr(1024)
+LANES = tl.constexpr(1024)
 # The lengths of layers that ``short_layers`` is compiled for. A layer uses the next greater one.
 WIDTHS = 4, 16, 64, 256, 1024, 2048, 4096
 
@@ -77,6 +92,12 @@ WIDTHS = 4, 16, 64, 256, 1024, 2048, 4096
 # elements that it loads if these do not start at a multiple of 16 bytes.
 SUM_BYTES, UPDATE_BYTES = 16384, 8192
 UNALIGNED_TILE = tl.constexpr(512)
+# Elements that ``linear_pass`` loads at a time if the momentum buffer is int8.
+QUANTISED_TILE = 2048
+# The most registers of a thread then. With a few more, which the compiler would take, a
+# multiprocessor holds fewer programs, and fewer loads hide the time of the arithmetic.
+QUANTISED_REGISTERS = 128
+BLOCK = tl.constexpr(quantized.BLOCK)
 # Elements and layers that a program of ``short_layers`` loads at a time.
 SHORT_TILE, SHORT_UNALIGNED_TILE, MOST_ROWS = 2048, 1024, 256
 
@@ -96,8 +117,9 @@ def square_sums(
     row = _row(table, tl.load(part_of + program))
     runs, run, stride = tl.load(row + RUNS), tl.load(row + RUN), tl.load(row + STRIDE)
     first, last, segment, segments = _work(row, program)
-    begin = segment * CHUNK
-    n = tl.minimum(run - begin, CHUNK).to(tl.int32)
+    longest = tl.load(row + SEGMENT)
+    begin = segment * longest
+    n = tl.minimum(run - begin, longest).to(tl.int32)
     gradient = tl.load(row + AT_GRAD)
     size: tl.constexpr = GRAD.primitive_bitwidth // 8
     sums = partial_sums + tl.load(row + FIRST_SUM) + segment
@@ -204,8 +226,9 @@ def linear_pass(
     row = _row(table, tl.load(part_of + program))
     runs, run, stride = tl.load(row + RUNS), tl.load(row + RUN), tl.load(row + STRIDE)
     first, last, segment, _ = _work(row, program)
-    begin = segment * CHUNK
-    n = tl.minimum(run - begin, CHUNK).to(tl.int32)
+    longest = tl.load(row + SEGMENT)
+    begin = segment * longest
+    n = tl.minimum(run - begin, longest).to(tl.int32)
     param, gradient, moment = (
         tl.load(row + AT_PARAM),
         tl.load(row + AT_GRAD),
@@ -215,8 +238,13 @@ def linear_pass(
     beta1 = tl.load(rules).to(dtype)
     inverse = _inverse(grad_scale, dtype, HAS_SCALE)
     mine = coefficients + tl.load(row + FIRST_LAYER) * COEFFICIENTS
-    counter = program.to(tl.int64) * CHUNK
-    if run == 1:  # each element is a layer
+    counter = program.to(tl.int64) << 32
+    if tl.int8 == MOMENT:
+        # fmt: off
+        _update_pieces(row, first, last, begin, n, mine, beta1, inverse, seed, counter,
+                       PARAM, GRAD, NESTEROV, STOCHASTIC, TILE)
+        # fmt: on
+    elif run == 1:  # each element is a layer
         for start in range(first, last, UNALIGNED_TILE):
             at = start + tl.arange(0, UNALIGNED_TILE)
             a, b, c, d, keep = _coefficients(mine + at * COEFFICIENTS, at < last)
@@ -286,7 +314,8 @@ def short_layers(
 
     The gradient of such a layer fits in the registers, so the step reads it only once. ``before``
     is the number of programs of other launches that are before these in ``part_of``. ``ALIGNED``
-    layers have a multiple of 8 elements, and start at multiples of 16 bytes.
+    layers start at multiples of 16 bytes, and have a multiple of 8 elements. With a momentum buffer
+    in int8, their blocks are whole, and the numbers of the first elements are multiples of 128.
     """
     program = before + tl.program_id(0)
     part = tl.load(part_of + program)
@@ -303,6 +332,7 @@ def short_layers(
     scale = tl.load(row + SCALE).to(tl.float64, bitcast=True)
     inverse = _inverse(grad_scale, V, HAS_SCALE)
     vs = _pointer(tl.load(row + AT_V), V)
+    quantises: tl.constexpr = tl.int8 == MOMENT
     short = run.to(tl.int32)  # and so are the distances within a tile
     if ALIGNED:  # moves 16 bytes at a time
         short = short // 8 * 8
@@ -315,13 +345,21 @@ def short_layers(
         ws = w.to(tl.pointer_type(PARAM), bitcast=True)
         gs = g.to(tl.pointer_type(GRAD), bitcast=True)
         ms = m.to(tl.pointer_type(MOMENT), bitcast=True)
+        counter = (program.to(tl.int64) << 32) + at - first * run
         if ALIGNED:
-            ws, gs, ms = tl.multiple_of(ws, 16), tl.multiple_of(gs, 16), tl.multiple_of(ms, 16)
-        counter = program.to(tl.int64) * CHUNK + at - first * run
+            ws, gs = tl.multiple_of(ws, 16), tl.multiple_of(gs, 16)
+            # Each thread shall load as many numbers of 8 bits as weights, and these in 16 bytes.
+            ms = tl.multiple_of(ms, 128 // PARAM.primitive_bitwidth if quantises else 16)
         # fmt: off
-        _step_of_layers(ws, gs, ms, vs + start, mine, short, scale, rule, lr, found_inf, beta1,
-                        inverse, seed, counter, ROWS, WIDTH, HAS_LR, HAS_FOUND_INF, SKIP_NONFINITE,
-                        NESTEROV, STOCHASTIC)
+        if quantises:
+            _step_of_quantised_layers(row, ws, gs, ms, at, vs + start, mine, run, scale, rule, lr,
+                                      found_inf, beta1, inverse, seed, counter, ROWS, WIDTH,
+                                      ALIGNED, HAS_LR, HAS_FOUND_INF, SKIP_NONFINITE, NESTEROV,
+                                      STOCHASTIC)
+        else:
+            _step_of_layers(ws, gs, ms, vs + start, mine, short, scale, rule, lr, found_inf,
+                            beta1, inverse, seed, counter, ROWS, WIDTH, HAS_LR, HAS_FOUND_INF,
+                            SKIP_NONFINITE, NESTEROV, STOCHASTIC)
         # fmt: on
 
 
@@ -363,13 +401,92 @@ def _step_of_layers(
     unscaled = g * inverse
     s = tl.sum(unscaled * unscaled, axis=1)
     # fmt: off
-    a, b, c, d, used = _advance(s, vs + layers, mine, scale, rule, lr, found_inf,
+    a, b, c, d, used = _scalars(s, vs + layers, mine, scale, rule, lr, found_inf, inverse,
                                 HAS_LR, HAS_FOUND_INF, SKIP_NONFINITE)
-    a, b, c, d = (a.to(inverse.dtype) * inverse, b.to(inverse.dtype), c.to(inverse.dtype),
-                  d.to(inverse.dtype))
-    _linear_pass(ws + at, ms + at, inside & used[:, None], w, g, m, a[:, None], b[:, None], c,
-                 d[:, None], beta1, seed, counter + at, NESTEROV, STOCHASTIC)
     # fmt: on
+    w, m = _linear_pass(w, g, m, a[:, None], b[:, None], c, d[:, None], beta1, NESTEROV)
+    used = inside & used[:, None]
+    _store_weights(ws + at, w, used, seed, counter + at, STOCHASTIC)
+    tl.store(ms + at, m.to(ms.dtype.element_ty), mask=used)
+
+
+@triton.jit
+def _step_of_quantised_layers(
+    row,
+    ws,
+    gs,
+    ms,
+    begin,
+    vs,
+    mine,
+    run,
+    scale,
+    rule,
+    lr,
+    found_inf,
+    beta1,
+    inverse,
+    seed,
+    counter,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    HAS_LR: tl.constexpr,
+    HAS_FOUND_INF: tl.constexpr,
+    SKIP_NONFINITE: tl.constexpr,
+    NESTEROV: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+):
+    """Takes the step of a tile of layers, from element ``begin`` of a part, with int8."""
+    size: tl.constexpr = min(WIDTH, BLOCK)
+    layers, blocks = tl.arange(0, ROWS), tl.arange(0, WIDTH // size)[None, :]
+    length = tl.load(row + LENGTH).to(tl.int32)
+    count = _count(run.to(tl.int32), length, ALIGNED)
+    filled = mine[:, None] & (blocks < count)
+    blocks += layers[:, None] * count
+    starts, at, inside = _places(blocks, filled, length, size, ALIGNED)
+    scales = _scales(row, begin, ALIGNED) + blocks
+    g = tl.load(gs + at, mask=inside, other=0.0).to(inverse.dtype)
+    w = tl.load(ws + at, mask=inside, other=0.0).to(inverse.dtype)
+    q = tl.load(ms + at, mask=inside, other=0)
+    old = tl.load(scales, mask=filled, other=0.0)
+    unscaled = g * inverse
+    s = tl.sum(tl.sum(unscaled * unscaled, axis=2), axis=1)
+    # fmt: off
+    a, b, c, d, used = _scalars(s, vs + layers, mine, scale, rule, lr, found_inf, inverse,
+                                HAS_LR, HAS_FOUND_INF, SKIP_NONFINITE)
+    w, m = _linear_pass(w, g, dequantised(q, old, inverse.dtype), a[:, None, None],
+                        b[:, None, None], c, d[:, None, None], beta1, NESTEROV)
+    # fmt: on
+    used = used[:, None]
+    _store_weights(ws + at, w, inside & used[:, :, None], seed, counter + at, STOCHASTIC)
+    bits = random_bits(_numbers(row, begin + starts), _step(row), m, ALIGNED)
+    q, new = quantised(m, bits)
+    tl.store(ms + at, q, mask=inside & used[:, :, None])
+    tl.store(scales, new, mask=filled & used)
+
+
+@triton.jit
+def _scalars(
+    s,
+    vs,
+    mine,
+    scale,
+    rule,
+    lr,
+    found_inf,
+    inverse,
+    HAS_LR: tl.constexpr,
+    HAS_FOUND_INF: tl.constexpr,
+    SKIP_NONFINITE: tl.constexpr,
+):
+    """Advances layers. The coefficients are for scaled gradients, in the dtype of ``inverse``."""
+    # fmt: off
+    a, b, c, d, used = _advance(s, vs, mine, scale, rule, lr, found_inf,
+                                HAS_LR, HAS_FOUND_INF, SKIP_NONFINITE)
+    # fmt: on
+    dtype: tl.constexpr = inverse.dtype
+    return a.to(dtype) * inverse, b.to(dtype), c.to(dtype), d.to(dtype), used
 
 
 @triton.jit
@@ -395,7 +512,13 @@ def _advance(
         tl.load(rule + OUTSIDE),
     )
     a, b, c, d = tl.load(rule + A), tl.load(rule + B), tl.load(rule + C), tl.load(rule + D)
-    wake = tl.load(rule + WAKE)
+    wake, clip = tl.load(rule + WAKE), tl.load(rule + CLIP)
+    divides_d = tl.load(rule + NORMALISES_MOMENT) != 0
+    used = mine
+    if HAS_FOUND_INF:
+        used &= tl.zeros_like(s) + tl.load(found_inf) == 0
+    if SKIP_NONFINITE:
+        used &= tl.abs(s) < float("inf")
     if HAS_LR:
         rate = tl.load(lr).to(tl.float64)
         a += rate * tl.load(rule + NUMBERS + A)
@@ -405,20 +528,16 @@ def _advance(
         wake += rate * tl.load(rule + NUMBERS + WAKE)
 
     v = tl.load(vs, mask=mine, other=0.0).to(tl.float64)
+    # All warps with a piece of a layer load its v. The barrier lets none of them store the new one
+    # before all of them have the old one.
+    tl.debug_barrier()
     new = tl.where(v == 0, start * s, keep * v + mix * s).to(vs.dtype.element_ty)
     idle = v + new.to(tl.float64) + wake == 0  # none of them is negative
-    clip = tl.load(rule + CLIP)
     limit = clip * tl.where(clip > 0, s, 0.0)  # 0 times an infinity would be NaN
     corrected = correction * new.to(tl.float64)
     norm = tl.sqrt(tl.where(corrected < limit, limit, corrected) + inside) + outside
-    used = mine
-    if HAS_FOUND_INF:
-        used &= tl.zeros_like(s) + tl.load(found_inf) == 0
-    if SKIP_NONFINITE:
-        used &= tl.abs(s) < float("inf")
     # An s beyond the range makes a = 0. It is not stored, because v would stay infinite.
     tl.store(vs, new, mask=used & (tl.abs(new) < float("inf")))
-    divides_d = tl.load(rule + NORMALISES_MOMENT) != 0
     a, d = tl.where(divides_d, a, scale * a / norm), tl.where(divides_d, scale * d / norm, d)
     return a, tl.where(idle, 0.0, b), c, d, used
 
@@ -434,8 +553,8 @@ def _work(row, program):
     """Returns a program's first piece, the end of its pieces, its segment, and their number."""
     k = program - tl.load(row + FIRST_PROGRAM)
     pieces, run = tl.load(row + LAYERS) * tl.load(row + RUNS), tl.load(row + RUN)
-    segments = (run + CHUNK - 1) // CHUNK
-    each = tl.where(segments == 1, CHUNK // run, 1)
+    segments = tl.load(row + SEGMENTS)
+    each = tl.where(segments == 1, tl.load(row + SEGMENT) // run, 1)
     first = k // segments * each
     return first, tl.minimum(first + each, pieces), k % segments, segments
 
@@ -448,9 +567,9 @@ def _layers(row, program):
     layer.
     """
     k = program - tl.load(row + FIRST_OF_SCALARS)
-    lanes = tl.arange(0, BLOCK)
-    sums = tl.load(row + RUNS) * ((tl.load(row + RUN) + CHUNK - 1) // CHUNK)
-    each = tl.where(sums == 1, BLOCK, 1)
+    lanes = tl.arange(0, LANES)
+    sums = tl.load(row + RUNS) * tl.load(row + SEGMENTS)
+    each = tl.where(sums == 1, LANES, 1)
     layers = k * each + lanes
     return layers, (lanes < each) & (layers < tl.load(row + LAYERS))
 
@@ -458,17 +577,17 @@ def _layers(row, program):
 @triton.jit
 def _sums(row, layers, mine, partial_sums):
     """Returns the squared norms of layers, in float64."""
-    count = tl.load(row + RUNS) * ((tl.load(row + RUN) + CHUNK - 1) // CHUNK)
+    count = tl.load(row + RUNS) * tl.load(row + SEGMENTS)
     partial = partial_sums + tl.load(row + FIRST_SUM)
     if count == 1:
         s = tl.load(partial + layers, mask=mine, other=0.0).to(tl.float64)
     else:
         partial += tl.min(layers, 0) * count
-        s = tl.full((BLOCK,), 0.0, tl.float64)
-        for start in range(0, count, BLOCK):
-            at = start + tl.arange(0, BLOCK)
+        s = tl.full((LANES,), 0.0, tl.float64)
+        for start in range(0, count, LANES):
+            at = start + tl.arange(0, LANES)
             s += tl.load(partial + at, mask=at < count, other=0.0).to(tl.float64)
-        s = tl.full((BLOCK,), 0.0, tl.float64) + tl.sum(s)
+        s = tl.full((LANES,), 0.0, tl.float64) + tl.sum(s)
     return s
 
 
@@ -545,23 +664,84 @@ def _update(
     NESTEROV: tl.constexpr,
     STOCHASTIC: tl.constexpr,
 ):
-    """Loads elements and takes the linear pass, in the dtype of its scalars."""
+    """Loads, updates and stores elements, in the dtype of the scalars."""
     w = tl.load(ws, mask=mine, other=0.0).to(a.dtype)
     g = tl.load(gs, mask=mine, other=0.0).to(a.dtype)
     m = tl.load(ms, mask=mine, other=0.0).to(a.dtype)
-    # fmt: off
-    _linear_pass(ws, ms, mine, w, g, m, a, b, c, d, beta1, seed, counter, NESTEROV, STOCHASTIC)
-    # fmt: on
+    w, m = _linear_pass(w, g, m, a, b, c, d, beta1, NESTEROV)
+    _store_weights(ws, w, mine, seed, counter, STOCHASTIC)
+    tl.store(ms, m.to(ms.dtype.element_ty), mask=mine)
 
 
 @triton.jit
-def _linear_pass(
+def _linear_pass(w, g, m, a, b, c, d, beta1, NESTEROV: tl.constexpr):
+    """Returns the new weights and momentum buffer."""
+    push = a * g + b * w
+    m = beta1 * m + push
+    return c * w - d * (beta1 * m + push if NESTEROV else m), m
+
+
+@triton.jit
+def _store_weights(ws, w, mine, seed, counter, STOCHASTIC: tl.constexpr):
+    """Stores weights in their dtype."""
+    if STOCHASTIC:
+        w = _rounded(w, seed, counter)
+    tl.store(ws, w.to(ws.dtype.element_ty), mask=mine)
+
+
+@triton.jit
+def _update_pieces(
+    row,
+    first,
+    last,
+    begin,
+    n,
+    coefficients,
+    beta1,
+    inverse,
+    seed,
+    counter,
+    PARAM: tl.constexpr,
+    GRAD: tl.constexpr,
+    NESTEROV: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Updates a segment of each of several pieces whose momentum buffer is int8."""
+    runs, run, stride = tl.load(row + RUNS), tl.load(row + RUN), tl.load(row + STRIDE)
+    for piece in range(first, last):
+        layer = piece // runs
+        at = piece % runs * stride + layer * run + begin
+        a, b, c, d, keep = _coefficients(coefficients + layer * COEFFICIENTS, layer >= 0)
+        if keep != 0:
+            w = tl.load(row + AT_PARAM) + at * (PARAM.primitive_bitwidth // 8)
+            g = tl.load(row + AT_GRAD) + at * (GRAD.primitive_bitwidth // 8)
+            m = tl.load(row + AT_MOMENT) + at
+            a *= inverse
+            before = counter + (piece - first) * run
+            # fmt: off
+            if _are_whole(row) & ((w | g | m) % 16 == 0):
+                ws = tl.multiple_of(w.to(tl.pointer_type(PARAM), bitcast=True), 16)
+                gs = tl.multiple_of(g.to(tl.pointer_type(GRAD), bitcast=True), 16)
+                ms = tl.multiple_of(m.to(tl.pointer_type(tl.int8), bitcast=True),
+                                    128 // PARAM.primitive_bitwidth)
+                _update_blocks(row, ws, gs, ms, at, n, a, b, c, d, beta1, seed, before,
+                               True, NESTEROV, STOCHASTIC, TILE)
+            else:
+                ws, gs, ms = _pointer(w, PARAM), _pointer(g, GRAD), _pointer(m, tl.int8)
+                _update_blocks(row, ws, gs, ms, at, n, a, b, c, d, beta1, seed, before,
+                               False, NESTEROV, STOCHASTIC, UNALIGNED_TILE)
+            # fmt: on
+
+
+@triton.jit
+def _update_blocks(
+    row,
     ws,
+    gs,
     ms,
-    mine,
-    w,
-    g,
-    m,
+    begin,
+    n,
     a,
     b,
     c,
@@ -569,17 +749,87 @@ def _linear_pass(
     beta1,
     seed,
     counter,
+    ALIGNED: tl.constexpr,
     NESTEROV: tl.constexpr,
     STOCHASTIC: tl.constexpr,
+    TILE: tl.constexpr,
 ):
-    """Computes and stores the new weights and momentum buffer."""
-    push = a * g + b * w
-    m = beta1 * m + push
-    w = c * w - d * (beta1 * m + push if NESTEROV else m)
-    if STOCHASTIC:
-        w = _rounded(w, seed, counter)
-    tl.store(ws, w.to(ws.dtype.element_ty), mask=mine)
-    tl.store(ms, m.to(ms.dtype.element_ty), mask=mine)
+    """Updates ``n`` elements from ``begin`` of the part, whose momentum buffer is int8."""
+    length = tl.load(row + LENGTH).to(tl.int32)
+    count = _count(n, length, ALIGNED)
+    for start in range(0, count, TILE // BLOCK):
+        blocks = start + tl.arange(0, TILE // BLOCK)
+        filled = blocks < count
+        starts, at, inside = _places(blocks, filled, length, BLOCK, ALIGNED)
+        scales = _scales(row, begin, ALIGNED) + blocks
+        w = tl.load(ws + at, mask=inside, other=0.0).to(a.dtype)
+        g = tl.load(gs + at, mask=inside, other=0.0).to(a.dtype)
+        q = tl.load(ms + at, mask=inside, other=0)
+        m = dequantised(q, tl.load(scales, mask=filled, other=0.0), a.dtype)
+        tl.debug_barrier()  # as in ``_advance``, for the scales
+        w, m = _linear_pass(w, g, m, a, b, c, d, beta1, NESTEROV)
+        _store_weights(ws + at, w, inside, seed, counter + at, STOCHASTIC)
+        bits = random_bits(_numbers(row, begin + starts), _step(row), m, ALIGNED)
+        q, new = quantised(m, bits)
+        tl.store(ms + at, q, mask=inside)
+        tl.store(scales, new, mask=filled)
+
+
+@triton.jit
+def _count(n, length, WHOLE: tl.constexpr):
+    """Returns the number of blocks of ``n`` elements, which are whole blocks or whole rows."""
+    return n // BLOCK if WHOLE else n // length * tl.cdiv(length, BLOCK)
+
+
+@triton.jit
+def _places(blocks, filled, length, SIZE: tl.constexpr, WHOLE: tl.constexpr):
+    """Returns the starts of blocks, the places of their elements, and which of these exist.
+
+    A block has at most ``SIZE`` elements; ``WHOLE`` blocks have just as many.
+    """
+    columns = tl.arange(0, SIZE)
+    if WHOLE:
+        starts, inside = blocks * SIZE, tl.expand_dims(filled, -1)
+    else:
+        each = tl.cdiv(length, SIZE)
+        before = blocks % each * SIZE  # in its row
+        starts = blocks // each * length + before
+        inside = tl.expand_dims(filled, -1) & (columns < tl.expand_dims(length - before, -1))
+    return starts, tl.expand_dims(starts, -1) + columns, inside
+
+
+@triton.jit
+def _are_whole(row):
+    """Whether the blocks of a part are whole, and their numbers are multiples of 128."""
+    length, number, gap = tl.load(row + LENGTH), tl.load(row + NUMBER), tl.load(row + GAP)
+    return (length | number | gap) % BLOCK == 0
+
+
+@triton.jit
+def _scales(row, begin, WHOLE: tl.constexpr):
+    """Returns the pointer to the scale of the block that begins at an element of a part."""
+    if WHOLE:
+        block = begin // BLOCK
+    else:
+        length = tl.load(row + LENGTH)
+        block = begin // length * tl.cdiv(length, BLOCK) + begin % length // BLOCK
+    return _pointer(tl.load(row + AT_BLOCKS), tl.float32) + block
+
+
+@triton.jit
+def _numbers(row, starts):
+    """Returns the numbers in the whole tensor of elements with the given numbers in a part."""
+    gap = tl.load(row + GAP)
+    numbers = tl.load(row + NUMBER) + starts
+    if gap != 0:
+        numbers += starts // tl.load(row + LENGTH) * gap
+    return numbers
+
+
+@triton.jit
+def _step(row):
+    """Returns the number of steps before this one, as the optimizer stores it."""
+    return tl.load(_pointer(tl.load(row + AT_STEP), tl.float32))
 
 
 @triton.jit

@@ -1,0 +1,110 @@
+// Momentum buffers in int8: the functions of novograd/quantized.py, in C++.
+//
+// For kernels.cpp, which explains why everything here is internal. The loops have no branches, so
+// that compilers vectorise them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "formats.h"
+#include "tensor.h"
+
+namespace novograd {
+namespace {
+
+// Mixes the bits of a word. The constants are those of Chris Wellons' hash-prospector,
+// "16 21f0aaad 15 d35a2d97 15".
+std::uint32_t mixed(std::uint32_t x) {
+  x = (x ^ x >> 16) * 0x21f0aaad;
+  x = (x ^ x >> 15) * 0xd35a2d97;
+  return x ^ x >> 15;
+}
+
+// Returns the word from which all random bits of a step follow, from the number of earlier steps.
+std::uint32_t step_key(float count) {
+  return mixed(static_cast<std::uint32_t>(count) ^ 0x9e3779b9);
+}
+
+// The random bits of the elements of a block, from the number of its first element in the whole
+// tensor. A word has the bits of two neighbours: the even one has the lower half.
+class RandomBits {
+ public:
+  using Half [[gnu::may_alias]] = std::uint16_t;
+
+  RandomBits(std::uint32_t key, std::uint64_t first, std::size_t size) : odd_(first & 1) {
+    const std::uint64_t pair = first / 2;
+    const auto low = static_cast<std::uint32_t>(pair),
+               high = static_cast<std::uint32_t>(pair >> 32);
+    const std::size_t last = size / 2;
+    fill(0, last, low, mixed(high ^ key));
+    if (low > 0xffffffff - last) fill(0 - low, last, low, mixed((high + 1) ^ key));
+  }
+
+  // Returns the bits of the first element, then those of the others.
+  const Half* begin() const { return reinterpret_cast<const Half*>(words_) + odd_; }
+
+ private:
+  void fill(std::uint32_t start, std::size_t last, std::uint32_t low, std::uint32_t key) {
+    for (std::size_t i = start; i <= last; ++i) {
+      words_[i] = mixed((low + static_cast<std::uint32_t>(i)) ^ key);
+    }
+  }
+
+  std::size_t odd_;
+  std::uint32_t words_[quantised_block / 2 + 1];
+};
+
+template <class C>
+void dequantise(C* m, const std::int8_t* q, std::size_t size, float scale) {
+  NOVOGRAD_INDEPENDENT
+  for (std::size_t i = 0; i < size; ++i) m[i] = static_cast<C>(q[i]) * static_cast<C>(scale);
+}
+
+// Returns the largest magnitude; infinity and NaN are larger than every number. Magnitudes are
+// compared as whole numbers, which have the same order: then compilers may change the order of the
+// comparisons.
+template <class C>
+C largest(const C* m, std::size_t size) {
+  using Bits = std::conditional_t<sizeof(C) == 8, std::uint64_t, std::uint32_t>;
+  constexpr Bits magnitude = std::numeric_limits<Bits>::max() / 2;
+  Bits found = 0;
+  for (std::size_t i = 0; i < size; ++i) {
+    Bits bits;
+    std::memcpy(&bits, m + i, sizeof bits);
+    bits &= magnitude;
+    found = found < bits ? bits : found;
+  }
+  C value;
+  std::memcpy(&value, &found, sizeof value);
+  return value;
+}
+
+float rounded_down(float x) { return __builtin_floorf(x); }
+double rounded_down(double x) { return __builtin_floor(x); }
+
+// Rounds a block to multiples of its scale, each up or down by chance. Returns the scale.
+template <class C>
+float quantise(std::int8_t* q, const C* m, std::size_t size, const RandomBits& random) {
+  const auto most = static_cast<float>(largest(m, size));
+  const bool finite = most - most == 0;
+  const float scale = finite ? most / 127 : std::numeric_limits<float>::quiet_NaN();
+  if (!(scale > 0)) {
+    std::memset(q, 0, size);
+    return scale;
+  }
+  const RandomBits::Half* bits = random.begin();
+  NOVOGRAD_INDEPENDENT
+  for (std::size_t i = 0; i < size; ++i) {
+    const C x = m[i] / static_cast<C>(scale) + static_cast<C>(bits[i]) / 65536;
+    const auto whole = static_cast<std::int32_t>(rounded_down(x));
+    q[i] = static_cast<std::int8_t>(whole < -127 ? -127 : whole > 127 ? 127 : whole);
+  }
+  return scale;
+}
+
+}  // namespace
+}  // namespace novograd

@@ -1,0 +1,161 @@
+"""A momentum buffer in 8 bits: blocks of whole numbers, each block with a scale.
+
+A momentum buffer is a number of rows. A row is the last axis of the weights. If the last axis is
+shorter than a block, the row also has the axes before it, as in convolutions, until it has the
+elements of a block; the first axis is never in a row. Each row is divided into blocks of 128
+neighbours; its last block may be shorter. A block holds ``q*scale``, with whole numbers ``q`` in
+-127..127 and a float32 ``scale``.
+
+A step computes with ``q*scale`` and rounds the new buffer at random: up or down, so that its
+expected value is exact, and so that changes that are smaller than ``scale`` add up. The random
+numbers are a hash of the step and of the element's position in the whole tensor. So they are the
+same for any backend, any number of threads and any sharding.
+
+Arrays may be of NumPy, torch or JAX. ``xp`` is the library.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+BLOCK = 128
+"""The number of elements of a block."""
+
+SMALLEST = 4096
+"""Tensors with fewer elements, or with fewer than two axes, are never quantised."""
+
+LARGEST = 127
+"""The largest ``q``."""
+
+# Any number that is not 0, as a seed; this one is 2^32 divided by the golden ratio, as int32.
+_KEY = -0x61C88647
+
+
+def is_quantised(shape: Sequence[int]) -> bool:
+    """Whether the momentum buffer of weights of the given shape is quantised, if this is wanted.
+
+    Example:
+        >>> is_quantised((64, 64)), is_quantised((32, 64)), is_quantised((10000,))
+        (True, False, False)
+    """
+    return len(shape) > 1 and math.prod(shape) >= SMALLEST
+
+
+def row_axis(shape: Sequence[int]) -> int:
+    """Returns the first axis of a row.
+
+    Args:
+        shape: The shape of the whole real tensor, with at least two axes.
+
+    Example:
+        >>> row_axis((10, 200, 300)), row_axis((64, 32, 3, 3)), row_axis((1000, 64))
+        (2, 1, 1)
+    """
+    axis = len(shape) - 1
+    while axis > 1 and math.prod(shape[axis:]) < BLOCK:
+        axis -= 1
+    return axis
+
+
+def scale_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape of the scales: the axes before the row, then the blocks of a row.
+
+    Args:
+        shape: The shape of the whole real tensor, with at least two axes.
+
+    Example:
+        >>> scale_shape((10, 200, 300)), scale_shape((64, 32, 3, 3))
+        ((10, 200, 3), (64, 3))
+    """
+    axis = row_axis(shape)
+    return *shape[:axis], -(-math.prod(shape[axis:]) // BLOCK)
+
+
+def to_blocks(x: Any, shape: Sequence[int], pad: Callable[[Any, int], Any]) -> Any:
+    """Returns the blocks of an array, along a last axis of 128 elements.
+
+    Args:
+        x: An array of the shape of the real weights, or a piece of whole blocks.
+        shape: The shape of its scales.
+        pad: A function that appends the given number of zeros along the last axis of an array.
+
+    Example:
+        >>> import numpy as np
+        >>> pad = lambda rows, count: np.pad(rows, ((0, 0), (0, count)))
+        >>> to_blocks(np.ones((64, 100, 3)), scale_shape((64, 100, 3)), pad).shape
+        (64, 3, 128)
+    """
+    before = len(shape) - 1
+    row = math.prod(x.shape[before:])
+    rows = x.reshape((*shape[:before], row))
+    return (pad(rows, -row % BLOCK) if row % BLOCK else rows).reshape((*shape, BLOCK))
+
+
+def from_blocks(blocks: Any, shape: Sequence[int]) -> Any:
+    """Returns an array of the given shape from its blocks, which may be padded.
+
+    Example:
+        >>> import numpy as np
+        >>> from_blocks(np.ones((64, 3, 128)), (64, 100, 3)).shape
+        (64, 100, 3)
+    """
+    *before, count, _ = blocks.shape
+    row = math.prod(shape[len(before) :])
+    return blocks.reshape((*before, count * BLOCK))[..., :row].reshape(shape)
+
+
+def random_bits(step: Any, low: Any, high: Any, odd: Any) -> Any:
+    """Returns 16 random bits for each element, as int32 in 0..65535.
+
+    All arithmetic is that of 32-bit integers, which wrap. A hash gives the bits of two neighbours.
+
+    Args:
+        step: The number of steps before this one, int32.
+        low: The low 32 bits of ``position // 2``, where the position is the number of the element
+            in the whole real tensor in row-major order; int32.
+        high: The high 32 bits of ``position // 2``, int32.
+        odd: Whether the position is odd: 0 or 1.
+
+    Example:
+        >>> import numpy as np
+        >>> position = np.arange(4, dtype=np.int32)
+        >>> random_bits(np.int32([7]), position >> 1, position * 0, position & 1).tolist()
+        [43240, 43665, 14055, 65066]
+    """
+    pair = _mixed(low ^ _mixed(high ^ _mixed(step ^ _KEY)))
+    return (pair >> (16 * odd)) & 0xFFFF
+
+
+def quantised(blocks: Any, bits: Any, *, xp: Any) -> tuple[Any, Any]:
+    """Returns ``q``, as whole numbers in the dtype of the blocks, and the float32 scales.
+
+    Args:
+        blocks: The new buffer, with a last axis of blocks. A short block is padded with zeros.
+        bits: The random bits of the elements.
+        xp: The array library.
+
+    Returns:
+        ``q``, and the scales without the last axis. If an element of a block is not finite, the
+        scale of the block is NaN.
+
+    Example:
+        >>> import numpy as np
+        >>> q, scales = quantised(np.float32([[1.0, 0.5]]), np.int32([[0, 65535]]), xp=np)
+        >>> q.tolist(), scales.tolist()
+        ([[127.0, 64.0]], [0.007874015718698502])
+    """
+    largest = xp.asarray(xp.amax(xp.abs(blocks), axis=-1, keepdims=True), dtype=xp.float32)
+    scales = xp.where(xp.isfinite(largest), largest / LARGEST, math.nan)
+    used = scales > 0
+    exact = xp.where(used, blocks, 0.0) / xp.where(used, scales, 1.0)
+    return xp.floor(exact + bits * 2.0**-16).clip(-LARGEST, LARGEST), scales[..., 0]
+
+
+def _mixed(x: Any) -> Any:
+    """Mixes the bits of 32-bit integers; >> copies the sign of int32, so the sign is masked.
+
+    The constants are those of Chris Wellons' hash-prospector, "16 21f0aaad 15 d35a2d97 15".
+    """
+    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x21F0AAAD
+    x = (x ^ ((x >> 15) & 0x1FFFF)) * -0x2CA5D269
+    return x ^ ((x >> 15) & 0x1FFFF)

@@ -1,0 +1,78 @@
+"""The functions of ``novograd.quantized`` for the Triton kernels: rounds blocks to 8 bits.
+
+The last axis of a tensor here is a block, and the other axes are the blocks. Values for each block
+have one axis less. ``numbers`` are the numbers of the blocks' first elements in the whole tensor.
+"""
+
+# Triton compiles these functions as its own language.
+# pyright: basic, reportMissingImports=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false
+# pyright: reportIndexIssue=false, reportOperatorIssue=false
+import triton
+import triton.language as tl
+
+from novograd import quantized
+
+LARGEST = quantized.LARGEST
+# A little less than 127, so that the sum of the largest value and a number below 1 is below 128.
+BELOW_LARGEST = tl.constexpr(LARGEST * (1 - 2.0**-21))
+INVERSE_OF_LARGEST = tl.constexpr(1 / LARGEST)
+# The smallest maximum of a block whose scale is a normal float32. A smaller one counts as zero,
+# because the inverse of its scale may be infinite.
+SMALLEST = tl.constexpr(LARGEST * 2.0**-126)
+
+
+@triton.jit
+def dequantised(q, scales, dtype: tl.constexpr):
+    """Returns the values of blocks."""
+    return q.to(dtype) * tl.expand_dims(scales.to(dtype), -1)
+
+
+@triton.jit
+def quantised(m, bits):
+    """Returns the whole numbers of blocks, and their scales, from 16 random bits an element."""
+    # Of whole numbers, unlike of floats, the largest one is NaN if there is a NaN.
+    magnitudes = tl.abs(m).to(tl.float32).to(tl.int32, bitcast=True)
+    most = tl.max(magnitudes, axis=-1).to(tl.float32, bitcast=True)
+    up = bits.to(m.dtype) * (1 / 65536)
+    finite = most < float("inf")
+    normal = finite & (most >= SMALLEST)
+    inverse = tl.where(normal, BELOW_LARGEST / tl.where(normal, most, 1.0), 0.0).to(m.dtype)
+    # NaN becomes 0 here.
+    q = tl.floor(m * tl.expand_dims(inverse, -1) + up).to(tl.int32).to(tl.int8)
+    return q, tl.where(finite, most * INVERSE_OF_LARGEST, float("nan"))
+
+
+@triton.jit
+def random_bits(numbers, step, like, EVEN: tl.constexpr):
+    """Returns the random bits of blocks, in the shape of ``like``.
+
+    ``EVEN`` blocks start at a multiple of 128: then one word serves two neighbours.
+    """
+    key = _mixed(step.to(tl.int64).to(tl.uint32) ^ 0x9E3779B9)
+    size: tl.constexpr = like.shape[-1]
+    if EVEN:
+        low, key = _words(numbers >> 1, key)
+        columns = tl.arange(0, size // 2).to(tl.uint32)
+        words = _mixed((tl.expand_dims(low, -1) + columns) ^ tl.expand_dims(key, -1))
+        bits = tl.reshape(tl.join(words & 0xFFFF, words >> 16), like.shape)
+    else:
+        numbers = tl.expand_dims(numbers, -1) + tl.arange(0, size)
+        low, key = _words(numbers >> 1, key)
+        words = _mixed(low ^ key)
+        bits = tl.where(numbers & 1 == 0, words & 0xFFFF, words >> 16)
+    return bits.to(tl.int32)
+
+
+@triton.jit
+def _words(pairs, key):
+    """Returns the lower words of the numbers of pairs, and the keys, which have the upper ones."""
+    return pairs.to(tl.uint32), _mixed((pairs >> 32).to(tl.uint32) ^ key)
+
+
+@triton.jit
+def _mixed(x):
+    """Returns 32-bit words that look random: a function of C. Wellons' hash-prospector."""
+    x = (x ^ (x >> 16)) * 0x21F0AAAD
+    x = (x ^ (x >> 15)) * 0xD35A2D97
+    return x ^ (x >> 15)
