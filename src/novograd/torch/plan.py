@@ -125,8 +125,12 @@ class Plan:
         ):
             return None
         columns: dict[str, Iterable[Any]] = {
-            **{"param": trained, "grad": grads, "exp_avg": exp_avgs, "exp_avg_sq": exp_avg_sqs},
-            **{"scale": self._scales, "position": self._where},
+            "param": trained,
+            "grad": grads,
+            "exp_avg": exp_avgs,
+            "exp_avg_sq": exp_avg_sqs,
+            "scale": self._scales,
+            "position": self._where,
         }
         for name, references in self._others.items():
             found = [state.get(name) for state in mine]
