@@ -53,7 +53,7 @@ def fill_gradients(params, step):
 def test_replays_of_a_graph_equal_the_steps_of_an_eager_optimizer(dtype, options):
     ends = []
     for captured in (False, True):
-        torch.manual_seed(0)  # for stochastic rounding
+        torch.manual_seed(0)  # for stochastic rounding of the first step
         params = parameters(SHAPES, dtype, device=DEVICE)
         lr = torch.tensor(0.1, device=DEVICE)
         optimizer = NovoGrad(params, lr=lr, weight_decay=0.1, fused=True, **options)
@@ -68,6 +68,7 @@ def test_replays_of_a_graph_equal_the_steps_of_an_eager_optimizer(dtype, options
             # An eager step sends other data to the device, which must not change the graph.
             other = parameters(SHAPES, dtype, device=DEVICE)
             train(NovoGrad(other, fused=True, **options), 1)
+        torch.manual_seed(0)
         for number in range(1, 21):
             lr.fill_(0.1 * 0.9**number)
             fill_gradients(params, number)
