@@ -80,7 +80,7 @@ def test_the_file_has_the_figures_and_the_environment(real):
         for row in figures.values():
             assert 0 < row["ms_quartiles"][0] <= row["ms_median"] <= row["ms_quartiles"][1]
             assert row["ratio_to_reference"] > 0
-            assert row["bytes_per_weight"] >= 20
+            assert row["bytes_per_weight"] >= 14  # of a momentum buffer in int8
         assert figures[torch["reference"]]["ratio_to_reference"] == 1
 
 
