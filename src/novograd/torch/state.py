@@ -196,11 +196,18 @@ def whole_part(
     )
 
 
-def count(parts: Sequence[Part], lr: float | Tensor, found_inf: Tensor | None = None) -> None:
+def count(
+    parts: Sequence[Part], lr: float | Tensor | None, found_inf: Tensor | None = None
+) -> None:
     """Adds 1 to the ``step`` of each part, or 0 if ``found_inf`` is not 0.
 
-    A first step with learning rate 0 and zero gradients does not count either: programs take such
-    a step to create the state before they load or save it.
+    If the rule depends on the count, a first step with learning rate 0 and zero gradients does not
+    count either: programs take such a step to create the state before they load or save it.
+
+    Args:
+        parts: One part of each parameter.
+        lr: The learning rate; None if the rule does not depend on the count.
+        found_inf: The attribute that a ``GradScaler`` has set for this step.
 
     Example:
         >>> w, v, step = torch.zeros(2), torch.tensor(0.0), torch.tensor(0.0)
@@ -212,7 +219,7 @@ def count(parts: Sequence[Part], lr: float | Tensor, found_inf: Tensor | None = 
     """
     steps: list[Any] = [part.step for part in parts]
     taken: list[Any] = [1.0] * len(parts)
-    if isinstance(lr, Tensor) or lr == 0:
+    if isinstance(lr, Tensor) or (lr is not None and lr == 0):
         taken = [~_is_unchanged(part, lr) for part in parts]
     if found_inf is not None:
         taken = [(found_inf == 0).to(step.device) * x for step, x in zip(steps, taken, strict=True)]

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from novograd import variants
 from novograd.torch.backends import Backend, PreparedStep, Scaling
 from novograd.torch.choice import Assignment
 from novograd.torch.groups import Group
@@ -58,7 +59,8 @@ def steps_of(
     if counts:
         # After all updates, and only once for all parts of a parameter.
         found_inf = scaling.found_inf if scaling else None
-        take = partial(count, list(counts.values()), options["lr"], found_inf)
+        lr = options["lr"] if variants.get(options["variant"]).counts else None
+        take = partial(count, list(counts.values()), lr, found_inf)
         ready.append(PreparedStep(lambda: None, take))
     return ready
 
