@@ -31,6 +31,8 @@ from novograd.checkpoint.neutral import (
     printable,
 )
 from novograd.checkpoint.pickles import Recorded
+from novograd.quantized import scale_shape
+from novograd.torch.moments import dequantised
 from novograd.torch.options import OPTIONS
 from novograd.variants import Variant
 
@@ -434,12 +436,25 @@ def _entries(
         maximum = state.get(v_max)
         step = state.get("step", group.get("step"))
         entries[name] = Entry(
-            moment=_array(state[moment]),
+            moment=_array(_wide(state, moment, f"the state of {name!r} in {where}")),
             v=_array(state[v]),
             v_max=None if maximum is None else _array(maximum),
             step=None if step is None else int(step),
         )
     return entries
+
+
+def _wide(state: Mapping[str, Any], key: str, where: str) -> torch.Tensor:
+    """Returns a momentum buffer; one in 8 bits in float32, or float64 if ``v`` is."""
+    moment, scales = state[key], state.get("exp_avg_scale")
+    if moment.dtype != torch.int8 or not isinstance(scales, torch.Tensor):
+        return moment
+    expected = scale_shape(moment.shape) if moment.ndim > 1 else ()
+    if tuple(scales.shape) != expected:
+        raise CheckpointError(
+            f"{where} has scales of shape {tuple(scales.shape)}, and must have {expected}"
+        )
+    return dequantised(moment, scales, state["exp_avg_sq"].dtype)
 
 
 def _entries_of_apex(
