@@ -83,25 +83,25 @@ C largest(const C* m, std::size_t size) {
   return value;
 }
 
-float rounded_down(float x) { return __builtin_floorf(x); }
-double rounded_down(double x) { return __builtin_floor(x); }
+std::int32_t nearest(float x) { return __builtin_irintf(x); }
+std::int32_t nearest(double x) { return __builtin_irint(x); }
 
 // Rounds a block to multiples of its scale, each up or down by chance. Returns the scale.
 template <class C>
 float quantise(std::int8_t* q, const C* m, std::size_t size, const RandomBits& random) {
   const auto most = static_cast<float>(largest(m, size));
-  const bool finite = most - most == 0;
-  const float scale = finite ? most / 127 : std::numeric_limits<float>::quiet_NaN();
-  if (!(scale > 0)) {
+  const float scale = most / 127;
+  if (!(most > 127 * 0x1p-100f && most - most == 0)) {
     std::memset(q, 0, size);
-    return scale;
+    return most - most == 0 ? 0 : std::numeric_limits<float>::quiet_NaN();
   }
+  // In units of 2^-16 the random bits are whole numbers. The largest value becomes 1 less than
+  // 127*2^16, so that rounding errors cannot lead to 128.
+  const C inverse = (127 * 65536 - 1) / most;
   const RandomBits::Half* bits = random.begin();
   NOVOGRAD_INDEPENDENT
   for (std::size_t i = 0; i < size; ++i) {
-    const C x = m[i] / static_cast<C>(scale) + static_cast<C>(bits[i]) / 65536;
-    const auto whole = static_cast<std::int32_t>(rounded_down(x));
-    q[i] = static_cast<std::int8_t>(whole < -127 ? -127 : whole > 127 ? 127 : whole);
+    q[i] = static_cast<std::int8_t>((nearest(m[i] * inverse) + bits[i]) >> 16);
   }
   return scale;
 }

@@ -136,19 +136,25 @@ def quantised(blocks: Any, bits: Any, *, xp: Any) -> tuple[Any, Any]:
 
     Returns:
         ``q``, and the scales without the last axis. If an element of a block is not finite, the
-        scale of the block is NaN.
+        scale of the block is NaN. A block of tiny elements, below 2^-93, becomes 0.
 
     Example:
         >>> import numpy as np
         >>> q, scales = quantised(np.float32([[1.0, 0.5]]), np.int32([[0, 65535]]), xp=np)
         >>> q.tolist(), scales.tolist()
-        ([[127.0, 64.0]], [0.007874015718698502])
+        ([[126.0, 64.0]], [0.007874015718698502])
     """
     largest = xp.asarray(xp.amax(xp.abs(blocks), axis=-1, keepdims=True), dtype=xp.float32)
-    scales = xp.where(xp.isfinite(largest), largest / LARGEST, math.nan)
-    used = scales > 0
-    exact = xp.where(used, blocks, 0.0) / xp.where(used, scales, 1.0)
-    return xp.floor(exact + bits * 2.0**-16).clip(-LARGEST, LARGEST), scales[..., 0]
+    finite = xp.isfinite(largest)
+    used = finite & (largest > LARGEST * 2.0**-100)
+    # In units of 2^-16 the random bits are whole numbers. The largest value of a block becomes one
+    # less than 127*2^16, so that rounding errors cannot lead to 128.
+    divisor = xp.where(used, largest, 1.0)
+    # torch divides a Python number by a tensor with two roundings, so this divides two tensors.
+    inverse = (LARGEST * 2.0**16 - 1) * xp.ones_like(divisor) / divisor
+    exact = xp.round(xp.where(used, blocks, 0.0) * inverse)
+    scales = xp.where(used, largest / LARGEST, xp.where(finite, 0.0, math.nan))
+    return xp.floor((exact + bits) * 2.0**-16), scales[..., 0]
 
 
 def _mixed(x: Any) -> Any:

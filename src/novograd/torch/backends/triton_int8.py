@@ -14,12 +14,10 @@ import triton.language as tl
 from novograd import quantized
 
 LARGEST = quantized.LARGEST
-# A little less than 127, so that the sum of the largest value and a number below 1 is below 128.
-BELOW_LARGEST = tl.constexpr(LARGEST * (1 - 2.0**-21))
+# As in ``quantized.quantised``: a little less than 127, in units of the random bits.
+BELOW_LARGEST = tl.constexpr(LARGEST * 2.0**16 - 1)
 INVERSE_OF_LARGEST = tl.constexpr(1 / LARGEST)
-# The smallest maximum of a block whose scale is a normal float32. A smaller one counts as zero,
-# because the inverse of its scale may be infinite.
-SMALLEST = tl.constexpr(LARGEST * 2.0**-126)
+SMALLEST = tl.constexpr(LARGEST * 2.0**-100)
 
 
 @triton.jit
@@ -34,13 +32,13 @@ def quantised(m, bits):
     # Of whole numbers, unlike of floats, the largest one is NaN if there is a NaN.
     magnitudes = tl.abs(m).to(tl.float32).to(tl.int32, bitcast=True)
     most = tl.max(magnitudes, axis=-1).to(tl.float32, bitcast=True)
-    up = bits.to(m.dtype) * (1 / 65536)
     finite = most < float("inf")
-    normal = finite & (most >= SMALLEST)
-    inverse = tl.where(normal, BELOW_LARGEST / tl.where(normal, most, 1.0), 0.0).to(m.dtype)
+    used = finite & (most > SMALLEST)
+    inverse = tl.where(used, BELOW_LARGEST / tl.where(used, most, 1.0), 0.0).to(m.dtype)
     # NaN becomes 0 here.
-    q = tl.floor(m * tl.expand_dims(inverse, -1) + up).to(tl.int32).to(tl.int8)
-    return q, tl.where(finite, most * INVERSE_OF_LARGEST, float("nan"))
+    exact = tl.floor(m * tl.expand_dims(inverse, -1) + 0.5).to(tl.int32)
+    scales = tl.where(used, most * INVERSE_OF_LARGEST, 0.0)
+    return ((exact + bits) >> 16).to(tl.int8), tl.where(finite, scales, float("nan"))
 
 
 @triton.jit
