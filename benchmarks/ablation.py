@@ -117,6 +117,8 @@ class Recipe:
         if "variant" in self.settings:
             variant = variants.get(self.settings["variant"])
         rest = {key: value for key, value in self.settings.items() if key != "variant"}
+        if "moment_dtype" in rest:
+            rest["moment_dtype"] = getattr(torch, rest["moment_dtype"])
         optimizer = NovoGrad(groups, lr=0.0, variant=variant, layers=choose, **rest)
         optimizer.register_step_pre_hook(_apply_ratios)
         return optimizer
@@ -185,11 +187,15 @@ REST = {
         layers="whole",
     ),
 }
+MOMENTS = {
+    f"rows, {name} moment": Recipe("NovoGrad", 3, 5, {"moment_dtype": name})
+    for name in ("int8", "bfloat16")
+}
 ONLY_TEXT = {
     "embeddings whole": rows(layers="embeddings whole"),
     "heads of attention": rows(layers="heads"),
 }
-RECIPES = CORE | REST | ONLY_TEXT
+RECIPES = CORE | REST | MOMENTS | ONLY_TEXT
 
 
 # -- the runs -------------------------------------------------------------------------------------
@@ -229,8 +235,9 @@ STAGES: list[tuple[str, bool, Iterable[str]]] = [
     ("text", False, [*REST, *ONLY_TEXT]),
     ("brain", True, ["rows", "AdamW", "clip 2", "no clip", "NAdamW"]),
     ("brain", False, REST),
+    *((task, long, MOMENTS) for long in (False, True) for task in ("text", "brain")),
     ("text", True, RECIPES),
-    ("brain", True, [*CORE, *REST]),
+    ("brain", True, [*CORE, *REST, *MOMENTS]),
 ]
 
 
