@@ -74,18 +74,24 @@ def require_kernels(fused: bool | None, params: Iterable[Tensor]) -> None:
         require()
 
 
-def demands_triton(groups: Iterable[Group]) -> bool:
-    """Whether a group demands Triton kernels, which torch.compile does not support.
+def compiles(groups: Iterable[Group]) -> bool:
+    """Whether torch.compile can compile the step of groups.
+
+    It does not support Triton kernels, which a group may demand. And Inductor makes wrong code of
+    momentum buffers in 8 bits: it changes the weights of shorter blocks (seen in torch 2.13).
 
     Example:
-        >>> demands_triton([{"params": [torch.zeros(2)], "fused": True}])
-        False
+        >>> group = {"params": [torch.zeros(2)], "fused": True, "moment_dtype": None}
+        >>> compiles([group]), compiles([group | {"moment_dtype": torch.int8}])
+        (True, False)
     """
-    return any(
-        triton.supports_device(param.device)
+    return not any(
+        group.get("moment_dtype") == torch.int8
+        or (
+            (group["fused"] or group["stochastic_rounding"])
+            and any(triton.supports_device(param.device) for param in group["params"])
+        )
         for group in groups
-        if group["fused"] or group["stochastic_rounding"]
-        for param in group["params"]
     )
 
 

@@ -11,7 +11,7 @@ from novograd import variants
 from novograd.foreign import explains_arguments
 from novograd.native import usable
 from novograd.torch.backends import PreparedStep, Scaling
-from novograd.torch.choice import assign, demands_triton, require_kernels
+from novograd.torch.choice import assign, compiles, require_kernels
 from novograd.torch.gradients import check_gradients
 from novograd.torch.groups import Groups, trained
 from novograd.torch.loading import check_state_dict, restore, with_moment_dtypes
@@ -246,7 +246,7 @@ class NovoGrad(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         compiling = torch.compiler.is_compiling()
-        if compiling and (self._groups.sharded or demands_triton(self.param_groups)):
+        if compiling and (self._groups.sharded or not compiles(self.param_groups)):
             cast(Callable[[], None], torch.compiler.disable(self._take_step))()
         else:
             self._take_step()
