@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
-from novograd.conformance.jax import ADAPTERS
+from novograd.conformance import CASES, MOMENT_CASES, VARIANT_CASES, MismatchError, check
+from novograd.conformance.jax import ADAPTERS, MOMENTS
 from tests.helpers.conformance import checks
 
 # Every adapter compiles for each case: one program, or one for each operation.
@@ -12,11 +12,12 @@ SLOW = [name for name in ADAPTERS if name != "eager"]
 # These variants have all that compiles otherwise: counts, each place of c and d in the step, the
 # largest element, the largest second moment, and rows.
 VARIANTS = ["apex-inf", "nvidia-amsgrad", "nvidia-decoupled", "pytorch-optimizer-3", "rows"]
+OTHER_MOMENTS = [case for case in MOMENT_CASES if case.moment in MOMENTS]
 
 
 @pytest.mark.parametrize(
     ("adapter", "case"),
-    checks(ADAPTERS, [*CASES, *VARIANT_CASES], SLOW, VARIANTS, slowest=["eager"]),
+    checks(ADAPTERS, [*CASES, *OTHER_MOMENTS, *VARIANT_CASES], SLOW, VARIANTS, slowest=["eager"]),
 )
 def test_the_adapter_passes_the_case(adapter, case):
     check(adapter, case)

@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from novograd.conformance import CASES, VARIANT_CASES, MismatchError, check
+from novograd.conformance import CASES, MOMENT_CASES, VARIANT_CASES, MismatchError, check
 from novograd.conformance.keras import ADAPTERS, ApplyAdapter, StatelessApplyAdapter
 from tests.helpers.conformance import checks
 
@@ -58,11 +58,14 @@ else:
 # The backends share the code of the rule. On PyTorch, all cases are cheap and always run.
 SLOW = [name for name in ADAPTERS if name != "apply" or BACKEND != "torch"]
 VARIANTS = None if BACKEND == "torch" else ["apex"]
-CHECKS = checks(ADAPTERS, [*CASES, *VARIANT_CASES], SLOW, VARIANTS)
+CHECKS = checks(ADAPTERS, [*CASES, *MOMENT_CASES, *VARIANT_CASES], SLOW, VARIANTS)
 # Only the learning rate is a variable: a compiled function keeps the other hyperparameters.
 COMPILABLE = [case for case in CASES if case.name != "full schedule"]
 # Of the variants, apex has a count, which is traced.
-CHECKS += checks(COMPILED, [*COMPILABLE, *VARIANT_CASES], COMPILED, variants=["apex"])
+
+CHECKS += checks(
+    COMPILED, [*COMPILABLE, *MOMENT_CASES, *VARIANT_CASES], COMPILED, variants=["apex"]
+)
 
 
 @pytest.mark.parametrize(("adapter", "case"), CHECKS)

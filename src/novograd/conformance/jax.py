@@ -31,6 +31,7 @@ class EagerAdapter(Adapter):
     """
 
     rounds_update = True
+    counts_each = False
     fused: ClassVar[bool] = False
 
     def __init__(self, case: Case) -> None:
@@ -60,9 +61,11 @@ class EagerAdapter(Adapter):
     def layers(self) -> list[WeightState]:
         """Copies the weights and the state."""
         state = self._state.inner_state if self._case.schedule else self._state
+        scales = getattr(state, "mu_scale", [np.zeros(())] * len(self._weights))
+        none = np.zeros(0, np.float32)
         return [
-            WeightState(*(np.array(x) for x in layer))
-            for layer in zip(self._weights, state.mu, state.nu, strict=True)
+            WeightState(*map(np.array, layer), np.array(held) if held.ndim else none)
+            for *layer, held in zip(self._weights, state.mu, state.nu, scales, strict=True)
         ]
 
     def reload(self) -> None:
@@ -80,8 +83,8 @@ class EagerAdapter(Adapter):
         self._optimizer = _optimizer(self._case, self._fused())
 
     def _fused(self) -> bool | None:
-        """Returns None if a weight may have layers that the kernels do not support."""
-        return None if self.fused and any(self._case.layers) else self.fused
+        """Returns None if the kernels may not support the layers or the buffer of a weight."""
+        return None if self.fused and any((*self._case.layers, self._case.moment)) else self.fused
 
     def _scalar(self, value: float) -> jax.Array:
         return jnp.asarray(value, compute_dtype(self._case.dtype))
@@ -169,6 +172,7 @@ class FusedStepAdapter(EagerAdapter):
 
 VERSION = jax.__version__
 VARIANTS = True
+MOMENTS = ("int8",)  # as in other transformations of optax, bfloat16 is for all leaves
 ADAPTERS = {"eager": EagerAdapter, "jit": JitAdapter}
 if native.kernels is not None:
     ADAPTERS |= {
@@ -196,6 +200,7 @@ def _from(make: Any, case: Case, hyper: CaseHyperparameters, fused: bool | None)
         hyper.grad_averaging,
         nesterov=hyper.nesterov,
         variant=case.variant,
+        mu_dtype=case.moment,
         layers=list(case.layers),  # a tree with the structure of the weights
         fused=fused,
     )

@@ -23,6 +23,8 @@ from novograd.keras import NovoGrad
 class ApplyAdapter(Adapter):
     """``optimizer.apply``. Saves a compiled model as ``.weights.h5``."""
 
+    counts_each = False
+
     def __init__(self, case: Case) -> None:
         """Makes a model with the weights of the case, and an optimizer with its state."""
         self._case = case
@@ -37,12 +39,18 @@ class ApplyAdapter(Adapter):
     def layers(self) -> list[WeightState]:
         """Reads the weights and the optimizer's state, which has a documented order."""
         weights, state = (
-            [np.array(keras.ops.convert_to_numpy(x)) for x in variables]
+            (np.array(keras.ops.convert_to_numpy(x)) for x in variables)
             for variables in (self._weights, self._optimizer.variables[2:])
         )
-        each = len(state) // len(weights)  # three with amsgrad, which also stores the largest v
-        columns = (weights, state[::each], state[1::each])
-        return [WeightState(*layer) for layer in zip(*columns, strict=True)]
+        found = []
+        for w in weights:
+            layer = WeightState(w, next(state), next(state))
+            if self._case.variant.amsgrad:
+                next(state)  # the largest v
+            found.append(
+                layer._replace(scales=next(state)) if layer.moment.dtype == np.int8 else layer
+            )
+        return found
 
     def reload(self) -> None:
         """Saves, makes a new model and optimizer with other weights, and loads."""
@@ -61,6 +69,7 @@ class ApplyAdapter(Adapter):
             self._optimizer = NovoGrad(
                 layers=lambda variable: chosen[id(variable)],
                 variant=self._case.variant,
+                moment_dtype=self._case.moment,
                 **_arguments(self._case.hyperparameters(0)),
             )
         self._optimizer.build(self._weights)
@@ -103,6 +112,7 @@ class _Model(keras.Model):
 
 VERSION = keras.__version__
 VARIANTS = True
+MOMENTS = ("int8", "bfloat16")
 ADAPTERS: dict[str, type[Adapter]] = {"apply": ApplyAdapter}
 if keras.backend.backend() != "tensorflow":  # Keras refuses it on TensorFlow
     ADAPTERS["stateless_apply"] = StatelessApplyAdapter
