@@ -63,9 +63,12 @@ class EagerAdapter(Adapter):
         state = self._state.inner_state if self._case.schedule else self._state
         scales = getattr(state, "mu_scale", [np.zeros(())] * len(self._weights))
         none = np.zeros(0, np.float32)
+        each = zip(self._weights, state.mu, state.nu, scales, strict=True)
         return [
-            WeightState(*map(np.array, layer), np.array(held) if held.ndim else none)
-            for *layer, held in zip(self._weights, state.mu, state.nu, scales, strict=True)
+            WeightState(
+                np.array(w), np.array(mu), np.array(nu), np.array(held) if held.ndim else none
+            )
+            for w, mu, nu, held in each
         ]
 
     def reload(self) -> None:

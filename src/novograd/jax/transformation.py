@@ -449,7 +449,13 @@ class _Optimizer:
 
 
 def scales_of(state: Any, tree: Any) -> list[Any]:
-    """Returns what a state holds as the scales of each leaf of a tree; None if it has no scales."""
+    """Returns the scales of each leaf of a tree; None for each leaf if the state has no scales.
+
+    Example:
+        >>> params = {"w": jnp.ones((2, 3))}
+        >>> scales_of(novograd(0.1).init(params), jax.tree.structure(params))
+        [None]
+    """
     if hasattr(state, "mu_scale"):
         return tree.flatten_up_to(state.mu_scale)
     return [None] * tree.num_leaves
