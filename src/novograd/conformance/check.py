@@ -208,7 +208,7 @@ def _assert_blocks(
     q, moment, allowed = (x.ravel() for x in (after.moment, moment, allowed))
     for number, where in enumerate(reference.blocks(after.moment.shape)):
         scale, largest = float(after.scales.ravel()[number]), float(np.max(np.abs(moment[where])))
-        # Half a unit each: the maximum in float32, 1/127 with which XLA multiplies, and the product.
+        # Three roundings: of the maximum, of 1/127, with which XLA multiplies, and of the product.
         tolerance = (1.5 * single * largest + np.max(allowed[where])) / 127
         if not abs(scale - largest / 127) <= tolerance:
             raise MismatchError(
