@@ -35,6 +35,7 @@ def test_examples_in_docstrings_run():
         "novograd.jax.transformation",
         "novograd.torch.optimizer",
         "novograd.torch.parameter_groups",
+        "novograd.torch.rows",
     ],
 )
 def test_public_functions_and_classes_have_an_example(name):
