@@ -125,7 +125,10 @@ def main(folder):
         if (number + 1) % SAVE_EVERY == 0:
             save(folder, number + 1, *training)
     if dist.get_rank() == 0:
-        print(f"steps {start} to {STEPS}: loss {losses[0]:.3f} -> {losses[-1]:.9f}")
+        if losses:
+            print(f"steps {start} to {STEPS}: loss {losses[0]:.3f} -> {losses[-1]:.9f}")
+        else:
+            print(f"the training is already finished: {folder} has the checkpoint of step {start}")
     dist.destroy_process_group()
 
 
