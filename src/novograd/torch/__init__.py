@@ -2,7 +2,7 @@
 
 * ``NovoGrad``: the optimizer (``optimizer.py``). The modules in ``backends/`` compute the step;
   ``eager.py`` there uses the rule directly, one tensor at a time.
-* ``no_decay``: parameter groups without weight decay for biases and norms.
+* ``no_decay``: parameter groups without weight decay for biases, norms and slopes.
 * ``rows_of``: layers for a model with transposed convolutions.
 * ``layer_statistics``: statistics of the last step, for each parameter.
 """
