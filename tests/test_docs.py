@@ -4,6 +4,7 @@ This file runs the examples that need no framework. The folder of each framework
 """
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -79,3 +80,15 @@ def test_the_pages_of_tasks_show_the_stored_results(monkeypatch):
         assert path.read_text(encoding="utf-8") == task_results.page(path)
     for path in task_results.SUMMARIES:
         assert task_results.summary() in path.read_text(encoding="utf-8")
+
+
+def test_the_page_on_choosing_has_the_learning_rates_of_the_tasks():
+    folder = REPOSITORY / "docs"
+    page = (folder / "choose.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[\w+\]\(tasks/(\w+)\.md\).* (\w+) \| (\S+) \| (\S+) \|", page, re.M)
+    assert len(rows) >= 8
+    for task, framework, ours, adamw in rows:
+        text = (folder / "tasks" / f"{task}.md").read_text(encoding="utf-8")
+        found = text.split(f"`novograd compare {task} --framework {framework}`")[1]
+        rates = dict(re.findall(r"^\| ([\w ]+) \| ([\d.]+) \| [\d.]+ \(", found, re.M)[::-1])
+        assert (rates["NovoGrad rows"], rates["AdamW"]) == (ours, adamw), (task, framework)
