@@ -53,6 +53,20 @@ def test_examples_in_pages_run(tmp_path):
     examples.run_pages("none", tmp_path)
 
 
+def test_pages_show_parts_of_programs_as_they_are():
+    parts = examples.parts()
+    assert {page for page, *_ in parts} == {"sharding.md", "statistics.md"}
+    for page, path, part in parts:
+        assert part in (REPOSITORY / path).read_text(encoding="utf-8"), page
+
+
+def test_pages_that_a_repository_shows_have_plain_markdown():
+    for path in examples.DOCS.rglob("*.md"):
+        if path.name not in ("contributing.md", "changelog.md"):  # they include other pages
+            found = re.findall(r"^ *(?:--8<--|=== |!!! |\?\?\? ).*", path.read_text("utf-8"), re.M)
+            assert not found, path.name
+
+
 def test_the_page_on_scale_has_the_tables_that_its_program_prints():
     program = REPOSITORY / "benchmarks" / "cost_at_scale.py"
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
