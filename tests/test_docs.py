@@ -4,6 +4,7 @@ This file runs the examples that need no framework. The folder of each framework
 """
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -35,6 +36,7 @@ def test_examples_in_docstrings_run():
         "novograd.jax.transformation",
         "novograd.torch.optimizer",
         "novograd.torch.parameter_groups",
+        "novograd.torch.rows",
     ],
 )
 def test_public_functions_and_classes_have_an_example(name):
@@ -49,6 +51,20 @@ def test_public_functions_and_classes_have_an_example(name):
 
 def test_examples_in_pages_run(tmp_path):
     examples.run_pages("none", tmp_path)
+
+
+def test_pages_show_parts_of_programs_as_they_are():
+    parts = examples.parts()
+    assert {page for page, *_ in parts} == {"sharding.md", "statistics.md"}
+    for page, path, part in parts:
+        assert part in (REPOSITORY / path).read_text(encoding="utf-8"), page
+
+
+def test_pages_that_a_repository_shows_have_plain_markdown():
+    for path in examples.DOCS.rglob("*.md"):
+        if path.name not in ("contributing.md", "changelog.md"):  # they include other pages
+            found = re.findall(r"^ *(?:--8<--|=== |!!! |\?\?\? ).*", path.read_text("utf-8"), re.M)
+            assert not found, path.name
 
 
 def test_the_page_on_scale_has_the_tables_that_its_program_prints():
@@ -78,3 +94,15 @@ def test_the_pages_of_tasks_show_the_stored_results(monkeypatch):
         assert path.read_text(encoding="utf-8") == task_results.page(path)
     for path in task_results.SUMMARIES:
         assert task_results.summary() in path.read_text(encoding="utf-8")
+
+
+def test_the_page_on_choosing_has_the_learning_rates_of_the_tasks():
+    folder = REPOSITORY / "docs"
+    page = (folder / "choose.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[\w+\]\(tasks/(\w+)\.md\).* (\w+) \| (\S+) \| (\S+) \|", page, re.M)
+    assert len(rows) >= 8
+    for task, framework, ours, adamw in rows:
+        text = (folder / "tasks" / f"{task}.md").read_text(encoding="utf-8")
+        found = text.split(f"`novograd compare {task} --framework {framework}`")[1]
+        rates = dict(re.findall(r"^\| ([\w ]+) \| ([\d.]+) \| [\d.]+ \(", found, re.M)[::-1])
+        assert (rates["NovoGrad rows"], rates["AdamW"]) == (ours, adamw), (task, framework)

@@ -26,16 +26,22 @@ RUNS = {path.stem: (path,) for folder in (HOSTS, ROWS) for path in sorted(folder
 RUNS["lightning_module, cli"] = (HOSTS / "lightning_module.py", *CLI)
 
 
-def trained(*command, cwd):
-    """Runs an example, and returns its output and the losses before and after."""
+def output(*command, cwd):
+    """Runs an example, and returns its output."""
     environment = os.environ | {"KERAS_BACKEND": "jax", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, cwd=cwd, env=environment
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the native kernels of novograd are not installed" not in done.stderr
-    before, after = map(float, re.search(r"loss (\S+) -> (\S+)", done.stdout).groups())
-    return done.stdout, before, after
+    return done.stdout
+
+
+def trained(*command, cwd):
+    """Runs an example, and returns its output and the losses before and after."""
+    printed = output(*command, cwd=cwd)
+    before, after = map(float, re.search(r"loss (\S+) -> (\S+)", printed).groups())
+    return printed, before, after
 
 
 # The others need 4 to 9 s each. Other tests train with Keras's ``fit`` and with Lightning.
@@ -61,12 +67,12 @@ def test_an_example_logs_the_statistics_to_tensorboard(tmp_path, name):
     assert LOGGED[name] in events
 
 
-def sharded(folder, processes):
+def sharded(folder, processes, result=trained):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
-    return trained(*launcher, SHARDING / "fsdp2.py", folder, cwd=folder)
+    return result(*launcher, SHARDING / "fsdp2.py", folder, cwd=folder)
 
 
-@pytest.mark.full  # it starts torchrun twice, and imports torch in each process
+@pytest.mark.full  # it starts torchrun three times, and imports torch in each process
 def test_the_sharded_example_resumes_to_the_same_bits(tmp_path):
     whole, before, after = sharded(tmp_path, 2)
     assert after < before / 2
@@ -75,6 +81,7 @@ def test_the_sharded_example_resumes_to_the_same_bits(tmp_path):
     assert "steps 0 to 40" in whole
     assert "steps 20 to 40" in resumed
     assert again == after
+    assert "already finished" in sharded(tmp_path, 2, output)
 
 
 @pytest.mark.full

@@ -52,7 +52,6 @@ def batch(number, device):
     return words[:, :-1].to(device), words[:, 1:].to(device)
 
 
-# --8<-- [start:make]
 def make(device):
     """Returns the sharded model, its optimizer and the schedule."""
     torch.manual_seed(0)  # the same initial weights in each process
@@ -89,7 +88,6 @@ def take_step(number, model, optimizer, schedule, device):
     return total.item() / dist.get_world_size()
 
 
-# --8<-- [end:make]
 def save(folder, number, model, optimizer, schedule):
     weights, state = get_state_dict(model, optimizer)
     content = {"model": weights, "optimizer": state, "schedule": schedule.state_dict()}
@@ -125,7 +123,10 @@ def main(folder):
         if (number + 1) % SAVE_EVERY == 0:
             save(folder, number + 1, *training)
     if dist.get_rank() == 0:
-        print(f"steps {start} to {STEPS}: loss {losses[0]:.3f} -> {losses[-1]:.9f}")
+        if losses:
+            print(f"steps {start} to {STEPS}: loss {losses[0]:.3f} -> {losses[-1]:.9f}")
+        else:
+            print(f"the training is already finished: {folder} has the checkpoint of step {start}")
     dist.destroy_process_group()
 
 

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from novograd.torch import NovoGrad, layer_statistics, no_decay
 
 
-# --8<-- [start:callback]
 class LogStatistics(lightning.Callback):
     """Logs the statistics every few steps; Lightning keeps the gradients until the next step."""
 
@@ -27,9 +26,6 @@ class LogStatistics(lightning.Callback):
         if trainer.global_step % self.every == 0:
             for name, found in layer_statistics(trainer.optimizers[0]).items():
                 module.log_dict({f"{what}/{name}": x for what, x in found._asdict().items()})
-
-
-# --8<-- [end:callback]
 
 
 class Digits(lightning.LightningModule):

@@ -5,6 +5,7 @@
 eager execution, ``tf.function`` with and without XLA, and ``MirroredStrategy``.
 """
 
+import inspect
 from collections.abc import Callable, Iterable
 from numbers import Real
 from types import SimpleNamespace
@@ -81,7 +82,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
             returns one of these. It must always return the same for the same variable.
 
     Raises:
-        TypeError: If an argument has a type that is not named above.
+        TypeError: If an argument has a type that is not named above, or a callable needs arguments.
         ValueError: If a Python number is negative, NaN or infinite, or a beta is 1 or more; or if a
             tensor is not a scalar.
 
@@ -140,6 +141,27 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
         self._grad_averaging = check_flag("grad_averaging", grad_averaging)
         self._layers = check_layers("layers", layers)
 
+    def compute_gradients(
+        self, loss: Any, var_list: Any = None, *base_arguments: Any, **base_keywords: Any
+    ) -> Any:
+        """Computes gradients like the base class, after checking the variables.
+
+        Args:
+            loss: A tensor, or in eager execution a callable without arguments that returns one.
+            var_list: The variables; None for all trainable variables that the loss depends on.
+            *base_arguments: Passed to the base class unchanged.
+            **base_keywords: Passed to the base class unchanged.
+
+        Returns:
+            Pairs of (gradient, variable) for ``apply_gradients``.
+
+        Raises:
+            TypeError: If ``var_list`` has variables of Keras 3.
+        """
+        for variable in tf.nest.flatten(var_list):
+            _check_variable("var_list", variable)
+        return super().compute_gradients(loss, var_list, *base_arguments, **base_keywords)
+
     def apply_gradients(
         self,
         grads_and_vars: Iterable[tuple[Any, Any]],
@@ -162,7 +184,7 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
             it. None in eager execution.
 
         Raises:
-            TypeError: If ``grads_and_vars`` is malformed.
+            TypeError: If ``grads_and_vars`` is malformed, or has variables of Keras 3.
             ValueError: If no variable has a gradient; if the layers of a variable do not fit its
                 shape; or if the layers are ``Split`` along the first axis of a variable whose
                 gradient is ``tf.IndexedSlices``, because the norms of its parts are not known.
@@ -406,7 +428,7 @@ def _cast(value: Any, dtype: tf.DType) -> Any:
 def _check(name: str, value: Any, *, below: float = float("inf")) -> Any:
     """Checks a hyperparameter that may be a number, a scalar tensor or variable, or a callable."""
     if isinstance(value, Callable):
-        return value
+        return _check_callable(name, value)
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if not (tf.is_tensor(value) or isinstance(value, tf.Variable)):
@@ -415,6 +437,20 @@ def _check(name: str, value: Any, *, below: float = float("inf")) -> Any:
         raise ValueError(f"{name} must be a scalar, got a tensor of shape {value.shape}")
     if not (value.dtype.is_floating or value.dtype.is_integer):
         raise TypeError(f"{name} must be a real number, got a tensor of {value.dtype.name}")
+    return value
+
+
+def _check_callable(name: str, value: Callable[..., Any]) -> Callable[..., Any]:
+    """Checks that a hyperparameter can be called without arguments."""
+    try:
+        inspect.signature(value).bind()
+    except ValueError:  # some builtin functions do not tell their arguments
+        pass
+    except TypeError as error:
+        raise TypeError(
+            f"{name} must be callable without arguments, got {value!r}; for a schedule give "
+            "lambda: schedule(step), where step is a variable that counts the steps"
+        ) from error
     return value
 
 
@@ -440,7 +476,18 @@ def _check_pairs(grads_and_vars: Any) -> tuple[tuple[Any, Any], ...]:
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"grads_and_vars must hold (gradient, variable) pairs, got {pair!r}")
+        _check_variable("grads_and_vars", pair[1])
     return tuple((_check_gradient(gradient), variable) for gradient, variable in pairs)
+
+
+def _check_variable(name: str, variable: Any) -> None:
+    """Raises TypeError for a variable of Keras 3, which is not one of TensorFlow."""
+    if isinstance(getattr(variable, "value", None), tf.Variable):
+        raise TypeError(
+            f"{name} must have variables of TensorFlow, got the variable {variable.path!r} of "
+            "Keras 3: give [v.value for v in model.trainable_variables], or use "
+            "novograd.keras.NovoGrad"
+        )
 
 
 def _check_gradient(gradient: Any) -> Any:

@@ -120,7 +120,7 @@ def test_the_message_names_the_package_that_is_not_installed(command, monkeypatc
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "torch" else name)
     result = command("source", "x", "--from", "timm", "--to", "jax")
     assert result.exit_code == 2
-    assert "torch needs torch: pip install novograd-optimizer[checkpoint,torch]" in text(result)
+    assert 'torch needs torch: pip install "novograd-optimizer[checkpoint,torch]"' in text(result)
 
 
 def test_the_output_shows_how_to_load_the_target(command):

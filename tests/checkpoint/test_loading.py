@@ -32,7 +32,7 @@ def test_the_printed_lines_name_missing_arguments():
     ]
     entries = {name: replace(x, v=np.float32(1)) for name, x in checkpoint.entries.items()}
     plain = replace(checkpoint, entries=entries)
-    first, _ = how_to_load(plain, "state", "jax").splitlines()
+    first, *_ = how_to_load(plain, "state", "jax").splitlines()
     assert first.endswith(
         "grad_averaging=True, variant='optax')  # with the options of all groups, which differ, "
         "of the source"
@@ -46,6 +46,13 @@ def test_the_printed_lines_name_missing_arguments():
     assert "NovoGrad(model.parameters(), lr=lr, variant='optax')" in how_to_load(
         numbered, "state", "torch"
     )
+
+
+def test_the_lines_for_jax_name_the_options_that_the_source_does_not_hold():
+    known = made("optax", weights=False)
+    assert "does not hold" not in how_to_load(known, "state", "jax")
+    lines = how_to_load(replace(known, groups=(Group(known.names),)), "state", "jax")
+    assert "b1, b2, eps, weight_decay, grad_averaging, nesterov, mask: give those" in lines
 
 
 def test_an_unknown_kind_is_refused():

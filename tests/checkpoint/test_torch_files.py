@@ -199,11 +199,23 @@ def test_weights_of_parameters_without_names_need_names(folder):
     torch.testing.assert_close(saved["model"], dict(model.state_dict()), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("key", ["net", "network"])
+def test_weights_may_be_under_the_keys_of_monai(folder, key):
+    model = network()
+    state = trained(model.named_parameters()).state_dict()
+    torch.save({key: model.state_dict(), "opt": state}, "source")
+    found = read("source", "torch", weights=True, key="opt").entries
+    for name, weight in model.named_parameters():
+        assert (found[name].weights == weight.detach().numpy()).all()
+
+
 def test_weights_under_another_key_are_refused(folder):
     model = network()
     state = trained(model.named_parameters()).state_dict()
-    torch.save({"optimizer": state, "net": model.state_dict()}, "source")
-    with pytest.raises(CheckpointError, match=r"no weights under model, .*; it has optimizer, net"):
+    torch.save({"optimizer": state, "unet": model.state_dict()}, "source")
+    with pytest.raises(
+        CheckpointError, match=r"no weights under model, .*; it has optimizer, unet"
+    ):
         read("source", "torch", weights=True)
     torch.save({"optimizer": state, "model": [1]}, "source")
     with pytest.raises(CheckpointError, match="'model' is not a dict of weights by name"):

@@ -275,7 +275,7 @@ def test_the_message_names_the_missing_extra(monkeypatch):
     monkeypatch.setattr(sys.modules["novograd.cli.cluster"], "find_spec", find)
     result = CliRunner().invoke(cli.app, ["compare", "digits", "--cluster", "auto"])
     assert result.exit_code == 2
-    assert "pip install novograd-optimizer[cluster]" in result.stderr
+    assert 'pip install "novograd-optimizer[cluster]"' in result.stderr
 
 
 def test_a_cluster_that_does_not_answer_is_an_error(tmp_path):

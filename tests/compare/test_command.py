@@ -137,7 +137,7 @@ def test_the_message_names_missing_packages(
     monkeypatch.setattr(sys.modules["novograd.cli.compare"], "find_spec", find)
     result = invoke(task, "--framework", framework)
     assert result.exit_code == 2
-    message = f"{task} with {framework} needs {missing}: pip install novograd-optimizer[{extras}]"
+    message = f'{task} with {framework} needs {missing}: pip install "novograd-optimizer[{extras}]"'
     assert message in result.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -147,7 +147,7 @@ def test_the_message_names_a_missing_extra(module):
     program = f"import sys; sys.modules[{module!r}] = None; from novograd.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 1
-    assert "pip install novograd-optimizer[compare]" in result.stderr
+    assert 'pip install "novograd-optimizer[compare]"' in result.stderr
     assert result.stderr.count("\n") == 1
 
 

@@ -17,6 +17,7 @@ from tests.helpers.programs import REPOSITORY
 
 ROOT = Path(novograd.__file__).parent
 DOCS = REPOSITORY / "docs"
+PART = "# A part of "  # begins a block of code that shows a part of a program
 FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")
 WITH_TRITON = (
     "novograd.torch.backends.triton",
@@ -46,7 +47,17 @@ def _blocks() -> dict[str, list[tuple[str, str]]]:
 def _code(text: str, language: str) -> list[str]:
     """Returns the blocks of code on a page that are not a part of a file of the repository."""
     blocks = re.findall(rf"^ *```{language}\n(.*?)```", text, re.DOTALL | re.MULTILINE)
-    return [textwrap.dedent(block) for block in blocks if not block.lstrip().startswith("--8<--")]
+    return [textwrap.dedent(block) for block in blocks if not block.startswith(PART)]
+
+
+def parts() -> list[tuple[str, str, str]]:
+    """Returns the parts of programs on the pages: the page, the program and its part."""
+    block = re.compile(rf"^```python\n{PART}(\S+)\n\n(.*?)```", re.DOTALL | re.MULTILINE)
+    return [
+        (page.name, path, part)
+        for page in sorted(DOCS.rglob("*.md"))
+        for path, part in block.findall(page.read_text(encoding="utf-8"))
+    ]
 
 
 # By framework: the files of the modules by name, and the Python blocks with their pages.

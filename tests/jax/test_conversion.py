@@ -59,6 +59,25 @@ def test_a_state_of_rows_from_pytorch_continues_with_its_rows(tmp_path):
     optimizer.update(params, jax.tree.map(jnp.asarray, state), params)
 
 
+@pytest.mark.parametrize("weights", [False, True])
+def test_the_printed_last_line_puts_the_state_into_a_chain(tmp_path, weights):
+    shapes = {"kernel": (3, 2), "bias": (2,)}
+    checkpoint = loading.made(shapes, get("documented"), weights)
+    write(checkpoint, tmp_path / "state", "jax")
+    *lines, last = how_to_load(checkpoint, tmp_path / "state", "jax").splitlines()
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    scope = {"params": params}
+    exec("\n".join(["import pathlib, flax.serialization, novograd.jax", *lines]), scope)
+    chain = optax.chain(optax.clip_by_global_norm(1.0), scope["optimizer"])
+    scope["chain_state"] = chain.init(params)
+    exec(last.partition(": ")[2], scope)
+    _, after = jax.jit(chain.update)(params, scope["chain_state"], params)
+    assert after[1].count == 8
+    np.testing.assert_array_equal(
+        scope["chain_state"][1].mu["kernel"], checkpoint.entries["kernel"].moment
+    )
+
+
 def decaying(decay):
     return optax.novograd(0.1, weight_decay=decay)
 

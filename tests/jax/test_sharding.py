@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -337,6 +338,25 @@ def test_a_step_outside_the_mesh_is_refused():
     w = jnp.ones(4)
     with pytest.raises(NameError, match="x"):
         optimizer.update(w, optimizer.init(w))
+
+
+# -- checkpoints of orbax -------------------------------------------------------------------------
+
+
+def test_a_sharded_state_is_restored_with_the_shardings_of_the_template(tmp_path):
+    mesh, _, specs = mesh_of("1-D", AxisType.Explicit)
+    weights, gradients = made_up(SHAPES)
+    optimizer = novograd(0.1, variant="rows")
+    placed = jax.device_put(weights, {k: NamedSharding(mesh, spec) for k, spec in specs.items()})
+    _, saved = optimizer.update(gradients[0], optimizer.init(placed), placed)
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(1, args=ocp.args.StandardSave(saved))
+        manager.wait_until_finished()
+        for template in (saved, optimizer.init(jax.device_put(weights, jax.devices()[0]))):
+            restored = manager.restore(1, args=ocp.args.StandardRestore(template))
+            jax.tree.map(np.testing.assert_array_equal, restored, saved)
+            same = jax.tree.map(lambda x, y: x.sharding == y.sharding, restored, template)
+            assert jax.tree.all(same)
 
 
 # -- real processes -------------------------------------------------------------------------------

@@ -3,11 +3,13 @@
 import math
 from itertools import cycle
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from novograd.jax import NovogradState, novograd, scale_by_novograd
 from novograd.jax.statistics import layer_statistics
@@ -75,6 +77,30 @@ def test_the_state_may_be_inside_a_wrapper():
     found = layer_statistics(own, after, state, gradients[-1])
     expected = layer_statistics(own, alone, own_state, gradients[-1])
     assert found == expected
+
+
+@pytest.mark.parametrize("mu_dtype", [None, jnp.int8])
+def test_states_of_nnx_give_the_numbers_of_the_arrays_in_them(mu_dtype):
+    model = nnx.Linear(64, 64, rngs=nnx.Rngs(0))
+    own = novograd(0.01, variant="rows", mu_dtype=mu_dtype)
+    arrays = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    optimizer = nnx.Optimizer(model, optax.chain(optax.clip(1e9), own), wrt=nnx.Param)
+    gradients = nnx.grad(lambda model: jnp.sum(model(jnp.arange(64.0)) ** 2))(model)
+    optimizer.update(model, gradients)
+    params = nnx.state(model, nnx.Param)
+    found = layer_statistics(own, params, optimizer.opt_state, gradients)
+    assert list(found) == ["bias", "kernel"]
+    given = nnx.to_pure_dict(gradients)
+    updates, state = own.update(given, own.init(arrays), arrays)
+    after = optax.apply_updates(arrays, updates)
+    assert found == layer_statistics(own, after, state, given)
+
+
+def test_boxes_of_linen_are_not_in_the_names():
+    params = {"kernel": nn.Partitioned(jnp.ones((2, 3)), names=(None, "x"))}
+    optimizer = novograd(0.01)
+    params, state = optimizer.step(params, optimizer.init(params), params)
+    assert list(layer_statistics(optimizer, params, state)) == ["kernel"]
 
 
 def test_leaves_without_a_gradient_are_left_out():

@@ -2,6 +2,7 @@
 
 import inspect
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -83,6 +84,24 @@ def test_epsilon_must_not_be_a_tensor():
         NovoGrad(epsilon=tf.constant(1e-8))
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "beta1", "beta2", "weight_decay"])
+def test_a_schedule_that_needs_the_step_is_refused(name):
+    schedule = tf.keras.optimizers.schedules.CosineDecay(0.1, 10)
+    with pytest.raises(TypeError, match=rf"^{name} must be callable without .* schedule\(step\)"):
+        NovoGrad(**{name: schedule})
+
+
+def test_a_schedule_follows_a_step_in_eager_execution():
+    schedule = tf.keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.5, 0.25])
+    step, w = tf.Variable(0, dtype=tf.int64), tf.Variable([1.0])
+    optimizer = NovoGrad(lambda: schedule(step), beta1=0)
+    weights = []
+    for _ in range(2):
+        optimizer.apply_gradients([(tf.constant([1.0]), w)], global_step=step)
+        weights.extend(w.numpy())
+    assert weights == [0.5, 0.25]
+
+
 def test_a_tensor_that_is_not_a_real_scalar_is_refused():
     with pytest.raises(ValueError, match=r"^beta1 must be a scalar, got a tensor of shape \(2,\)"):
         NovoGrad(beta1=tf.constant([0.9, 0.9]))
@@ -121,6 +140,37 @@ def test_malformed_pairs_are_refused(pair, malform):
     with pytest.raises(TypeError):
         NovoGrad().apply_gradients(malform(gradient, w))
     assert w.numpy() == [1.0]
+
+
+def keras_model():
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+
+
+@pytest.mark.parametrize("compiled", [tf.function, lambda function: function])
+def test_variables_of_keras_are_refused_and_nothing_changes(compiled):
+    model, optimizer = keras_model(), NovoGrad(0.1)
+    before = model.get_weights()
+
+    @compiled
+    def step():
+        gradients = [tf.ones(v.shape) for v in model.trainable_variables]
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+    with pytest.raises(TypeError, match=r"grads_and_vars must .* of Keras 3: give \[v\.value for"):
+        step()
+    with pytest.raises(TypeError, match="var_list must have variables of TensorFlow"):
+        optimizer.minimize(lambda: model(tf.ones((2, 3))), var_list=model.trainable_variables)
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert not optimizer.variables()
+
+
+def test_the_values_of_variables_of_keras_are_trained():
+    model, optimizer = keras_model(), NovoGrad(0.1)
+    weights = [v.value for v in model.trainable_variables]
+    before = model.get_weights()
+    optimizer.minimize(lambda: tf.reduce_sum(model(tf.ones((2, 3))) ** 2), var_list=weights)
+    assert all((now != then).any() for now, then in zip(model.get_weights(), before, strict=True))
 
 
 def test_a_call_without_gradients_is_refused(pair):

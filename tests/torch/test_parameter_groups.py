@@ -21,6 +21,7 @@ class Block(nn.Module):
                 nn.RMSNorm(2),
             ]
         )
+        self.slope = nn.PReLU()
         self.attention = nn.MultiheadAttention(4, 2)
         self.rnn = nn.LSTM(2, 2)
         self.position = nn.Parameter(torch.zeros(3))
@@ -30,7 +31,7 @@ def names(group):
     return [name for name, _ in group["params"]]
 
 
-def test_biases_and_norms_have_no_weight_decay():
+def test_biases_norms_and_slopes_have_no_weight_decay():
     model = Block()
     decayed, spared = no_decay(model, 0.1)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)

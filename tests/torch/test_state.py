@@ -159,8 +159,8 @@ def peers():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (adamw, "not from NovoGrad: param_groups.0. has no 'grad_averaging'"),
-        (peers, "not from NovoGrad: param_groups.0. has no 'nesterov'"),
+        (adamw, "param_groups.0. has no 'grad_averaging'; from another .* load only the weights"),
+        (peers, "param_groups.0. has no 'nesterov'; `novograd convert` reads"),
         (of_other_shapes, r"'exp_avg' of parameter 0 must have shape \(3, 5\), got \(5, 3\)"),
         (
             lambda: changed(lambda given: given["state"][1].pop("exp_avg_sq")),

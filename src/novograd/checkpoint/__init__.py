@@ -216,8 +216,11 @@ def how_to_load(checkpoint: Checkpoint, path: str | Path, kind: str) -> str:
         >>> checkpoint = Checkpoint({"w": entry}, variants.get("optax"), (Group(("w",)),))
         >>> print(how_to_load(checkpoint, "state.msgpack", "jax"))
         optimizer = novograd.jax.novograd(learning_rate=lr, variant='optax')
+        # The source does not hold b1, b2, eps, weight_decay, grad_averaging, nesterov, mask: \
+give those that you had.
         state = flax.serialization.from_bytes(optimizer.init(params), \
 pathlib.Path('state.msgpack').read_bytes())
+        # In optax.chain it is one element, such as: chain_state = (chain_state[0], state)
     """
     if kind not in TARGETS:
         raise ValueError(f"kind must be one of {', '.join(TARGETS)}, got {kind!r}")

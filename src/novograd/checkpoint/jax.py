@@ -22,6 +22,7 @@ from novograd.checkpoint.neutral import (
     at,
     keys_of,
     single_step,
+    unknown,
 )
 from novograd.variants import Variant
 
@@ -32,6 +33,7 @@ _CHUNKED = "__msgpack_chunked_array__"
 _STATE = {"optax": {"count", "mu", "nu"}, "jax": {"count", "mu", "nu", "nu_max"}}
 _MOST = np.iinfo(np.int32).max
 _WEIGHTS = ("params", "model")
+_NAMES = {"lr": "learning_rate", "beta1": "b1", "beta2": "b2", "epsilon": "eps"}
 
 
 def read(
@@ -99,16 +101,22 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
 
 def how_to_load(checkpoint: Checkpoint, path: str) -> str:
     """Returns the lines of Python that load a file."""
-    template = "optimizer.init(params)"
+    template, own = "optimizer.init(params)", "state"
     if has_weights(checkpoint):
         template = f"{{'opt_state': {template}, 'params': params}}"
-    given = arguments(
-        checkpoint, {"lr": "learning_rate", "beta1": "b1", "beta2": "b2", "epsilon": "eps"}
-    )
-    return (
-        f"optimizer = novograd.jax.novograd({given}){remarks(checkpoint)}\n"
-        f"state = flax.serialization.from_bytes({template}, pathlib.Path({path!r}).read_bytes())"
-    )
+        own = "state['opt_state']"
+    given = arguments(checkpoint, _NAMES)
+    lines = [f"optimizer = novograd.jax.novograd({given}){remarks(checkpoint)}"]
+    missing = [_NAMES.get(name, name) for name in unknown(checkpoint) if name != "lr"]
+    if "weight_decay" in missing:
+        missing.append("mask")
+    if missing:
+        lines.append(f"# The source does not hold {', '.join(missing)}: give those that you had.")
+    lines += [
+        f"state = flax.serialization.from_bytes({template}, pathlib.Path({path!r}).read_bytes())",
+        f"# In optax.chain it is one element, such as: chain_state = (chain_state[0], {own})",
+    ]
+    return "\n".join(lines)
 
 
 # -- MessagePack ---------------------------------------------------------------------------------

@@ -409,7 +409,7 @@ def completed(hyperparameters: Hyperparameters, variant: Variant) -> Hyperparame
         0.25
     """
     if hyperparameters.lr is None:
-        raise CheckpointError("the source has no learning rate: give lr, the current one")
+        raise CheckpointError("the source has no learning rate: give the current one as lr (--lr)")
     missing = {n: x for n, x in defaults(variant).items() if getattr(hyperparameters, n) is None}
     return replace(hyperparameters, **missing)
 

@@ -37,7 +37,7 @@ from novograd.torch.options import OPTIONS
 from novograd.variants import Variant
 
 _OPTIMIZER = ("optimizer", "optimizer_state_dict", "optimizer_states")
-_WEIGHTS = ("model", "model_state_dict", "state_dict")
+_WEIGHTS = ("model", "model_state_dict", "state_dict", "net", "network")
 _WANTED = ("lr", "betas", "eps", "weight_decay", "grad_averaging")
 # Options that only our PyTorch NovoGrad has, with their defaults.
 _FLAGS = {
@@ -321,7 +321,10 @@ def _weights(content: Any) -> Mapping[str, Any]:
     """Returns the weights in a file; they are read when they are accessed."""
     key = next((key for key in _WEIGHTS if key in content), None)
     if key is None:
-        raise CheckpointError(f"it has no weights under {', '.join(_WEIGHTS)}{keys_of(content)}")
+        raise CheckpointError(
+            f"it has no weights under {', '.join(_WEIGHTS)}{keys_of(content)}; save them under one of "
+            "these keys, or convert only the state"
+        )
     if not isinstance(content[key], Mapping):
         raise CheckpointError(f"{key!r} is not a dict of weights by name")
     return content[key]

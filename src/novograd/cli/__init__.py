@@ -15,7 +15,7 @@ try:
     from novograd.cli.verify import verify
 except ModuleNotFoundError as missing:
     # Not in main(): without typer, the commands cannot be declared.
-    sys.exit(f"novograd: no module {missing.name}: pip install novograd-optimizer[compare]")
+    sys.exit(f'novograd: no module {missing.name}: pip install "novograd-optimizer[compare]"')
 
 EXIT_CODES = (
     "Exit codes: 0 success; 1 something failed, see the output; 2 the command line is wrong, and "

@@ -79,7 +79,7 @@ def connected(
         )
     if find_spec("ray") is None:
         raise typer.BadParameter(
-            "needs ray: pip install novograd-optimizer[cluster]", param_hint="'--cluster'"
+            'needs ray: pip install "novograd-optimizer[cluster]"', param_hint="'--cluster'"
         )
     from novograd.compare.cluster import Cluster, ClusterError
 

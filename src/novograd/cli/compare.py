@@ -411,7 +411,7 @@ def _installed(device: str) -> str:
             return name
     which = f" that supports --device {device}" if len(able) < len(runner.FRAMEWORKS) else ""
     raise typer.BadParameter(
-        f"no framework{which} is installed: pip install novograd-optimizer[{able[0]},keras]",
+        f'no framework{which} is installed: pip install "novograd-optimizer[{able[0]},keras]"',
         param_hint="'--framework'",
     )
 
@@ -435,7 +435,7 @@ def _require(framework: str, modules: Sequence[str], task: str) -> None:
         extras += ["tasks"] if {*missing} & {*BUILT_IN.get(task, ())} else []
         raise typer.BadParameter(
             f"{task} with {framework} needs {' and '.join(missing)}: "
-            f"pip install novograd-optimizer[{','.join(extras)}]",
+            f'pip install "novograd-optimizer[{",".join(extras)}]"',
             param_hint="'--framework'",
         )
 

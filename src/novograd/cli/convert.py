@@ -139,7 +139,7 @@ def _require(kind: str, hint: str) -> None:
     if missing:
         extras = ",".join(["checkpoint", *({kind} & {"torch", "keras", "tensorflow"})])
         raise typer.BadParameter(
-            f"{kind} needs {' and '.join(missing)}: pip install novograd-optimizer[{extras}]",
+            f'{kind} needs {" and ".join(missing)}: pip install "novograd-optimizer[{extras}]"',
             param_hint=hint,
         )
 

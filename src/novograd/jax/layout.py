@@ -141,6 +141,29 @@ def map_with_prefix(
     )
 
 
+def unboxed(tree: Any) -> Any:
+    """Returns a tree with the content of each box of Flax in the place of the box.
+
+    NNX keeps weights and states in boxes of different types, so their trees have other nodes.
+
+    Example:
+        >>> from flax import nnx
+        >>> unboxed({"w": nnx.Param(1.0), "b": 2.0})
+        {'b': 2.0, 'w': 1.0}
+    """
+
+    def children(node: Any) -> list[tuple[Path, Any]]:
+        return jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)[0]
+
+    def is_box(node: Any) -> bool:
+        return [path for path, _ in children(node)] == [(_VALUE,)]
+
+    def content(node: Any) -> Any:
+        return unboxed(children(node)[0][1]) if is_box(node) else node
+
+    return jax.tree.map(content, tree, is_leaf=is_box)
+
+
 def devices(names: Names) -> int | None:
     """Returns the number of devices along mesh axes; None outside their ``jax.shard_map``.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from novograd import statistics
-from novograd.jax.layout import LeafLayout, layouts_of
+from novograd.jax.layout import LeafLayout, layouts_of, unboxed
 from novograd.jax.leaves import (
     StepHyperparameters,
     _as_real,
@@ -45,8 +45,9 @@ def layer_statistics(
             clipped layers is NaN, and an update with Nesterov momentum counts without the gradient.
 
     Returns:
-        The statistics by the paths of the leaves, such as ``dense/kernel``. Leaves that are None
-        are left out, and so are leaves without a gradient if ``gradients`` are given.
+        The statistics by the paths of the leaves, such as ``dense/kernel``, without the boxes of
+        Flax. Leaves that are None are left out, and so are leaves without a gradient if
+        ``gradients`` are given.
 
     Raises:
         TypeError: If ``optimizer`` is not the result of ``novograd``.
@@ -65,6 +66,7 @@ def layer_statistics(
     rule = getattr(getattr(optimizer, "update", None), "__self__", None)
     if not isinstance(rule, _Optimizer):
         raise TypeError(f"optimizer must be the result of novograd(...), got {optimizer!r}")
+    params, state, gradients = map(unboxed, (params, state, gradients))
     own = _state_in(state)
     found, tree = jax.tree_util.tree_flatten_with_path(params)
     columns = [own.mu, own.nu, layouts_of(rule.layers, None, params)]

@@ -42,7 +42,8 @@ def check_state_dict(
         >>> check_state_dict(state_dict, [], len)
         Traceback (most recent call last):
             ...
-        ValueError: state_dict is not from NovoGrad: param_groups[0] has no 'betas'
+        ValueError: state_dict is not from NovoGrad: param_groups[0] has no 'betas'; from another \
+optimizer, such as AdamW, load only the weights
     """
     for number, group in enumerate(state_dict["param_groups"]):
         _check_group(number, group)
@@ -129,10 +130,14 @@ def _check_group(number: int, group: Group) -> None:
     """Raises ValueError if a group of a state dict is not from NovoGrad."""
     for name, option in OPTIONS.items():
         if name not in group and not option.is_new:
-            other = "grad_averaging" in group
+            instead = (
+                "`novograd convert` reads state dicts of other NovoGrads"
+                if "grad_averaging" in group
+                else "from another optimizer, such as AdamW, load only the weights"
+            )
             raise ValueError(
-                f"state_dict is not from NovoGrad: param_groups[{number}] has no {name!r}"
-                + ("; `novograd convert` reads state dicts of other NovoGrads" * other)
+                f"state_dict is not from NovoGrad: param_groups[{number}] has no {name!r}; "
+                f"{instead}"
             )
     check_options(with_new(group))
 

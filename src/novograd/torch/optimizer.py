@@ -282,7 +282,8 @@ class NovoGrad(torch.optim.Optimizer):
             >>> optimizer.load_state_dict(torch.optim.SGD([torch.zeros(2)]).state_dict())
             Traceback (most recent call last):
                 ...
-            ValueError: state_dict is not from NovoGrad: param_groups[0] has no 'betas'
+            ValueError: state_dict is not from NovoGrad: param_groups[0] has no 'betas'; from \
+another optimizer, such as AdamW, load only the weights
         """
         self._groups.refresh(self.param_groups)
         loading: list[dict[str, Any]] = []

@@ -7,15 +7,21 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-# _NormBase covers all batch and instance norms.
-NORMS: tuple[type[nn.Module], ...] = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+# _NormBase covers all batch and instance norms. torch advises against weight decay for PReLU.
+UNDECAYED: tuple[type[nn.Module], ...] = (
+    _NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.PReLU,
+)
 
 
 def no_decay(
     module: nn.Module,
     weight_decay: float,
     *,
-    modules: tuple[type[nn.Module], ...] = NORMS,
+    modules: tuple[type[nn.Module], ...] = UNDECAYED,
     names: Iterable[str] = ("bias*", "*.bias*", "*_bias"),
 ) -> list[dict[str, Any]]:
     """Splits a model's parameters into a group with weight decay and one without.
@@ -23,7 +29,8 @@ def no_decay(
     Args:
         module: The model.
         weight_decay: Weight decay of the first group.
-        modules: Types of submodules whose own parameters get no decay; torch's norms by default.
+        modules: Types of submodules whose own parameters get no decay; torch's norms and
+            ``PReLU`` by default.
         names: Patterns for the full names of other parameters that get no decay, in the syntax of
             ``fnmatch``; biases by default.
 
