@@ -322,8 +322,8 @@ def _weights(content: Any) -> Mapping[str, Any]:
     key = next((key for key in _WEIGHTS if key in content), None)
     if key is None:
         raise CheckpointError(
-            f"it has no weights under {', '.join(_WEIGHTS)}{keys_of(content)}; save them under one of "
-            "these keys, or convert only the state"
+            f"it has no weights under {', '.join(_WEIGHTS)}{keys_of(content)}; save them under one "
+            "of these keys, or convert only the state"
         )
     if not isinstance(content[key], Mapping):
         raise CheckpointError(f"{key!r} is not a dict of weights by name")
