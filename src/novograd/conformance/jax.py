@@ -64,8 +64,10 @@ class EagerAdapter(Adapter):
         scales = getattr(state, "mu_scale", [np.zeros(())] * len(self._weights))
         none = np.zeros(0, np.float32)
         return [
-            WeightState(*map(np.array, layer), np.array(held) if held.ndim else none)
-            for *layer, held in zip(self._weights, state.mu, state.nu, scales, strict=True)
+            WeightState(
+                np.array(w), np.array(m), np.array(v), np.array(held) if held.ndim else none
+            )
+            for w, m, v, held in zip(self._weights, state.mu, state.nu, scales, strict=True)
         ]
 
     def reload(self) -> None:

@@ -56,8 +56,8 @@ def quantised(moment: Any, scale_shape: tuple[int, ...], step: Any) -> tuple[Any
     largest: Any = ops.cast(ops.max(ops.abs(blocks), axis=-1, keepdims=True), "float32")
     scales: Any = ops.where(ops.isfinite(largest), largest / LARGEST, math.nan)
     used = scales > 0
-    divisor = ops.cast(ops.where(used, scales, 1.0), blocks.dtype)
-    exact = ops.where(used, blocks, ops.zeros_like(blocks)) / divisor
+    divisor: Any = ops.cast(ops.where(used, scales, 1.0), blocks.dtype)
+    exact: Any = ops.where(used, blocks, ops.zeros_like(blocks)) / divisor
     bits = ops.cast(_random_bits(math.prod(moment.shape), step), blocks.dtype)
     bits = _to_blocks(ops.reshape(bits, moment.shape), scale_shape)
     q = ops.clip(ops.floor(exact + bits * 2.0**-16), -LARGEST, LARGEST)
@@ -68,9 +68,11 @@ def _random_bits(size: int, step: Any) -> Any:
     """Returns the random bits of the elements of a tensor with the given number of elements."""
     pairs: Any = ops.arange((size + 1) // 2, dtype="int64")
     low, high = ops.cast(pairs, "int32"), ops.cast(ops.right_shift(pairs, 32), "int32")
-    words = _mixed(low ^ _mixed(high ^ _mixed(ops.cast(step, "int32") ^ _KEY)))
+    key: Any = ops.cast(step, "int32")
+    words = _mixed(low ^ _mixed(high ^ _mixed(key ^ _KEY)))
     halves = ops.stack([words & 0xFFFF, _shifted(words, 16)], axis=-1)
-    return ops.reshape(halves, (-1,))[:size]
+    bits: Any = ops.reshape(halves, (-1,))
+    return bits[:size]
 
 
 def _mixed(x: Any) -> Any:
@@ -82,7 +84,8 @@ def _mixed(x: Any) -> Any:
 
 def _shifted(x: Any, count: int) -> Any:
     """Shifts the bits of int32 to the right; zeros come in, and not the sign."""
-    return ops.right_shift(x, count) & ((1 << (32 - count)) - 1)
+    shifted: Any = ops.right_shift(x, count)
+    return shifted & ((1 << (32 - count)) - 1)
 
 
 def _to_blocks(x: Any, scale_shape: tuple[int, ...]) -> Any:
@@ -99,4 +102,5 @@ def _from_blocks(blocks: Any, shape: tuple[int, ...]) -> Any:
     """Returns a tensor of the given shape from its blocks."""
     *before, count, _ = blocks.shape
     row = math.prod(shape[len(before) :])
-    return ops.reshape(ops.reshape(blocks, (*before, count * BLOCK))[..., :row], shape)
+    rows: Any = ops.reshape(blocks, (*before, count * BLOCK))
+    return ops.reshape(rows[..., :row], shape)
