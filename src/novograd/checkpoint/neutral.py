@@ -375,8 +375,8 @@ def _rescaled(moment: np.ndarray, old: Variant, new: Variant, lr: float | None) 
     if not lr:
         raise CheckpointError(
             f"from {old.name!r} to {new.name!r} the momentum buffer must be "
-            f"{'multiplied' if new.rate == 'moment' else 'divided'} by the learning rate: give lr, "
-            f"the current one, which must not be 0; got {lr}"
+            f"{'multiplied' if new.rate == 'moment' else 'divided'} by the learning rate: give lr "
+            f"(--lr), the current one, which must not be 0; got {lr}"
         )
     wide = moment.astype(np.result_type(moment.dtype, np.float32))
     return (wide * lr if new.rate == "moment" else wide / lr).astype(moment.dtype)
