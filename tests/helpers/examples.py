@@ -21,6 +21,7 @@ PART = "# A part of "  # begins a block of code that shows a part of a program
 FRAMEWORKS = ("tensorflow", "keras", "torch", "jax")
 WITH_TRITON = (
     "novograd.torch.backends.triton",
+    "novograd.torch.backends.triton_int8",
     "novograd.torch.backends.triton_kernels",
 )  # tests/gpu runs the examples of Triton
 
