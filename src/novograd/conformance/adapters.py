@@ -31,9 +31,12 @@ class Adapter(Protocol):
     Attributes:
         rounds_update: Whether the update is rounded to the dtype of the weights before it is added
             to them. Some frameworks require this.
+        counts_each: Whether the random numbers of a weight follow the number of its own steps. Some
+            frameworks count all steps of the optimizer.
     """
 
     rounds_update: ClassVar[bool] = False
+    counts_each: ClassVar[bool] = True
 
     def __init__(self, case: Case) -> None:
         """Makes the initial weights of the case and an optimizer."""

@@ -105,7 +105,8 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
                         error = _assert_moment(was, moment[part], now, arithmetic, place)
                         worst = max(worst, error)
                 if after[number].scales.size:
-                    _assert_blocks(moment, allowed, after[number], taken[number], place)
+                    count = taken[number] if adapter.counts_each else step
+                    _assert_blocks(moment, allowed, after[number], count, place)
                 taken[number] += 1
         before = after
     return worst

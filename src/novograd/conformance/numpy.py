@@ -211,7 +211,7 @@ def _strides(x: np.ndarray) -> tuple[int, ...]:
 
 VERSION = np.__version__
 VARIANTS = True
-MOMENTS = True
+MOMENTS = ("int8", "bfloat16")
 ADAPTERS = {"rule": RuleAdapter}
 if native.kernels:
     ADAPTERS["native kernels"] = NativeAdapter

@@ -137,7 +137,7 @@ class CompiledFusedAdapter(CompiledAdapter, FusedAdapter):
 
 VERSION = torch.__version__
 VARIANTS = True
-MOMENTS = True
+MOMENTS = ("int8", "bfloat16")
 ADAPTERS = {
     "single-tensor": SingleTensorAdapter,
     "foreach": ForeachAdapter,

@@ -3,8 +3,8 @@
 SPEC_JSON is a JSON object with these fields:
 
 * ``module``: a module of ``novograd.conformance``. It defines ``VERSION``, ``ADAPTERS``,
-  ``VARIANTS`` (whether the adapters support all variants), ``MOMENTS`` if they support momentum
-  buffers in other dtypes, if some adapters compile ``COMPILED`` (their names), and if the framework
+  ``VARIANTS`` (whether the adapters support all variants), ``MOMENTS`` (the dtypes of momentum
+  buffers that they support), if some adapters compile ``COMPILED`` (their names), and if the framework
   needs preparation ``prepare()``.
 * ``full``: whether to run all checks, or only those that ``novograd.conformance.choice`` chooses.
   The choice has only cases of the documented rule for adapters that compile.
@@ -43,7 +43,8 @@ def main() -> None:
         module = importlib.import_module(f"novograd.conformance.{spec['module']}")
         if hasattr(module, "prepare"):
             module.prepare()
-        moments = MOMENT_CASES if getattr(module, "MOMENTS", False) else ()
+        supported = getattr(module, "MOMENTS", ())
+        moments = tuple(case for case in MOMENT_CASES if case.moment in supported)
         cases = CASES + moments + (VARIANT_CASES if module.VARIANTS else ())
         if spec["full"]:
             checks = list(product(module.ADAPTERS, cases))
