@@ -4,8 +4,8 @@ SPEC_JSON is a JSON object with these fields:
 
 * ``module``: a module of ``novograd.conformance``. It defines ``VERSION``, ``ADAPTERS``,
   ``VARIANTS`` (whether the adapters support all variants), ``MOMENTS`` (the dtypes of momentum
-  buffers that they support), if some adapters compile ``COMPILED`` (their names), and if the framework
-  needs preparation ``prepare()``.
+  buffers that they support), if some adapters compile ``COMPILED`` (their names), and if the
+  framework needs preparation ``prepare()``.
 * ``full``: whether to run all checks, or only those that ``novograd.conformance.choice`` chooses.
   The choice has only cases of the documented rule for adapters that compile.
 * ``variants``: whether this choice includes cases of variants other than the documented rule.
