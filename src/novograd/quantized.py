@@ -144,11 +144,33 @@ def quantised(blocks: Any, bits: Any, *, xp: Any) -> tuple[Any, Any]:
         >>> q.tolist(), scales.tolist()
         ([[127.0, 64.0]], [0.007874015718698502])
     """
-    largest = xp.asarray(xp.amax(xp.abs(blocks), axis=-1, keepdims=True), dtype=xp.float32)
-    scales = xp.where(xp.isfinite(largest), largest / LARGEST, math.nan)
+    scales = scales_of(blocks, xp=xp)
+    return rounded(blocks, scales[..., None], bits, xp=xp), scales
+
+
+def scales_of(blocks: Any, *, xp: Any) -> Any:
+    """Returns the float32 scales of blocks; see ``quantised``.
+
+    Example:
+        >>> import numpy as np
+        >>> scales_of(np.float32([[254.0, -1.0]]), xp=np)
+        array([2.], dtype=float32)
+    """
+    largest = xp.asarray(xp.amax(xp.abs(blocks), axis=-1), dtype=xp.float32)
+    return xp.where(xp.isfinite(largest), largest / LARGEST, math.nan)
+
+
+def rounded(moment: Any, scales: Any, bits: Any, *, xp: Any) -> Any:
+    """Returns ``q`` for new buffers, with a scale for each element; see ``quantised``.
+
+    Example:
+        >>> import numpy as np
+        >>> rounded(np.float32([254.0, -1.0]), np.float32(2), np.int32([0, 2**15]), xp=np)
+        array([127.,   0.])
+    """
     used = scales > 0
-    exact = xp.where(used, blocks, 0.0) / xp.where(used, scales, 1.0)
-    return xp.floor(exact + bits * 2.0**-16).clip(-LARGEST, LARGEST), scales[..., 0]
+    exact = xp.where(used, moment, 0.0) / xp.where(used, scales, 1.0)
+    return xp.floor(exact + bits * 2.0**-16).clip(-LARGEST, LARGEST)
 
 
 def _mixed(x: Any) -> Any:

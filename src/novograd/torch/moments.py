@@ -4,6 +4,7 @@
 complex numbers as pairs of real numbers, along one more axis.
 """
 
+import math
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from novograd import quantized
-from novograd.quantized import from_blocks, to_blocks
+from novograd.quantized import to_blocks
 from novograd.torch import sharding
 from novograd.torch.groups import Group
 from novograd.torch.layout import ParameterLayout, real_shape
@@ -79,8 +80,7 @@ def dequantised(q: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
         tensor([[2., 4.],
                 [1., 3.]])
     """
-    blocks = _blocks(q, scales.shape).to(dtype) * scales.unsqueeze(-1)
-    return from_blocks(blocks, q.shape)
+    return q.to(dtype) * _for_each(scales, q.shape)
 
 
 def wide(part: Part) -> Tensor:
@@ -119,10 +119,10 @@ def store(part: Part, moment: Tensor, keep: Tensor | None = None) -> None:
         return
     new_q, new_scales = _quantised(moment, scales.shape, _random_bits(part))
     if keep is not None:
-        written = _blocks(keep.expand(q.shape), scales.shape).any(-1, keepdim=True)
-        new_q = torch.where(written, new_q, _blocks(q, scales.shape))
-        new_scales = torch.where(written.squeeze(-1), new_scales, scales)
-    q.copy_(from_blocks(new_q, q.shape))
+        written = _blocks(keep.expand(q.shape).to(moment.dtype), scales.shape).any(-1)
+        new_q = torch.where(_for_each(written, q.shape), new_q, q)
+        new_scales = torch.where(written, new_scales, scales)
+    q.copy_(new_q)
     scales.copy_(new_scales)
 
 
@@ -162,8 +162,7 @@ def convert(state: dict[str, Any], group: Group, param: Tensor, layout: Paramete
         scales = new_scales(param, layout)
         stored = sharding.local(scales)
         half = torch.full((), 1 << 15, device=here.device)
-        q, found = _quantised(here.to(state["exp_avg_sq"].dtype), stored.shape, half)
-        here = from_blocks(q, here.shape)
+        here, found = _quantised(here.to(state["exp_avg_sq"].dtype), stored.shape, half)
         stored.copy_(found)
         state["exp_avg_scale"] = scales
     new = new_moment(group, param)
@@ -181,9 +180,21 @@ def _like(param: Tensor, piece: Tensor) -> Tensor:
 
 
 def _quantised(moment: Tensor, shape: torch.Size, bits: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the blocks of ``q`` and the scales, for scales of the given shape."""
-    bits = _blocks(bits, shape) if bits.ndim else bits
-    return quantized.quantised(_blocks(moment, shape), bits, xp=torch)
+    """Returns ``q``, in the dtype of the buffer, and its scales, which have the given shape."""
+    scales = quantized.scales_of(_blocks(moment, shape), xp=torch)
+    each = _for_each(scales, moment.shape)
+    return quantized.rounded(moment, each, bits, xp=torch), scales
+
+
+def _for_each(values: Tensor, shape: torch.Size) -> Tensor:
+    """Returns the value of its block for each element of a tensor of the given shape.
+
+    Inductor compiles a division of indices by 128 wrongly if a row is not a multiple of 128: it
+    leaves out the last block (seen in torch 2.13, for CPUs). It does not know the shift as one.
+    """
+    row = math.prod(shape[values.ndim - 1 :])
+    block = torch.arange(row, device=values.device) >> (quantized.BLOCK.bit_length() - 1)
+    return values[..., block].reshape(shape)
 
 
 def _random_bits(part: Part) -> Tensor:
