@@ -409,3 +409,22 @@ def test_a_gradscaler_skips_a_step_with_an_overflow():
         scaler.step(optimizer)
         scaler.update()
     assert_same(states_of(optimizer), before)
+
+
+@pytest.mark.parametrize("skip_nonfinite", [False, True])
+def test_a_compiled_step_rounds_as_well(skip_nonfinite):
+    """Rows with a short block, which are padded."""
+    options = {"foreach": True, "variant": "rows", "skip_nonfinite": skip_nonfinite}
+    params, optimizer = made([(33, 131)], **options)
+    others, other = made([(33, 131)], **options)
+    compiled = torch.compile(other.step)
+    for step in range(3):
+        for ws, take in ((params, optimizer.step), (others, compiled)):
+            set_gradients(ws, step)
+            take()
+    (state,), (found,) = states_of(optimizer), states_of(other)
+    torch.testing.assert_close(others, params)
+    torch.testing.assert_close(found["exp_avg_scale"], state["exp_avg_scale"])
+    # An element within a rounding error of the next number may be rounded to it.
+    different = (found["exp_avg"] != state["exp_avg"]).float().mean()
+    assert different < 1e-3
