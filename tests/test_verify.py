@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sys
 from contextlib import aclosing
 from dataclasses import replace
@@ -63,9 +64,8 @@ def test_a_wrong_rule_fails(command, monkeypatch, tmp_path):
     result = command("--framework", "numpy")
     assert result.exit_code == 1
     assert "fail" in result.output
-    first = "full schedule"
-    said = f"numpy rule {first}: MismatchError: {first}, step 0, layer 0"
-    assert said in " ".join(result.output.split())
+    said = " ".join(result.output.split())
+    assert re.search(r"numpy rule ([^:]+): MismatchError: \1, step 0, layer 0", said), said
 
 
 def test_a_process_that_dies_is_reported_as_a_row(command, monkeypatch):
@@ -86,8 +86,10 @@ def test_only_one_of_two_frameworks_with_the_same_module_runs_the_variants(monke
         counts.setdefault(name, []).append(event.get("case", ""))
 
     verify.verify(["two", "one"], jobs=2, full=False, watch=watch)
+    # The cases of momentum buffers in other dtypes run some of the variants.
+    of = {case.name: case.variant.name for case in (*MOMENT_CASES, *VARIANT_CASES)}
     variants = {case.name for case in VARIANT_CASES}
-    assert variants <= {*counts["two"]}
+    assert {of[name] for name in variants} <= {of.get(name) for name in counts["two"]}
     assert not variants & {*counts["one"]}
 
 

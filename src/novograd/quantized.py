@@ -154,6 +154,7 @@ def quantised(blocks: Any, bits: Any, *, xp: Any) -> tuple[Any, Any]:
     inverse = (LARGEST * 2.0**16 - 1) * xp.ones_like(divisor) / divisor
     exact = xp.round(xp.where(used, blocks, 0.0) * inverse)
     scales = xp.where(used, largest / LARGEST, xp.where(finite, 0.0, math.nan))
+    scales = xp.asarray(scales, dtype=xp.float32)  # NumPy's is float64 now
     return xp.floor((exact + bits) * 2.0**-16), scales[..., 0]
 
 
