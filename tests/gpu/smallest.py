@@ -69,7 +69,7 @@ CASES = [
 ]
 # The differences allowed after all steps. Stochastic rounding, and rounding in the interpreter,
 # differ by one unit of the last place in each step.
-# Of these momentum buffers, no number of 8 bits stands for more than UNIT.
+# The scales of these momentum buffers are at most UNIT.
 UNIT = 1e-3
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 

@@ -29,7 +29,7 @@ def dequantised(q, scales, dtype: tl.constexpr):
 @triton.jit
 def quantised(m, bits):
     """Returns the whole numbers of blocks, and their scales, from 16 random bits an element."""
-    # Of whole numbers, unlike of floats, the largest one is NaN if there is a NaN.
+    # The largest of whole numbers is NaN if there is a NaN; the largest of floats need not be.
     magnitudes = tl.abs(m).to(tl.float32).to(tl.int32, bitcast=True)
     most = tl.max(magnitudes, axis=-1).to(tl.float32, bitcast=True)
     finite = most < float("inf")
