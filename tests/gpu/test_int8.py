@@ -18,6 +18,7 @@ from novograd.torch.backends import foreach, triton
 from novograd.torch.parts import Part, Position
 from tests.helpers.torch import parameters, set_gradients, train
 
+# Plain pytest collects this file in an environment without Triton; `make test-triton` has it.
 tl = pytest.importorskip("triton.language")
 from triton import jit  # noqa: E402
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -278,8 +279,7 @@ def test_tree_map_params_reaches_buffers_and_scales():
 
 
 def test_orbax_restores_the_state(tmp_path, expected):
-    checkpoint = pytest.importorskip("orbax.checkpoint")
-    with checkpoint.StandardCheckpointer() as files:
+    with orbax.checkpoint.StandardCheckpointer() as files:
         files.save(tmp_path / "state", expected[1])
         files.wait_until_finished()
         assert_equal(files.restore(tmp_path / "state", make().init(expected[0])), expected[1])

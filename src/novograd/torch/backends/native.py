@@ -67,8 +67,6 @@ def problem(part: Part, options: Options) -> str | None:
         if param.is_complex():
             # Seen in torch 2.13.
             return "Inductor cannot compile custom operations on complex tensors"
-        if part.exp_avg_scale is not None:
-            return "torch.compile does not support the kernels for a momentum buffer in 8 bits"
     grid = grid_of(part)
     if grid is None:
         if part.exp_avg_sq.ndim and param.is_contiguous():
