@@ -164,6 +164,34 @@ def test_a_node_with_another_version_is_refused(folder, nodes, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+WAITS = """
+import time
+from pathlib import Path
+
+def waiting(seed):
+    Path("{folder}", "tried").touch()
+    while not Path("{folder}", "killed").exists():
+        time.sleep(0.1)
+    return batches(seed)
+"""
+
+
+@pytest.mark.full
+def test_a_node_that_dies_during_the_trial_is_left_out(nodes, tmp_path):
+    write(tmp_path, WAITS.format(folder=tmp_path), '{"batches": waiting}')
+    chosen = ("--optimizers", "adam", "--learning-rates", "adam=0.1", "--seeds", "1")
+    arguments = ("line.py", *chosen, "--output", "out", "--cluster", nodes.address)
+    nodes.add("third", cpus=1)
+    with start(tmp_path, *arguments, environment=nodes.environment) as job:
+        wait_for((tmp_path / "tried").exists, LONG)
+        nodes.kill("third")
+        (tmp_path / "killed").touch()
+        printed, code = finish(job)
+    assert code == 0, printed
+    assert "1 run at a time" in printed
+    assert {row["node"] for row in rows(tmp_path / "out")} == {"head"}
+
+
 KILLS = """
 import os, signal
 from pathlib import Path
@@ -291,7 +319,7 @@ def test_a_cluster_without_room_for_a_run_is_refused():
 
     one = {"NodeID": "a", "Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}}
     dead = {"NodeID": "b", "Alive": False, "Resources": {"CPU": 8.0}}
-    assert _room([one, dead], 1, 0) == (["a"], 2)
+    assert _room([one, dead], 1, 0) == {"a": 2}
     for cpus, gpus, said in ((4, 0, "4 CPUs and 0 GPUs"), (1, 1, "1 CPUs and 1 GPUs")):
         with pytest.raises(ClusterError, match=f"no node of the cluster has {said} for a run"):
             _room([dead, one | {"Resources": {"CPU": 2.0}}], cpus, gpus)

@@ -286,7 +286,7 @@ def _run(
     where = "" if settings.device == devices.CPU else f" on {results['machine']['device']}"
     console.print(
         f"{settings.task} with {settings.framework}{where}: {settings.steps} steps a run, "
-        f"{jobs} runs at a time"
+        f"{jobs} run{'s' * (jobs > 1)} at a time"
     )
     to_resume = f"Continue with: {_to_resume(results['command'], output)}"
     try:

@@ -95,7 +95,6 @@ class Cluster:
             cluster.
 
     Attributes:
-        jobs: The number of runs that have room in the cluster at once.
         device: The device of every run.
 
     Raises:
@@ -116,7 +115,7 @@ class Cluster:
             self._names = pack(names, folder)
             self._connect(address, folder)
             self._titles = _titles()
-            self._nodes, self.jobs = _room(ray.nodes(), cpus, gpus)
+            self._nodes = _room(ray.nodes(), cpus, gpus)
             self._expected = self._same_versions(PACKAGES)
         except BaseException:
             self._open.close()
@@ -133,6 +132,11 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         """Stops all runs, and leaves the cluster."""
         self._open.close()
+
+    @property
+    def jobs(self) -> int:
+        """The number of runs that have room in the cluster at once."""
+        return sum(self._nodes.values())
 
     def places(self, runs: int) -> Sequence[str]:
         """See ``novograd.compare.executors.Executor``: Ray itself lets runs wait."""
@@ -262,7 +266,10 @@ class Cluster:
         self._open.callback(ray.shutdown)
 
     def _same_versions(self, packages: Iterable[str]) -> dict[str, str]:
-        """Returns the versions of packages on this machine, which are the same on every node."""
+        """Returns the versions of packages on this machine, which are the same on every node.
+
+        A node that has died is left out: no run will go there.
+        """
         here, ask = node.versions(packages), cast(Any, _versions)
         asked = {
             node_id: ask.options(
@@ -278,14 +285,19 @@ class Cluster:
                     node.difference(here, ray.get(answer, timeout=NODE_TIMEOUT), name)
                 )
             except (RayError, ConnectionError) as error:
+                if isinstance(error, RayError) and not _alive(node_id):
+                    del self._nodes[node_id]
+                    continue
                 raise ClusterError(f"the node {name} cannot do runs: {_said(error)}") from None
+        if not self._nodes:
+            raise ClusterError("all nodes of the cluster that have room for a run have died")
         if any(differences):
             raise ClusterError("; ".join(filter(None, differences)))
         return here
 
 
-def _room(nodes: Sequence[Mapping[str, Any]], cpus: int, gpus: float) -> tuple[list[str], int]:
-    """Returns the nodes that have room for runs, and the number of these runs.
+def _room(nodes: Iterable[Mapping[str, Any]], cpus: int, gpus: float) -> dict[str, int]:
+    """Returns the number of runs that each node has room for, without nodes that have none.
 
     Raises:
         ClusterError: If no node has room.
@@ -293,7 +305,7 @@ def _room(nodes: Sequence[Mapping[str, Any]], cpus: int, gpus: float) -> tuple[l
     Example:
         >>> node = {"NodeID": "a", "Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}
         >>> _room([node], 2, 0), _room([node], 2, 0.5)
-        ((['a'], 4), (['a'], 2))
+        ({'a': 4}, {'a': 2})
     """
     runs = {}
     for one in nodes:
@@ -305,7 +317,7 @@ def _room(nodes: Sequence[Mapping[str, Any]], cpus: int, gpus: float) -> tuple[l
             runs[one["NodeID"]] = fit
     if not runs:
         raise ClusterError(f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs for a run")
-    return list(runs), sum(runs.values())
+    return runs
 
 
 def _within(seconds: float, work: Callable[[], object]) -> None:
@@ -332,6 +344,11 @@ def _within(seconds: float, work: Callable[[], object]) -> None:
 def _titles() -> dict[str, str]:
     """Returns the names of all nodes by their ids."""
     return {one["NodeID"]: one["NodeName"] for one in ray.nodes()}
+
+
+def _alive(node_id: str) -> bool:
+    """Returns whether a node still belongs to the cluster."""
+    return any(one["Alive"] for one in ray.nodes() if one["NodeID"] == node_id)
 
 
 def _said(error: BaseException) -> str:
