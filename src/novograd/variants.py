@@ -300,11 +300,11 @@ VARIANTS: dict[str, Variant] = {
             name="rows",
             source="this project, docs/layers.md",
             difference="each output unit is a layer, with steps as long as Adam's; Nesterov; no "
-            "normalised gradient is longer than 1; epsilon outside the root, learning rate in the "
+            "normalised gradient is longer than 2; epsilon outside the root, learning rate in the "
             "update, decoupled decay; averaged",
             layers=Rows(scale="rms"),
             nesterov=True,
-            clip=1.0,
+            clip=2.0,
             epsilon="outside",
             rate="update",
             decay="decoupled",
