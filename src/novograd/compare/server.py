@@ -41,6 +41,10 @@ def preload(framework: str, task: str, kind: str) -> None:
     """
     importlib.import_module(f"novograd.compare.{framework}")
     importlib.import_module(CLASSES[kind][0])
+    if framework == "torch":
+        importlib.import_module("torch._dynamo")  # needed by every optimizer of PyTorch
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)  # imports TensorFlow, if it is installed
     if task in BUILT_IN:
         for name in ("networks", "losses"):
             importlib.import_module(f"novograd.compare.keras.{name}")
