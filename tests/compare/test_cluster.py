@@ -123,6 +123,7 @@ def test_a_node_that_dies_costs_only_its_runs(folder, nodes, local):
     assert len(kept[0]) == 2
 
 
+@pytest.mark.full  # other tests kill a driver on one machine, and a node of a cluster
 def test_a_driver_that_dies_is_resumed_on_another_cluster(folder, nodes, local, tmp_path):
     arguments = (*OPTIONS[:-1], tmp_path / "out")
     on_head = ("--cluster", nodes.address)
@@ -254,6 +255,7 @@ class Relay:
             target.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.full
 def test_a_lost_connection_is_waited_for_with_a_limit(folder, nodes, tmp_path):
     relay = Relay(nodes.client)
     environment = nodes.environment | {"RAY_CLIENT_RECONNECT_GRACE_PERIOD": "5"}

@@ -58,11 +58,18 @@ else:
 # The backends share the code of the rule. On PyTorch, all cases are cheap and always run.
 SLOW = [name for name in ADAPTERS if name != "apply" or BACKEND != "torch"]
 VARIANTS = None if BACKEND == "torch" else ["apex"]
-CHECKS = checks(ADAPTERS, [*CASES, *MOMENT_CASES, *VARIANT_CASES], SLOW, VARIANTS)
+MOMENTS = [] if BACKEND == "jax" else MOMENT_CASES
+CHECKS = checks(ADAPTERS, [*CASES, *MOMENTS, *VARIANT_CASES], SLOW, VARIANTS)
+# Eagerly, JAX compiles each operation, which takes half a minute. The compiled adapter is enough.
+CHECKS += [
+    pytest.param(adapter, case, id=f"{case.name}-{name}", marks=pytest.mark.full)
+    for case in MOMENT_CASES
+    if case not in MOMENTS
+    for name, adapter in ADAPTERS.items()
+]
 # Only the learning rate is a variable: a compiled function keeps the other hyperparameters.
 COMPILABLE = [case for case in CASES if case.name != "full schedule"]
 # Of the variants, apex has a count, which is traced.
-
 CHECKS += checks(
     COMPILED, [*COMPILABLE, *MOMENT_CASES, *VARIANT_CASES], COMPILED, variants=["apex"]
 )
