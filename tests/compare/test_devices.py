@@ -259,6 +259,7 @@ def test_a_framework_without_cuda_cannot_use_a_gpu(framework, title):
     assert line.startswith(f"{title} cannot use the GPU: ")
 
 
+@pytest.mark.full
 def test_every_tensor_is_on_the_device():
     *tasks, error = python(
         ["-m", "tests.compare.fake_gpu"], "torch", "cuda", KERAS_TORCH_DEVICE="privateuseone:0"

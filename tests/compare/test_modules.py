@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from novograd.compare.worker import environment
 
+pytestmark = pytest.mark.full
 KINDS = ("equinox", "flax")
 SHAPES = {"embedding": (7, 4), "hidden": (4, 4), "out": (4, 3)}  # as in tests/compare/modules.py
 BIASES = 4 + 3
