@@ -328,6 +328,32 @@ GRIDS = ("--learning-rates", "adam=0.01,0.03", "--learning-rates", "sgd=0.1,0.3"
 OPTIONS = ("--optimizers", "adam,sgd", *GRIDS, "--seeds", "2", "--output", "out")
 
 
+# While the file ``hold`` exists, no more runs begin when as many have ended as it says.
+HOLDS = """
+import json
+import os
+import time
+from pathlib import Path
+
+HOLD, RESULTS = (Path("{folder}", name) for name in ("hold", "out/results.json"))
+
+def ended():
+    return len(json.loads(RESULTS.read_text())["runs"]) if RESULTS.exists() else 0
+
+def held(seed):
+    is_run = "novograd.compare.server" in Path(f"/proc/{{os.getppid()}}/cmdline").read_text()
+    while is_run and HOLD.exists() and ended() >= int(HOLD.read_text()):
+        time.sleep(0.05)
+    return batches(seed)
+"""
+
+
+def hold(folder, count):
+    """Returns a task whose comparison in ``out`` waits when some runs have ended."""
+    (folder / "hold").write_text(str(count))
+    return write(folder, HOLDS.format(folder=folder), '{"batches": held}')
+
+
 def without_times(results):
     return [
         {name: value for name, value in row.items() if not name.endswith("_ms")}
@@ -336,9 +362,9 @@ def without_times(results):
 
 
 def test_a_killed_comparison_resumes_and_gives_the_same_results(tmp_path):
-    path = write(tmp_path)
     output = tmp_path / "out"
     for count, stop in ((2, signal.SIGKILL), (5, signal.SIGINT)):
+        path = hold(tmp_path, count)
         more = ("--resume",) if output.exists() else ()
         with start(tmp_path, path, *OPTIONS, *more) as job:
             wait_for(lambda count=count: ended(output) >= count)
@@ -352,6 +378,7 @@ def test_a_killed_comparison_resumes_and_gives_the_same_results(tmp_path):
             assert "Interrupted: " in printed
             assert "--output out --resume" in " ".join(printed.split())
             assert (output / "report.html").exists()
+    (tmp_path / "hold").unlink()
     kept = json.loads((output / "results.json").read_text())["runs"]
     with start(tmp_path, path, *OPTIONS, "--resume") as job:
         printed, _ = job.communicate(timeout=300)
@@ -384,7 +411,7 @@ def test_a_used_or_existing_output_is_refused(invoke, tmp_path):
 
 @pytest.mark.full  # with real runs; the test above refuses before any run
 def test_a_second_instance_and_existing_results_are_refused(tmp_path):
-    path = write(tmp_path)
+    path = hold(tmp_path, 1)
     with start(tmp_path, path, *OPTIONS) as job:
         wait_for(lambda: ended(tmp_path / "out") >= 1)
         with start(tmp_path, path, *OPTIONS, "--resume") as second:
@@ -393,6 +420,7 @@ def test_a_second_instance_and_existing_results_are_refused(tmp_path):
         assert "another comparison is running in out" in " ".join(printed.split())
         job.send_signal(signal.SIGKILL)
         job.communicate()
+    (tmp_path / "hold").unlink()
     before = (tmp_path / "out" / "results.json").read_bytes()
     for options, message in (
         (OPTIONS, "already exists; use --resume to continue it"),
