@@ -55,7 +55,7 @@ class RandomBits {
   }
 
   std::size_t odd_;
-  std::uint32_t words_[quantised_block / 2 + 1];
+  alignas(64) std::uint32_t words_[quantised_block / 2 + 1];
 };
 
 template <class C>
@@ -86,24 +86,34 @@ C largest(const C* m, std::size_t size) {
 std::int32_t nearest(float x) { return __builtin_irintf(x); }
 std::int32_t nearest(double x) { return __builtin_irint(x); }
 
-// Rounds a block to multiples of its scale, each up or down by chance. Returns the scale.
+// The scale of a block, and the factor of its elements.
 template <class C>
-float quantise(std::int8_t* q, const C* m, std::size_t size, const RandomBits& random) {
-  const auto most = static_cast<float>(largest(m, size));
-  const float scale = most / 127;
-  if (!(most > 127 * 0x1p-100f && most - most == 0)) {
-    std::memset(q, 0, size);
-    return most - most == 0 ? 0 : std::numeric_limits<float>::quiet_NaN();
+struct BlockScale {
+  float scale;
+  C inverse;  // 0: all elements become 0
+
+  BlockScale(const C* m, std::size_t size) {
+    const auto most = static_cast<float>(largest(m, size));
+    const bool finite = most - most == 0, any = most > 127 * 0x1p-100f;
+    scale = !finite ? std::numeric_limits<float>::quiet_NaN() : any ? most / 127 : 0;
+    // In units of 2^-16 the random bits are whole numbers. The largest value becomes 1 less than
+    // 127*2^16, so that rounding errors cannot lead to 128.
+    inverse = finite && any ? (127 * 65536 - 1) / most : 0;
   }
-  // In units of 2^-16 the random bits are whole numbers. The largest value becomes 1 less than
-  // 127*2^16, so that rounding errors cannot lead to 128.
-  const C inverse = (127 * 65536 - 1) / most;
+};
+
+// Rounds a block to multiples of its scale, each up or down by chance.
+template <class C>
+void quantise(std::int8_t* q, const C* m, std::size_t size, C inverse, const RandomBits& random) {
+  if (inverse == 0) {
+    std::memset(q, 0, size);
+    return;
+  }
   const RandomBits::Half* bits = random.begin();
   NOVOGRAD_INDEPENDENT
   for (std::size_t i = 0; i < size; ++i) {
     q[i] = static_cast<std::int8_t>((nearest(m[i] * inverse) + bits[i]) >> 16);
   }
-  return scale;
 }
 
 }  // namespace

@@ -281,26 +281,45 @@ void linear_pass(void* target, const void* weights, const void* gradient, void* 
   target == nullptr ? run(std::false_type()) : run(std::true_type());
 }
 
-// Does the pass over a block of a momentum buffer in int8.
+// A block of a momentum buffer in int8, between its pass and its rounding.
+template <class C>
+struct UnroundedBlock {
+  alignas(64) C m[quantised_block];
+  std::int8_t* moment;
+  C inverse;
+  std::uint64_t first;
+  std::size_t size;
+};
+
+// Does the pass over a block, without the rounding.
 template <class W, class G, class C, class Size>
-void block_pass(W* target, const W* weights, const G* gradient, std::int8_t* moment, Size size,
-                float& scale, std::uint32_t key, std::uint64_t first,
-                const LayerUpdate<C>& update) {
-  const RandomBits random(key, first, size);
-  C m[quantised_block];
-  dequantise(m, moment, size, scale);
-  pass_piece<true>(target, weights, gradient, m, size, update);
-  scale = quantise(moment, m, size, random);
+void block_pass(W* target, const W* weights, const G* gradient, float& scale,
+                UnroundedBlock<C>& unrounded, Size size, const LayerUpdate<C>& update) {
+  dequantise(unrounded.m, unrounded.moment, size, scale);
+  pass_piece<true>(target, weights, gradient, unrounded.m, size, update);
+  const BlockScale<C> now(unrounded.m, size);
+  scale = now.scale;
+  unrounded.inverse = now.inverse;
 }
 
-// The same for shorter blocks. It has its own copies of all loops, since compilers unroll those of
-// whole blocks, whose size they know.
+template <class C, class Size>
+void round_block(const UnroundedBlock<C>& unrounded, Size size, std::uint32_t key) {
+  const RandomBits random(key, unrounded.first, size);
+  quantise(unrounded.moment, unrounded.m, size, unrounded.inverse, random);
+}
+
+// The same for shorter blocks. They have their own copies of all loops, since compilers unroll
+// those of whole blocks, whose size they know.
 template <class W, class G, class C>
 [[gnu::noinline]] void short_block_pass(W* target, const W* weights, const G* gradient,
-                                        std::int8_t* moment, std::size_t size, float& scale,
-                                        std::uint32_t key, std::uint64_t first,
+                                        float& scale, UnroundedBlock<C>& unrounded,
                                         const LayerUpdate<C>& update) {
-  block_pass(target, weights, gradient, moment, size, scale, key, first, update);
+  block_pass(target, weights, gradient, scale, unrounded, unrounded.size, update);
+}
+
+template <class C>
+[[gnu::noinline]] void round_short_block(const UnroundedBlock<C>& unrounded, std::uint32_t key) {
+  round_block(unrounded, unrounded.size, key);
 }
 
 template <class W, class G, class C>
@@ -316,23 +335,37 @@ template <class W, class G, class C>
   const std::uint32_t key = step_key(*rows.count);
   std::size_t row = start / rows.row, column = start % rows.row;
   float* scale = rows.scales + row * rows.row_scales() + column / quantised_block;
+  // A block is rounded after the pass over the next one. So the processor need not wait for the
+  // largest element, on which the rounding depends.
+  UnroundedBlock<C> blocks[2];
+  UnroundedBlock<C>*now = blocks, *last = nullptr;
+  const auto round = [&](const UnroundedBlock<C>& unrounded) {
+    unrounded.size == whole ? round_block(unrounded, whole, key)
+                            : round_short_block(unrounded, key);
+  };
   for (std::size_t i = 0; i < size; ++scale) {
     const std::size_t left = rows.row - column, n = left < whole ? left : whole;
-    const std::uint64_t first = rows.first + row * rows.pitch + column;
     if (ahead != 0) {
       prefetch(w + i, n, ahead);
       prefetch(g + i, n, ahead);
       prefetch(moment + i, n, ahead);
     }
+    now->moment = moment + i;
+    now->first = rows.first + row * rows.pitch + column;
+    now->size = n;
     if (n == whole) {
-      block_pass(to + i, w + i, g + i, moment + i, whole, *scale, key, first, update);
+      block_pass(to + i, w + i, g + i, *scale, *now, whole, update);
     } else {
-      short_block_pass(to + i, w + i, g + i, moment + i, n, *scale, key, first, update);
+      short_block_pass(to + i, w + i, g + i, *scale, *now, update);
     }
+    if (last != nullptr) round(*last);
+    last = now;
+    now = now == blocks ? blocks + 1 : blocks;
     i += n;
     column += n;
     if (column == rows.row) ++row, column = 0;
   }
+  if (last != nullptr) round(*last);
 }
 
 template <class W, class G, class M, class C>
