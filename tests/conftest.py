@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from novograd import rule
+from tests.helpers import xla
 
 HERE = Path(__file__).parent
 FOLDERS = {path.parent.name for path in HERE.glob("*/test_*.py")}
@@ -23,6 +24,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if not config.getoption("full"):
+        # XLA compiles in three quarters of the time without LLVM's optimisations.
+        os.environ["XLA_FLAGS"] = xla.flags("--xla_backend_optimization_level=0")
     # If TensorFlow is imported before torch, its libraries conflict with torch's.
     if {"tensorflow", "keras"} & folders(config) and importlib.util.find_spec("torch"):
         importlib.import_module("torch")

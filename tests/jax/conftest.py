@@ -2,5 +2,7 @@
 
 import os
 
+from tests.helpers import xla
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = xla.devices(8)

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from novograd.jax import NovogradState, novograd
 from novograd.layers import Rows, Split, Stacked
-from tests.helpers import programs
+from tests.helpers import programs, xla
 from tests.helpers.jax import assert_close, made_up, train
 from tests.helpers.oracle import trained
 from tests.helpers.parameters import crossed, some
@@ -367,7 +367,7 @@ def test_two_processes_equal_training_on_one_device(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    devices = {"XLA_FLAGS": xla.devices(4)}
     program = "tests.jax.one_of_two_processes"
     processes = [programs.start(program, address, rank, tmp_path, **devices) for rank in range(2)]
     for process in processes:

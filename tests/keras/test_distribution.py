@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.helpers import programs
+from tests.helpers import programs, xla
 from tests.keras import distributed_training as training
 
 pytestmark = pytest.mark.skipif(
@@ -17,8 +17,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     path = tmp_path_factory.mktemp("training") / "results"
-    devices = "--xla_force_host_platform_device_count=4"
-    programs.run(training.__name__, path, KERAS_BACKEND="jax", XLA_FLAGS=devices)
+    programs.run(training.__name__, path, KERAS_BACKEND="jax", XLA_FLAGS=xla.devices(4))
     return pickle.loads(path.read_bytes())
 
 
