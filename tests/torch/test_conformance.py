@@ -16,9 +16,15 @@ from tests.helpers.conformance import checks
 VARIANTS = ["apex", "pytorch-optimizer-3"]
 
 
+TABLE = [*CASES, *MOMENT_CASES, *VARIANT_CASES]
+# These loop over layers in Python. Without --full they share a choice of the cases.
+SLOW = {"single-tensor": SingleTensorAdapter, "foreach": ForeachAdapter}
+OTHERS = {name: adapter for name, adapter in ADAPTERS.items() if name not in SLOW}
+
+
 @pytest.mark.parametrize(
     ("adapter", "case"),
-    checks(ADAPTERS, [*CASES, *MOMENT_CASES, *VARIANT_CASES], COMPILED, VARIANTS),
+    [*checks(OTHERS, TABLE, COMPILED, VARIANTS), *checks(SLOW, TABLE, SLOW)],
 )
 def test_the_adapter_passes_the_case(adapter, case):
     check(adapter, case)

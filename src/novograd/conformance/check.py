@@ -154,7 +154,7 @@ def _assert_step(
     w, m, v = expected
     stored = ml_dtypes.finfo(before.weights.dtype)
     compute = ml_dtypes.finfo(before.second_moment.dtype)
-    size = max(float(np.max(np.abs(x), initial=0)) for x in (before.weights, before.moment, w, m))
+    size = max(map(_largest, (before.weights, before.moment, w, m)))
     # Storing rounds by half a unit in the last place. Among subnormal numbers, this unit is fixed.
     rounding, smallest = float(stored.eps) / 2, float(stored.smallest_subnormal) / 2
     arithmetic = ROUNDINGS * float(compute.eps) * size
@@ -188,7 +188,7 @@ def _assert_moment(
 ) -> float:
     """Compares a layer's momentum buffer with the oracle's; returns the largest error, in ulps."""
     stored = ml_dtypes.finfo(before.moment.dtype)
-    size = max(float(np.max(np.abs(x), initial=0)) for x in (before.weights, before.moment, moment))
+    size = max(map(_largest, (before.weights, before.moment, moment)))
     rounding = float(stored.eps) / 2 * np.abs(moment) + float(stored.smallest_subnormal) / 2
     unit, tolerance = float(stored.eps) * size, rounding + arithmetic
     return _error(after.moment, moment, before.moment.dtype, unit, tolerance, f"{place}: moment")
@@ -209,11 +209,12 @@ def _assert_blocks(
     if after.moment.dtype != np.int8 or after.scales.dtype != np.float32:
         raise MismatchError(f"{place}: {after.moment.dtype} blocks, {after.scales.dtype} scales")
     single = float(np.finfo(np.float32).eps)
-    q, moment, allowed = (x.ravel() for x in (after.moment, moment, allowed))
+    q, scales, moment, allowed = (x.ravel() for x in (after.moment, after.scales, moment, allowed))
+    random = reference.uniform(step, np.arange(q.size))
     for number, where in enumerate(reference.blocks(after.moment.shape)):
-        scale, largest = float(after.scales.ravel()[number]), float(np.max(np.abs(moment[where])))
+        scale, largest = float(scales[number]), _largest(moment[where])
         # Three roundings: of the maximum, of 1/127, with which XLA multiplies, and of the product.
-        tolerance = (1.5 * single * largest + np.max(allowed[where])) / 127
+        tolerance = (1.5 * single * largest + allowed[where].max()) / 127
         if not abs(scale - largest / 127) <= tolerance:
             raise MismatchError(
                 f"{place}: the scale of block {number} is {scale!r}, expected {largest / 127!r}"
@@ -221,14 +222,18 @@ def _assert_blocks(
         exact = moment[where] / scale if scale else np.zeros(where.size)
         # In float32 the quotient is up to 127, and the sum is rounded too.
         near = ROUNDINGS * 127 * single + (allowed[where] / scale if scale else 0)
-        exact = exact + reference.uniform(step, where)
+        exact = exact + random[where]
         least, most = (np.floor(exact + x).clip(-127, 127) for x in (-near, near))
         wrong = (q[where] < least) | (q[where] > most)
-        if np.any(wrong):
+        if wrong.any():
             raise MismatchError(
                 f"{place}: {np.count_nonzero(wrong)} of {wrong.size} elements of block {number} "
                 f"differ, the first is {q[where][wrong][0]}, expected {least[wrong][0]:.0f}"
             )
+
+
+def _largest(x: np.ndarray) -> float:
+    return float(abs(x).max(initial=0))
 
 
 def _with_wide_moment(state: WeightState) -> WeightState:
@@ -253,13 +258,13 @@ def _error(
         )
     error = np.abs(actual.astype(np.float64) - expected)
     wrong = ~(error <= tolerance)  # NaN is wrong
-    if np.any(wrong):
+    if wrong.any():
         raise MismatchError(
             f"{place}: {np.count_nonzero(wrong)} of {actual.size} differ, the first is "
             f"{actual[wrong][0]!r}, expected {expected[wrong][0]!r} "
             f"+- {np.broadcast_to(tolerance, wrong.shape)[wrong][0]:.3g}"
         )
-    worst = float(np.max(error, initial=0))
+    worst = _largest(error)
     return worst / unit if worst else 0.0
 
 
