@@ -1,5 +1,6 @@
 #include "xla.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
@@ -36,6 +37,7 @@ Array array(const void* given) {
     case XLA_FFI_DataType_F32: return {buffer.data, size, Dtype::float32};
     case XLA_FFI_DataType_BF16: return {buffer.data, size, Dtype::bfloat16};
     case XLA_FFI_DataType_F16: return {buffer.data, size, Dtype::float16};
+    case XLA_FFI_DataType_S8: return {buffer.data, size, Dtype::int8};
     case XLA_FFI_DataType_C64: return {buffer.data, 2 * size, Dtype::float32};
     case XLA_FFI_DataType_C128: return {buffer.data, 2 * size, Dtype::float64};
     default: throw std::invalid_argument("no kernel for a dtype of XLA");
@@ -82,11 +84,17 @@ void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, const XLA
       static_cast<const std::int32_t*>(attribute<XLA_FFI_Scalar>(attrs, "threads").value);
   const auto scales = numbers<double>(attrs, "scales");
   const auto grids = numbers<std::int64_t>(attrs, "grids");
+  const auto rows = numbers<std::int64_t>(attrs, "rows");
   const std::size_t n = scales.size();
   if (grids.size() != 4 * n)
     throw std::invalid_argument("not four numbers of a grid for each leaf");
-  const bool weighted = static_cast<std::size_t>(args.size) == 1 + 4 * n;
-  const bool targets = static_cast<std::size_t>(rets.size) == 3 * n;
+  if (rows.size() != n) throw std::invalid_argument("not the number of a row for each leaf");
+  const std::size_t quantised = n - static_cast<std::size_t>(std::ranges::count(rows, 0));
+  const std::size_t more = quantised == 0 ? 0 : 1 + quantised;  // the count, and scales of blocks
+  const bool weighted = static_cast<std::size_t>(args.size) == 1 + 4 * n + more;
+  const bool targets = static_cast<std::size_t>(rets.size) == 3 * n + quantised;
+  const std::size_t count = 1 + (3 + weighted) * n;
+  std::size_t block_scales = 0;  // of earlier leaves
   const Array rule = array(args.args[0]);
   if (rule.size != std::tuple_size_v<RuleNumbers>) throw std::invalid_argument("not a rule");
   const Kernels& chosen = kernels();
@@ -100,6 +108,17 @@ void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, const XLA
       return static_cast<std::size_t>(grids[4 * i + field]);
     };
     const Array gradient = argument(0), moment = argument(1), v = argument(2);
+    Quantised blocks = {};
+    if (moment.dtype == Dtype::int8) {
+      const std::size_t row = static_cast<std::size_t>(rows[i]), at = block_scales++;
+      void* found =
+          in_result(array(args.args[count + 1 + at]), array(rets.rets[(2 + targets) * n + at]));
+      blocks = {.scales = static_cast<float*>(found),
+                .row = row,
+                .first = 0,
+                .pitch = row,
+                .count = static_cast<const float*>(array(args.args[count]).data)};
+    }
     tensors[i] = {
         .grid = {.runs = grid(0), .layers = grid(1), .run = grid(2), .stride = grid(3)},
         .scale = scales[i],
@@ -112,12 +131,17 @@ void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, const XLA
         .moment = state(0),
         .v = state(1),
         .target = targets ? array(rets.rets[i]).data : nullptr,
+        .quantised = blocks,
     };
     const Grid& found = tensors[i].grid;
     if (found.layers * found.layer_size() != gradient.size || found.layers != v.size) {
       throw std::invalid_argument("no grid of leaf " + std::to_string(i));
     }
-    if (chosen.linear_pass(gradient.dtype, gradient.dtype, moment.dtype) == nullptr) {
+    const bool known =
+        moment.dtype == Dtype::int8
+            ? targets && chosen.quantised_pass(gradient.dtype, gradient.dtype) != nullptr
+            : chosen.linear_pass(gradient.dtype, gradient.dtype, moment.dtype) != nullptr;
+    if (!known) {
       throw std::invalid_argument("no kernel for the dtypes of leaf " + std::to_string(i));
     }
   }

@@ -116,10 +116,52 @@ def test_a_state_with_blocks_of_another_size_is_refused(expected):
         make().step(weights, wrong, weights)
 
 
-def test_fused_true_is_refused(expected):
+# -- the kernels ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "complex64"])
+@pytest.mark.parametrize("applies", [True, False], ids=["step", "update"])
+def test_the_kernels_round_like_the_rule(dtype, applies):
+    weights = {name: jnp.asarray(x, dtype) for name, x in exact(SHAPES, 0).items()}
+    gradients = [
+        jax.tree.map(lambda x, i=i: (i * x).astype(dtype), exact(SHAPES, i)) for i in (1, 2)
+    ]
+    if dtype == "complex64":
+        weights, *gradients = jax.tree.map(lambda x: x * (1 + 2j), (weights, *gradients))
+    results = []
+    for fused in (True, False):
+        optimizer = make(fused=fused, skip_nonfinite=True)
+
+        def updated(weights, state, gradient, optimizer=optimizer):
+            updates, state = optimizer.update(gradient, state, weights)
+            return optax.apply_updates(weights, updates), state
+
+        step = None if applies else jax.jit(updated)
+        results.append(trained(optimizer, weights, gradients, step))
+    (actual, state), (expected, other) = results
+    assert_same_bits(state, other)
+    tolerance = {"bfloat16": 2e-2, "float16": 2e-3}.get(dtype, 1e-5)
+    for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert x.dtype == dtype
+        np.testing.assert_allclose(
+            np.asarray(x, complex), np.asarray(y, complex), rtol=tolerance, atol=tolerance
+        )
+
+
+def test_the_kernels_are_the_default(expected):
     weights, state = expected
-    with pytest.raises(RuntimeError, match=r"^fused=True, but there is no kernel for .* in int8"):
-        make(fused=True).step(weights, state, weights)
+    lowered = jax.jit(make().step).lower(weights, state, weights).as_text()
+    assert lowered.count("custom_call @novograd_step") == 1
+    assert "tensor<32x2048xi8>" in lowered
+
+
+def test_the_kernels_need_layers_of_whole_blocks(expected):
+    weights = {"matrix": expected[0]["matrix"]}
+    optimizer = make(fused=True, layers=Rows(axes=-1))
+    with pytest.raises(RuntimeError, match=r"^fused=True, but several layers share a block of a"):
+        optimizer.step(weights, optimizer.init(weights), weights)
+    default = make(layers=Rows(axes=-1))
+    default.step(weights, default.init(weights), weights)
 
 
 # -- random bits ----------------------------------------------------------------------------------

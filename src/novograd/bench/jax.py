@@ -40,11 +40,13 @@ def in_two(optimizer: Any) -> tuple[Any, Any]:
 
 
 OURS, ROWS = novograd(LR, **BETAS), novograd(LR, variant="rows")
+INT8 = novograd(LR, **BETAS, mu_dtype=jnp.int8)
 CANDIDATES: dict[str, tuple[Any, Any]] = {
     REFERENCE: in_two(optax.novograd(LR, **BETAS)),
     AGAIN: in_two(optax.novograd(LR, **BETAS)),
     "optax.adamw": in_two(optax.adamw(LR, **BETAS, weight_decay=0.0)),
     "NovoGrad, step": (OURS, OURS.step),
+    "NovoGrad, int8, step": (INT8, INT8.step),
     "NovoGrad, rows, step": (ROWS, ROWS.step),
     "NovoGrad": in_two(OURS),
     "NovoGrad, pure rule": in_two(novograd(LR, **BETAS, fused=False)),

@@ -86,8 +86,8 @@ class EagerAdapter(Adapter):
         self._optimizer = _optimizer(self._case, self._fused())
 
     def _fused(self) -> bool | None:
-        """Returns None if the kernels may not support the layers or the buffer of a weight."""
-        return None if self.fused and any((*self._case.layers, self._case.moment)) else self.fused
+        """Returns None if the kernels may not support the layers of a weight."""
+        return None if self.fused and any(self._case.layers) else self.fused
 
     def _scalar(self, value: float) -> jax.Array:
         return jnp.asarray(value, compute_dtype(self._case.dtype))

@@ -7,7 +7,7 @@ under ``jax.vmap`` and differentiation, the step is the rule in JAX's operations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -27,7 +27,9 @@ from novograd.jax.leaves import (
     numbers_of,
     step_by_rule,
 )
+from novograd.jax.moments import real_shape
 from novograd.layers import Split
+from novograd.quantized import row_axis
 from novograd.variants import Variant
 
 _TARGET = "novograd_step"
@@ -84,7 +86,7 @@ def step(
             operands, tree = jax.tree.flatten((used, list(chosen.values())))
             call = _Call(tree, switches, demanded)
             done = jax.tree.unflatten(
-                _output_structure(len(chosen)), _step_p.bind(*operands, call=call)
+                _output_structure(chosen.values()), _step_p.bind(*operands, call=call)
             )
         else:
             continue
@@ -92,9 +94,11 @@ def step(
     return [stepped[i] for i in range(len(leaves))]
 
 
-def _output_structure(leaves: int) -> Any:
-    """Returns the tree structure of the result of a step of this many leaves."""
-    return jax.tree.structure([Stepped(0, 0, 0)] * leaves)
+def _output_structure(leaves: Iterable[Leaf]) -> Any:
+    """Returns the tree structure of the result of a step of these leaves."""
+    return jax.tree.structure(
+        [Stepped(0, 0, 0, scales=None if leaf.scales is None else 0) for leaf in leaves]
+    )
 
 
 def error_of_fused(problem: str) -> RuntimeError:
@@ -126,21 +130,25 @@ def _problem_of_variant(variant: Variant) -> str | None:
 
 def _problem_of(leaf: Leaf) -> str | None:
     """Returns why there is no kernel for a leaf, or None."""
-    if leaf.scales is not None:
-        return "there is no kernel for a momentum buffer in int8"
-    arrays = jax.tree.leaves(replace(leaf, maximum=None))
+    arrays = jax.tree.leaves(replace(leaf, maximum=None, scales=None))
     if not all(isinstance(x, (jax.Array, np.ndarray)) for x in arrays):
         return "there is a kernel for arrays only"
     gradient, moment, v, *weights = ((x.dtype.name, x.shape) for x in arrays)
     v_dtype = "float64" if gradient[0] in ("float64", "complex128") else "float32"
+    moments = _MOMENTS.get(gradient[0], ())
+    expected = [(dtype, gradient[1]) for dtype in moments]
+    if leaf.scales is not None and moments:
+        expected = [("int8", real_shape(leaf.gradient))]
     if (
-        moment[0] in _MOMENTS.get(gradient[0], ())
-        and moment[1] == gradient[1]
+        moment in expected
         and v == (v_dtype, leaf.layout.v_shape)
         and all(w == gradient for w in weights)
     ):
-        if _grid(leaf.gradient, leaf.layout):
+        grid = _grid(leaf.gradient, leaf.layout)
+        if grid and not (leaf.scales is not None and grid[2] % _row(leaf)):
             return None
+        if grid:
+            return "several layers share a block of a momentum buffer in int8"
         return f"there is no kernel for {leaf.layout.layers} of a leaf of shape {gradient[1]}"
     names = ("gradient", "momentum buffer", "v", "weights")
     kinds = ", ".join(
@@ -163,12 +171,23 @@ def _grid(gradient: Any, layout: LeafLayout) -> tuple[int, int, int, int] | None
     return runs, layers, 2 * run, 2 * stride
 
 
+def _row(leaf: Leaf) -> int:
+    """Returns the number of elements of a row of a leaf's momentum buffer in 8 bits, else 0."""
+    if leaf.scales is None:
+        return 0
+    shape = leaf.moment.shape
+    return math.prod(shape[row_axis(shape) :])
+
+
 def _update_is_multiple_of_moment(variant: Variant, moments: Sequence[Any]) -> bool:
     """Whether the update is the new momentum buffer times one number for all leaves.
 
     If this number is not 1 and a buffer has half precision, the answer is False: the buffer is
-    rounded, and the product would be rounded again.
+    rounded, and the product would be rounded again. If a buffer is in 8 bits, the answer is False:
+    the update is not rounded like the buffer.
     """
+    if any(m.dtype == jnp.int8 for m in moments):
+        return False
     times_one = variant.rate == "moment" or all(m.dtype.itemsize > 2 for m in moments)
     return variant.decay == "moment" and variant.normalises == "gradient" and times_one
 
@@ -187,6 +206,8 @@ def _by_kernels(*operands: Any, call: _Call) -> list[Any]:
     gradients, moments = [leaf.gradient for leaf in leaves], [leaf.moment for leaf in leaves]
     norms = [leaf.v for leaf in leaves]
     weights = [leaf.weights for leaf in leaves if leaf.weights is not None]
+    scales = [leaf.scales for leaf in leaves if leaf.scales is not None]
+    counts = [jnp.asarray(hyper.count, jnp.float32)] if scales else []
     # The dtype of the numbers matters little: the kernels compute the coefficients in float64.
     dtype = jnp.result_type(*(v.dtype for v in norms))
     numbers = numbers_of(hyper, switches, dtype)
@@ -208,8 +229,13 @@ def _by_kernels(*operands: Any, call: _Call) -> list[Any]:
         # Because c is 1, the update is -d*m. XLA computes it where it is used, so the update needs
         # no memory and the kernels do not overwrite the gradients.
         targets, first = [], 1
-    results = [*targets, *moments, *norms]
-    overwritten = [*range(first, first + len(targets)), *range(1 + n, 1 + 3 * n)]
+    results = [*targets, *moments, *norms, *scales]
+    begin = 1 + 3 * n + len(weights) + len(counts)  # of the scales
+    overwritten = [
+        *range(first, first + len(targets)),
+        *range(1 + n, 1 + 3 * n),
+        *range(begin, begin + len(scales)),
+    ]
     run = jax.ffi.ffi_call(
         _TARGET,
         [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
@@ -217,18 +243,25 @@ def _by_kernels(*operands: Any, call: _Call) -> list[Any]:
     )
     after = run(
         jnp.stack([jnp.asarray(x, dtype) for x in arguments]),
-        *(*gradients, *moments, *norms, *weights),
+        *(*gradients, *moments, *norms, *weights, *counts, *scales),
         grids=np.array([_grid(leaf.gradient, leaf.layout) for leaf in leaves], np.int64).ravel(),
+        rows=np.array([_row(leaf) for leaf in leaves], np.int64),
         scales=np.array([leaf.layout.scale for leaf in leaves]),
         threads=np.int32(native.processors()),
     )
-    *targets, moments, norms = (after[i : i + n] for i in range(0, len(after), n))
+    *targets, moments, norms = (after[i : i + n] for i in range(0, len(after) - len(scales), n))
     added = (
         targets[0]
         if targets
         else [(-numbers.d * m).astype(g.dtype) for g, m in zip(gradients, moments, strict=True)]
     )
-    return jax.tree.leaves(list(map(Stepped, added, moments, norms)))
+    new = iter(after[len(after) - len(scales) :])
+    return jax.tree.leaves(
+        [
+            Stepped(*one, scales=None if leaf.scales is None else next(new))
+            for leaf, *one in zip(leaves, added, moments, norms, strict=True)
+        ]
+    )
 
 
 @functools.cache
@@ -257,7 +290,12 @@ def _run(*args: Any, call: _Call) -> Any:
 def _abstract(*operands: Any, call: _Call) -> list[Any]:
     _, leaves = call.inputs(operands)
     stepped = [
-        Stepped(leaf.weights if call.switches.applies else leaf.gradient, leaf.moment, leaf.v)
+        Stepped(
+            leaf.weights if call.switches.applies else leaf.gradient,
+            leaf.moment,
+            leaf.v,
+            scales=leaf.scales,
+        )
         for leaf in leaves
     ]
     return [x.update(weak_type=False) for x in jax.tree.leaves(stepped)]
