@@ -30,7 +30,7 @@ from novograd.bench import torch as bench
 from novograd.bench.peers import Peer, find
 from novograd.bench.shapes import gpt2
 from novograd.bench.timing import TimedStep, measure, summary
-from novograd.bench.torch import ADAMW, CANDIDATES, REFERENCE, Gradients
+from novograd.bench.torch import BETAS, CANDIDATES, LR, REFERENCE, Gradients
 
 ROUNDS = 10
 WARM_UP = 4  # torchao compiles its step for each shape
@@ -81,7 +81,7 @@ def main() -> None:
     names = (REFERENCE, "NovoGrad, rows", "NovoGrad, rows, int8")
     made = {name: CANDIDATES[name] for name in names}
     made |= {
-        name: partial(kind, lr=ADAMW.keywords["lr"], betas=ADAMW.keywords["betas"], weight_decay=0)
+        name: partial(kind, lr=LR, betas=BETAS, weight_decay=0)
         for name, kind in found.classes.items()
     }
     shapes = gpt2(layers=2)
@@ -91,9 +91,9 @@ def main() -> None:
     figures = summary(
         measure(steps, rounds, WARM_UP), optimizers, {"ratio_to_adamw_fused": REFERENCE}
     )
+    size = sum(map(prod, shapes))
     for name, optimizer in optimizers.items():
         memory = {x.untyped_storage().data_ptr(): x.nbytes for x in tensors(dict(optimizer.state))}
-        size = sum(map(prod, shapes))
         figures[name]["state_bytes_per_weight"] = round(sum(memory.values()) / size, 3)
     show(f"GPT-2 small with 2 blocks, {DEVICE}", figures)
     path = result_file("eight_bits")

@@ -140,6 +140,7 @@ def test_the_kernels_round_like_the_rule(dtype, applies):
         results.append(trained(optimizer, weights, gradients, step))
     (actual, state), (expected, other) = results
     assert_same_bits(state, other)
+    # The two round the weights in different places: a few units of the dtype after two steps.
     tolerance = {"bfloat16": 2e-2, "float16": 2e-3}.get(dtype, 1e-5)
     for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert x.dtype == dtype

@@ -145,11 +145,11 @@ def _problem_of(leaf: Leaf) -> str | None:
         and all(w == gradient for w in weights)
     ):
         grid = _grid(leaf.gradient, leaf.layout)
-        if grid and not (leaf.scales is not None and grid[2] % _row(leaf)):
-            return None
-        if grid:
+        if grid is None:
+            return f"there is no kernel for {leaf.layout.layers} of a leaf of shape {gradient[1]}"
+        if leaf.scales is not None and grid[2] % _row(leaf):
             return "several layers share a block of a momentum buffer in int8"
-        return f"there is no kernel for {leaf.layout.layers} of a leaf of shape {gradient[1]}"
+        return None
     names = ("gradient", "momentum buffer", "v", "weights")
     kinds = ", ".join(
         f"{name} {dtype}{list(shape)}"
