@@ -110,24 +110,70 @@ struct LayerUpdate {
   }
 };
 
-// The update of a row of columns, with the scalars of each column.
-template <class C>
-struct RowUpdate {
+// The scalars of up to `capacity` elements of a row.
+template <class C, std::size_t capacity>
+struct RowScalars {
   C beta1, c;
-  C a[group], b[group], d[group], ahead[group];
+  C a[capacity], b[capacity], d[capacity], ahead[capacity];
 
-  RowUpdate(const GroupScalars& s, std::size_t columns)
-      : beta1(static_cast<C>(s.beta1)), c(static_cast<C>(s.c)) {
-    for (std::size_t i = 0; i < columns; ++i) {
-      a[i] = static_cast<C>(s.a[i]);
-      b[i] = static_cast<C>(s.b[i]);
-      d[i] = static_cast<C>(s.d[i]);
-      ahead[i] = static_cast<C>(s.ahead[i]);
+  // Each element is a layer; `s` has the scalars of all groups.
+  RowScalars(const GroupScalars* s, std::size_t layers)
+      : beta1(static_cast<C>(s->beta1)), c(static_cast<C>(s->c)) {
+    for (std::size_t first = 0; first < layers; first += group, ++s) {
+      const std::size_t n = layers - first < group ? layers - first : group;
+      for (std::size_t i = 0; i < n; ++i) {
+        a[first + i] = static_cast<C>(s->a[i]);
+        b[first + i] = static_cast<C>(s->b[i]);
+        d[first + i] = static_cast<C>(s->d[i]);
+        ahead[first + i] = static_cast<C>(s->ahead[i]);
+      }
     }
   }
 
+  // Gives each layer `run` neighbours, and begins again after the last layer.
+  void spread(std::size_t layers, std::size_t run, std::size_t size) {
+    for (std::size_t i = size; i-- > 0;) {  // backwards: a layer is never after its elements
+      const std::size_t layer = i / run % layers;
+      a[i] = a[layer];
+      b[i] = b[layer];
+      d[i] = d[layer];
+      ahead[i] = ahead[layer];
+    }
+  }
+};
+
+// The update of the elements of a row from element `first`, with scalars of their own.
+template <class C>
+struct RowUpdate {
+  C beta1, c;
+  const C *a, *b, *d, *ahead;
+
+  template <std::size_t capacity>
+  explicit RowUpdate(const RowScalars<C, capacity>& s, std::size_t first = 0)
+      : beta1(s.beta1),
+        c(s.c),
+        a(s.a + first),
+        b(s.b + first),
+        d(s.d + first),
+        ahead(s.ahead + first) {}
+
   C operator()(std::size_t i, C w, C g, C& m) const {
     return updated(w, g, m, beta1, a[i], b[i], c, d[i], ahead[i]);
+  }
+};
+
+// The same, if elements whose number in `taken` is 0 do not change.
+template <class C>
+struct PartialUpdate {
+  RowUpdate<C> row;
+  const C* taken;
+  bool increment;
+
+  C operator()(std::size_t i, C w, C g, C& m) const {
+    C new_m = m;
+    const C new_w = row(i, w, g, new_m), old_w = increment ? 0 : w;
+    m = taken[i] != 0 ? new_m : m;
+    return taken[i] != 0 ? new_w : old_w;
   }
 };
 
@@ -135,11 +181,7 @@ struct RowUpdate {
 // `write`, only the momentum buffer changes.
 template <bool write, class C, class W, class G, class M, template <class> class Update>
 void pass(W* target, const W* weights, const G* gradient, M* moment, std::size_t size,
-          const Update<C>& given) {
-  // No store can change a copy, but one of many scalars would take long.
-  using Own = std::conditional_t<std::is_same_v<Update<C>, LayerUpdate<C>>, const LayerUpdate<C>,
-                                 const Update<C>&>;
-  Own update = given;
+          Update<C> update) {
   NOVOGRAD_INDEPENDENT
   for (std::size_t i = 0; i < size; ++i) {
     C m = load(moment[i]);
@@ -193,18 +235,20 @@ double square_sum(const void* gradient, std::size_t size, std::size_t ahead) {
   return total(sums, lanes);
 }
 
-static_assert(group <= block, "a row of columns fits in a buffer");
-
 template <class G>
 void column_sums(const void* gradient, const Columns& shape, double* s) {
   const auto [rows, columns, stride] = shape;
   const G* g = static_cast<const G*>(gradient);
   typename Buffered<G>::type buffer[block];
+  const std::size_t piece = buffered<G> ? block : columns;
   for (std::size_t i = 0; i < columns; ++i) s[i] = 0;
   for (std::size_t row = 0; row < rows; ++row, g += stride) {
-    const auto* wide = widen(g, buffer, columns);
-    NOVOGRAD_INDEPENDENT
-    for (std::size_t i = 0; i < columns; ++i) add_square(s[i], load(wide[i]));
+    for (std::size_t first = 0; first < columns; first += piece) {
+      const std::size_t n = columns - first < piece ? columns - first : piece;
+      const auto* wide = widen(g + first, buffer, n);
+      NOVOGRAD_INDEPENDENT
+      for (std::size_t i = 0; i < n; ++i) add_square(s[first + i], load(wide[i]));
+    }
   }
 }
 
@@ -292,9 +336,9 @@ struct UnroundedBlock {
 };
 
 // Does the pass over a block, without the rounding.
-template <class W, class G, class C, class Size>
+template <class W, class G, class C, class Size, class Update>
 void block_pass(W* target, const W* weights, const G* gradient, float& scale,
-                UnroundedBlock<C>& unrounded, Size size, const LayerUpdate<C>& update) {
+                UnroundedBlock<C>& unrounded, Size size, const Update& update) {
   dequantise(unrounded.m, unrounded.moment, size, scale);
   pass_piece<true>(target, weights, gradient, unrounded.m, size, update);
   const BlockScale<C> now(unrounded.m, size);
@@ -310,10 +354,10 @@ void round_block(const UnroundedBlock<C>& unrounded, Size size, std::uint32_t ke
 
 // The same for shorter blocks. They have their own copies of all loops, since compilers unroll
 // those of whole blocks, whose size they know.
-template <class W, class G, class C>
+template <class W, class G, class C, class Update>
 [[gnu::noinline]] void short_block_pass(W* target, const W* weights, const G* gradient,
                                         float& scale, UnroundedBlock<C>& unrounded,
-                                        const LayerUpdate<C>& update) {
+                                        const Update& update) {
   block_pass(target, weights, gradient, scale, unrounded, unrounded.size, update);
 }
 
@@ -322,62 +366,145 @@ template <class C>
   round_block(unrounded, unrounded.size, key);
 }
 
+// Passes over blocks of the arrays of a tensor. A block is rounded after the pass over the next
+// one. So the processor need not wait for the largest element, on which the rounding depends.
+template <class W, class G, class C>
+class BlockPasses {
+ public:
+  BlockPasses(W* target, const W* weights, const G* gradient, std::int8_t* moment,
+              std::uint32_t key, std::size_t ahead)
+      : target_(target),
+        weights_(weights),
+        gradient_(gradient),
+        moment_(moment),
+        key_(key),
+        ahead_(ahead) {}
+
+  // Does the pass over the block of elements from `i`. The first one has the number `first` in the
+  // whole tensor.
+  template <class Update>
+  void pass(std::size_t i, std::size_t size, std::uint64_t first, float& scale,
+            const Update& update) {
+    if (ahead_ != 0) {
+      prefetch(weights_ + i, size, ahead_);
+      prefetch(gradient_ + i, size, ahead_);
+      prefetch(moment_ + i, size, ahead_);
+    }
+    now_->moment = moment_ + i;
+    now_->first = first;
+    now_->size = size;
+    if (size == whole) {
+      block_pass(target_ + i, weights_ + i, gradient_ + i, scale, *now_, whole, update);
+    } else {
+      short_block_pass(target_ + i, weights_ + i, gradient_ + i, scale, *now_, update);
+    }
+    round_last();
+    last_ = now_;
+    now_ = now_ == blocks_ ? blocks_ + 1 : blocks_;
+  }
+
+  // Rounds the block of the last pass.
+  void round_last() {
+    if (last_ == nullptr) return;
+    last_->size == whole ? round_block(*last_, whole, key_) : round_short_block(*last_, key_);
+  }
+
+ private:
+  static constexpr std::integral_constant<std::size_t, quantised_block> whole = {};
+
+  W* target_;
+  const W* weights_;
+  const G* gradient_;
+  std::int8_t* moment_;
+  std::uint32_t key_;
+  std::size_t ahead_;
+  UnroundedBlock<C> blocks_[2];
+  UnroundedBlock<C>*now_ = blocks_, *last_ = nullptr;
+};
+
 template <class W, class G, class C>
 [[gnu::flatten]] void quantised_pass(void* target, const void* weights, const void* gradient,
                                      std::int8_t* moment, std::size_t start, std::size_t size,
                                      const Quantised& rows, const Scalars& scalars,
                                      std::size_t ahead) {
-  constexpr std::integral_constant<std::size_t, quantised_block> whole;
-  W* to = static_cast<W*>(target);
-  const W* w = static_cast<const W*>(weights);
-  const G* g = static_cast<const G*>(gradient);
+  BlockPasses<W, G, C> blocks(static_cast<W*>(target), static_cast<const W*>(weights),
+                              static_cast<const G*>(gradient), moment, step_key(*rows.count),
+                              ahead);
   const LayerUpdate<C> update(scalars);
-  const std::uint32_t key = step_key(*rows.count);
   std::size_t row = start / rows.row, column = start % rows.row;
   float* scale = rows.scales + row * rows.row_scales() + column / quantised_block;
-  // A block is rounded after the pass over the next one. So the processor need not wait for the
-  // largest element, on which the rounding depends.
-  UnroundedBlock<C> blocks[2];
-  UnroundedBlock<C>*now = blocks, *last = nullptr;
-  const auto round = [&](const UnroundedBlock<C>& unrounded) {
-    unrounded.size == whole ? round_block(unrounded, whole, key)
-                            : round_short_block(unrounded, key);
-  };
   for (std::size_t i = 0; i < size; ++scale) {
-    const std::size_t left = rows.row - column, n = left < whole ? left : whole;
-    if (ahead != 0) {
-      prefetch(w + i, n, ahead);
-      prefetch(g + i, n, ahead);
-      prefetch(moment + i, n, ahead);
-    }
-    now->moment = moment + i;
-    now->first = rows.first + row * rows.pitch + column;
-    now->size = n;
-    if (n == whole) {
-      block_pass(to + i, w + i, g + i, *scale, *now, whole, update);
-    } else {
-      short_block_pass(to + i, w + i, g + i, *scale, *now, update);
-    }
-    if (last != nullptr) round(*last);
-    last = now;
-    now = now == blocks ? blocks + 1 : blocks;
+    const std::size_t left = rows.row - column, n = left < quantised_block ? left : quantised_block;
+    blocks.pass(i, n, rows.first + row * rows.pitch + column, *scale, update);
     i += n;
     column += n;
     if (column == rows.row) ++row, column = 0;
   }
-  if (last != nullptr) round(*last);
+  blocks.round_last();
+}
+
+template <class W, class G, class C>
+[[gnu::flatten]] void shared_block_pass(void* target, const void* weights, const void* gradient,
+                                        std::int8_t* moment, const SharedBlocks& shape,
+                                        const Quantised& rows, const GroupScalars* scalars) {
+  constexpr std::size_t capacity = longest_shared + quantised_block;
+  BlockPasses<W, G, C> blocks(static_cast<W*>(target), static_cast<const W*>(weights),
+                              static_cast<const G*>(gradient), moment, step_key(*rows.count), 0);
+  // A block that begins in one period may end in the next one.
+  const std::size_t period = shape.layers * shape.run, most = period + quantised_block;
+  const std::size_t size = shape.columns < most ? shape.columns : most;
+  RowScalars<C, capacity> all(scalars, shape.layers);
+  if (size > shape.layers) all.spread(shape.layers, shape.run, size);
+  C taken[capacity];
+  if (shape.skips) {
+    for (std::size_t i = 0; i < size; ++i) {
+      const std::size_t layer = i / shape.run % shape.layers;
+      taken[i] = finite(scalars[layer / group].s[layer % group]);
+    }
+  }
+  const auto any_taken = [&](std::size_t first, std::size_t n) {
+    C any = 0;
+    for (std::size_t i = first; i < first + n; ++i) any += taken[i];
+    return any != 0;
+  };
+  for (std::size_t j = 0; j < shape.rows; ++j) {
+    const std::size_t row = shape.first_row + j;
+    const std::uint64_t number = rows.first + row * rows.pitch + shape.start;
+    float* scale = rows.scales + row * rows.row_scales() + shape.start / quantised_block;
+    for (std::size_t column = 0; column < shape.columns; column += quantised_block, ++scale) {
+      const std::size_t left = shape.columns - column, i = j * rows.row + column;
+      const std::size_t n = left < quantised_block ? left : quantised_block;
+      const RowUpdate<C> update(all, column % period);
+      if (!shape.skips) {
+        blocks.pass(i, n, number + column, *scale, update);
+      } else if (any_taken(column % period, n)) {
+        const PartialUpdate<C> partial = {update, taken + column % period, shape.increment};
+        blocks.pass(i, n, number + column, *scale, partial);
+      } else {
+        W* to = static_cast<W*>(target) + i;
+        const W* from = static_cast<const W*>(weights) + i;
+        for (std::size_t k = 0; k < n; ++k) to[k] = shape.increment ? W{} : from[k];
+      }
+    }
+  }
+  blocks.round_last();
 }
 
 template <class W, class G, class M, class C>
 void column_pass(void* target, const void* weights, const void* gradient, void* moment,
-                 const Columns& shape, const GroupScalars& scalars) {
-  const RowUpdate<C> update(scalars, shape.columns);
+                 const Columns& shape, const GroupScalars* scalars) {
+  const auto [rows, columns, stride] = shape;
+  const RowScalars<C, most_columns> all(scalars, columns);
+  const std::size_t piece = buffered<W> || buffered<G> || buffered<M> ? block : columns;
   const auto run = [&](auto write) {
-    for (std::size_t row = 0; row < shape.rows; ++row) {
-      const std::size_t i = row * shape.stride;
-      pass_piece<write()>(write() ? static_cast<W*>(target) + i : nullptr,
-                          static_cast<const W*>(weights) + i, static_cast<const G*>(gradient) + i,
-                          static_cast<M*>(moment) + i, shape.columns, update);
+    for (std::size_t row = 0; row < rows; ++row) {
+      for (std::size_t first = 0; first < columns; first += piece) {
+        const std::size_t i = row * stride + first;
+        pass_piece<write()>(
+            write() ? static_cast<W*>(target) + i : nullptr, static_cast<const W*>(weights) + i,
+            static_cast<const G*>(gradient) + i, static_cast<M*>(moment) + i,
+            columns - first < piece ? columns - first : piece, RowUpdate<C>(all, first));
+      }
     }
   };
   target == nullptr ? run(std::false_type()) : run(std::true_type());
@@ -422,6 +549,11 @@ struct OfColumns {
 struct OfBlocks {
   template <class W, class G, class, class C>
   static constexpr QuantisedPass pass = quantised_pass<W, G, C>;
+};
+
+struct OfSharedBlocks {
+  template <class W, class G, class, class C>
+  static constexpr SharedBlockPass pass = shared_block_pass<W, G, C>;
 };
 
 template <class Of>
@@ -469,6 +601,10 @@ QuantisedPass choose_quantised_pass(Dtype weights, Dtype gradient) {
   return choose_weights<OfBlocks, std::int8_t>(weights, gradient);
 }
 
+SharedBlockPass choose_shared_block_pass(Dtype weights, Dtype gradient) {
+  return choose_weights<OfSharedBlocks, std::int8_t>(weights, gradient);
+}
+
 }  // namespace
 
 #define NOVOGRAD_STRING(x) #x
@@ -480,6 +616,7 @@ const Kernels NOVOGRAD_KERNELS = {
     .column_sums = choose_column_sums,
     .linear_pass = choose_pass<OfLayers>,
     .quantised_pass = choose_quantised_pass,
+    .shared_block_pass = choose_shared_block_pass,
     .column_pass = choose_pass<OfColumns>,
     .advance = choose_advance,
 };

@@ -29,7 +29,24 @@ using QuantisedPass = void (*)(void* target, const void* weights, const void* gr
                                std::int8_t* moment, std::size_t start, std::size_t size,
                                const Quantised& rows, const Scalars& scalars, std::size_t ahead);
 
-// Columns of matrices with `stride` elements from row to row. There are at most `group` columns.
+// A group of layers that share blocks of a momentum buffer in int8: `columns` elements of each of
+// `rows` rows from `first_row`, from element `start` of a row. They belong to `layers` layers with
+// `run` neighbours each, and to all of them again if the row is longer. If `skips`, layers whose
+// squared norm is not finite do not change: their target receives the old weights, or 0 if
+// `increment`.
+constexpr std::size_t longest_shared = 4096;  // the most elements of the group in a row
+struct SharedBlocks {
+  std::size_t first_row, rows, start, columns, layers, run;
+  bool skips, increment;
+};
+
+// Does the linear pass for such a group. The addresses are those of the first element of the group,
+// and no one is null.
+using SharedBlockPass = void (*)(void* target, const void* weights, const void* gradient,
+                                 std::int8_t* moment, const SharedBlocks& shape,
+                                 const Quantised& rows, const GroupScalars* scalars);
+
+// Columns of matrices with `stride` elements from row to row.
 struct Columns {
   std::size_t rows, columns, stride;
 };
@@ -37,9 +54,10 @@ struct Columns {
 // Writes the sum of the squares of each column to `s`.
 using ColumnSums = void (*)(const void* gradient, const Columns& shape, double* s);
 
-// Does the linear pass with the scalars of each column.
+// Does the linear pass with the scalars of each column, of which there are at most `most_columns`.
+constexpr std::size_t most_columns = 1024;
 using ColumnPass = void (*)(void* target, const void* weights, const void* gradient, void* moment,
-                            const Columns& shape, const GroupScalars& scalars);
+                            const Columns& shape, const GroupScalars* scalars);
 
 // Computes the scalars of layers of a tensor from their squared norms, and updates their v.
 using AdvanceGroup = void (*)(const Rule& rule, double scale, void* v, std::size_t layers,
@@ -48,13 +66,15 @@ using AdvanceGroup = void (*)(const Rule& rule, double scale, void* v, std::size
 // The loops for one instruction set. The functions return null if there is no loop for the dtypes.
 // float64 weights need a float64 gradient, other weights a gradient of any other dtype but int8.
 // The momentum buffer is in the dtype of the weights, in bfloat16, or in float32 if the weights are
-// not float64. For a momentum buffer in int8, `quantised_pass` replaces `linear_pass`.
+// not float64. For a momentum buffer in int8, `quantised_pass` and `shared_block_pass` replace
+// `linear_pass`.
 struct Kernels {
   const char* name;
   SquareSum (*square_sum)(Dtype gradient);
   ColumnSums (*column_sums)(Dtype gradient);
   LinearPass (*linear_pass)(Dtype weights, Dtype gradient, Dtype moment);
   QuantisedPass (*quantised_pass)(Dtype weights, Dtype gradient);
+  SharedBlockPass (*shared_block_pass)(Dtype weights, Dtype gradient);
   ColumnPass (*column_pass)(Dtype weights, Dtype gradient, Dtype moment);
   AdvanceGroup (*advance)(Dtype weights);
 };

@@ -181,6 +181,13 @@ NB_MODULE(_native, m) {
     return names;
   });
   m.def("instruction_set", [] { return std::string(kernels().name); });
+  m.def(
+      "has_quantised_pass",
+      [](const Numbers& grid, std::size_t row) {
+        const auto [runs, layers, run, stride] = grid;
+        return has_quantised_pass({runs, layers, run, stride}, row);
+      },
+      nb::kw_only(), "grid"_a, "row"_a);
   m.def("xla_step", [] { return nb::capsule(xla_step(), "xla._CUSTOM_CALL_TARGET"); });
 }
 

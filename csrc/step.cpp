@@ -9,74 +9,29 @@
 #include <cfenv>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 #include <type_traits>
 #include <vector>
 
+#include "division.h"
 #include "parallel.h"
 #include "spin.h"
 
 namespace novograd {
 namespace {
 
-// All constants count elements. A chunk's three arrays fit in a core's cache. A shorter chunk would
-// interrupt the processor's prefetching more often.
-constexpr std::size_t chunk = 1 << 16;
-// One thread does a layer of up to this size; its gradient is still in the cache for the pass.
-constexpr std::size_t whole = 1 << 17;
-// Such layers are handed out in about this number of batches, in the order of memory. For the
-// processor's prefetching too, a batch is large if there is enough work for all threads.
+// All constants count elements. Layers that threads do not share are handed out in about this
+// number of batches, in the order of memory. For the processor's prefetching, a batch is large if
+// there is enough work for all threads.
 constexpr std::size_t batches = 128, smallest_batch = 1 << 14, largest_batch = 1 << 17;
 // Fixed cost of a layer: its square root and its call of a loop.
 constexpr std::size_t overhead = 16;
 // Waking a thread costs as much as a pass over this many elements.
 constexpr std::size_t worth_a_thread = 1 << 16;
 
-std::size_t chunks(const Tensor& tensor) { return (tensor.grid.layer_size() + chunk - 1) / chunk; }
-
-// Returns where the pass of a chunk begins in a layer. Blocks that share a scale are not cut: they
-// belong to the chunk that has their first element.
-std::size_t pass_start(const Tensor& tensor, std::size_t index) {
-  const std::size_t start = std::min(index * chunk, tensor.grid.layer_size());
-  if (tensor.moment_dtype != Dtype::int8) return start;
-  const std::size_t row = tensor.quantised.row, column = start % row;
-  const std::size_t within = column % quantised_block;
-  return within == 0 ? start : start + std::min(quantised_block - within, row - column);
-}
-
-// Whether elements that are neighbours in memory belong to different layers: the columns of a
-// matrix are the layers, or each element is a layer.
-bool of_columns(const Tensor& tensor) { return tensor.grid.run == 1; }
-
-// The number of layers that one thread does together. Columns lie in the same cache lines, and a
-// wide piece of each row is read faster. But all of it should stay in a cache for the pass.
-std::size_t together(const Tensor& tensor) {
-  if (!of_columns(tensor)) return 1;
-  std::size_t width = group;
-  while (width > group / 4 && width * tensor.grid.runs > 1 << 20) width /= 2;
-  return width;
-}
-
 template <class T>
 T* at(T* start, std::size_t index, Dtype dtype) {
   using Byte = std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>;
   return static_cast<Byte*>(start) + index * bytes(dtype);
-}
-
-// Calls `take(offset, length)` for each piece of memory that contains some of the `size` elements
-// of a layer that begin at element `start`.
-template <class Take>
-void pieces(const Grid& grid, std::size_t layer, std::size_t start, std::size_t size,
-            const Take& take) {
-  if (size == 0) return;
-  if (grid.runs == 1) return take(layer * grid.run + start, size);  // saves the divisions
-  std::size_t within = start % grid.run;
-  std::size_t offset = start / grid.run * grid.stride + layer * grid.run;
-  for (const std::size_t end = start + size; start < end; offset += grid.stride, within = 0) {
-    const std::size_t length = std::min(grid.run - within, end - start);
-    take(offset + within, length);
-    start += length;
-  }
 }
 
 // A step; without a rule, only its square sums.
@@ -88,14 +43,15 @@ class Step {
   void run(int threads);
 
  private:
-  // A layer that several threads share.
+  // A layer that several threads share, or all columns of a tensor.
   struct Shared {
     const Tensor* tensor;
-    std::size_t layer;
-    double* sums;
+    std::size_t layer, layers;
+    double* sums;  // for each chunk the sums of all layers
     Scalars scalars;
+    std::vector<GroupScalars> columns;
     std::atomic<std::size_t> next_sum = 0, summed = 0, next_pass = 0;
-    std::atomic<int> ready = 0;  // 1: `scalars` is set
+    std::atomic<int> ready = 0;  // 1: `scalars` or `columns` is set
   };
   // Layers of a tensor that are too small to share.
   struct Range {
@@ -110,6 +66,10 @@ class Step {
   bool pass_one(std::size_t& open, std::size_t end);
   bool sum_one(std::size_t& unsummed);
   bool finish_batch();
+  void sum_chunk(const Shared& shared, std::size_t index) const;
+  void finish_sums(Shared& shared) const;
+  void advance(Shared& shared, const double* s) const;
+  void pass_chunk(const Shared& shared, std::size_t index) const;
   void finish(const Tensor& tensor, std::size_t first, std::size_t layers) const;
 
   bool given(const Tensor& tensor) const { return rule_ != nullptr && tensor.squares != nullptr; }
@@ -117,9 +77,12 @@ class Step {
   void square_norms(const Tensor& tensor, std::size_t first, std::size_t layers, double* s) const;
   void advance(const Tensor& tensor, std::size_t first, std::size_t layers,
                GroupScalars& scalars) const;
-  void pass_columns(const Tensor& tensor, std::size_t first, std::size_t layers,
-                    const GroupScalars& scalars) const;
-  Scalars scalars_of(const GroupScalars& of, std::size_t i) const;
+  void pass_group(const Tensor& tensor, std::size_t first, std::size_t layers,
+                  const GroupScalars* scalars, std::size_t start, std::size_t size) const;
+  void pass_shared(const Tensor& tensor, std::size_t first, std::size_t layers,
+                   const GroupScalars* scalars, bool skips, std::size_t start,
+                   std::size_t size) const;
+  Scalars scalars_of(const GroupScalars* groups, std::size_t i) const;
   Scalars advance(const Tensor& tensor, std::size_t layer, double s) const;
   void pass(const Tensor& tensor, std::size_t layer, const Scalars& scalars, std::size_t start,
             std::size_t size) const;
@@ -144,10 +107,13 @@ Step::Step(std::span<const Tensor> tensors, const Rule* rule, const Kernels& ker
     const std::size_t size = tensor.grid.layer_size();
     if (size == 0 && rule != nullptr && !given(tensor)) continue;
     cost_ += tensor.grid.layers * (size + overhead);
-    (size > whole && !of_columns(tensor) ? large : small).push_back(&tensor);
+    (is_shared(tensor) ? large : small).push_back(&tensor);
   }
-  const auto larger = [](const Tensor* x, const Tensor* y) {
-    return x->grid.layer_size() > y->grid.layer_size();
+  const auto shared_size = [](const Tensor* x) {
+    return x->grid.layer_size() * (in_rows(*x) ? x->grid.layers : 1);
+  };
+  const auto larger = [&](const Tensor* x, const Tensor* y) {
+    return shared_size(x) > shared_size(y);
   };
   std::stable_sort(large.begin(), large.end(), larger);
   std::stable_sort(small.begin(), small.end(), larger);
@@ -157,23 +123,26 @@ Step::Step(std::span<const Tensor> tensors, const Rule* rule, const Kernels& ker
 }
 
 void Step::share(const std::vector<const Tensor*>& tensors) {
-  std::size_t layers = 0, sums = 0;
+  std::size_t count = 0, sums = 0;
   for (const Tensor* tensor : tensors) {
-    layers += tensor->grid.layers;
+    count += in_rows(*tensor) ? 1 : tensor->grid.layers;
     sums += tensor->grid.layers * chunks(*tensor);
   }
   sums_.resize(sums);
-  shared_ = std::vector<Shared>(layers);
+  shared_ = std::vector<Shared>(count);
   double* next = sums_.data();
   Shared* shared = shared_.data();
   for (const Tensor* tensor : tensors) {
-    for (std::size_t layer = 0; layer < tensor->grid.layers; ++layer, ++shared) {
+    const std::size_t each = in_rows(*tensor) ? tensor->grid.layers : 1;
+    for (std::size_t layer = 0; layer < tensor->grid.layers; layer += each, ++shared) {
       shared->tensor = tensor;
       shared->layer = layer;
+      shared->layers = each;
       shared->sums = next;
-      next += chunks(*tensor);
+      next += each * chunks(*tensor);
+      if (in_rows(*tensor)) shared->columns.resize((each + group - 1) / group);
       if (given(*tensor)) {
-        shared->scalars = advance(*tensor, layer, tensor->squares[layer]);
+        advance(*shared, tensor->squares + layer);
         shared->next_sum = chunks(*tensor);
         shared->ready = 1;
       }
@@ -235,9 +204,7 @@ bool Step::pass_one(std::size_t& open, std::size_t unsummed) {
     if (shared.ready.load(std::memory_order_acquire) == 0) continue;
     const std::size_t taken = shared.next_pass.fetch_add(1, std::memory_order_relaxed);
     if (taken < chunks(tensor)) {
-      // Backwards, since the sums read the end last.
-      const std::size_t index = chunks(tensor) - 1 - taken, start = pass_start(tensor, index);
-      pass(tensor, shared.layer, shared.scalars, start, pass_start(tensor, index + 1) - start);
+      pass_chunk(shared, chunks(tensor) - 1 - taken);  // backwards: the sums read the end last
       return true;
     }
     if (i == open) ++open;
@@ -251,21 +218,70 @@ bool Step::sum_one(std::size_t& unsummed) {
     const Tensor& tensor = *shared.tensor;
     const std::size_t taken = shared.next_sum.fetch_add(1, std::memory_order_relaxed);
     if (taken >= chunks(tensor)) continue;
-    shared.sums[taken] = sum(tensor, shared.layer, taken);
+    sum_chunk(shared, taken);
     // The thread that finishes last sees the sums of all others.
     if (shared.summed.fetch_add(1, std::memory_order_acq_rel) + 1 == chunks(tensor)) {
-      const double s = std::accumulate(shared.sums, shared.sums + chunks(tensor), 0.0);
-      if (rule_ == nullptr) {
-        tensor.squares[shared.layer] = s;
-      } else {
-        shared.scalars = advance(tensor, shared.layer, s);
-        shared.ready.store(1, std::memory_order_release);
-        shared.ready.notify_all();
-      }
+      finish_sums(shared);
     }
     return true;
   }
   return false;
+}
+
+// Writes the sums of a chunk.
+void Step::sum_chunk(const Shared& shared, std::size_t index) const {
+  const Tensor& tensor = *shared.tensor;
+  double* s = shared.sums + index * shared.layers;
+  if (!in_rows(tensor)) {
+    *s = sum(tensor, shared.layer, index);
+    return;
+  }
+  const std::size_t size = chunk_size(tensor), start = index * size, stride = tensor.grid.stride;
+  kernels_.column_sums(tensor.gradient_dtype)(
+      at(tensor.gradient, start * stride, tensor.gradient_dtype),
+      {std::min(size, tensor.grid.runs - start), shared.layers, stride}, s);
+}
+
+// Adds the sums of all chunks, and lets the passes begin.
+void Step::finish_sums(Shared& shared) const {
+  double* s = shared.sums;
+  for (std::size_t index = 1; index < chunks(*shared.tensor); ++index) {
+    const double* more = s + index * shared.layers;
+    for (std::size_t i = 0; i < shared.layers; ++i) s[i] += more[i];
+  }
+  if (rule_ == nullptr) {
+    std::copy_n(s, shared.layers, shared.tensor->squares + shared.layer);
+    return;
+  }
+  advance(shared, s);
+  shared.ready.store(1, std::memory_order_release);
+  shared.ready.notify_all();
+}
+
+// Computes the scalars of all layers from their squared norms.
+void Step::advance(Shared& shared, const double* s) const {
+  const Tensor& tensor = *shared.tensor;
+  if (shared.columns.empty()) {
+    shared.scalars = advance(tensor, shared.layer, *s);
+    return;
+  }
+  for (std::size_t first = 0; first < shared.layers; first += group) {
+    const std::size_t layers = std::min(group, shared.layers - first);
+    GroupScalars& scalars = shared.columns[first / group];
+    std::copy_n(s + first, layers, scalars.s);
+    advance(tensor, first, layers, scalars);
+  }
+}
+
+// Does the pass over a chunk.
+void Step::pass_chunk(const Shared& shared, std::size_t index) const {
+  const Tensor& tensor = *shared.tensor;
+  const std::size_t start = pass_start(tensor, index), size = pass_start(tensor, index + 1) - start;
+  if (!in_rows(tensor)) return pass(tensor, shared.layer, shared.scalars, start, size);
+  for (std::size_t first = 0; first < shared.layers; first += most_columns) {
+    pass_group(tensor, first, std::min(most_columns, shared.layers - first),
+               &shared.columns[first / group], start, size);
+  }
 }
 
 bool Step::finish_batch() {
@@ -273,7 +289,7 @@ bool Step::finish_batch() {
   if (taken + 1 >= batches_.size()) return false;
   for (std::size_t i = batches_[taken]; i < batches_[taken + 1]; ++i) {
     const Range& range = small_[i];
-    const std::size_t width = of_columns(*range.tensor) ? together(*range.tensor) : group;
+    const std::size_t width = share_blocks(*range.tensor) ? together(*range.tensor) : group;
     for (std::size_t first = range.first; first < range.end; first += width) {
       finish(*range.tensor, first, std::min(width, range.end - first));
     }
@@ -292,25 +308,55 @@ void Step::finish(const Tensor& tensor, std::size_t first, std::size_t layers) c
     square_norms(tensor, first, layers, found.s);
   }
   advance(tensor, first, layers, found);
-  const auto finite = [](double s) { return std::isfinite(s); };
-  const bool skips = rule_->skip_nonfinite != 0 && !std::all_of(found.s, found.s + layers, finite);
-  const bool as_columns = of_columns(tensor) && tensor.moment_dtype != Dtype::int8;
-  if (as_columns && !skips) return pass_columns(tensor, first, layers, found);
+  pass_group(tensor, first, layers, &found, 0, tensor.grid.layer_size());
+}
+
+// Does the pass over `size` elements of each of some layers, from element `start` of the layer.
+// `scalars` has the scalars of their groups.
+void Step::pass_group(const Tensor& tensor, std::size_t first, std::size_t layers,
+                      const GroupScalars* scalars, std::size_t start, std::size_t size) const {
+  bool skips = false;
+  for (std::size_t i = 0; rule_->skip_nonfinite != 0 && i < layers; ++i) {
+    skips |= scalars_of(scalars, i).skip;
+  }
+  if (share_blocks(tensor)) {
+    return pass_shared(tensor, first, layers, scalars, skips, start, size);
+  }
+  if (of_columns(tensor) && tensor.moment_dtype != Dtype::int8 && !skips) {
+    const auto column_pass =
+        kernels_.column_pass(tensor.weight_dtype, tensor.gradient_dtype, tensor.moment_dtype);
+    const std::size_t begin = start * tensor.grid.stride + first;
+    return column_pass(
+        tensor.target == nullptr ? nullptr : at(tensor.target, begin, tensor.weight_dtype),
+        at(tensor.weights, begin, tensor.weight_dtype),
+        at(tensor.gradient, begin, tensor.gradient_dtype),
+        at(tensor.moment, begin, tensor.moment_dtype), {size, layers, tensor.grid.stride}, scalars);
+  }
   for (std::size_t i = 0; i < layers; ++i) {
-    pass(tensor, first + i, scalars_of(found, i), 0, tensor.grid.layer_size());
+    pass(tensor, first + i, scalars_of(scalars, i), start, size);
   }
 }
 
-// Does the pass over a group of columns.
-void Step::pass_columns(const Tensor& tensor, std::size_t first, std::size_t layers,
-                        const GroupScalars& scalars) const {
-  const auto column_pass =
-      kernels_.column_pass(tensor.weight_dtype, tensor.gradient_dtype, tensor.moment_dtype);
-  column_pass(tensor.target == nullptr ? nullptr : at(tensor.target, first, tensor.weight_dtype),
-              at(tensor.weights, first, tensor.weight_dtype),
-              at(tensor.gradient, first, tensor.gradient_dtype),
-              at(tensor.moment, first, tensor.moment_dtype),
-              {tensor.grid.runs, layers, tensor.grid.stride}, scalars);
+// The same if the layers share blocks.
+void Step::pass_shared(const Tensor& tensor, std::size_t first, std::size_t layers,
+                       const GroupScalars* scalars, bool skips, std::size_t start,
+                       std::size_t size) const {
+  const Grid& grid = tensor.grid;
+  const std::size_t row = tensor.quantised.row, period = grid.layers * grid.run;
+  const std::size_t first_row = start / grid.run * period / row, column = first * grid.run;
+  const std::size_t begin = first_row * row + column;
+  const SharedBlocks shape = {.first_row = first_row,
+                              .rows = size / grid.run * period / row,
+                              .start = column,
+                              .columns = row == period ? layers * grid.run : row,
+                              .layers = layers,
+                              .run = grid.run,
+                              .skips = skips,
+                              .increment = rule_->increment != 0};
+  kernels_.shared_block_pass(tensor.weight_dtype, tensor.gradient_dtype)(
+      at(tensor.target, begin, tensor.weight_dtype), at(tensor.weights, begin, tensor.weight_dtype),
+      at(tensor.gradient, begin, tensor.gradient_dtype),
+      static_cast<std::int8_t*>(tensor.moment) + begin, shape, tensor.quantised, scalars);
 }
 
 // Writes the squared norms of layers to `s`.
@@ -329,8 +375,8 @@ void Step::square_norms(const Tensor& tensor, std::size_t first, std::size_t lay
 
 // Returns the sum of the squares of a chunk.
 double Step::sum(const Tensor& tensor, std::size_t layer, std::size_t index) const {
-  const std::size_t start = index * chunk;
-  const std::size_t size = std::min(chunk, tensor.grid.layer_size() - start);
+  const std::size_t each = chunk_size(tensor), start = index * each;
+  const std::size_t size = std::min(each, tensor.grid.layer_size() - start);
   const SquareSum square_sum = kernels_.square_sum(tensor.gradient_dtype);
   double s = 0;
   pieces(tensor.grid, layer, start, size, [&](std::size_t offset, std::size_t length) {
@@ -351,11 +397,13 @@ Scalars Step::advance(const Tensor& tensor, std::size_t layer, double s) const {
   GroupScalars scalars;
   scalars.s[0] = s;
   advance(tensor, layer, 1, scalars);
-  return scalars_of(scalars, 0);
+  return scalars_of(&scalars, 0);
 }
 
-// Returns the scalars of one layer of a group.
-Scalars Step::scalars_of(const GroupScalars& of, std::size_t i) const {
+// Returns the scalars of one layer of consecutive groups.
+Scalars Step::scalars_of(const GroupScalars* groups, std::size_t i) const {
+  const GroupScalars& of = groups[i / group];
+  i %= group;
   const bool skip = rule_->skip_nonfinite != 0 && !std::isfinite(of.s[i]);
   return {of.beta1, of.a[i], of.b[i], of.c, of.d[i], of.ahead[i], skip};
 }
@@ -391,31 +439,6 @@ void Step::pass(const Tensor& tensor, const Scalars& scalars, std::size_t start,
       target, weights, gradient, moment, size, scalars, ahead_.pass);
 }
 
-// The memory of an array: pieces of `length` bytes, `stride` bytes apart.
-struct Extent {
-  const std::byte *begin, *end;
-  std::size_t length, stride;
-  std::size_t tensor;
-  bool written;
-};
-
-Extent extent(const void* start, const Grid& grid, Dtype dtype, std::size_t tensor, bool written) {
-  const auto* begin = static_cast<const std::byte*>(start);
-  const std::size_t length = grid.layers * grid.run * bytes(dtype);
-  const std::size_t stride = grid.runs > 1 ? grid.stride * bytes(dtype) : length;
-  return {begin, begin + (grid.runs - 1) * stride + length, length, stride, tensor, written};
-}
-
-// Returns whether two extents share a byte; x must not begin after y. Only an extent of the same
-// stride can lie in gaps: its pieces are then all at the same place between the pieces of the
-// other.
-bool meet(const Extent& x, const Extent& y) {
-  if (y.begin >= x.end) return false;
-  if (y.stride != x.stride) return true;
-  const std::size_t within = static_cast<std::size_t>(y.begin - x.begin) % x.stride;
-  return within < x.length || within + y.length > x.stride;
-}
-
 }  // namespace
 
 void step(std::span<const Tensor> tensors, const Rule& rule, const Kernels& kernels, int threads) {
@@ -424,51 +447,6 @@ void step(std::span<const Tensor> tensors, const Rule& rule, const Kernels& kern
 
 void square_sums(std::span<const Tensor> tensors, const Kernels& kernels, int threads) {
   Step(tensors, nullptr, kernels).run(threads);
-}
-
-std::optional<std::pair<std::size_t, std::size_t>> overlap(std::span<const Tensor> tensors) {
-  std::vector<Extent> extents;
-  extents.reserve(5 * tensors.size());
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const Tensor& tensor = tensors[i];
-    const bool empty = tensor.grid.layers * tensor.grid.layer_size() == 0;
-    if (!empty) {
-      if (tensor.target != nullptr) {
-        extents.push_back(extent(tensor.target, tensor.grid, tensor.weight_dtype, i, true));
-      }
-      extents.push_back(extent(tensor.moment, tensor.grid, tensor.moment_dtype, i, true));
-      extents.push_back(extent(tensor.gradient, tensor.grid, tensor.gradient_dtype, i, false));
-      if (tensor.moment_dtype == Dtype::int8) {
-        const Grid& grid = tensor.grid;
-        const Quantised& rows = tensor.quantised;
-        const std::size_t elements = (grid.runs - 1) * grid.stride + grid.layers * grid.run;
-        const std::size_t scales = elements / rows.row * rows.row_scales();
-        extents.push_back(extent(rows.scales, {1, 1, scales, 0}, Dtype::float32, i, true));
-      }
-    }
-    if (!empty || (tensor.squares != nullptr && tensor.grid.layers != 0)) {
-      const Dtype dtype = tensor.weight_dtype == Dtype::float64 ? Dtype::float64 : Dtype::float32;
-      extents.push_back(extent(tensor.v, {1, tensor.grid.layers, 1, 0}, dtype, i, true));
-    }
-  }
-  std::sort(extents.begin(), extents.end(),
-            [](const Extent& x, const Extent& y) { return x.begin < y.begin; });
-  // Earlier extents that may reach into the next one. If nothing overlaps, only few of them are
-  // written: parts of one array.
-  std::vector<const Extent*> read, written;
-  for (const Extent& next : extents) {
-    const auto first_met = [&](std::vector<const Extent*>& others) {
-      std::erase_if(others, [&](const Extent* other) { return other->end <= next.begin; });
-      const auto met = std::find_if(others.begin(), others.end(),
-                                    [&](const Extent* other) { return meet(*other, next); });
-      return met == others.end() ? nullptr : *met;
-    };
-    const Extent* other = first_met(written);
-    if (other == nullptr && next.written) other = first_met(read);
-    if (other != nullptr) return std::pair(other->tensor, next.tensor);
-    (next.written ? written : read).push_back(&next);
-  }
-  return std::nullopt;
 }
 
 }  // namespace novograd

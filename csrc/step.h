@@ -13,7 +13,8 @@
 namespace novograd {
 
 // Updates target, momentum buffer and v of each layer, on up to `threads` threads. The result does
-// not depend on the number of threads. There must be a linear pass for the dtypes. Memory that is
+// not depend on the number of threads. There must be a linear pass for the dtypes, and for the
+// blocks of a momentum buffer in int8. Memory that is
 // written must not overlap other memory, except that a target may be its tensor's weights or
 // gradient.
 //
@@ -21,6 +22,12 @@ namespace novograd {
 // them. They may include elements that are stored elsewhere. So v of a layer without elements is
 // updated too; without `squares`, such a layer is not changed.
 void step(std::span<const Tensor> tensors, const Rule& rule, const Kernels& kernels, int threads);
+
+// Whether there is a linear pass for the given layers and rows of a momentum buffer in int8. There
+// is one if each piece of a layer consists of whole rows. If each row consists of whole pieces of
+// all layers, there is one unless the pieces are so long that too many elements of a row must be
+// done together.
+bool has_quantised_pass(const Grid& grid, std::size_t row);
 
 // Computes the squared norms as `step` does, with the same bits, and writes them to `squares`.
 void square_sums(std::span<const Tensor> tensors, const Kernels& kernels, int threads);

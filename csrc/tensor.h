@@ -28,7 +28,7 @@ struct Grid {
 
 // The rows of a momentum buffer in int8. A row is cut into blocks of `quantised_block` elements;
 // its last block may be shorter. The value of an element is its number times the scale of its
-// block. Every piece of a layer must consist of whole rows.
+// block. Not all layers can share blocks: see `has_quantised_pass` in step.h.
 constexpr std::size_t quantised_block = 128;
 struct Quantised {
   float* scales;        // of the blocks, in the order of memory

@@ -360,7 +360,7 @@ GRIDS = (
     (1, 7, 0, 0),
 )
 # Layers that are columns, without and with gaps.
-COLUMNS = ((30, 300, 1, 300), (30, 1_000, 1, 1_007), (5, 20, 1, 20))
+COLUMNS = ((30, 300, 1, 300), (30, 1_000, 1, 1_007), (5, 20, 1, 20), (150, 1_100, 1, 1_107))
 every_grid = pytest.mark.parametrize("grids", [GRIDS, COLUMNS], ids=["rows", "columns"])
 
 
@@ -518,16 +518,24 @@ def test_skip_nonfinite_leaves_one_layer_of_a_tensor_untouched(grids):
 
 
 class Rows(NamedTuple):
-    """A matrix with a momentum buffer in int8, and its place in the whole tensor."""
+    """A matrix with a momentum buffer in int8, and its place in the whole tensor.
+
+    A layer has whole rows; or, if ``run`` is given, pieces of this length, and each row has pieces
+    of all layers.
+    """
 
     rows: int
     length: int
     layers: int
     first: int = 0
     pitch: int | None = None
+    run: int | None = None
 
     @property
     def grid(self):
+        if self.run is not None:
+            period = self.layers * self.run
+            return self.rows * self.length // period, self.layers, self.run, period
         run = self.rows // self.layers * self.length
         return 1, self.layers, run, self.layers * run
 
@@ -544,6 +552,19 @@ MATRICES = (
     Rows(10, 9, 10, first=1),
     Rows(300, 1, 300),
     Rows(1, 257, 1, first=2**33 - 131),
+)
+# Layers that share blocks: columns, in one group, in several, and in rows for several threads;
+# pieces that are cut by blocks; and layers that begin again within a row, also within a block.
+SHARED = (
+    Rows(70, 200, 200, run=1),
+    Rows(33, 1100, 1100, first=2**33 - 5000, pitch=1100, run=1),
+    Rows(300, 1100, 1100, first=5, run=1),
+    Rows(20, 160 * 27, 160, run=27),
+    Rows(12, 300 * 4, 300, first=3, pitch=1301, run=4),
+    Rows(40, 64 * 30, 64, run=1),
+    Rows(7, 60 * 400, 60, run=1),
+    Rows(11, 7 * 13 * 9, 7, run=13),
+    Rows(1, 4100, 4100, run=1),
 )
 
 
@@ -582,9 +603,10 @@ def quantised_as(kind):
     return "float64" if kind[0] == "float64" else "float32"
 
 
-def in_blocks(row):
-    """Returns a row as blocks; zeros fill the last block."""
-    return np.pad(row, (0, -row.size % BLOCK)).reshape(-1, BLOCK)
+def in_blocks(rows):
+    """Returns the blocks of each row; zeros fill the last block."""
+    count, length = rows.shape
+    return np.pad(rows, ((0, 0), (0, -length % BLOCK))).reshape(count, -1, BLOCK)
 
 
 def expected_after(kind, matrices):
@@ -599,33 +621,34 @@ def expected_after(kind, matrices):
     arrays.layers().step(PLAIN, 1)
     moments, arrays.moments, arrays.scales = arrays.moments, [], []
     for x, m in zip(matrices, moments, strict=True):
-        place = np.arange(x.length, dtype=np.uint64)
-        found = []
-        for i, row in enumerate(m.reshape(x.rows, x.length)):
-            number = place + np.uint64(x.first + i * (x.pitch or x.length))
-            pair = number >> np.uint64(1)
-            words = (pair.astype(np.uint32).view(np.int32), (pair >> 32).astype(np.int32))
-            odd = (number & np.uint64(1)).astype(np.int32)
-            bits = random_bits(np.int32([arrays.steps]), *words, odd)
-            found.append(quantised_blocks(in_blocks(row), in_blocks(bits.astype(dtype)), xp=np))
-        q = [blocks.ravel()[: x.length] for blocks, _ in found]
-        arrays.moments.append(np.concatenate(q).astype(np.int8))
-        arrays.scales.append(np.stack([scales for _, scales in found]))
+        row, column = np.indices((x.rows, x.length), np.uint64)
+        number = np.uint64(x.first) + row * np.uint64(x.pitch or x.length) + column
+        pair = number >> np.uint64(1)
+        words = (pair.astype(np.uint32).view(np.int32), (pair >> 32).astype(np.int32))
+        odd = (number & np.uint64(1)).astype(np.int32)
+        bits = random_bits(np.int32([arrays.steps]), *words, odd).astype(dtype)
+        blocks, found = quantised_blocks(
+            in_blocks(m.reshape(x.rows, x.length)), in_blocks(bits), xp=np
+        )
+        q = blocks.reshape(x.rows, -1)[:, : x.length]
+        arrays.moments.append(q.astype(np.int8).ravel())
+        arrays.scales.append(found)
     return arrays
 
 
 @pytest.mark.parametrize("kind", QUANTISED, ids="-".join)
 def test_a_step_in_int8_is_the_step_of_its_numbers_and_then_quantised(kind, monkeypatch):
-    expected = expected_after(kind, MATRICES)
+    matrices = MATRICES + SHARED
+    expected = expected_after(kind, matrices)
     for name in INSTRUCTION_SETS:
         monkeypatch.setenv("NOVOGRAD_ISA", name)
-        arrays = Matrices(kind)
+        arrays = Matrices(kind, matrices)
         arrays.layers().step(PLAIN, 2)
         for field in ("weights", "moments", "scales", "vs"):
             for i, pair in enumerate(
                 zip(getattr(arrays, field), getattr(expected, field), strict=True)
             ):
-                np.testing.assert_array_equal(*pair, err_msg=f"{field} of {MATRICES[i]}, {name}")
+                np.testing.assert_array_equal(*pair, err_msg=f"{field} of {matrices[i]}, {name}")
 
 
 @pytest.mark.parametrize("kind", some(QUANTISED, kept=[("float32", "float32", "int8")]))
@@ -634,11 +657,21 @@ def test_results_in_int8_do_not_depend_on_threads_or_prefetching(kind, monkeypat
     for ahead, threads in ((None, 1), (None, 2), (None, 3), ("0,0", 2), ("4096,512", 2)):
         if ahead:
             monkeypatch.setenv("NOVOGRAD_AHEAD", ahead)
-        arrays = Matrices(kind)
+        arrays = Matrices(kind, MATRICES + SHARED)
         for _ in range(2):
             arrays.layers().step(PLAIN, threads)
         results.add(arrays.stored())
     assert len(results) == 1
+
+
+def test_layers_that_share_blocks_must_fit_in_a_group():
+    def known(rows):
+        return native.kernels.has_quantised_pass(grid=rows.grid, row=rows.length)
+
+    assert all(map(known, MATRICES + SHARED))
+    # 128 layers with 125 neighbours each, and rows that end within the pieces of a layer.
+    assert not known(Rows(3, 300 * 125, 300, run=125))
+    assert not known(Rows(6, 150, 4, run=50))
 
 
 def test_a_skipped_layer_keeps_its_bits_in_int8():
@@ -652,6 +685,44 @@ def test_a_skipped_layer_keeps_its_bits_in_int8():
         rows = [x[0].reshape(4, -1) for x in (new, old)]
         assert (rows[0] == rows[1]).all(axis=1).tolist() == [False, True, False, False]
         np.testing.assert_array_equal(new[1], old[1])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        Rows(40, 300, 300, run=1),
+        Rows(1000, 300, 300, run=1),
+        Rows(20, 96 * 27, 96, run=27),
+        Rows(20, 8 * 80, 8, run=1),
+    ],
+)
+def test_a_skipped_layer_keeps_its_values_in_shared_blocks(rows):
+    kind = ("float32", "float32", "int8")
+    arrays, untouched = (Matrices(kind, (rows,)) for _ in range(2))
+    index = layer_indices(rows.grid)
+    skipped = (0, 5, 7) if rows.layers == 8 else (0, *range(3, 91), *range(130, rows.layers, 2))
+    for layer in skipped:
+        arrays.gradients[0][index[layer][-1]] = np.inf
+    expected = expected_after(kind, (rows,))
+    arrays.layers().step(arguments(NUMBERS, skip_nonfinite=True), 2)
+    kept = np.concatenate([index[layer] for layer in skipped])
+    taken = np.setdiff1d(np.arange(rows.rows * rows.length), kept)
+    np.testing.assert_array_equal(arrays.weights[0][kept], untouched.weights[0][kept])
+    np.testing.assert_array_equal(arrays.weights[0][taken], expected.weights[0][taken])
+    np.testing.assert_array_equal(arrays.vs[0][list(skipped)], 0)
+
+    def values(of):
+        scales = np.repeat(of.scales[0], BLOCK, axis=1)[:, : rows.length].ravel()
+        return of.moments[0] * scales, scales
+
+    (new, unit), (old, _) = values(arrays), values(untouched)
+    assert (np.abs(new - old)[kept] <= 1.001 * unit[kept]).all()
+    # A block without a layer that takes the step is not rounded again.
+    number = np.arange(rows.rows * rows.length)
+    block = number // rows.length * 1000 + number % rows.length // BLOCK
+    still = ~np.isin(block, block[taken])
+    np.testing.assert_array_equal(arrays.moments[0][still], untouched.moments[0][still])
+    np.testing.assert_array_equal(new[still], old[still])
 
 
 @every_instruction_set

@@ -48,16 +48,22 @@ const std::vector<Grid> grids = {{1, 1, 300'001, 300'001},
                                  {50, 3, 17, 51},
                                  {1, 3'000, 1, 3'000},
                                  {100, 300, 1, 307},
+                                 {150, 1'100, 1, 1'107},
                                  {1, 5, 0, 0}};
-// For moments in int8: rows of 1,000 elements, so that chunks end within blocks; a row for each
-// layer; and rows that belong to the layers in turn.
-const std::vector<Grid> quantised_grids = {{1, 1, 300'000, 300'000},
-                                           {1, 2, 140'001, 280'002},
-                                           {1, 1, 100'000, 100'000},
-                                           {1, 30, 300, 9'000},
-                                           {50, 3, 17, 51},
-                                           {1, 3'000, 1, 3'000},
-                                           {1, 1, 0, 0}};
+// For moments in int8, with the length of a row: chunks that end within blocks; a row for each
+// layer; rows that belong to the layers in turn; and rows of all layers.
+const std::vector<std::pair<Grid, std::size_t>> quantised_grids = {
+    {{1, 1, 300'000, 300'000}, 1'000},
+    {{1, 2, 140'001, 280'002}, 140'001},
+    {{1, 1, 100'000, 100'000}, 1'000},
+    {{1, 30, 300, 9'000}, 300},
+    {{50, 3, 17, 51}, 17},
+    {{1, 3'000, 1, 3'000}, 1},
+    {{150, 1'100, 1, 1'100}, 1'100},
+    {{30, 300, 1, 300}, 300},
+    {{2'400, 60, 1, 60}, 480},
+    {{20, 96, 27, 2'592}, 2'592},
+    {{1, 1, 0, 0}, 1}};
 constexpr float steps = 3;
 constexpr Rule rule = {.beta1 = 0.9,
                        .keep = 0.75,
@@ -96,7 +102,12 @@ struct Model {
       return bytes_.data();
     };
     unsigned seed = 0;
-    for (const Grid& grid : moment == Dtype::int8 ? quantised_grids : grids) {
+    std::vector<std::pair<Grid, std::size_t>> used = quantised_grids;
+    if (moment != Dtype::int8) {
+      used.clear();
+      for (const Grid& grid : grids) used.emplace_back(grid, 0);
+    }
+    for (const auto& [grid, row] : used) {
       // The last piece has no gap after it.
       const std::size_t size =
           grid.run == 0 ? 0 : (grid.runs - 1) * grid.stride + grid.layers * grid.run;
@@ -105,8 +116,8 @@ struct Model {
       void* m = make(size, moment, ++seed);
       void* v = memory.emplace_back((weights == Dtype::float64 ? 8 : 4) * grid.layers).data();
       tensors.push_back({grid, 1, weights, gradient, moment, w, g, m, v, w});
-      if (moment == Dtype::int8 && size != 0) {
-        const std::size_t row = grid.run % 1000 == 0 ? 1000 : grid.run;
+      if (moment == Dtype::int8) {
+        expect(has_quantised_pass(grid, row), "there is a pass for the rows");
         Quantised& rows = tensors.back().quantised;
         rows = {.scales = nullptr, .row = row, .first = 3, .pitch = row + 1, .count = &steps};
         rows.scales =

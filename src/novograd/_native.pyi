@@ -19,6 +19,9 @@ class Tensors:
         moments: Sequence[int],
         vs: Sequence[int],
         squares: Sequence[int | None] | None = None,
+        rows: Sequence[tuple[int, int, int] | None] | None = None,
+        block_scales: Sequence[int | None] | None = None,
+        counts: Sequence[int | None] | None = None,
     ) -> None:
         """Describes tensors; each list has one item for each tensor.
 
@@ -35,9 +38,14 @@ class Tensors:
             squares: Addresses of the squared norms: contiguous, one float64 for each layer; None or
                 0 if there are none. If given, ``step`` does not compute the squared norms, and
                 also updates the second moment of a layer that has no elements here.
+            rows: For each momentum buffer in int8, the length of its rows of blocks, the number of
+                its first element in the whole tensor, and the distance of the numbers of the first
+                elements of two neighbouring rows. See ``novograd.quantized``.
+            block_scales: Addresses of the scales of these buffers, in float32.
+            counts: Addresses of their numbers of earlier steps, one float32 each.
 
         Raises:
-            ValueError: If the lists differ in length.
+            ValueError: If the lists differ in length, or if one of the last three lacks an int8 buffer.
         """
 
     def overlap(self) -> tuple[int, int] | None:
@@ -55,6 +63,14 @@ class Tensors:
 
 def traffic(*, weights: int, gradient: int, moment: int, size: int, threads: int) -> None:
     """Moves as many bytes as a step of float32 layers with ``size`` weights must move."""
+
+def has_quantised_pass(*, grid: tuple[int, int, int, int], row: int) -> bool:
+    """Whether a step supports layers and rows of a momentum buffer in int8.
+
+    Args:
+        grid: Where the layers lie, see ``novograd.native.grid``.
+        row: The length of the rows of blocks.
+    """
 
 def instruction_sets() -> list[str]:
     """Returns the instruction sets of the kernels that this machine can run, the best last."""

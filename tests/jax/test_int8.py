@@ -20,10 +20,12 @@ from novograd.jax import (
     novograd,
 )
 from novograd.jax.layout import LeafLayout
-from novograd.layers import Rows, Split
+from novograd.layers import Rows, Split, Stacked, Whole
 from tests.helpers.parameters import some
 
 SHAPES = {"matrix": (32, 2048), "kernel": (64, 16, 3, 3), "bias": (5000,), "small": (32, 16)}
+# Kernels of Flax, whose last axis has the outputs.
+COLUMNS = SHAPES | {"kernel": (3, 3, 40, 64)}
 make = functools.partial(novograd, 0.25, mu_dtype=jnp.int8, weight_decay=0.125)
 
 
@@ -119,18 +121,29 @@ def test_a_state_with_blocks_of_another_size_is_refused(expected):
 # -- the kernels ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "complex64"])
+@pytest.mark.parametrize(
+    ("dtype", "layers"),
+    [
+        ("float32", None),
+        ("bfloat16", None),
+        ("float16", None),
+        ("complex64", None),
+        ("float32", Rows(axes=-1)),
+        ("float16", Rows(axes=-1)),
+    ],
+)
 @pytest.mark.parametrize("applies", [True, False], ids=["step", "update"])
-def test_the_kernels_round_like_the_rule(dtype, applies):
-    weights = {name: jnp.asarray(x, dtype) for name, x in exact(SHAPES, 0).items()}
+def test_the_kernels_round_like_the_rule(dtype, layers, applies):
+    shapes = SHAPES if layers is None else COLUMNS
+    weights = {name: jnp.asarray(x, dtype) for name, x in exact(shapes, 0).items()}
     gradients = [
-        jax.tree.map(lambda x, i=i: (i * x).astype(dtype), exact(SHAPES, i)) for i in (1, 2)
+        jax.tree.map(lambda x, i=i: (i * x).astype(dtype), exact(shapes, i)) for i in (1, 2)
     ]
     if dtype == "complex64":
         weights, *gradients = jax.tree.map(lambda x: x * (1 + 2j), (weights, *gradients))
     results = []
     for fused in (True, False):
-        optimizer = make(fused=fused, skip_nonfinite=True)
+        optimizer = make(fused=fused, skip_nonfinite=True, layers=layers or Whole())
 
         def updated(weights, state, gradient, optimizer=optimizer):
             updates, state = optimizer.update(gradient, state, weights)
@@ -156,12 +169,26 @@ def test_the_kernels_are_the_default(expected):
     assert "tensor<32x2048xi8>" in lowered
 
 
-def test_the_kernels_need_layers_of_whole_blocks(expected):
-    weights = {"matrix": expected[0]["matrix"]}
-    optimizer = make(fused=True, layers=Rows(axes=-1))
-    with pytest.raises(RuntimeError, match=r"^fused=True, but several layers share a block of a"):
+def test_a_layer_that_skips_a_step_keeps_its_weights_in_shared_blocks():
+    weights, gradient = exact(COLUMNS, 0), exact(COLUMNS, 1)
+    gradient["matrix"] = gradient["matrix"].at[3, :200].set(jnp.inf)
+    results = [
+        trained(make(fused=fused, skip_nonfinite=True, layers=Rows(axes=-1)), weights, [gradient])
+        for fused in (True, False)
+    ]
+    (actual, state), (expected, other) = results
+    assert_same_bits(state, other)
+    np.testing.assert_array_equal(actual["matrix"][:, :200], weights["matrix"][:, :200])
+    np.testing.assert_allclose(actual["matrix"], expected["matrix"], rtol=1e-5, atol=1e-5)
+
+
+def test_the_kernels_need_rows_with_all_layers_or_layers_with_whole_rows():
+    weights = {"matrix": jnp.ones((64, 8, 16))}
+    optimizer = make(fused=True, layers=Stacked(axes=(0, 1)))
+    message = r"^fused=True, but there is no kernel for layers that share a block"
+    with pytest.raises(RuntimeError, match=message):
         optimizer.step(weights, optimizer.init(weights), weights)
-    default = make(layers=Rows(axes=-1))
+    default = make(layers=Stacked(axes=(0, 1)))
     default.step(weights, default.init(weights), weights)
 
 

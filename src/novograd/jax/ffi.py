@@ -147,8 +147,10 @@ def _problem_of(leaf: Leaf) -> str | None:
         grid = _grid(leaf.gradient, leaf.layout)
         if grid is None:
             return f"there is no kernel for {leaf.layout.layers} of a leaf of shape {gradient[1]}"
-        if leaf.scales is not None and grid[2] % _row(leaf):
-            return "several layers share a block of a momentum buffer in int8"
+        if leaf.scales is not None and not native.kernels.has_quantised_pass(
+            grid=grid, row=_row(leaf)
+        ):
+            return "there is no kernel for layers that share a block of a buffer in int8 like this"
         return None
     names = ("gradient", "momentum buffer", "v", "weights")
     kinds = ", ".join(

@@ -218,11 +218,10 @@ def novograd(
             which its ``|g_t|^2`` is infinite or NaN.
         fused: Whether to use the native CPU kernels, with one call for all leaves. None uses the
             kernels where possible, and elsewhere the rule in JAX's operations. The kernels need a
-            program for one CPU device, and leaves with dtypes and layers that have a kernel (with
-            an int8 momentum buffer, no two layers may share a block). They do not work under
-            ``jax.vmap``, ``jax.shard_map``, differentiation and ``jax.export``. False never uses
-            the kernels. True raises an error where they cannot be used. The results agree up to
-            rounding.
+            program for one CPU device, and leaves with dtypes and layers that have a kernel. They
+            do not work under ``jax.vmap``, ``jax.shard_map``, differentiation and ``jax.export``.
+            False never uses the kernels. True raises an error where they cannot be used. The
+            results agree up to rounding.
 
     Returns:
         An optax gradient transformation. Its updates are for ``optax.apply_updates``. Its ``step``

@@ -84,8 +84,8 @@ def _problem_of_rows(part: Part, grid: Grid) -> str | None:
     rows, step = rows_of(part), cast(Tensor, part.step)
     if rows is None:
         return "it is not contiguous, or its rows are not equally far apart in the whole tensor"
-    if grid[2] % rows.length:
-        return "several layers share a block of the momentum buffer in 8 bits"
+    if not native.kernels.has_quantised_pass(grid=grid, row=rows.length):
+        return "there is no kernel for layers that share a block of a buffer in 8 bits like this"
     if step.dtype != torch.float32 or not step.is_cpu:
         return f"'step' must be a float32 on the CPU, got {step.dtype} on {step.device}"
     return None
