@@ -31,7 +31,7 @@ std::size_t fewest_together(const Grid& grid, std::size_t row) {
 bool of_columns(const Tensor& tensor) { return tensor.grid.run == 1; }
 
 bool share_blocks(const Tensor& tensor) {
-  return tensor.moment_dtype == Dtype::int8 && share_blocks(tensor.grid, tensor.quantised.row);
+  return tensor.moment_dtype == Dtype::int8 && share_blocks(tensor.grid, tensor.rows.row);
 }
 
 bool has_quantised_pass(const Grid& grid, std::size_t row) {
@@ -65,7 +65,7 @@ std::size_t pass_start(const Tensor& tensor, std::size_t index) {
   const std::size_t end = tensor.grid.layer_size();
   const std::size_t start = std::min(index * chunk_size(tensor), end);
   if (tensor.moment_dtype != Dtype::int8) return start;
-  const std::size_t row = tensor.quantised.row;
+  const std::size_t row = tensor.rows.row;
   if (in_rows(tensor)) {
     const std::size_t each = row / tensor.grid.layers;  // rows of columns in a row of blocks
     return std::min((start + each - 1) / each * each, end);
@@ -76,7 +76,7 @@ std::size_t pass_start(const Tensor& tensor, std::size_t index) {
 
 std::size_t together(const Tensor& tensor) {
   if (!share_blocks(tensor)) return of_columns(tensor) ? group : 1;
-  const std::size_t fewest = fewest_together(tensor.grid, tensor.quantised.row);
+  const std::size_t fewest = fewest_together(tensor.grid, tensor.rows.row);
   std::size_t width = group;
   while (width > fewest && width * tensor.grid.run > longest_shared) width /= 2;
   return std::max(width, fewest);

@@ -29,6 +29,10 @@ struct BFloat16 {
 struct Float16 {
   std::uint16_t bits;
 };
+// A bfloat16 that is rounded at random when it is stored.
+struct StochasticBFloat16 {
+  std::uint16_t bits;
+};
 
 std::uint32_t bits_of(float value) {
   std::uint32_t bits;
@@ -45,6 +49,7 @@ float from_bits(std::uint32_t bits) {
 double load(double x) { return x; }
 float load(float x) { return x; }
 float load(BFloat16 x) { return from_bits(std::uint32_t{x.bits} << 16); }
+float load(StochasticBFloat16 x) { return from_bits(std::uint32_t{x.bits} << 16); }
 
 // Rounds a float to the nearest bfloat16, ties to even. The result is in the upper half of the
 // word.
@@ -89,8 +94,8 @@ void store(Float16& x, float value) {
 }
 #endif
 
-// Compilers do not vectorise the processor's conversion instructions for float16. So, with these
-// instructions, float16 is converted in blocks.
+// Numbers that are rounded at random are converted in blocks. Compilers do not vectorise the
+// processor's conversion instructions for float16; so, with these instructions, float16 is too.
 constexpr std::size_t block = 256;
 
 template <class T>
@@ -102,6 +107,16 @@ template <class T>
 struct Buffered {
   using type = T;
 };
+
+template <>
+struct Buffered<StochasticBFloat16> {
+  using type = float;
+};
+
+const float* widen(const StochasticBFloat16* x, float* buffer, std::size_t size) {
+  for (std::size_t i = 0; i < size; ++i) buffer[i] = load(x[i]);
+  return buffer;
+}
 
 #if defined(__F16C__)
 template <>

@@ -14,7 +14,7 @@
 
 #include "advance.h"
 #include "formats.h"
-#include "int8.h"
+#include "rounding.h"
 
 namespace novograd {
 namespace {
@@ -261,10 +261,19 @@ void advance(const Rule& rule, double scale, void* v, std::size_t layers, GroupS
   one.common(scalars);
 }
 
+// What the random bits of the weights of a piece follow from, if they are rounded at random.
+struct Place {
+  std::uint32_t key;
+  std::uint64_t first;  // the number of the first element in the whole tensor
+};
+
+template <class W>
+constexpr bool at_random = std::is_same_v<W, StochasticBFloat16>;
+
 // Does a piece of a pass; if a type is buffered, of at most `block` elements.
 template <bool write, class W, class G, class M, class Update>
 void pass_piece(W* target, const W* weights, const G* gradient, M* moment, std::size_t size,
-                const Update& update) {
+                const Update& update, const Place& place) {
   if constexpr (std::is_same_v<W, BFloat16> && std::is_same_v<G, W> && std::is_same_v<M, W> &&
                 std::is_same_v<Update, LayerUpdate<float>>) {
     const auto pairs = [](auto* x) { return reinterpret_cast<BFloat16Pair*>(x); };
@@ -290,19 +299,37 @@ void pass_piece(W* target, const W* weights, const G* gradient, M* moment, std::
     } else {
       pass<write>(target, old, wide_gradient, moment, size, update);
     }
-    if constexpr (write && buffered<W>) narrow(target, new_w, size);
+    if constexpr (write && at_random<W>) {
+      round_at_random(target, new_w, size, RandomBits(place.key, place.first, size));
+    } else if constexpr (write && buffered<W>) {
+      narrow(target, new_w, size);
+    }
   } else {
     pass<write>(target, weights, gradient, moment, size, update);
   }
 }
 
+// Returns the place of a piece that begins at element `start` of the tensor. Random bits are made
+// for neighbours in the whole tensor, so the piece may become shorter: it must end with the row.
+template <class W>
+Place place_of(std::size_t start, std::size_t& size, const Rows& rows) {
+  if constexpr (at_random<W>) {
+    const std::size_t left = rows.row - start % rows.row;
+    size = size < left ? size : left;
+    return {step_key(*rows.count, for_weights), rows.number(start)};
+  } else {
+    return {};
+  }
+}
+
 template <bool write, class W, class G, class M, class Update>
 void pass_all(W* target, const W* weights, const G* gradient, M* moment, std::size_t size,
-              const Update& update, std::size_t ahead) {
+              const Update& update, std::size_t start, const Rows& rows, std::size_t ahead) {
   const bool in_blocks = buffered<W> || buffered<G> || buffered<M> || ahead != 0;
   const std::size_t piece = in_blocks ? block : size;
-  for (std::size_t i = 0; i < size; i += piece) {
-    const std::size_t n = size - i < piece ? size - i : piece;
+  for (std::size_t i = 0, n; i < size; i += n) {
+    n = size - i < piece ? size - i : piece;
+    const Place place = place_of<W>(start + i, n, rows);
     if (ahead != 0) {
       prefetch(weights + i, n, ahead);
       prefetch(gradient + i, n, ahead);
@@ -310,17 +337,18 @@ void pass_all(W* target, const W* weights, const G* gradient, M* moment, std::si
     }
     W* to = target;
     if constexpr (write) to += i;
-    pass_piece<write>(to, weights + i, gradient + i, moment + i, n, update);
+    pass_piece<write>(to, weights + i, gradient + i, moment + i, n, update, place);
   }
 }
 
 template <class W, class G, class M, class C>
 void linear_pass(void* target, const void* weights, const void* gradient, void* moment,
-                 std::size_t size, const Scalars& scalars, std::size_t ahead) {
+                 std::size_t start, std::size_t size, const Rows& rows, const Scalars& scalars,
+                 std::size_t ahead) {
   const auto run = [&](auto write) {
     pass_all<write()>(static_cast<W*>(target), static_cast<const W*>(weights),
                       static_cast<const G*>(gradient), static_cast<M*>(moment), size,
-                      LayerUpdate<C>(scalars), ahead);
+                      LayerUpdate<C>(scalars), start, rows, ahead);
   };
   target == nullptr ? run(std::false_type()) : run(std::true_type());
 }
@@ -338,9 +366,11 @@ struct UnroundedBlock {
 // Does the pass over a block, without the rounding.
 template <class W, class G, class C, class Size, class Update>
 void block_pass(W* target, const W* weights, const G* gradient, float& scale,
-                UnroundedBlock<C>& unrounded, Size size, const Update& update) {
+                UnroundedBlock<C>& unrounded, Size size, const Update& update,
+                std::uint32_t weights_key) {
   dequantise(unrounded.m, unrounded.moment, size, scale);
-  pass_piece<true>(target, weights, gradient, unrounded.m, size, update);
+  pass_piece<true>(target, weights, gradient, unrounded.m, size, update,
+                   {weights_key, unrounded.first});
   const BlockScale<C> now(unrounded.m, size);
   scale = now.scale;
   unrounded.inverse = now.inverse;
@@ -357,8 +387,8 @@ void round_block(const UnroundedBlock<C>& unrounded, Size size, std::uint32_t ke
 template <class W, class G, class C, class Update>
 [[gnu::noinline]] void short_block_pass(W* target, const W* weights, const G* gradient,
                                         float& scale, UnroundedBlock<C>& unrounded,
-                                        const Update& update) {
-  block_pass(target, weights, gradient, scale, unrounded, unrounded.size, update);
+                                        const Update& update, std::uint32_t weights_key) {
+  block_pass(target, weights, gradient, scale, unrounded, unrounded.size, update, weights_key);
 }
 
 template <class C>
@@ -371,13 +401,14 @@ template <class C>
 template <class W, class G, class C>
 class BlockPasses {
  public:
-  BlockPasses(W* target, const W* weights, const G* gradient, std::int8_t* moment,
-              std::uint32_t key, std::size_t ahead)
-      : target_(target),
-        weights_(weights),
-        gradient_(gradient),
+  BlockPasses(void* target, const void* weights, const void* gradient, std::int8_t* moment,
+              float count, std::size_t ahead)
+      : target_(static_cast<W*>(target)),
+        weights_(static_cast<const W*>(weights)),
+        gradient_(static_cast<const G*>(gradient)),
         moment_(moment),
-        key_(key),
+        moment_key_(step_key(count, for_moment)),
+        weights_key_(step_key(count, for_weights)),
         ahead_(ahead) {}
 
   // Does the pass over the block of elements from `i`. The first one has the number `first` in the
@@ -394,9 +425,11 @@ class BlockPasses {
     now_->first = first;
     now_->size = size;
     if (size == whole) {
-      block_pass(target_ + i, weights_ + i, gradient_ + i, scale, *now_, whole, update);
+      block_pass(target_ + i, weights_ + i, gradient_ + i, scale, *now_, whole, update,
+                 weights_key_);
     } else {
-      short_block_pass(target_ + i, weights_ + i, gradient_ + i, scale, *now_, update);
+      short_block_pass(target_ + i, weights_ + i, gradient_ + i, scale, *now_, update,
+                       weights_key_);
     }
     round_last();
     last_ = now_;
@@ -406,7 +439,8 @@ class BlockPasses {
   // Rounds the block of the last pass.
   void round_last() {
     if (last_ == nullptr) return;
-    last_->size == whole ? round_block(*last_, whole, key_) : round_short_block(*last_, key_);
+    last_->size == whole ? round_block(*last_, whole, moment_key_)
+                         : round_short_block(*last_, moment_key_);
   }
 
  private:
@@ -416,7 +450,7 @@ class BlockPasses {
   const W* weights_;
   const G* gradient_;
   std::int8_t* moment_;
-  std::uint32_t key_;
+  std::uint32_t moment_key_, weights_key_;
   std::size_t ahead_;
   UnroundedBlock<C> blocks_[2];
   UnroundedBlock<C>*now_ = blocks_, *last_ = nullptr;
@@ -425,11 +459,8 @@ class BlockPasses {
 template <class W, class G, class C>
 [[gnu::flatten]] void quantised_pass(void* target, const void* weights, const void* gradient,
                                      std::int8_t* moment, std::size_t start, std::size_t size,
-                                     const Quantised& rows, const Scalars& scalars,
-                                     std::size_t ahead) {
-  BlockPasses<W, G, C> blocks(static_cast<W*>(target), static_cast<const W*>(weights),
-                              static_cast<const G*>(gradient), moment, step_key(*rows.count),
-                              ahead);
+                                     const Rows& rows, const Scalars& scalars, std::size_t ahead) {
+  BlockPasses<W, G, C> blocks(target, weights, gradient, moment, *rows.count, ahead);
   const LayerUpdate<C> update(scalars);
   std::size_t row = start / rows.row, column = start % rows.row;
   float* scale = rows.scales + row * rows.row_scales() + column / quantised_block;
@@ -446,10 +477,9 @@ template <class W, class G, class C>
 template <class W, class G, class C>
 [[gnu::flatten]] void shared_block_pass(void* target, const void* weights, const void* gradient,
                                         std::int8_t* moment, const SharedBlocks& shape,
-                                        const Quantised& rows, const GroupScalars* scalars) {
+                                        const Rows& rows, const GroupScalars* scalars) {
   constexpr std::size_t capacity = longest_shared + quantised_block;
-  BlockPasses<W, G, C> blocks(static_cast<W*>(target), static_cast<const W*>(weights),
-                              static_cast<const G*>(gradient), moment, step_key(*rows.count), 0);
+  BlockPasses<W, G, C> blocks(target, weights, gradient, moment, *rows.count, 0);
   // A block that begins in one period may end in the next one.
   const std::size_t period = shape.layers * shape.run, most = period + quantised_block;
   const std::size_t size = shape.columns < most ? shape.columns : most;
@@ -492,18 +522,20 @@ template <class W, class G, class C>
 
 template <class W, class G, class M, class C>
 void column_pass(void* target, const void* weights, const void* gradient, void* moment,
-                 const Columns& shape, const GroupScalars* scalars) {
+                 std::size_t start, const Columns& shape, const Rows& numbered,
+                 const GroupScalars* scalars) {
   const auto [rows, columns, stride] = shape;
   const RowScalars<C, most_columns> all(scalars, columns);
   const std::size_t piece = buffered<W> || buffered<G> || buffered<M> ? block : columns;
   const auto run = [&](auto write) {
     for (std::size_t row = 0; row < rows; ++row) {
-      for (std::size_t first = 0; first < columns; first += piece) {
+      for (std::size_t first = 0, n; first < columns; first += n) {
         const std::size_t i = row * stride + first;
-        pass_piece<write()>(
-            write() ? static_cast<W*>(target) + i : nullptr, static_cast<const W*>(weights) + i,
-            static_cast<const G*>(gradient) + i, static_cast<M*>(moment) + i,
-            columns - first < piece ? columns - first : piece, RowUpdate<C>(all, first));
+        n = columns - first < piece ? columns - first : piece;
+        const Place place = place_of<W>(start + i, n, numbered);
+        pass_piece<write()>(write() ? static_cast<W*>(target) + i : nullptr,
+                            static_cast<const W*>(weights) + i, static_cast<const G*>(gradient) + i,
+                            static_cast<M*>(moment) + i, n, RowUpdate<C>(all, first), place);
       }
     }
   };
@@ -577,6 +609,7 @@ PassOf<Of> choose_weights(Dtype weights, Dtype gradient) {
     case Dtype::float32: return choose_gradient<Of, float, M>(gradient);
     case Dtype::bfloat16: return choose_gradient<Of, BFloat16, M>(gradient);
     case Dtype::float16: return choose_gradient<Of, Float16, M>(gradient);
+    case Dtype::stochastic_bfloat16: return choose_gradient<Of, StochasticBFloat16, M>(gradient);
     default: return nullptr;
   }
 }

@@ -19,15 +19,16 @@ struct Ahead {
 using SquareSum = double (*)(const void* gradient, std::size_t size, std::size_t ahead);
 
 // Does the linear pass with `scalars`, in float32, or in float64 for float64 weights. If `target`
-// is null, only the momentum buffer is written.
+// is null, only the momentum buffer is written. `start` is the index of the first element in the
+// tensor; the addresses are those of this element.
 using LinearPass = void (*)(void* target, const void* weights, const void* gradient, void* moment,
-                            std::size_t size, const Scalars& scalars, std::size_t ahead);
+                            std::size_t start, std::size_t size, const Rows& rows,
+                            const Scalars& scalars, std::size_t ahead);
 
-// Does the linear pass for whole blocks of a momentum buffer in int8. `start` is the index of the
-// first element in the rows; the addresses are those of this element, and no one is null.
+// The same for whole blocks of a momentum buffer in int8. No address is null.
 using QuantisedPass = void (*)(void* target, const void* weights, const void* gradient,
                                std::int8_t* moment, std::size_t start, std::size_t size,
-                               const Quantised& rows, const Scalars& scalars, std::size_t ahead);
+                               const Rows& rows, const Scalars& scalars, std::size_t ahead);
 
 // A group of layers that share blocks of a momentum buffer in int8: `columns` elements of each of
 // `rows` rows from `first_row`, from element `start` of a row. They belong to `layers` layers with
@@ -43,8 +44,8 @@ struct SharedBlocks {
 // Does the linear pass for such a group. The addresses are those of the first element of the group,
 // and no one is null.
 using SharedBlockPass = void (*)(void* target, const void* weights, const void* gradient,
-                                 std::int8_t* moment, const SharedBlocks& shape,
-                                 const Quantised& rows, const GroupScalars* scalars);
+                                 std::int8_t* moment, const SharedBlocks& shape, const Rows& rows,
+                                 const GroupScalars* scalars);
 
 // Columns of matrices with `stride` elements from row to row.
 struct Columns {
@@ -57,7 +58,8 @@ using ColumnSums = void (*)(const void* gradient, const Columns& shape, double* 
 // Does the linear pass with the scalars of each column, of which there are at most `most_columns`.
 constexpr std::size_t most_columns = 1024;
 using ColumnPass = void (*)(void* target, const void* weights, const void* gradient, void* moment,
-                            const Columns& shape, const GroupScalars* scalars);
+                            std::size_t start, const Columns& shape, const Rows& rows,
+                            const GroupScalars* scalars);
 
 // Computes the scalars of layers of a tensor from their squared norms, and updates their v.
 using AdvanceGroup = void (*)(const Rule& rule, double scale, void* v, std::size_t layers,

@@ -29,8 +29,8 @@ namespace {
 using Addresses = std::vector<std::uintptr_t>;
 using OptionalAddresses = std::vector<std::optional<std::uintptr_t>>;
 using Numbers = std::array<std::size_t, 4>;  // the members of a Grid
-// For a momentum buffer in int8: `row`, `first` and `pitch` of Quantised.
-using Rows = std::vector<std::optional<std::array<std::uint64_t, 3>>>;
+// For what is rounded at random: `row`, `first` and `pitch` of Rows.
+using RowNumbers = std::vector<std::optional<std::array<std::uint64_t, 3>>>;
 using Kind = std::array<Dtype, 3>;  // dtypes of weights, gradient and momentum buffer
 
 const char* name(Dtype dtype) {
@@ -73,37 +73,43 @@ Tensors make_tensors(const std::vector<std::size_t>& kind, const std::vector<Num
                      const std::vector<double>& scales, const Addresses& weights,
                      const Addresses& gradients, const Addresses& moments, const Addresses& vs,
                      const std::optional<OptionalAddresses>& squares,
-                     const std::optional<Rows>& rows,
+                     const std::optional<RowNumbers>& rows,
                      const std::optional<OptionalAddresses>& block_scales,
-                     const std::optional<OptionalAddresses>& counts) {
+                     const std::optional<OptionalAddresses>& counts,
+                     const std::optional<std::vector<bool>>& stochastic) {
   const std::size_t n = kind.size();
-  for (std::size_t given :
-       {grids.size(), scales.size(), weights.size(), gradients.size(), moments.size(), vs.size(),
-        squares ? squares->size() : n, rows ? rows->size() : n,
-        block_scales ? block_scales->size() : n, counts ? counts->size() : n}) {
+  for (std::size_t given : {grids.size(), scales.size(), weights.size(), gradients.size(),
+                            moments.size(), vs.size(), squares ? squares->size() : n,
+                            rows ? rows->size() : n, block_scales ? block_scales->size() : n,
+                            counts ? counts->size() : n, stochastic ? stochastic->size() : n}) {
     if (given != n) throw std::invalid_argument("all lists must have the same length");
   }
   std::vector<Tensor> tensors(n);
   for (std::size_t i = 0; i < n; ++i) {
     const auto [w, g, m] = kinds().at(kind[i]);
     const auto [runs, layers, run, stride] = grids[i];
-    Quantised quantised = {};
-    if (m == Dtype::int8) {
-      const auto known = [i](const auto& list) { return list && (*list)[i]; };
-      if (!known(rows) || !known(block_scales) || !known(counts)) {
-        throw std::invalid_argument("a moment in int8 needs rows, block_scales and counts");
-      }
+    const auto known = [i](const auto& list) { return list && (*list)[i]; };
+    const bool at_random = known(stochastic);
+    if (m == Dtype::int8 && (!known(rows) || !known(block_scales) || !known(counts))) {
+      throw std::invalid_argument("a moment in int8 needs rows, block_scales and counts");
+    }
+    if (at_random && (w != Dtype::bfloat16 || !known(rows) || !known(counts))) {
+      throw std::invalid_argument("stochastic weights are bfloat16, and need rows and counts");
+    }
+    Rows numbered = {};
+    if (m == Dtype::int8 || at_random) {
       const auto [row, first, pitch] = *(*rows)[i];
-      quantised = {.scales = static_cast<float*>(pointer(*(*block_scales)[i])),
-                   .row = row,
-                   .first = first,
-                   .pitch = pitch,
-                   .count = static_cast<const float*>(pointer(*(*counts)[i]))};
+      void* block_scale = known(block_scales) ? pointer(*(*block_scales)[i]) : nullptr;
+      numbered = {.scales = static_cast<float*>(block_scale),
+                  .row = row,
+                  .first = first,
+                  .pitch = pitch,
+                  .count = static_cast<const float*>(pointer(*(*counts)[i]))};
     }
     tensors[i] = {
         .grid = {runs, layers, run, stride},
         .scale = scales[i],
-        .weight_dtype = w,
+        .weight_dtype = at_random ? Dtype::stochastic_bfloat16 : w,
         .gradient_dtype = g,
         .moment_dtype = m,
         .weights = pointer(weights[i]),
@@ -112,7 +118,7 @@ Tensors make_tensors(const std::vector<std::size_t>& kind, const std::vector<Num
         .v = pointer(vs[i]),
         .target = pointer(weights[i]),
         .squares = squares ? static_cast<double*>(pointer((*squares)[i].value_or(0))) : nullptr,
-        .quantised = quantised};
+        .rows = numbered};
   }
   return {std::move(tensors)};
 }
@@ -143,14 +149,16 @@ NB_MODULE(_native, m) {
              const std::vector<Numbers>& grids, const std::vector<double>& scales,
              const Addresses& weights, const Addresses& gradients, const Addresses& moments,
              const Addresses& vs, const std::optional<OptionalAddresses>& squares,
-             const std::optional<Rows>& rows, const std::optional<OptionalAddresses>& block_scales,
-             const std::optional<OptionalAddresses>& counts) {
+             const std::optional<RowNumbers>& rows,
+             const std::optional<OptionalAddresses>& block_scales,
+             const std::optional<OptionalAddresses>& counts,
+             const std::optional<std::vector<bool>>& stochastic) {
             new (self) Tensors(make_tensors(kinds, grids, scales, weights, gradients, moments, vs,
-                                            squares, rows, block_scales, counts));
+                                            squares, rows, block_scales, counts, stochastic));
           },
           nb::kw_only(), "kinds"_a, "grids"_a, "scales"_a, "weights"_a, "gradients"_a, "moments"_a,
           "vs"_a, "squares"_a = nb::none(), "rows"_a = nb::none(), "block_scales"_a = nb::none(),
-          "counts"_a = nb::none())
+          "counts"_a = nb::none(), "stochastic"_a = nb::none())
       .def("overlap",
            [](const Tensors& self) {
              const nb::gil_scoped_release release;

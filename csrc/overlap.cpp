@@ -53,7 +53,7 @@ std::optional<std::pair<std::size_t, std::size_t>> overlap(std::span<const Tenso
       extents.push_back(extent(tensor.gradient, tensor.grid, tensor.gradient_dtype, i, false));
       if (tensor.moment_dtype == Dtype::int8) {
         const Grid& grid = tensor.grid;
-        const Quantised& rows = tensor.quantised;
+        const Rows& rows = tensor.rows;
         const std::size_t elements = (grid.runs - 1) * grid.stride + grid.layers * grid.run;
         const std::size_t scales = elements / rows.row * rows.row_scales();
         extents.push_back(extent(rows.scales, {1, 1, scales, 0}, Dtype::float32, i, true));

@@ -330,7 +330,8 @@ void Step::pass_group(const Tensor& tensor, std::size_t first, std::size_t layer
         tensor.target == nullptr ? nullptr : at(tensor.target, begin, tensor.weight_dtype),
         at(tensor.weights, begin, tensor.weight_dtype),
         at(tensor.gradient, begin, tensor.gradient_dtype),
-        at(tensor.moment, begin, tensor.moment_dtype), {size, layers, tensor.grid.stride}, scalars);
+        at(tensor.moment, begin, tensor.moment_dtype), begin, {size, layers, tensor.grid.stride},
+        tensor.rows, scalars);
   }
   for (std::size_t i = 0; i < layers; ++i) {
     pass(tensor, first + i, scalars_of(scalars, i), start, size);
@@ -342,7 +343,7 @@ void Step::pass_shared(const Tensor& tensor, std::size_t first, std::size_t laye
                        const GroupScalars* scalars, bool skips, std::size_t start,
                        std::size_t size) const {
   const Grid& grid = tensor.grid;
-  const std::size_t row = tensor.quantised.row, period = grid.layers * grid.run;
+  const std::size_t row = tensor.rows.row, period = grid.layers * grid.run;
   const std::size_t first_row = start / grid.run * period / row, column = first * grid.run;
   const std::size_t begin = first_row * row + column;
   const SharedBlocks shape = {.first_row = first_row,
@@ -356,7 +357,7 @@ void Step::pass_shared(const Tensor& tensor, std::size_t first, std::size_t laye
   kernels_.shared_block_pass(tensor.weight_dtype, tensor.gradient_dtype)(
       at(tensor.target, begin, tensor.weight_dtype), at(tensor.weights, begin, tensor.weight_dtype),
       at(tensor.gradient, begin, tensor.gradient_dtype),
-      static_cast<std::int8_t*>(tensor.moment) + begin, shape, tensor.quantised, scalars);
+      static_cast<std::int8_t*>(tensor.moment) + begin, shape, tensor.rows, scalars);
 }
 
 // Writes the squared norms of layers to `s`.
@@ -432,11 +433,11 @@ void Step::pass(const Tensor& tensor, const Scalars& scalars, std::size_t start,
   void* moment = at(tensor.moment, start, tensor.moment_dtype);
   if (tensor.moment_dtype == Dtype::int8) {
     return kernels_.quantised_pass(tensor.weight_dtype, tensor.gradient_dtype)(
-        target, weights, gradient, static_cast<std::int8_t*>(moment), start, size, tensor.quantised,
+        target, weights, gradient, static_cast<std::int8_t*>(moment), start, size, tensor.rows,
         scalars, ahead_.quantised);
   }
   kernels_.linear_pass(tensor.weight_dtype, tensor.gradient_dtype, tensor.moment_dtype)(
-      target, weights, gradient, moment, size, scalars, ahead_.pass);
+      target, weights, gradient, moment, start, size, tensor.rows, scalars, ahead_.pass);
 }
 
 }  // namespace

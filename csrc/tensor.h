@@ -6,7 +6,8 @@
 
 namespace novograd {
 
-enum class Dtype : std::uint8_t { float64, float32, bfloat16, float16, int8 };
+// Weights in `stochastic_bfloat16` are bfloat16, but rounded up or down at random.
+enum class Dtype : std::uint8_t { float64, float32, bfloat16, float16, int8, stochastic_bfloat16 };
 
 constexpr std::size_t bytes(Dtype dtype) {
   switch (dtype) {
@@ -26,18 +27,26 @@ struct Grid {
   constexpr std::size_t layer_size() const { return runs * run; }
 };
 
-// The rows of a momentum buffer in int8. A row is cut into blocks of `quantised_block` elements;
-// its last block may be shorter. The value of an element is its number times the scale of its
-// block. Not all layers can share blocks: see `has_quantised_pass` in step.h.
+// The rows of a tensor that is rounded at random. They say which number an element has in the whole
+// tensor, from which its random bits follow.
+//
+// A row of a momentum buffer in int8 is cut into blocks of `quantised_block` elements; its last
+// block may be shorter. The value of an element is its whole number times the scale of its block.
+// Not all layers can share blocks: see `has_quantised_pass` in step.h.
 constexpr std::size_t quantised_block = 128;
-struct Quantised {
-  float* scales;        // of the blocks, in the order of memory
+struct Rows {
+  float* scales;        // of the blocks, in the order of memory; for a moment in int8
   std::size_t row;      // the number of elements of a row
-  std::uint64_t first;  // the number of the first element in the whole tensor
+  std::uint64_t first;  // the number of the first element
   std::uint64_t pitch;  // element j of row i has number first + i*pitch + j
   const float* count;   // the number of earlier steps
 
   constexpr std::size_t row_scales() const { return (row + quantised_block - 1) / quantised_block; }
+
+  // Returns the number of the element at a place in memory.
+  constexpr std::uint64_t number(std::size_t place) const {
+    return first + place / row * pitch + place % row;
+  }
 };
 
 // The layers of one tensor. Each layer has its own v, and its squared norm may be given.
@@ -55,7 +64,7 @@ struct Tensor {
   // is not in int8.
   void* target;
   double* squares = nullptr;  // a number for each layer, see step.h; or null
-  Quantised quantised = {};   // for a moment in int8
+  Rows rows = {};             // for a moment in int8, and for weights in stochastic_bfloat16
 };
 
 }  // namespace novograd

@@ -21,8 +21,8 @@ void traffic(float* weights, const float* gradient, float* moment, std::size_t s
       // Depends on the sum, so that it is computed, and does not overflow, whatever the sum is.
       scalars.a = 0.5 + 1e-300 * square_sum(gradient + start, length, distance.sum);
       scalars.beta1 = scalars.c = 0.5, scalars.d = 1e-3;
-      pass(weights + start, weights + start, gradient + start, moment + start, length, scalars,
-           distance.pass);
+      pass(weights + start, weights + start, gradient + start, moment + start, start, length, {},
+           scalars, distance.pass);
     }
   });
 }

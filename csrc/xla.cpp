@@ -108,7 +108,7 @@ void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, const XLA
       return static_cast<std::size_t>(grids[4 * i + field]);
     };
     const Array gradient = argument(0), moment = argument(1), v = argument(2);
-    Quantised blocks = {};
+    Rows blocks = {};
     if (moment.dtype == Dtype::int8) {
       const std::size_t row = static_cast<std::size_t>(rows[i]), at = block_scales++;
       void* found =
@@ -131,7 +131,7 @@ void step_from_xla(const XLA_FFI_Args& args, const XLA_FFI_Rets& rets, const XLA
         .moment = state(0),
         .v = state(1),
         .target = targets ? array(rets.rets[i]).data : nullptr,
-        .quantised = blocks,
+        .rows = blocks,
     };
     const Grid& found = tensors[i].grid;
     if (found.layers * found.layer_size() != gradient.size || found.layers != v.size) {

@@ -31,8 +31,8 @@ void expect(bool right, const std::string& what) {
   std::printf("failed: %s\n", what.c_str());
 }
 
-constexpr Dtype all_dtypes[] = {Dtype::float64, Dtype::float32, Dtype::bfloat16, Dtype::float16,
-                                Dtype::int8};
+constexpr Dtype all_dtypes[] = {Dtype::float64, Dtype::float32, Dtype::bfloat16,
+                                Dtype::float16, Dtype::int8,    Dtype::stochastic_bfloat16};
 // Sizes for several threads, for several chunks of one thread, not a multiple of any vector width,
 // and 0; then several layers, with and without gaps, layers of one element, and columns.
 const std::vector<Grid> grids = {{1, 1, 300'001, 300'001},
@@ -105,7 +105,7 @@ struct Model {
     std::vector<std::pair<Grid, std::size_t>> used = quantised_grids;
     if (moment != Dtype::int8) {
       used.clear();
-      for (const Grid& grid : grids) used.emplace_back(grid, 0);
+      for (const Grid& grid : grids) used.emplace_back(grid, 1'000);
     }
     for (const auto& [grid, row] : used) {
       // The last piece has no gap after it.
@@ -116,10 +116,10 @@ struct Model {
       void* m = make(size, moment, ++seed);
       void* v = memory.emplace_back((weights == Dtype::float64 ? 8 : 4) * grid.layers).data();
       tensors.push_back({grid, 1, weights, gradient, moment, w, g, m, v, w});
+      Rows& rows = tensors.back().rows;
+      rows = {.scales = nullptr, .row = row, .first = 3, .pitch = row + 1, .count = &steps};
       if (moment == Dtype::int8) {
         expect(has_quantised_pass(grid, row), "there is a pass for the rows");
-        Quantised& rows = tensors.back().quantised;
-        rows = {.scales = nullptr, .row = row, .first = 3, .pitch = row + 1, .count = &steps};
         rows.scales =
             static_cast<float*>(make(size / row * rows.row_scales(), Dtype::float32, ++seed));
       }
@@ -142,7 +142,8 @@ struct Model {
     switch (dtype) {
       case Dtype::float64: std::memcpy(to, &value, 8); break;
       case Dtype::float32: std::memcpy(to, &single, 4); break;
-      case Dtype::bfloat16: std::memcpy(to, &bfloat16, 2); break;
+      case Dtype::bfloat16:
+      case Dtype::stochastic_bfloat16: std::memcpy(to, &bfloat16, 2); break;
       case Dtype::float16: std::memcpy(to, &float16, 2); break;
       case Dtype::int8: std::memcpy(to, &int8, 1); break;
     }
@@ -273,7 +274,7 @@ void a_forked_child_steps() {
 void overlapping_scales_are_found() {
   Model model(Dtype::float32, Dtype::float32, Dtype::int8);
   expect(!overlap(model.tensors), "tensors in int8 do not overlap");
-  model.tensors[2].quantised.scales = model.tensors[0].quantised.scales;
+  model.tensors[2].rows.scales = model.tensors[0].rows.scales;
   expect(overlap(model.tensors).has_value(), "scales overlap");
 }
 

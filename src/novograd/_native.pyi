@@ -22,6 +22,7 @@ class Tensors:
         rows: Sequence[tuple[int, int, int] | None] | None = None,
         block_scales: Sequence[int | None] | None = None,
         counts: Sequence[int | None] | None = None,
+        stochastic: Sequence[bool] | None = None,
     ) -> None:
         """Describes tensors; each list has one item for each tensor.
 
@@ -38,14 +39,19 @@ class Tensors:
             squares: Addresses of the squared norms: contiguous, one float64 for each layer; None or
                 0 if there are none. If given, ``step`` does not compute the squared norms, and
                 also updates the second moment of a layer that has no elements here.
-            rows: For each momentum buffer in int8, the length of its rows of blocks, the number of
+            rows: For each tensor that is rounded at random, the length of its rows, the number of
                 its first element in the whole tensor, and the distance of the numbers of the first
-                elements of two neighbouring rows. See ``novograd.quantized``.
-            block_scales: Addresses of the scales of these buffers, in float32.
-            counts: Addresses of their numbers of earlier steps, one float32 each.
+                elements of two neighbouring rows. The rows of a momentum buffer in int8 consist of
+                blocks, see ``novograd.quantized``.
+            block_scales: Addresses of the scales of momentum buffers in int8: float32.
+            counts: Addresses of the numbers of earlier steps of tensors that are rounded at random:
+                one float32 each.
+            stochastic: Whether weights in bfloat16 are rounded at random, see ``novograd.rounding``.
 
         Raises:
-            ValueError: If the lists differ in length, or if one of the last three lacks an int8 buffer.
+            ValueError: If the lists differ in length; if a momentum buffer in int8 lacks one of
+                ``rows``, ``block_scales`` and ``counts``; or if ``stochastic`` weights are not in
+                bfloat16, or lack ``rows`` or ``counts``.
         """
 
     def overlap(self) -> tuple[int, int] | None:

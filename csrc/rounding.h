@@ -1,4 +1,5 @@
-// Momentum buffers in int8: the functions of novograd/quantized.py, in C++.
+// Momentum buffers in int8, and rounding at random: the functions of novograd/quantized.py and
+// novograd/rounding.py, in C++.
 //
 // For kernels.cpp, which explains why everything here is internal. The loops have no branches, so
 // that compilers vectorise them.
@@ -24,13 +25,16 @@ std::uint32_t mixed(std::uint32_t x) {
   return x ^ x >> 15;
 }
 
+// The purposes of random bits. Those of a moment and of its weights differ.
+constexpr std::uint32_t for_moment = 0x9e3779b9, for_weights = 0x243f6a88;
+
 // Returns the word from which all random bits of a step follow, from the number of earlier steps.
-std::uint32_t step_key(float count) {
-  return mixed(static_cast<std::uint32_t>(count) ^ 0x9e3779b9);
+std::uint32_t step_key(float count, std::uint32_t purpose) {
+  return mixed(static_cast<std::uint32_t>(count) ^ purpose);
 }
 
-// The random bits of the elements of a block, from the number of its first element in the whole
-// tensor. A word has the bits of two neighbours: the even one has the lower half.
+// The random bits of up to `block` elements, from the number of the first one in the whole tensor.
+// A word has the bits of two neighbours: the even one has the lower half.
 class RandomBits {
  public:
   using Half [[gnu::may_alias]] = std::uint16_t;
@@ -55,8 +59,21 @@ class RandomBits {
   }
 
   std::size_t odd_;
-  alignas(64) std::uint32_t words_[quantised_block / 2 + 1];
+  alignas(64) std::uint32_t words_[block / 2 + 1];
 };
+
+// Rounds floats to bfloat16, each up or down by chance. An infinity or NaN stays what it is.
+void round_at_random(StochasticBFloat16* x, const float* value, std::size_t size,
+                     const RandomBits& random) {
+  const RandomBits::Half* bits = random.begin();
+  NOVOGRAD_INDEPENDENT
+  for (std::size_t i = 0; i < size; ++i) {
+    const std::uint32_t word = bits_of(value[i]);
+    const bool finite = (word & 0x7fffffff) < 0x7f800000;
+    const std::uint32_t rounded = finite ? word + bits[i] : round_to_bfloat16(value[i]);
+    x[i].bits = static_cast<std::uint16_t>(rounded >> 16);
+  }
+}
 
 template <class C>
 void dequantise(C* m, const std::int8_t* q, std::size_t size, float scale) {
