@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from novograd import quantized, rule
+from novograd import quantized, rounding, rule
 from novograd.conformance import CASES, MOMENT_CASES, VARIANT_CASES, MismatchError, check
 from novograd.conformance.adapters import WeightState
 from novograd.conformance.choice import chosen
@@ -311,29 +311,27 @@ def largest_is_128(blocks, bits, *, xp):
     return q, scales * np.float32(127 / 128)
 
 
-def the_same_bits_in_each_step(step, *words):
-    return _right_bits(0 * step, *words)
+def the_same_bits_in_each_step(purpose, step, *words):
+    return _right_bits(purpose, 0 * step, *words)
 
 
-def bits_of_the_next_step(step, *words):
-    return _right_bits(step + np.int32(1), *words)
+def bits_of_the_next_step(purpose, step, *words):
+    return _right_bits(purpose, step + np.int32(1), *words)
 
 
-def the_same_bits_for_neighbours(step, low, high, odd):
-    return _right_bits(step, low, high, 0 * odd)
+def the_same_bits_for_neighbours(purpose, step, low, high, odd):
+    return _right_bits(purpose, step, low, high, 0 * odd)
 
 
-_right_blocks, _right_bits = quantized.quantised, quantized.random_bits
-WRONG_ROUNDINGS = [
-    ("quantised", scales_of_the_next_blocks),
-    ("quantised", rounded_to_nearest),
-    ("quantised", rounded_down),
-    ("quantised", one_scale_for_all),
-    ("quantised", largest_is_128),
-    ("random_bits", the_same_bits_in_each_step),
-    ("random_bits", bits_of_the_next_step),
-    ("random_bits", the_same_bits_for_neighbours),
+_right_blocks, _right_bits = quantized.quantised, rounding.random_bits
+WRONG_BLOCKS = [
+    scales_of_the_next_blocks,
+    rounded_to_nearest,
+    rounded_down,
+    one_scale_for_all,
+    largest_is_128,
 ]
+WRONG_BITS = [the_same_bits_in_each_step, bits_of_the_next_step, the_same_bits_for_neighbours]
 
 
 class ScalesNotUpdated(RuleAdapter):
@@ -400,11 +398,15 @@ def test_a_wrong_limit_fails(monkeypatch, name, wrong):
     assert fails(RuleAdapter, LIMITED)
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong"), WRONG_ROUNDINGS, ids=lambda x: getattr(x, "__name__", x)
-)
-def test_a_wrong_rounding_fails(monkeypatch, name, wrong):
-    monkeypatch.setattr(quantized, name, wrong)
+@pytest.mark.parametrize("wrong", WRONG_BLOCKS)
+def test_wrong_blocks_fail(monkeypatch, wrong):
+    monkeypatch.setattr(quantized, "quantised", wrong)
+    assert fails(RuleAdapter, PLAIN_INT8)
+
+
+@pytest.mark.parametrize("wrong", WRONG_BITS)
+def test_wrong_random_bits_fail(monkeypatch, wrong):
+    monkeypatch.setattr(rounding, "random_bits", wrong)
     assert fails(RuleAdapter, PLAIN_INT8)
 
 

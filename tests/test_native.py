@@ -17,8 +17,9 @@ from novograd.conformance.cases import DTYPES, Case, CaseHyperparameters
 from novograd.conformance.choice import chosen
 from novograd.conformance.numpy import NativeAdapter
 from novograd.native import arguments
-from novograd.quantized import BLOCK, random_bits
+from novograd.quantized import BLOCK
 from novograd.quantized import quantised as quantised_blocks
+from novograd.rounding import FOR_MOMENT, random_bits
 from novograd.rule import Numbers
 from tests.helpers.parameters import some
 
@@ -606,7 +607,7 @@ def expected_after(kind, matrices):
             pair = number >> np.uint64(1)
             words = (pair.astype(np.uint32).view(np.int32), (pair >> 32).astype(np.int32))
             odd = (number & np.uint64(1)).astype(np.int32)
-            bits = random_bits(np.int32([arrays.steps]), *words, odd)
+            bits = random_bits(FOR_MOMENT, np.int32([arrays.steps]), *words, odd)
             found.append(quantised_blocks(in_blocks(row), in_blocks(bits.astype(dtype)), xp=np))
         q = [blocks.ravel()[: x.length] for blocks, _ in found]
         arrays.moments.append(np.concatenate(q).astype(np.int8))

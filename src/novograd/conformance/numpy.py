@@ -1,5 +1,6 @@
 """The adapters of the rule on NumPy arrays, and of the native kernels."""
 
+import math
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from novograd import native, quantized, rule
+from novograd import native, quantized, rounding, rule
 from novograd.conformance.adapters import (
     Adapter,
     WeightState,
@@ -164,12 +165,17 @@ def _rounded(layer: WeightState, m: np.ndarray, step: int) -> tuple[np.ndarray, 
     if not layer.scales.size:
         return np.asarray(m, layer.moment.dtype), layer.scales
     shape = layer.scales.shape
-    numbers = np.arange(m.size).reshape(m.shape)
-    words = (np.asarray(x, np.int32) for x in (numbers >> 1, numbers >> 33, numbers & 1))
-    bits = quantized.random_bits(np.full(1, step, np.int32), *words)
+    bits = _random_bits(rounding.FOR_MOMENT, step, m.shape)
     blocks = (quantized.to_blocks(x, shape, _pad) for x in (m, bits))
     q, scales = quantized.quantised(*blocks, xp=np)
     return quantized.from_blocks(q, m.shape).astype(np.int8), scales
+
+
+def _random_bits(purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the random bits of the elements of an array after the given number of steps."""
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    words = (np.asarray(x, np.int32) for x in (numbers >> 1, numbers >> 33, numbers & 1))
+    return rounding.random_bits(purpose, np.full(1, step, np.int32), *words)
 
 
 def _pad(rows: np.ndarray, count: int) -> np.ndarray:

@@ -51,12 +51,14 @@ class Part(NamedTuple):
         square: The squared norms, in float64 and in the shape of ``exp_avg_sq``, if other processes
             also have pieces of the layers; else None.
         maximum: The largest second moments so far, in the same shape, for variants with amsgrad.
-        step: Number of steps before this one, 0-d, for variants that count steps.
-        history: The stored second moments of the whole parameter, for variants that count steps.
+        step: Number of steps before this one, 0-d, for variants that count steps, and if the step
+            rounds at random.
+        history: The stored second moments of the whole parameter, if ``step`` is given.
         exp_avg_scale: The scales of the blocks if ``exp_avg`` is quantised, see
             ``novograd.quantized``; else None. Then ``exp_avg`` is int8, with a last axis of length
-            2 for the real pairs of complex weights; ``step`` is not None.
-        position: Where the part is in the whole tensor, if ``exp_avg`` is quantised; else None.
+            2 for the real pairs of complex weights.
+        position: Where the part is in the whole tensor, if the step rounds at random: to a
+            quantised ``exp_avg``, or to bfloat16 weights; else None.
     """
 
     param: Tensor

@@ -18,6 +18,7 @@ from novograd.torch.backends.eager import square_sums
 from novograd.torch.norms import advance, layer_norms, numbers_of
 from novograd.torch.options import Options, changed
 from novograd.torch.parts import Grid, Part, Rows, as_real, grid_of, in_memory, rows_of
+from novograd.torch.rounding import rounds_weights
 
 UNSCALES = False
 # Complex numbers are treated as pairs of real numbers.
@@ -60,6 +61,8 @@ def problem(part: Part, options: Options) -> str | None:
             f"there is no kernel for {param.dtype} with a gradient of {grad.dtype} and a momentum "
             f"buffer of {exp_avg.dtype}"
         )
+    if rounds_weights(options, param):
+        return "the native kernels do not round bfloat16 weights at random"
     if torch.compiler.is_compiling():
         variant = variants.get(options["variant"])
         if variant.counts or variant.amsgrad or variant.norm == "inf":
