@@ -82,8 +82,6 @@ def problem(part: Part, options: Options) -> str | None:
 
 def _problem_of_rows(part: Part, grid: Grid) -> str | None:
     """Returns why the kernels do not support a part whose momentum buffer is in 8 bits."""
-    if not part.exp_avg.numel():
-        return None
     rows, step = rows_of(part), cast(Tensor, part.step)
     if rows is None:
         return "it is not contiguous, or its rows are not equally far apart in the whole tensor"
@@ -306,7 +304,7 @@ def _rows(part: Part) -> tuple[int, int, int] | None:
     """Returns what the kernels need to know of the rows of a part, if its buffer is in 8 bits."""
     if part.exp_avg_scale is None:
         return None
-    _, length, first, pitch = rows_of(part) or Rows(0, 1, 0, 1)  # without elements, any will do
+    _, length, first, pitch = cast(Rows, rows_of(part))
     return length, first, pitch
 
 
