@@ -84,7 +84,11 @@ class RuleAdapter(Adapter):
                 )
             )
         w, m = rule.linear_pass(w, m, g, scalars, beta1=hyper.beta1, nesterov=hyper.nesterov)
-        m, scales = _rounded(layer, m, self._counts[index])
+        count = self._counts[index]
+        m, scales = _rounded(layer, m, count)
+        if self._case.stochastic_rounding:
+            bits = _random_bits(rounding.FOR_WEIGHTS, count, g.shape)
+            w = rounding.to_bfloat16(np.asarray(w, np.float32), bits, xp=np)
         return WeightState(
             np.asarray(w, layer.weights.dtype), m, np.asarray(v, self._compute), scales
         )
@@ -110,7 +114,8 @@ class NativeAdapter(RuleAdapter):
 
     def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
         """Takes one step of all weights that have a gradient, in one call of the kernels."""
-        if self._case.moment or self._variant.amsgrad or self._variant.norm == "inf":
+        rounds = self._case.moment or self._case.stochastic_rounding
+        if rounds or self._variant.amsgrad or self._variant.norm == "inf":
             return super().step(gradients, hyper)  # the kernels only compute sums of squares
         parts, rest = [], list(gradients)
         for i, g in enumerate(gradients):
@@ -173,9 +178,9 @@ def _rounded(layer: WeightState, m: np.ndarray, step: int) -> tuple[np.ndarray, 
 
 def _random_bits(purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
     """Returns the random bits of the elements of an array after the given number of steps."""
-    numbers = np.arange(math.prod(shape)).reshape(shape)
+    numbers = np.arange(math.prod(shape))
     words = (np.asarray(x, np.int32) for x in (numbers >> 1, numbers >> 33, numbers & 1))
-    return rounding.random_bits(purpose, np.full(1, step, np.int32), *words)
+    return rounding.random_bits(purpose, np.full(1, step, np.int32), *words).reshape(shape)
 
 
 def _pad(rows: np.ndarray, count: int) -> np.ndarray:
@@ -218,6 +223,7 @@ def _strides(x: np.ndarray) -> tuple[int, ...]:
 VERSION = np.__version__
 VARIANTS = True
 MOMENTS = ("int8", "bfloat16")
+ROUNDS_WEIGHTS = True
 ADAPTERS = {"rule": RuleAdapter}
 if native.kernels:
     ADAPTERS["native kernels"] = NativeAdapter
