@@ -9,8 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from novograd import quantized, rule
-from novograd.conformance import CASES, MOMENT_CASES, VARIANT_CASES, MismatchError, check
+from novograd import quantized, rounding, rule
+from novograd.conformance import (
+    CASES,
+    MOMENT_CASES,
+    ROUNDING_CASES,
+    VARIANT_CASES,
+    MismatchError,
+    check,
+)
 from novograd.conformance.adapters import WeightState
 from novograd.conformance.choice import chosen
 from novograd.conformance.numpy import RuleAdapter, _wide
@@ -311,28 +318,48 @@ def largest_is_128(blocks, bits, *, xp):
     return q, scales * np.float32(127 / 128)
 
 
-def the_same_bits_in_each_step(step, *words):
-    return _right_bits(0 * step, *words)
+def the_same_bits_in_each_step(purpose, step, *words):
+    return _right_bits(purpose, 0 * step, *words)
 
 
-def bits_of_the_next_step(step, *words):
-    return _right_bits(step + np.int32(1), *words)
+def bits_of_the_next_step(purpose, step, *words):
+    return _right_bits(purpose, step + np.int32(1), *words)
 
 
-def the_same_bits_for_neighbours(step, low, high, odd):
-    return _right_bits(step, low, high, 0 * odd)
+def the_same_bits_for_neighbours(purpose, step, low, high, odd):
+    return _right_bits(purpose, step, low, high, 0 * odd)
 
 
-_right_blocks, _right_bits = quantized.quantised, quantized.random_bits
-WRONG_ROUNDINGS = [
-    ("quantised", scales_of_the_next_blocks),
-    ("quantised", rounded_to_nearest),
-    ("quantised", rounded_down),
-    ("quantised", one_scale_for_all),
-    ("quantised", largest_is_128),
-    ("random_bits", the_same_bits_in_each_step),
-    ("random_bits", bits_of_the_next_step),
-    ("random_bits", the_same_bits_for_neighbours),
+def the_same_bits_for_all(purpose, step, low, high, odd):
+    return _right_bits(purpose, step, 0 * low, 0 * high, 0 * odd)
+
+
+def the_bits_of_the_momentum_buffer(_, *words):
+    return _right_bits(rounding.FOR_MOMENT, *words)
+
+
+def weights_rounded_to_nearest(x, bits, *, xp):
+    return _right_weights(x, 0 * bits + 2**15, xp=xp)
+
+
+def weights_truncated(x, bits, *, xp):
+    return _right_weights(x, 0 * bits, xp=xp)
+
+
+_right_weights = rounding.to_bfloat16
+_right_blocks, _right_bits = quantized.quantised, rounding.random_bits
+WRONG_BLOCKS = [
+    scales_of_the_next_blocks,
+    rounded_to_nearest,
+    rounded_down,
+    one_scale_for_all,
+    largest_is_128,
+]
+WRONG_BITS = [
+    the_same_bits_in_each_step,
+    bits_of_the_next_step,
+    the_same_bits_for_neighbours,
+    the_same_bits_for_all,
 ]
 
 
@@ -373,6 +400,7 @@ FORMULAS = [
 
 # The cases that compiling adapters run without ``--full``, so the whole table catches more.
 CHOICE = [case for _, case in chosen(["rule"], CASES)]
+ROUNDED_WEIGHTS = [case for case in ROUNDING_CASES if case.name == "stochastic rounding"]
 PLAIN_INT8 = [case for case in MOMENT_CASES if case.name == "int8 moment"]
 LIMITED = [case for case in VARIANT_CASES if case.variant.clip is not None]
 
@@ -400,12 +428,31 @@ def test_a_wrong_limit_fails(monkeypatch, name, wrong):
     assert fails(RuleAdapter, LIMITED)
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong"), WRONG_ROUNDINGS, ids=lambda x: getattr(x, "__name__", x)
-)
-def test_a_wrong_rounding_fails(monkeypatch, name, wrong):
-    monkeypatch.setattr(quantized, name, wrong)
+@pytest.mark.parametrize("wrong", WRONG_BLOCKS)
+def test_wrong_blocks_fail(monkeypatch, wrong):
+    monkeypatch.setattr(quantized, "quantised", wrong)
     assert fails(RuleAdapter, PLAIN_INT8)
+
+
+@pytest.mark.parametrize("wrong", WRONG_BITS)
+def test_wrong_random_bits_fail(monkeypatch, wrong):
+    monkeypatch.setattr(rounding, "random_bits", wrong)
+    assert fails(RuleAdapter, PLAIN_INT8)
+    assert fails(RuleAdapter, ROUNDED_WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("random_bits", the_bits_of_the_momentum_buffer),
+        ("to_bfloat16", weights_rounded_to_nearest),
+        ("to_bfloat16", weights_truncated),
+    ],
+    ids=lambda x: getattr(x, "__name__", x),
+)
+def test_a_wrong_rounding_of_weights_fails(monkeypatch, name, wrong):
+    monkeypatch.setattr(rounding, name, wrong)
+    assert fails(RuleAdapter, ROUNDED_WEIGHTS)
 
 
 @pytest.mark.parametrize(
@@ -421,4 +468,4 @@ def test_wrong_bookkeeping_fails(adapter):
 
 
 def test_the_right_rule_passes():
-    assert not fails(RuleAdapter, [*CASES, *MOMENT_CASES, *VARIANT_CASES])
+    assert not fails(RuleAdapter, [*CASES, *MOMENT_CASES, *ROUNDING_CASES, *VARIANT_CASES])

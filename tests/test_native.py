@@ -17,8 +17,9 @@ from novograd.conformance.cases import DTYPES, Case, CaseHyperparameters
 from novograd.conformance.choice import chosen
 from novograd.conformance.numpy import NativeAdapter
 from novograd.native import arguments
-from novograd.quantized import BLOCK, random_bits
+from novograd.quantized import BLOCK
 from novograd.quantized import quantised as quantised_blocks
+from novograd.rounding import FOR_MOMENT, FOR_WEIGHTS, random_bits, to_bfloat16
 from novograd.rule import Numbers
 from tests.helpers.parameters import some
 
@@ -569,18 +570,22 @@ SHARED = (
 
 
 class Matrices:
-    """Random matrices with a momentum buffer in int8 after a number of steps."""
+    """Random matrices after a number of steps; most have a momentum buffer in int8."""
 
-    def __init__(self, kind, matrices=MATRICES, steps=7.0):
+    def __init__(self, kind, matrices=MATRICES, steps=7.0, stochastic=False):
         sizes = [x.rows * x.length for x in matrices]
-        floats = Arrays((*kind[:2], quantised_as(kind)), sizes)
+        self.is_quantised, self.stochastic = kind[2] == "int8", stochastic
+        floats = Arrays((*kind[:2], quantised_as(kind)) if self.is_quantised else kind, sizes)
         self.kind, self.matrices = native.kernels.KINDS.index(kind), matrices
         self.weights, self.gradients = floats.weights, floats.gradients
         self.vs = [np.zeros(x.layers, floats.vs[0].dtype) for x in matrices]
+        self.steps = np.full((), steps, np.float32)
+        self.moments, self.scales = floats.moments, []
+        if not self.is_quantised:
+            return
         random = np.random.default_rng(1)
         self.moments = [random.integers(-127, 128, size).astype(np.int8) for size in sizes]
         self.scales = [random.random((x.rows, -(-x.length // BLOCK)), np.float32) for x in matrices]
-        self.steps = np.full((), steps, np.float32)
 
     def layers(self):
         columns = (self.weights, self.gradients, self.moments, self.vs)
@@ -589,8 +594,9 @@ class Matrices:
             *columns,
             [x.grid for x in self.matrices],
             rows=[(x.length, x.first, x.pitch or x.length) for x in self.matrices],
-            block_scales=[x.ctypes.data for x in self.scales],
+            block_scales=[x.ctypes.data for x in self.scales] if self.scales else None,
             counts=[self.steps.ctypes.data] * len(self.matrices),
+            stochastic=[self.stochastic] * len(self.matrices),
         )
 
     def stored(self):
@@ -609,6 +615,16 @@ def in_blocks(rows):
     return np.pad(rows, ((0, 0), (0, -length % BLOCK))).reshape(count, -1, BLOCK)
 
 
+def bits_of(matrix, purpose, steps):
+    """Returns the random bits of the elements of a matrix."""
+    row, column = np.indices((matrix.rows, matrix.length), np.uint64)
+    number = np.uint64(matrix.first) + row * np.uint64(matrix.pitch or matrix.length) + column
+    pair = number >> np.uint64(1)
+    words = (pair.astype(np.uint32).view(np.int32), (pair >> 32).astype(np.int32))
+    odd = (number & np.uint64(1)).astype(np.int32)
+    return random_bits(purpose, np.int32([steps]), *words, odd)
+
+
 def expected_after(kind, matrices):
     """Returns the state after a step, by kernels for a buffer of numbers, and NumPy."""
     arrays, dtype = Matrices(kind, matrices), DTYPES[quantised_as(kind)]
@@ -621,12 +637,7 @@ def expected_after(kind, matrices):
     arrays.layers().step(PLAIN, 1)
     moments, arrays.moments, arrays.scales = arrays.moments, [], []
     for x, m in zip(matrices, moments, strict=True):
-        row, column = np.indices((x.rows, x.length), np.uint64)
-        number = np.uint64(x.first) + row * np.uint64(x.pitch or x.length) + column
-        pair = number >> np.uint64(1)
-        words = (pair.astype(np.uint32).view(np.int32), (pair >> 32).astype(np.int32))
-        odd = (number & np.uint64(1)).astype(np.int32)
-        bits = random_bits(np.int32([arrays.steps]), *words, odd).astype(dtype)
+        bits = bits_of(x, FOR_MOMENT, arrays.steps).astype(dtype)
         blocks, found = quantised_blocks(
             in_blocks(m.reshape(x.rows, x.length)), in_blocks(bits), xp=np
         )
@@ -744,6 +755,64 @@ def test_a_block_of_zeros_has_the_scale_zero(instruction_set):
     arrays.layers().step(arguments(NUMBERS._replace(b=0.0)), 1)
     assert (arrays.scales[0] > 0).tolist() == [[False, True, True]]
     assert (arrays.moments[0] != 0)[:200].tolist() == [False] * 200
+
+
+@every_instruction_set
+@pytest.mark.parametrize(
+    "kind", [k for k in native.kernels.KINDS if k[0] == "bfloat16"], ids="-".join
+)
+def test_stochastic_weights_are_the_weights_in_float32_and_then_rounded(kind, instruction_set):
+    matrices = (*MATRICES, *SHARED, Rows(1, 5000, 5000, first=3, run=1))
+    arrays = Matrices(kind, matrices, stochastic=True)
+    wide = Matrices(("float32", *kind[1:]), matrices)
+    wide.weights = [x.astype(np.float32) for x in arrays.weights]
+    wide.gradients = [x.copy() for x in arrays.gradients]
+    wide.moments = [x.copy() for x in arrays.moments]
+    arrays.layers().step(PLAIN, 2)
+    wide.layers().step(PLAIN, 2)
+    for i, x in enumerate(matrices):
+        new = wide.weights[i].reshape(x.rows, x.length)
+        rounded = to_bfloat16(new, bits_of(x, FOR_WEIGHTS, arrays.steps), xp=np)
+        actual = arrays.weights[i].astype(np.float32).reshape(rounded.shape)
+        np.testing.assert_array_equal(actual, rounded, err_msg=str(x))
+        np.testing.assert_array_equal(arrays.moments[i], wide.moments[i])
+
+
+@every_instruction_set
+def test_stochastic_weights_that_are_not_finite_stay_so(instruction_set):
+    kind = ("bfloat16", "bfloat16", "float32")
+    arrays = Matrices(kind, (Rows(1, 300, 1),), stochastic=True)
+    arrays.moments[0][:3] = [np.nan, -np.inf, np.inf]
+    arrays.layers().step(PLAIN, 1)
+    weights = arrays.weights[0].astype(np.float32)
+    np.testing.assert_array_equal(weights[:3], [np.nan, np.inf, -np.inf])
+    assert np.isfinite(weights[3:]).all()
+
+
+@pytest.mark.parametrize(
+    "kind", [("bfloat16", "bfloat16", "float32"), ("bfloat16", "bfloat16", "int8")]
+)
+def test_stochastic_weights_do_not_depend_on_threads_or_prefetching(kind, monkeypatch):
+    results = set()
+    for ahead, threads in ((None, 1), (None, 3), ("0,0", 2), ("4096,512", 2)):
+        if ahead:
+            monkeypatch.setenv("NOVOGRAD_AHEAD", ahead)
+        arrays = Matrices(kind, MATRICES + SHARED, stochastic=True)
+        for _ in range(2):
+            arrays.layers().step(PLAIN, threads)
+        results.add(arrays.stored())
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize("missing", ["rows", "counts", "bfloat16"])
+def test_stochastic_weights_are_bfloat16_and_need_rows_and_a_count(missing):
+    name = "float32" if missing == "bfloat16" else "bfloat16"
+    arrays = Matrices((name,) * 3, MATRICES[:1])
+    columns = (arrays.weights, arrays.gradients, arrays.moments, arrays.vs)
+    given = {"rows": [(1, 0, 1)], "counts": [1], "stochastic": [True]}
+    given.pop(missing, None)
+    with pytest.raises(ValueError, match="stochastic weights are bfloat16, and need rows and"):
+        layers_of(arrays.kind, *columns, **given)
 
 
 @pytest.mark.parametrize("missing", ["rows", "block_scales", "counts"])

@@ -14,7 +14,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from novograd import cli, rule
-from novograd.conformance import CASES, MOMENT_CASES, VARIANT_CASES, report, verify
+from novograd.conformance import (
+    CASES,
+    MOMENT_CASES,
+    ROUNDING_CASES,
+    VARIANT_CASES,
+    report,
+    verify,
+)
 from novograd.conformance.cases import DTYPES
 from novograd.conformance.choice import chosen, features
 from novograd.conformance.numpy import RuleAdapter
@@ -49,7 +56,7 @@ def test_the_right_rule_passes(command, options):
     assert first[5] == "pass"
     others = ["float64", "bfloat16", "float16"]  # once for the rule and once for the kernels
     assert [line[0] for line in lines if line[2:] == ["pass"]] == 2 * others
-    cases = CASES + MOMENT_CASES + VARIANT_CASES
+    cases = CASES + MOMENT_CASES + ROUNDING_CASES + VARIANT_CASES
     every = 2 * len(cases)
     some = len(chosen(["rule", "native kernels"], cases))
     ran, more = (every, "") if options else (f"{some} of {every}", " --full runs all of them.")
@@ -86,8 +93,9 @@ def test_only_one_of_two_frameworks_with_the_same_module_runs_the_variants(monke
         counts.setdefault(name, []).append(event.get("case", ""))
 
     verify.verify(["two", "one"], jobs=2, full=False, watch=watch)
-    # The cases of momentum buffers in other dtypes run some of the variants.
-    of = {case.name: case.variant.name for case in (*MOMENT_CASES, *VARIANT_CASES)}
+    # The cases that round at random, or to other dtypes, run some of the variants.
+    others = (*MOMENT_CASES, *ROUNDING_CASES, *VARIANT_CASES)
+    of = {case.name: case.variant.name for case in others}
     variants = {case.name for case in VARIANT_CASES}
     assert {of[name] for name in variants} <= {of.get(name) for name in counts["two"]}
     assert not variants & {*counts["one"]}

@@ -8,8 +8,8 @@ neighbours; its last block may be shorter. A block holds ``q*scale``, with whole
 
 A step computes with ``q*scale`` and rounds the new buffer at random: up or down, so that its
 expected value is exact, and so that changes that are smaller than ``scale`` add up. The random
-numbers are a hash of the step and of the element's position in the whole tensor. So they are the
-same for any backend, any number of threads and any sharding.
+numbers are a hash of the step and of the element's position in the whole tensor, see
+``novograd.rounding``. So they are the same for any backend, any number of threads and any sharding.
 
 Arrays may be of NumPy, torch or JAX. ``xp`` is the library.
 """
@@ -26,9 +26,6 @@ SMALLEST = 4096
 
 LARGEST = 127
 """The largest ``q``."""
-
-# Any number that is not 0, as a seed; this one is 2^32 divided by the golden ratio, as int32.
-_KEY = -0x61C88647
 
 
 def is_quantised(shape: Sequence[int]) -> bool:
@@ -104,28 +101,6 @@ def from_blocks(blocks: Any, shape: Sequence[int]) -> Any:
     return blocks.reshape((*before, count * BLOCK))[..., :row].reshape(shape)
 
 
-def random_bits(step: Any, low: Any, high: Any, odd: Any) -> Any:
-    """Returns 16 random bits for each element, as int32 in 0..65535.
-
-    All arithmetic is that of 32-bit integers, which wrap. A hash gives the bits of two neighbours.
-
-    Args:
-        step: The number of steps before this one, int32.
-        low: The low 32 bits of ``position // 2``, where the position is the number of the element
-            in the whole real tensor in row-major order; int32.
-        high: The high 32 bits of ``position // 2``, int32.
-        odd: Whether the position is odd: 0 or 1.
-
-    Example:
-        >>> import numpy as np
-        >>> position = np.arange(4, dtype=np.int32)
-        >>> random_bits(np.int32([7]), position >> 1, position * 0, position & 1).tolist()
-        [43240, 43665, 14055, 65066]
-    """
-    pair = _mixed(low ^ _mixed(high ^ _mixed(step ^ _KEY)))
-    return (pair >> (16 * odd)) & 0xFFFF
-
-
 def quantised(blocks: Any, bits: Any, *, xp: Any) -> tuple[Any, Any]:
     """Returns ``q``, as whole numbers in the dtype of the blocks, and the float32 scales.
 
@@ -156,13 +131,3 @@ def quantised(blocks: Any, bits: Any, *, xp: Any) -> tuple[Any, Any]:
     scales = xp.where(used, largest / LARGEST, xp.where(finite, 0.0, math.nan))
     scales = xp.asarray(scales, dtype=xp.float32)  # NumPy's is float64 now
     return xp.floor((exact + bits) * 2.0**-16), scales[..., 0]
-
-
-def _mixed(x: Any) -> Any:
-    """Mixes the bits of 32-bit integers; >> copies the sign of int32, so the sign is masked.
-
-    The constants are those of Chris Wellons' hash-prospector, "16 21f0aaad 15 d35a2d97 15".
-    """
-    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x21F0AAAD
-    x = (x ^ ((x >> 15) & 0x1FFFF)) * -0x2CA5D269
-    return x ^ ((x >> 15) & 0x1FFFF)

@@ -14,6 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
+MOMENT_SEED = 0x9E3779B9
+"""The seed of the random numbers that round a momentum buffer in 8 bits."""
+
+WEIGHTS_SEED = 0x243F6A88
+"""The seed of the random numbers that round bfloat16 weights."""
+
 
 def step(
     weights: ArrayLike,
@@ -92,11 +98,16 @@ def blocks(shape: tuple[int, ...]) -> Iterator[NDArray[np.int64]]:
             yield np.arange(first, min(first + 128, start + row))
 
 
-def uniform(step: int, positions: NDArray[np.int64]) -> Array:
+def uniform(step: int, positions: NDArray[np.int64], seed: int) -> Array:
     """Returns the random numbers, in [0, 1), that round elements after ``step`` earlier steps.
 
+    Args:
+        step: The number of earlier steps.
+        positions: The positions of the elements in the whole flat array.
+        seed: ``MOMENT_SEED`` or ``WEIGHTS_SEED``.
+
     Example:
-        >>> (65536 * uniform(7, np.arange(4))).tolist()
+        >>> (65536 * uniform(7, np.arange(4), MOMENT_SEED)).tolist()
         [43240.0, 43665.0, 14055.0, 65066.0]
     """
 
@@ -107,9 +118,27 @@ def uniform(step: int, positions: NDArray[np.int64]) -> Array:
 
     numbers = positions.astype(np.uint64)
     pairs = numbers // 2
-    key = mixed(np.full(1, step ^ 0x9E3779B9, np.uint64))
+    key = mixed(np.full(1, step ^ seed, np.uint64))
     words = mixed(pairs % 2**32 ^ mixed(pairs // 2**32 ^ key))
     return np.where(numbers % 2, words // 2**16, words % 2**16) / 2**16
+
+
+def to_bfloat16(x: ArrayLike, uniform: ArrayLike) -> Array:
+    """Rounds finite numbers to bfloat16, away from zero if the random number is large enough.
+
+    Args:
+        x: The numbers.
+        uniform: A random number in [0, 1) for each.
+
+    Example:
+        >>> to_bfloat16([1.002, 1.002, -1.002], [0.5, 0.75, 0.75]).tolist()
+        [1.0, 1.0078125, -1.0078125]
+    """
+    x = np.asarray(x, np.float64)
+    exponent = np.frexp(x)[1]
+    # A bfloat16 has 8 binary digits; the smallest one is 2^-133.
+    unit = 2.0 ** np.maximum(exponent - 8, -133)
+    return np.copysign(unit * np.floor(np.abs(x) / unit + uniform), x)
 
 
 def dequantised(q: ArrayLike, scales: ArrayLike) -> Array:

@@ -12,9 +12,9 @@ if triton.INTERPRETED:
     import triton.language as tl
     from triton.runtime import interpreter
 
-    from novograd.torch.backends import triton_int8, triton_kernels
+    from novograd.torch.backends import triton_int8, triton_kernels, triton_rounding
 
-    OURS = {triton_int8.__name__, triton_kernels.__name__}
+    OURS = {x.__name__ for x in (triton_int8, triton_kernels, triton_rounding)}
     _cast = interpreter.InterpreterBuilder.cast_impl
     _made_ready = interpreter.InterpretedFunction.__call__
 

@@ -67,8 +67,8 @@ CASES = [
     (torch.float32, {"nesterov": True, "skip_nonfinite": True, **INT8}, 1, False),
     (torch.bfloat16, {"stochastic_rounding": True, **INT8}, 0, False),
 ]
-# The differences allowed after all steps. Stochastic rounding, and rounding in the interpreter,
-# differ by one unit of the last place in each step.
+# The differences allowed after all steps. Errors of the arithmetic may change how a bfloat16 weight
+# is rounded, and so may rounding in the interpreter: by one unit of the last place in each step.
 # The scales of these momentum buffers are at most UNIT.
 UNIT = 1e-3
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
@@ -127,8 +127,7 @@ def trained(dtype, options, offset, scaled, device):
 
 def check_steps(dtype, options, offset, scaled):
     actual = trained(dtype, options | {"fused": True}, offset, scaled, DEVICE)
-    others = options | {"foreach": True, "stochastic_rounding": False}
-    expected = trained(dtype, others, offset, False, "cpu")
+    expected = trained(dtype, options | {"foreach": True}, offset, False, "cpu")
     tolerance = TOLERANCES[dtype]
     if "moment_dtype" in options:
         tolerance = max(tolerance, UNIT)

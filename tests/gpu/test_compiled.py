@@ -23,7 +23,6 @@ POINTERS = {
     "lr": "*fp32",
     "found_inf": "*fp32",
     "grad_scale": "*fp32",
-    "seed": "*i64",
     "coefficients": "*fp32",
     "partial_sums": "*fp32",
 }
@@ -62,6 +61,7 @@ def compiled_short(moment, width):
         SKIP_NONFINITE=half,
         NESTEROV=True,
         STOCHASTIC=half,
+        IN_ORDER=True,
     )
 
 
@@ -110,6 +110,7 @@ for nesterov in (False, True):
         HAS_SCALE=nesterov,
         NESTEROV=nesterov,
         STOCHASTIC=half,
+        IN_ORDER=nesterov,
         TILE=triton_kernels.UPDATE_BYTES // size,
     )
     ptx = kernel.asm["ptx"]
@@ -125,6 +126,7 @@ kernel = compiled(
     HAS_SCALE=True,
     NESTEROV=True,
     STOCHASTIC=half,
+    IN_ORDER=True,
     TILE=triton_kernels.QUANTISED_TILE,
 )
 check_int8(kernel, triton_kernels.QUANTISED_TILE)

@@ -2,11 +2,19 @@
 
 import pytest
 
-from novograd.conformance import CASES, MOMENT_CASES, VARIANT_CASES, MismatchError, check
+from novograd.conformance import (
+    CASES,
+    MOMENT_CASES,
+    ROUNDING_CASES,
+    VARIANT_CASES,
+    MismatchError,
+    check,
+)
 from novograd.conformance.torch import TritonAdapter
 from novograd.torch.backends.triton import INTERPRETED
 from tests.helpers.conformance import checks
 
+TABLE = [*CASES, *MOMENT_CASES, *ROUNDING_CASES, *VARIANT_CASES]
 # The interpreter needs seconds for a case; a GPU does not.
 SLOW = ["triton"] if INTERPRETED else []
 # Together, these variants have every value of every switch that changes the numbers of a kernel.
@@ -18,7 +26,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize(
     ("adapter", "case"),
-    checks({"triton": TritonAdapter}, [*CASES, *MOMENT_CASES, *VARIANT_CASES], SLOW, VARIANTS),
+    checks({"triton": TritonAdapter}, TABLE, SLOW, VARIANTS),
 )
 def test_the_adapter_passes_the_case(adapter, case):
     check(adapter, case)

@@ -22,7 +22,7 @@ from tests.helpers.torch import parameters, set_gradients, train
 tl = pytest.importorskip("triton.language")
 from triton import jit  # noqa: E402
 
-from novograd.torch.backends.triton_int8 import quantised, random_bits  # noqa: E402
+from novograd.torch.backends.triton_int8 import quantised  # noqa: E402
 
 DEVICE = "cpu" if triton.INTERPRETED else "cuda"
 OPTIONS = {"lr": 0.1, "weight_decay": 0.05}
@@ -78,30 +78,6 @@ def drawn(shape, v_shape=(), dtype=torch.float32, position=None, offset=0, scale
 
 
 # -- blocks --------------------------------------------------------------------------------------
-
-
-@jit
-def write_bits(numbers, step, out, even: tl.constexpr):
-    blocks = tl.arange(0, 4)
-    at = blocks[:, None] * 128 + tl.arange(0, 128)[None, :]
-    like = tl.load(out + at)
-    tl.store(out + at, random_bits(tl.load(numbers + blocks), tl.load(step), like, even))
-
-
-@pytest.mark.parametrize(
-    ("first", "even"),
-    [((0, 128, 2**20, 2**33 - 128), True), ((0, 3, 2**33 - 5, 2**40 + 77), False)],
-    ids=["even", "odd"],
-)
-def test_the_random_bits_are_those_of_quantized(first, even):
-    out = torch.zeros(4, 128, dtype=torch.int32, device=DEVICE)
-    numbers = torch.tensor(first, device=DEVICE)
-    step = torch.tensor(70001.0, device=DEVICE)
-    write_bits[(1,)](numbers, step, out, even)
-    position = np.array(first)[:, None] + np.arange(128)
-    words = (np.array([70001]), position >> 1, position >> 33, position & 1)
-    expected = quantized.random_bits(*(x.astype(np.uint32).view(np.int32) for x in words))
-    np.testing.assert_array_equal(out.cpu().numpy(), expected)
 
 
 @jit

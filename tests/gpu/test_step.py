@@ -256,69 +256,6 @@ def test_a_gradient_with_a_norm_beyond_float32_has_no_effect(clip):
     assert_close([params[0].detach()], [before - after["exp_avg"]])
 
 
-# -- stochastic rounding -------------------------------------------------------------------------
-
-
-def one_step(seed, n=40000, **options):
-    """Runs a step of length 0.0005 from 1, an eighth of the distance to the next lower number."""
-    torch.manual_seed(seed)
-    w = torch.nn.Parameter(torch.ones(n, dtype=torch.bfloat16, device=DEVICE))
-    w.grad = torch.ones_like(w)
-    lr = 0.001 * n**0.5 / 2
-    NovoGrad([w], lr=lr, stochastic_rounding=True, **options).step()
-    return w.detach().float()
-
-
-def test_stochastic_rounding_is_right_on_average():
-    w = one_step(0)
-    below = 1 - 2**-8
-    assert set(w.unique().tolist()) == {below, 1.0}
-    share = (w == below).double().mean().item()
-    expected = 0.0005 / 2**-8
-    assert abs(share - expected) < 5 * (expected * (1 - expected) / len(w)) ** 0.5
-
-
-def test_stochastic_rounding_follows_the_generator_of_torch():
-    assert torch.equal(one_step(1), one_step(1))
-    assert not torch.equal(one_step(1), one_step(2))
-
-
-def test_steps_that_are_too_small_for_bfloat16_add_up():
-    ends = []
-    for stochastic in (False, True):
-        torch.manual_seed(0)
-        w = torch.nn.Parameter(torch.ones(1000, dtype=torch.bfloat16, device=DEVICE))
-        optimizer = NovoGrad([w], lr=0.01, betas=(0.0, 0.5), stochastic_rounding=stochastic)
-        for _ in range(30):
-            w.grad = torch.ones_like(w)
-            optimizer.step()
-        ends.append(w.detach().float().mean().item())
-    nearest, stochastic = ends
-    assert nearest == 1.0
-    # A step is p = 0.081 of the distance 2**-8 to the next number. All 30 steps together are
-    # 9.5e-3. The mean has a standard deviation of sqrt(30*p*(1 - p)/1000)*2**-8; 5.4 of these
-    # standard deviations are allowed.
-    assert stochastic == pytest.approx(1 - 30 * 0.01 / 1000**0.5, abs=1e-3)
-
-
-def test_stochastic_rounding_keeps_exact_and_nonfinite_numbers():
-    w = torch.tensor([1.0, -0.375, float("inf"), -float("inf"), float("nan")])
-    w = torch.nn.Parameter(w.to(DEVICE, torch.bfloat16))
-    before = w.detach().clone()
-    w.grad = torch.zeros_like(w)
-    NovoGrad([w], stochastic_rounding=True).step()
-    torch.testing.assert_close(w.detach()[:2], before[:2], rtol=0, atol=0)
-    assert not w.isfinite()[2:].any()
-
-
-def test_other_dtypes_are_rounded_to_nearest():
-    for dtype in (torch.float32, torch.float16):
-        params, twins = parameters([(300,)], dtype), parameters([(300,)], dtype)
-        train(NovoGrad(params, stochastic_rounding=True, **OPTIONS), 3)
-        train(NovoGrad(twins, **OPTIONS), 3)
-        assert torch.equal(params[0], twins[0])
-
-
 # -- inputs that the kernels do not support ------------------------------------------------------
 
 

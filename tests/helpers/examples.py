@@ -23,6 +23,7 @@ WITH_TRITON = (
     "novograd.torch.backends.triton",
     "novograd.torch.backends.triton_int8",
     "novograd.torch.backends.triton_kernels",
+    "novograd.torch.backends.triton_rounding",
 )  # tests/gpu runs the examples of Triton
 
 

@@ -121,7 +121,7 @@ def test_the_rounding_has_the_random_numbers_of_the_oracle():
     for block, positions in enumerate(reference.blocks(moment.shape)):
         values, scale = moment.ravel()[positions], scales.ravel()[block]
         np.testing.assert_allclose(scale, np.abs(values).max() / 127, rtol=2e-7)
-        exact = values / scale + reference.uniform(7, positions)
+        exact = values / scale + reference.uniform(7, positions, reference.MOMENT_SEED)
         # float32 has a relative error of 2^-24, and the numbers are up to 128.
         least, most = (np.floor(exact + x).clip(-127, 127) for x in (-3e-5, 3e-5))
         stored = q.ravel()[positions]

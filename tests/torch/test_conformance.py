@@ -2,7 +2,14 @@
 
 import pytest
 
-from novograd.conformance import CASES, MOMENT_CASES, VARIANT_CASES, MismatchError, check
+from novograd.conformance import (
+    CASES,
+    MOMENT_CASES,
+    ROUNDING_CASES,
+    VARIANT_CASES,
+    MismatchError,
+    check,
+)
 from novograd.conformance.torch import (
     ADAPTERS,
     COMPILED,
@@ -16,7 +23,7 @@ from tests.helpers.conformance import checks
 VARIANTS = ["apex", "pytorch-optimizer-3"]
 
 
-TABLE = [*CASES, *MOMENT_CASES, *VARIANT_CASES]
+TABLE = [*CASES, *MOMENT_CASES, *ROUNDING_CASES, *VARIANT_CASES]
 # These loop over layers in Python. Without --full they share a choice of the cases.
 SLOW = {"single-tensor": SingleTensorAdapter, "foreach": ForeachAdapter}
 OTHERS = {name: adapter for name, adapter in ADAPTERS.items() if name not in SLOW}

@@ -8,6 +8,7 @@ import torch
 
 from novograd.torch import NovoGrad
 from novograd.torch.backends import eager, foreach, native
+from novograd.torch.groups import trained
 from novograd.torch.layout import layout_of
 from novograd.torch.plan import Plan
 from novograd.torch.state import whole_part
@@ -128,7 +129,8 @@ def test_a_stored_plan_gets_the_new_gradients(backend):
     optimizer.step()
     (group,), states = optimizer.param_groups, optimizer.state
     layout = layout_of(None, None, params[0])
-    parts = [whole_part(w, w.grad, layout, states[w]) for w in params]
+    chosen = trained(0, group)
+    parts = [whole_part(one, one.param.grad, layout, states[one.param]) for one in chosen]
     plan = Plan(group, None, {backend: parts}, states)
     set_gradients(params, 1)
     again = plan.recall(group, None, states)

@@ -10,7 +10,21 @@
 * ``verify``, ``worker``, ``report``: ``novograd verify``, with one process per framework.
 """
 
-from novograd.conformance.cases import CASES, MOMENT_CASES, VARIANT_CASES, Case
+from novograd.conformance.cases import (
+    CASES,
+    MOMENT_CASES,
+    ROUNDING_CASES,
+    VARIANT_CASES,
+    Case,
+)
 from novograd.conformance.check import MismatchError, check
 
-__all__ = ["CASES", "MOMENT_CASES", "VARIANT_CASES", "Case", "MismatchError", "check"]
+__all__ = [
+    "CASES",
+    "MOMENT_CASES",
+    "ROUNDING_CASES",
+    "VARIANT_CASES",
+    "Case",
+    "MismatchError",
+    "check",
+]

@@ -97,6 +97,7 @@ class Case:
         layers: The layers of each weight; None makes the whole weight one layer.
         variant: The variant: one of ``VARIANTS``, or one of them with another ``clip``.
         moment: The dtype of the momentum buffers, one of ``MOMENTS``; None for the weights' dtype.
+        stochastic_rounding: Whether the weights are rounded at random; then they are bfloat16.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Case:
     layers: tuple[Layers, ...] = (None,) * len(SHAPES)
     variant: Variant = DOCUMENTED
     moment: str | None = None
+    stochastic_rounding: bool = False
 
     def weights(self) -> list[np.ndarray]:
         """Returns the initial weights."""
@@ -336,6 +338,31 @@ def _moment_cases() -> Iterator[Case]:
     )
 
 
+def _rounding_cases() -> Iterator[Case]:
+    """Yields cases whose weights are rounded at random."""
+    shapes, layers = zip(*_QUANTISED, strict=True)
+    of_moments: dict[str, Any] = {"moment": "int8", "shapes": shapes, "layers": layers}
+    yield Case("stochastic rounding", "bfloat16", stochastic_rounding=True, steps=10)
+    for name, options in (("own dtype", _LAYERS), ("int8", of_moments)):
+        for variant in (DOCUMENTED, get("rows")):
+            yield Case(
+                f"stochastic rounding, moment in {name}, variant {variant.name}",
+                dtype="bfloat16",
+                variant=variant,
+                hyper=_hyper(
+                    beta1=0.875, beta2=0.75, weight_decay=0.0625, nesterov=variant.nesterov
+                ),
+                schedule=_learning_rate_schedule,
+                zero=frozenset({0}),
+                missing={2: frozenset({0, 3})},
+                reload_at=3,
+                steps=5,
+                stochastic_rounding=True,
+                **options,
+            )
+
+
 CASES: tuple[Case, ...] = tuple(_cases())
 VARIANT_CASES: tuple[Case, ...] = (*_variant_cases(), *_clip_cases())
 MOMENT_CASES: tuple[Case, ...] = tuple(_moment_cases())
+ROUNDING_CASES: tuple[Case, ...] = tuple(_rounding_cases())

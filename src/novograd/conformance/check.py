@@ -79,7 +79,7 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
             else:
                 apart = _apart(case.layers[number], gradient.shape)
                 wide = [_with_wide_moment(x) for x in (before[number], after[number])]
-                moment, allowed = np.zeros(gradient.shape), np.zeros(gradient.shape)
+                weights, moment, allowed = (np.zeros(gradient.shape) for _ in range(3))
                 for index, (part, v, scale) in enumerate(apart):
                     was, now = (
                         WeightState(x.weights[part], x.moment[part], x.second_moment[v].reshape(()))
@@ -96,16 +96,20 @@ def check(make: Callable[[Case], Adapter], case: Case) -> float:
                             Gradient(gradient[part].astype(np.float64), step + 1, scale, clip),
                             hyper,
                         )
-                    error, arithmetic = _assert_step(
-                        was, expected, now, adapter.rounds_update, place
-                    )
-                    worst = max(worst, error)
-                    moment[part], allowed[part] = expected[1], arithmetic
+                    arithmetic = _arithmetic(was, expected)
+                    weights[part], moment[part], _ = expected
+                    allowed[part] = arithmetic
+                    errors = [_assert_second_moment(was, expected[2], now, place)]
+                    if not case.stochastic_rounding:
+                        rounds = adapter.rounds_update
+                        errors += [_assert_weights(was, expected, now, arithmetic, rounds, place)]
                     if not after[number].scales.size:
-                        error = _assert_moment(was, moment[part], now, arithmetic, place)
-                        worst = max(worst, error)
+                        errors += [_assert_moment(was, expected, now, arithmetic, place)]
+                    worst = max(worst, *errors)
+                count = taken[number] if adapter.counts_each else step
+                if case.stochastic_rounding:
+                    _assert_rounded(weights, allowed, after[number].weights, count, place)
                 if after[number].scales.size:
-                    count = taken[number] if adapter.counts_each else step
                     _assert_blocks(moment, allowed, after[number], count, place)
                 taken[number] += 1
         before = after
@@ -139,59 +143,90 @@ def _apart(layers: Layers, shape: tuple[int, ...]) -> Iterator[tuple[Any, Any, f
         yield where, where, scale
 
 
-def _assert_step(
+def _arithmetic(before: WeightState, expected: Sequence[Any]) -> float:
+    """Returns the error of arithmetic that a layer's step may have."""
+    compute = ml_dtypes.finfo(before.second_moment.dtype)
+    return ROUNDINGS * float(compute.eps) * _size(before, expected)
+
+
+def _size(before: WeightState, expected: Sequence[Any]) -> float:
+    """Returns the largest number in a layer's step."""
+    return max(map(_largest, (before.weights, before.moment, *expected[:2])))
+
+
+def _assert_weights(
     before: WeightState,
     expected: Sequence[Any],
     after: WeightState,
+    arithmetic: float,
     rounds_update: bool,
     place: str,
-) -> tuple[float, float]:
-    """Compares a layer's weights and second moment with the oracle's.
-
-    Returns:
-        The largest error in ulps, and the error of arithmetic that the step may have.
-    """
-    w, m, v = expected
-    stored = ml_dtypes.finfo(before.weights.dtype)
-    compute = ml_dtypes.finfo(before.second_moment.dtype)
-    size = max(map(_largest, (before.weights, before.moment, w, m)))
+) -> float:
+    """Compares a layer's weights with the oracle's; returns the largest error, in ulps."""
+    w, stored = expected[0], ml_dtypes.finfo(before.weights.dtype)
     # Storing rounds by half a unit in the last place. Among subnormal numbers, this unit is fixed.
     rounding, smallest = float(stored.eps) / 2, float(stored.smallest_subnormal) / 2
-    arithmetic = ROUNDINGS * float(compute.eps) * size
-    for_weights = rounding * np.abs(w) + smallest + arithmetic
+    tolerance = rounding * np.abs(w) + smallest + arithmetic
     if rounds_update:
-        for_weights += rounding * np.abs(w - before.weights.astype(np.float64)) + smallest
+        tolerance += rounding * np.abs(w - before.weights.astype(np.float64)) + smallest
+    unit = float(stored.eps) * _size(before, expected)
+    return _error(after.weights, w, before.weights.dtype, unit, tolerance, f"{place}: weights")
+
+
+def _assert_rounded(
+    weights: np.ndarray, allowed: np.ndarray, after: np.ndarray, step: int, place: str
+) -> None:
+    """Compares weights that are rounded at random with the oracle's.
+
+    Args:
+        weights: The oracle's weights before they are rounded.
+        allowed: The error of arithmetic that each of them may have.
+        after: The weights after the step.
+        step: The number of steps of the weight before this one.
+        place: Names the weight in messages.
+    """
+    random = reference.uniform(step, np.arange(weights.size), reference.WEIGHTS_SEED)
+    random = random.reshape(weights.shape)
+    least, most = (reference.to_bfloat16(weights + x, random) for x in (-allowed, allowed))
+    # A number beyond the largest bfloat16 is an infinity, and none of the cases has one.
+    middle, tolerance = (least + most) / 2, (most - least) / 2
+    _error(after, middle, after.dtype, 1.0, tolerance, f"{place}: weights")
+
+
+def _assert_second_moment(
+    before: WeightState, v: np.ndarray, after: WeightState, place: str
+) -> float:
+    """Compares a layer's second moment with the oracle's; returns the error in ulps."""
+    compute = ml_dtypes.finfo(before.second_moment.dtype)
     # Squares below the smallest normal number may be flushed to zero. A second moment of zero must
     # be exact, because zero means that there was no gradient yet.
     underflow = (1 + before.weights.size) * float(compute.smallest_normal) if v > 0 else 0.0
     # XLA adds the squares of a layer one after the other: the error grows with the root of their
     # number. This matters only for layers with more than 1,024 elements.
     of_sum = max(float(ROUNDINGS), math.sqrt(before.weights.size) / 4)
-    for_v = of_sum * float(compute.eps) * float(v) + underflow
-    unit = float(stored.eps) * size
-    error = max(
-        _error(after.weights, w, before.weights.dtype, unit, for_weights, f"{place}: weights"),
-        _error(
-            after.second_moment,
-            v,
-            before.second_moment.dtype,
-            for_v / of_sum,
-            np.asarray(for_v),
-            f"{place}: second moment",
-        ),
+    tolerance = of_sum * float(compute.eps) * float(v) + underflow
+    return _error(
+        after.second_moment,
+        v,
+        before.second_moment.dtype,
+        tolerance / of_sum,
+        np.asarray(tolerance),
+        f"{place}: second moment",
     )
-    return error, arithmetic
 
 
 def _assert_moment(
-    before: WeightState, moment: np.ndarray, after: WeightState, arithmetic: float, place: str
+    before: WeightState,
+    expected: Sequence[Any],
+    after: WeightState,
+    arithmetic: float,
+    place: str,
 ) -> float:
     """Compares a layer's momentum buffer with the oracle's; returns the largest error, in ulps."""
-    stored = ml_dtypes.finfo(before.moment.dtype)
-    size = max(map(_largest, (before.weights, before.moment, moment)))
-    rounding = float(stored.eps) / 2 * np.abs(moment) + float(stored.smallest_subnormal) / 2
-    unit, tolerance = float(stored.eps) * size, rounding + arithmetic
-    return _error(after.moment, moment, before.moment.dtype, unit, tolerance, f"{place}: moment")
+    m, stored = expected[1], ml_dtypes.finfo(before.moment.dtype)
+    rounding = float(stored.eps) / 2 * np.abs(m) + float(stored.smallest_subnormal) / 2
+    unit, tolerance = float(stored.eps) * _size(before, expected), rounding + arithmetic
+    return _error(after.moment, m, before.moment.dtype, unit, tolerance, f"{place}: moment")
 
 
 def _assert_blocks(
@@ -210,7 +245,7 @@ def _assert_blocks(
         raise MismatchError(f"{place}: {after.moment.dtype} blocks, {after.scales.dtype} scales")
     single = float(np.finfo(np.float32).eps)
     q, scales, moment, allowed = (x.ravel() for x in (after.moment, after.scales, moment, allowed))
-    random = reference.uniform(step, np.arange(q.size))
+    random = reference.uniform(step, np.arange(q.size), reference.MOMENT_SEED)
     for number, where in enumerate(reference.blocks(after.moment.shape)):
         scale, largest = float(scales[number]), _largest(moment[where])
         # Three roundings: of the maximum, of 1/127, with which XLA multiplies, and of the product.

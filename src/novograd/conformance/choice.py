@@ -63,9 +63,10 @@ def features(case: Case) -> frozenset[str]:
     """Returns the features of a case.
 
     Features are the dtype, the variant with its clip, the dtype of the momentum buffer, each kind
-    of layer with each shape, the size of the gradients, zero and missing gradients, a reload, each
-    scheduled hyperparameter, and each hyperparameter that is not the default. For the documented
-    rule each pair of such hyperparameters is also a feature, since its formula combines them.
+    of layer with each shape, the size of the gradients, zero and missing gradients, a reload,
+    stochastic rounding, each scheduled hyperparameter, and each hyperparameter that is not the
+    default. For the documented rule each pair of such hyperparameters is also a feature, since its
+    formula combines them.
 
     Args:
         case: Any case.
@@ -91,6 +92,7 @@ def features(case: Case) -> frozenset[str]:
             *_when("zero gradient", case.zero),
             *_when("missing gradient", case.missing),
             *_when("reload", () if case.reload_at is None else (case.reload_at,)),
+            *(["stochastic rounding"] if case.stochastic_rounding else []),
             *hyper,
             *map(" and ".join, pairs),
         }

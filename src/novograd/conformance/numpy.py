@@ -1,5 +1,6 @@
 """The adapters of the rule on NumPy arrays, and of the native kernels."""
 
+import math
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from novograd import native, quantized, rule
+from novograd import native, quantized, rounding, rule
 from novograd.conformance.adapters import (
     Adapter,
     WeightState,
@@ -83,7 +84,11 @@ class RuleAdapter(Adapter):
                 )
             )
         w, m = rule.linear_pass(w, m, g, scalars, beta1=hyper.beta1, nesterov=hyper.nesterov)
-        m, scales = _rounded(layer, m, self._counts[index])
+        count = self._counts[index]
+        m, scales = _rounded(layer, m, count)
+        if self._case.stochastic_rounding:
+            bits = _random_bits(rounding.FOR_WEIGHTS, count, g.shape)
+            w = rounding.to_bfloat16(np.asarray(w, np.float32), bits, xp=np)
         return WeightState(
             np.asarray(w, layer.weights.dtype), m, np.asarray(v, self._compute), scales
         )
@@ -109,7 +114,8 @@ class NativeAdapter(RuleAdapter):
 
     def step(self, gradients: list[np.ndarray | None], hyper: CaseHyperparameters) -> None:
         """Takes one step of all weights that have a gradient, in one call of the kernels."""
-        if self._case.moment or self._variant.amsgrad or self._variant.norm == "inf":
+        rounds = self._case.moment or self._case.stochastic_rounding
+        if rounds or self._variant.amsgrad or self._variant.norm == "inf":
             return super().step(gradients, hyper)  # the kernels only compute sums of squares
         parts, rest = [], list(gradients)
         for i, g in enumerate(gradients):
@@ -164,12 +170,17 @@ def _rounded(layer: WeightState, m: np.ndarray, step: int) -> tuple[np.ndarray, 
     if not layer.scales.size:
         return np.asarray(m, layer.moment.dtype), layer.scales
     shape = layer.scales.shape
-    numbers = np.arange(m.size).reshape(m.shape)
-    words = (np.asarray(x, np.int32) for x in (numbers >> 1, numbers >> 33, numbers & 1))
-    bits = quantized.random_bits(np.full(1, step, np.int32), *words)
+    bits = _random_bits(rounding.FOR_MOMENT, step, m.shape)
     blocks = (quantized.to_blocks(x, shape, _pad) for x in (m, bits))
     q, scales = quantized.quantised(*blocks, xp=np)
     return quantized.from_blocks(q, m.shape).astype(np.int8), scales
+
+
+def _random_bits(purpose: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the random bits of the elements of an array after the given number of steps."""
+    numbers = np.arange(math.prod(shape))
+    words = (np.asarray(x, np.int32) for x in (numbers >> 1, numbers >> 33, numbers & 1))
+    return rounding.random_bits(purpose, np.full(1, step, np.int32), *words).reshape(shape)
 
 
 def _pad(rows: np.ndarray, count: int) -> np.ndarray:
@@ -212,6 +223,7 @@ def _strides(x: np.ndarray) -> tuple[int, ...]:
 VERSION = np.__version__
 VARIANTS = True
 MOMENTS = ("int8", "bfloat16")
+ROUNDS_WEIGHTS = True
 ADAPTERS = {"rule": RuleAdapter}
 if native.kernels:
     ADAPTERS["native kernels"] = NativeAdapter

@@ -64,6 +64,7 @@ class SingleTensorAdapter(Adapter):
             layers=lambda _, w: chosen[w],
             variant=self._case.variant,
             moment_dtype=getattr(torch, self._case.moment) if self._case.moment else None,
+            stochastic_rounding=self._case.stochastic_rounding,
             **self.implementation,
             **_options(hyper),
         )
@@ -98,7 +99,7 @@ class FusedAdapter(SingleTensorAdapter):
         super()._build(weights)
 
     def _supports_all(self) -> bool:
-        return not any(self._case.layers)
+        return not any(self._case.layers) and not self._case.stochastic_rounding
 
 
 class TritonAdapter(FusedAdapter):
@@ -108,7 +109,7 @@ class TritonAdapter(FusedAdapter):
 
     def _supports_all(self) -> bool:
         variant = self._case.variant
-        return super()._supports_all() and not variant.amsgrad and variant.norm == "l2"
+        return not any(self._case.layers) and not variant.amsgrad and variant.norm == "l2"
 
 
 class CompiledAdapter(SingleTensorAdapter):
@@ -138,6 +139,7 @@ class CompiledFusedAdapter(CompiledAdapter, FusedAdapter):
 VERSION = torch.__version__
 VARIANTS = True
 MOMENTS = ("int8", "bfloat16")
+ROUNDS_WEIGHTS = True
 ADAPTERS = {
     "single-tensor": SingleTensorAdapter,
     "foreach": ForeachAdapter,

@@ -4,8 +4,8 @@ SPEC_JSON is a JSON object with these fields:
 
 * ``module``: a module of ``novograd.conformance``. It defines ``VERSION``, ``ADAPTERS``,
   ``VARIANTS`` (whether the adapters support all variants), ``MOMENTS`` (the dtypes of momentum
-  buffers that they support), if some adapters compile ``COMPILED`` (their names), and if the
-  framework needs preparation ``prepare()``.
+  buffers that they support), ``ROUNDS_WEIGHTS`` if they can round weights at random, if some
+  adapters compile ``COMPILED`` (their names), and if the framework needs preparation ``prepare()``.
 * ``full``: whether to run all checks, or only those that ``novograd.conformance.choice`` chooses.
   The choice has only cases of the documented rule for adapters that compile.
 * ``variants``: whether this choice includes cases of variants other than the documented rule.
@@ -25,7 +25,7 @@ from collections import Counter
 from itertools import product
 from typing import Any
 
-from novograd.conformance.cases import CASES, MOMENT_CASES, VARIANT_CASES
+from novograd.conformance.cases import CASES, MOMENT_CASES, ROUNDING_CASES, VARIANT_CASES
 from novograd.conformance.check import check
 from novograd.conformance.choice import chosen
 
@@ -45,11 +45,13 @@ def main() -> None:
             module.prepare()
         supported = getattr(module, "MOMENTS", ())
         moments = tuple(case for case in MOMENT_CASES if case.moment in supported)
-        cases = CASES + moments + (VARIANT_CASES if module.VARIANTS else ())
+        rounding = ROUNDING_CASES if hasattr(module, "ROUNDS_WEIGHTS") else ()
+        documented = CASES + moments + rounding
+        cases = documented + (VARIANT_CASES if module.VARIANTS else ())
         if spec["full"]:
             checks = list(product(module.ADAPTERS, cases))
         else:
-            some = cases if spec["variants"] else CASES + moments
+            some = cases if spec["variants"] else documented
             checks = chosen(module.ADAPTERS, some, getattr(module, "COMPILED", ()))
         say(
             version=module.VERSION,

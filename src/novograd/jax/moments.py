@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from novograd import quantized
+from novograd import quantized, rounding
 from novograd.jax.layout import LeafLayout
 from novograd.quantized import BLOCK, from_blocks, to_blocks
 
@@ -191,7 +191,8 @@ def _random_bits(shape: Shape, step: Any, layout: LeafLayout) -> jax.Array:
         if length != whole[axis]:
             i = i + length * jnp.asarray(jax.lax.axis_index(layout.along[axis]), jnp.uint32)
         index.append(i.reshape(-1, *(1,) * (len(shape) - axis - 1)))
-    return quantized.random_bits(jnp.asarray(step, jnp.int32), *pair_of(index, whole))
+    start = jnp.asarray(step, jnp.int32)
+    return rounding.random_bits(rounding.FOR_MOMENT, start, *pair_of(index, whole))
 
 
 def _whole(shape: Shape, layout: LeafLayout) -> Shape:

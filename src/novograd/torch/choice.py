@@ -12,6 +12,7 @@ from novograd.torch.backends import Backend, eager, foreach, native, triton
 from novograd.torch.groups import Group
 from novograd.torch.options import Options
 from novograd.torch.parts import Part, parts
+from novograd.torch.rounding import rounds_weights
 
 # The parts that each backend updates.
 Assignment = dict[Backend, list[Part]]
@@ -77,8 +78,9 @@ def require_kernels(fused: bool | None, params: Iterable[Tensor]) -> None:
 def compiles(groups: Iterable[Group]) -> bool:
     """Whether torch.compile can compile the step of groups.
 
-    It does not support Triton kernels, which a group may demand. And Inductor makes wrong code of
-    momentum buffers in 8 bits: it changes the weights of shorter blocks (seen in torch 2.13).
+    It does not support Triton kernels, which a group may demand. Inductor makes wrong code of
+    momentum buffers in 8 bits: it changes the weights of shorter blocks (seen in torch 2.13). And
+    it has not been tried for weights that are rounded at random.
 
     Example:
         >>> group = {"params": [torch.zeros(2)], "fused": True, "moment_dtype": None}
@@ -87,10 +89,8 @@ def compiles(groups: Iterable[Group]) -> bool:
     """
     return not any(
         group.get("moment_dtype") == torch.int8
-        or (
-            (group["fused"] or group["stochastic_rounding"])
-            and any(triton.supports_device(param.device) for param in group["params"])
-        )
+        or any(rounds_weights(group, param) for param in group["params"])
+        or (group["fused"] and any(triton.supports_device(x.device) for x in group["params"]))
         for group in groups
     )
 

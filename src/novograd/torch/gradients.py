@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from novograd import variants
-from novograd.torch.backends import Backend, triton
+from novograd.torch.backends import Backend
 from novograd.torch.choice import kernels_for
 from novograd.torch.groups import Groups, Member
 from novograd.torch.options import Options
@@ -41,13 +41,9 @@ be dense, got torch.sparse_coo
     for member in chosen:
         problem = _problem(member, groups, states)
         if problem:
-            with_options = "".join(
-                f"with {name}=True "
-                for name in ("fused", "stochastic_rounding")
-                if member.group[name]
-            )
+            with_kernels = "with fused=True " if member.group["fused"] else ""
             raise RuntimeError(
-                f"NovoGrad cannot use {with_options}the gradient of parameter {member}: {problem}"
+                f"NovoGrad cannot use {with_kernels}the gradient of parameter {member}: {problem}"
             )
 
 
@@ -59,21 +55,13 @@ def _problem(member: Member, groups: Groups, states: Mapping[Tensor, Any]) -> st
         return f"it must be dense, got {grad.layout}"
     if groups.sharded and is_sharded(param) and not is_sharded(grad):
         return "it must be a DTensor, because the parameter is a DTensor"
-    if not torch.compiler.is_compiling():
-        kernels = _demanded_kernels(member)
-        problem = None if kernels is None else kernels_problem(kernels, member, groups, states)
+    if group["fused"] and not torch.compiler.is_compiling():
+        problem = kernels_problem(kernels_for(param.device), member, groups, states)
         if problem:
             return problem
     if groups.sharded and variants.get(group["variant"]).norm != "l2":
         return f"the norm of variant {group['variant']!r} does not support DTensors"
     return None
-
-
-def _demanded_kernels(member: Member) -> Backend | None:
-    """Returns the kernels that must update a parameter, or None if any backend may update it."""
-    if member.group["stochastic_rounding"] and member.param.dtype == torch.bfloat16:
-        return triton
-    return kernels_for(member.param.device) if member.group["fused"] else None
 
 
 def kernels_problem(
@@ -102,7 +90,7 @@ def kernels_problem(
     """
     param, layout = member.param, groups.layout(member)
     state = state_of(member, layout, states) or new_state(member.group, param, layout)
-    whole = whole_part(param, local(param.grad), layout, state)
+    whole = whole_part(member, local(param.grad), layout, state)
     options = cast(Options, member.group)
     problems = (kernels.problem(part, options) for part in parts(whole, layout.cuts))
     return next(filter(None, problems), None)

@@ -28,13 +28,11 @@ class Blocks(NamedTuple):
         shape: Shape of the scales of the whole tensor.
         here: Shape of the scales of the local piece.
         placements: The placements of the scales, if the parameter is a DTensor; else None.
-        position: Where the local piece is in the whole tensor.
     """
 
     shape: torch.Size
     here: torch.Size
     placements: tuple[Any, ...] | None
-    position: Position
 
     def as_stored(self, scales: Tensor, param: Tensor) -> Tensor:
         """Returns the scales of the local piece in the form in which they are stored."""
@@ -51,6 +49,7 @@ class ParameterLayout(NamedTuple):
         scale: Factor of the normalised gradient.
         cuts: Where the local piece is split into parts; None if it is not split.
         sharding: Where the layers are, if the parameter is a DTensor; else None.
+        position: Where the local piece is in the whole tensor.
         blocks: The blocks of the momentum buffer, if it is quantised; else None.
     """
 
@@ -58,6 +57,7 @@ class ParameterLayout(NamedTuple):
     scale: float
     cuts: Cuts | None
     sharding: Sharding | None
+    position: Position
     blocks: Blocks | None = None
 
     def new_second_moment(self, param: Tensor) -> Tensor:
@@ -114,7 +114,17 @@ def layout_of(
     blocks = None
     if quantised and quantized.is_quantised(param.shape):
         blocks = _blocks(param, chosen, sharded)
-    return ParameterLayout(v_shape, step_scale(chosen, param.shape), cuts, sharded, blocks)
+    scale, position = step_scale(chosen, param.shape), _position(param, sharded)
+    return ParameterLayout(v_shape, scale, cuts, sharded, position, blocks)
+
+
+def _position(param: Tensor, sharded: Sharding | None) -> Position:
+    """Returns where the local piece of a parameter is in the whole tensor."""
+    strides = torch.empty(real_shape(param), device="meta").stride()
+    offset = () if sharded is None else sharded.offset
+    # The axis of the real pairs is not sharded.
+    first = sum(start * stride for start, stride in zip(offset, strides, strict=False))
+    return Position(first, strides)
 
 
 def _blocks(param: Tensor, layers: Kind, sharded: Sharding | None) -> Blocks:
@@ -125,15 +135,12 @@ def _blocks(param: Tensor, layers: Kind, sharded: Sharding | None) -> Blocks:
     if isinstance(layers, Split):
         _check_split(layers, param, axis)
     scales = torch.Size(quantized.scale_shape(shape))
-    strides = torch.empty(shape, device="meta").stride()
     if sharded is None:
-        return Blocks(scales, scales, None, Position(0, strides))
+        return Blocks(scales, scales, None)
     placements = sharding.scale_placements(param, axis, row, quantized.BLOCK)
     local = real_shape(sharding.local(param))
     here = *local[:axis], -(-math.prod(local[axis:]) // quantized.BLOCK)
-    pairs = zip(sharded.offset, strides, strict=False)  # the axis of the real pairs is not sharded
-    first = sum(offset * stride for offset, stride in pairs)
-    return Blocks(scales, torch.Size(here), placements, Position(first, strides))
+    return Blocks(scales, torch.Size(here), placements)
 
 
 def _check_split(layers: Split, param: Tensor, axis: int) -> None:

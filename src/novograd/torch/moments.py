@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from novograd import quantized
+from novograd import quantized, rounding
 from novograd.quantized import from_blocks, to_blocks
 from novograd.torch import sharding
 from novograd.torch.groups import Group
 from novograd.torch.layout import ParameterLayout, real_shape
 from novograd.torch.parts import Part
+from novograd.torch.rounding import random_bits
 
 
 def moment_dtype(group: Group, param: Tensor) -> torch.dtype:
@@ -117,7 +118,8 @@ def store(part: Part, moment: Tensor, keep: Tensor | None = None) -> None:
     if scales is None:
         q.copy_(moment)
         return
-    new_q, new_scales = _quantised(moment, scales.shape, _random_bits(part))
+    bits = random_bits(rounding.FOR_MOMENT, part)
+    new_q, new_scales = _quantised(moment, scales.shape, bits)
     if keep is not None:
         written = _blocks(keep.expand(q.shape), scales.shape).any(-1, keepdim=True)
         new_q = torch.where(written, new_q, _blocks(q, scales.shape))
@@ -184,20 +186,6 @@ def _quantised(moment: Tensor, shape: torch.Size, bits: Tensor) -> tuple[Tensor,
     """Returns the blocks of ``q`` and the scales, for scales of the given shape."""
     bits = _blocks(bits, shape) if bits.ndim else bits
     return quantized.quantised(_blocks(moment, shape), bits, xp=torch)
-
-
-def _random_bits(part: Part) -> Tensor:
-    """Returns the random bits for the elements of a part."""
-    shape, position, step = part.exp_avg.shape, part.position, part.step
-    assert position is not None
-    assert step is not None
-    numbers = torch.full((), position.first, dtype=torch.int64, device=step.device)
-    for axis, (length, stride) in enumerate(zip(shape, position.strides, strict=True)):
-        along = torch.arange(length, device=step.device) * stride
-        numbers = numbers + along.view(-1, *(1,) * (len(shape) - axis - 1))
-    low, high, odd = numbers >> 1, numbers >> 33, numbers & 1
-    words = (x.to(torch.int32) for x in (step, low, high, odd))
-    return quantized.random_bits(*words)
 
 
 def _blocks(x: Tensor, shape: torch.Size) -> Tensor:

@@ -46,10 +46,11 @@ class NovoGrad(torch.optim.Optimizer):
     ``exp_avg`` is ``m_t``, in the parameter's dtype. ``exp_avg_sq`` is ``v_t``, in float32 (float64
     for float64 parameters), also after ``load_state_dict``. It is 0-d, or has one number for each
     layer, in the shape that ``novograd.layers`` gives. Variants with amsgrad also have
-    ``max_exp_avg_sq``, with the shape and dtype of ``exp_avg_sq``. Variants that count steps have a
-    0-d ``step``. With ``moment_dtype``, see docs/int8.md: an int8 ``exp_avg`` has its scales in
-    ``exp_avg_scale``, one float32 number for each block of 128 elements, and a ``step``. A complex
-    ``exp_avg`` in another dtype has real pairs, along one more axis.
+    ``max_exp_avg_sq``, with the shape and dtype of ``exp_avg_sq``. Variants that count steps, and
+    parameters that are rounded at random, have a 0-d ``step``. With ``moment_dtype``, see
+    docs/int8.md: an int8 ``exp_avg`` has its scales in ``exp_avg_scale``, one float32 number for
+    each block of 128 elements. A complex ``exp_avg`` in another dtype has real pairs, along one
+    more axis.
 
     Numbers: float16 and bfloat16 parameters are updated in float32 arithmetic and rounded once.
     Complex numbers are treated as pairs of real numbers. If ``|g_t|^2`` is too large for the dtype
@@ -90,8 +91,10 @@ class NovoGrad(torch.optim.Optimizer):
             kernels support dense tensors, real or complex, in float64, float32 and half precision.
             On GPUs they do not support amsgrad or another norm: there, None uses foreach.
         stochastic_rounding: Whether bfloat16 weights are rounded up or down at random. The nearer
-            neighbour is more likely, so that steps too small to change the weights add up. Only
-            the kernels for GPUs can do this. The random numbers come from torch's generator.
+            neighbour is more likely, so that steps too small to change the weights add up. The
+            random numbers depend only on the number of steps and on the place in the parameter:
+            not on torch's generator, the backend or the sharding. The native kernels for CPUs
+            cannot do this.
         moment_dtype: The dtype of ``exp_avg``: ``torch.int8``, ``torch.bfloat16``, or None for the
             dtype of the weights. Parameters with fewer than two axes or 4,096 elements always keep
             theirs in the dtype of the weights. In 8 bits, each block of 128 elements along the
@@ -111,8 +114,7 @@ class NovoGrad(torch.optim.Optimizer):
             ``moment_dtype`` is none of these; or if it is ``torch.int8``, and a shard or a part of
             ``Split`` begins inside a block.
         RuntimeError: If ``fused`` is True, and the kernels are not installed or ``foreach`` is True
-            too; if ``stochastic_rounding`` is True and ``foreach`` is True or ``fused`` is False;
-            or if ``FullyShardedDataParallel`` has flattened a parameter.
+            too; or if ``FullyShardedDataParallel`` has flattened a parameter.
 
     Source: NVIDIA Clara Train 3.1, ``ai4med.libs.optimizers``; Ginsburg et al., "Stochastic
     Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks",
@@ -226,9 +228,9 @@ class NovoGrad(torch.optim.Optimizer):
         Raises:
             RuntimeError: If parameters were replaced by flat pieces; if the state of a parameter
                 does not fit the parameter; if a gradient is sparse; if only one of a gradient and
-                its parameter is a DTensor; if ``fused`` is True, or bfloat16 weights are to be
-                rounded at random, and the kernels do not support a parameter; or if the native
-                kernels would write to memory that two parameters share. Then nothing has changed.
+                its parameter is a DTensor; if ``fused`` is True and the kernels do not support a
+                parameter; or if the native kernels would write to memory that two parameters share.
+                Then nothing has changed.
 
         Example:
             >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))

@@ -123,10 +123,6 @@ def check_options(options: dict[str, Any]) -> None:
     check_layers("layers", options.get("layers"))
     if options["fused"] and options["foreach"]:
         raise RuntimeError("fused and foreach cannot be True together")
-    if options["stochastic_rounding"] and (options["foreach"] or options["fused"] is False):
-        raise RuntimeError(
-            "stochastic_rounding=True needs the kernels: foreach must not be True, fused not False"
-        )
 
 
 def with_new(group: dict[str, Any]) -> dict[str, Any]:

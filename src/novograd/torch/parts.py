@@ -51,12 +51,14 @@ class Part(NamedTuple):
         square: The squared norms, in float64 and in the shape of ``exp_avg_sq``, if other processes
             also have pieces of the layers; else None.
         maximum: The largest second moments so far, in the same shape, for variants with amsgrad.
-        step: Number of steps before this one, 0-d, for variants that count steps.
-        history: The stored second moments of the whole parameter, for variants that count steps.
+        step: Number of steps before this one, 0-d, for variants that count steps, and if the step
+            rounds at random.
+        history: The stored second moments of the whole parameter, if ``step`` is given.
         exp_avg_scale: The scales of the blocks if ``exp_avg`` is quantised, see
             ``novograd.quantized``; else None. Then ``exp_avg`` is int8, with a last axis of length
-            2 for the real pairs of complex weights; ``step`` is not None.
-        position: Where the part is in the whole tensor, if ``exp_avg`` is quantised; else None.
+            2 for the real pairs of complex weights.
+        position: Where the part is in the whole tensor, if the step rounds at random: to a
+            quantised ``exp_avg``, or to bfloat16 weights; else None.
     """
 
     param: Tensor
@@ -118,13 +120,18 @@ def _cut_scales(whole: Part, axis: int, start: int, length: int) -> Tensor | Non
 
 
 class Rows(NamedTuple):
-    """The rows of a part whose momentum buffer is quantised. All are next to each other in memory.
+    """The rows of a part that is rounded at random: neighbours in memory and in the whole tensor.
+
+    The element at a place in the part's memory, from 0, has the number ``first + place +
+    place // length * (pitch - length)`` in the whole tensor. If the momentum buffer is quantised, a
+    row consists of blocks, and the part is contiguous.
 
     Attributes:
         rows: The number of rows.
-        length: The number of elements of a row. Its blocks have 128, the last one the rest.
+        length: The distance of the first elements of two neighbouring rows in memory.
         first: The number of the part's first element in the whole tensor (see ``Position``).
-        pitch: The distance of the numbers of the first elements of two neighbouring rows.
+        pitch: The distance of the numbers of the first elements of two neighbouring rows; if there
+            is only one row, the same as ``length``.
     """
 
     rows: int
@@ -134,9 +141,10 @@ class Rows(NamedTuple):
 
 
 def rows_of(part: Part) -> Rows | None:
-    """Returns the rows of a part whose buffer is quantised, or None if kernels do not support them.
+    """Returns the rows of a part that is rounded at random, or None if kernels do not support them.
 
-    Complex numbers count as pairs of real numbers.
+    Without a quantised buffer the rows are as long as possible. Complex numbers count as pairs of
+    real numbers.
 
     Example:
         >>> w, m, scales = torch.zeros(2, 5, 200), torch.zeros(2, 5, 200), torch.zeros(2, 5, 2)
@@ -144,21 +152,35 @@ def rows_of(part: Part) -> Rows | None:
         >>> rows_of(part._replace(position=Position(600, (1000, 200, 1))))
         Rows(rows=10, length=200, first=600, pitch=200)
         >>> rows_of(part._replace(position=Position(600, (3000, 200, 1))))
+        >>> weights = part._replace(exp_avg_scale=None)
+        >>> rows_of(weights._replace(position=Position(600, (3000, 200, 1))))
+        Rows(rows=2, length=1000, first=600, pitch=3000)
     """
     scales, position, moment = part.exp_avg_scale, part.position, part.exp_avg
-    assert scales is not None
     assert position is not None
-    contiguous = map(Tensor.is_contiguous, (part.param, part.grad, moment, scales))
-    if not moment.numel() or not all(contiguous):
-        return None
-    before = scales.ndim - 1
-    rows = math.prod(scales.shape[:before])
-    lengths, strides = moment.shape[:before], position.strides[:before]
-    used = [(n, stride) for n, stride in zip(lengths, strides, strict=True) if n > 1]
-    if any(outer != n * inner for (_, outer), (n, inner) in pairwise(used)):
-        return None
-    pitch = used[-1][1] if used else 0
-    return Rows(rows, moment.numel() // rows, position.first, pitch)
+    if not moment.numel():
+        return Rows(0, 1, position.first, 1)
+    if scales is not None:
+        contiguous = map(Tensor.is_contiguous, (part.param, part.grad, moment, scales))
+        if not all(contiguous):
+            return None
+    # The length, and the distances of neighbours in memory and of their numbers, along each axis.
+    axes = list(zip(moment.shape, moment.stride(), position.strides, strict=True))
+    before = _axes_with_gaps(axes) if scales is None else scales.ndim - 1
+    used = [(place, number) for n, place, number in axes if n > 1]
+    outer = [(place, number) for n, place, number in axes[:before] if n > 1]
+    rows = math.prod(moment.shape[:before])
+    length, pitch = outer[-1] if outer else (moment.numel() // rows,) * 2
+    in_memory_order = all(one >= other for (one, _), (other, _) in pairwise(used))
+    if in_memory_order and all(place * pitch == number * length for place, number in outer):
+        return Rows(rows, length, position.first, pitch)
+    return None
+
+
+def _axes_with_gaps(axes: list[tuple[int, int, int]]) -> int:
+    """Returns the number of axes up to the last one along which numbers differ from memory."""
+    gaps = [i for i, (n, place, number) in enumerate(axes, 1) if n > 1 and place != number]
+    return max(gaps, default=0)
 
 
 def as_real(part: Part) -> Part:

@@ -47,7 +47,7 @@ def rows(
             state.update(new_state(member.group, param, layout))
         grad = torch.zeros_like(local(param)) if param.grad is None else local_gradient(param)
         square = norms.squares.get(param) if norms else None
-        yield *whole_part(param, grad, layout, state, square), layout.cuts
+        yield *whole_part(member, grad, layout, state, square), layout.cuts
 
 
 class Planner:

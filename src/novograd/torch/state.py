@@ -15,6 +15,7 @@ from novograd.torch.layout import ParameterLayout
 from novograd.torch.moments import convert, moment_dtype, moment_shape, new_moment, new_scales
 from novograd.torch.norms import compute_dtype
 from novograd.torch.parts import Part
+from novograd.torch.rounding import rounds_weights
 
 # The second moments, which have the dtype of the arithmetic.
 SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
@@ -35,7 +36,7 @@ def state_shapes(group: Group, param: Tensor, layout: ParameterLayout) -> dict[s
         shapes["max_exp_avg_sq"] = layout.v_shape
     if layout.blocks is not None:
         shapes["exp_avg_scale"] = layout.blocks.shape
-    if variant.counts or layout.blocks is not None:
+    if variant.counts or _needs_random_bits(group, param):
         shapes["step"] = torch.Size()
     return shapes
 
@@ -54,7 +55,7 @@ def new_state(group: Group, param: Tensor, layout: ParameterLayout) -> dict[str,
         if name in SECOND_MOMENTS:
             state[name] = layout.new_second_moment(param)
         elif name == "step":
-            state[name] = _new_count(0.0, param)
+            state[name] = _count(0.0, param)
         elif name == "exp_avg_scale":
             state[name] = new_scales(param, layout)
         else:
@@ -69,7 +70,8 @@ def match_dtypes(
 
     The dtype of weights changes by ``Module.double()``, for example. The dtype of the momentum
     buffer changes by an edit of the group, or if a file has another one. A count of steps may have
-    been loaded as a Python number.
+    been loaded as a Python number. If the count is only needed for random bits, it begins with 0.
+    If it is not needed, it is removed.
 
     Example:
         >>> from novograd.torch.layout import layout_of
@@ -83,16 +85,14 @@ def match_dtypes(
     for name in SECOND_MOMENTS:
         if isinstance(state.get(name), Tensor) and state[name].dtype != wide:
             state[name] = state[name].to(wide)
-    if not isinstance(state.get("step"), Tensor | None):
-        state["step"] = _new_count(float(state["step"]), param)
-    was_quantised = "exp_avg_scale" in state
     if isinstance(state.get("exp_avg"), Tensor) and "exp_avg_sq" in state:
         convert(state, group, param, layout)
-    is_quantised = "exp_avg_scale" in state
-    if is_quantised and not was_quantised:
-        state.setdefault("step", _new_count(0.0, param))
-    elif was_quantised and not is_quantised and not variants.get(group["variant"]).counts:
+    if _needs_random_bits(group, param):
+        state.setdefault("step", 0.0)
+    elif not variants.get(group["variant"]).counts:
         state.pop("step", None)
+    if "step" in state:
+        state["step"] = _count(state["step"], param)
 
 
 def problem(
@@ -164,7 +164,7 @@ def state_of(
 
 
 def whole_part(
-    param: Tensor,
+    member: Member,
     grad: Tensor,
     layout: ParameterLayout,
     state: dict[str, Any],
@@ -175,11 +175,12 @@ def whole_part(
     Example:
         >>> from novograd.torch.layout import layout_of
         >>> w, v = torch.zeros(2), torch.tensor(0.0)
+        >>> member = Member(w, {"params": [w], "variant": "nvidia"}, 0, 0)
         >>> state = {"exp_avg": torch.zeros(2), "exp_avg_sq": v}
-        >>> whole_part(w, torch.ones(2), layout_of(None, None, w), state).grad
+        >>> whole_part(member, torch.ones(2), layout_of(None, None, w), state).grad
         tensor([1., 1.])
     """
-    local, blocks = sharding.local, layout.blocks
+    local, param = sharding.local, member.param
     maximum, step = state.get("max_exp_avg_sq"), state.get("step")
     return Part(
         local(param),
@@ -191,8 +192,8 @@ def whole_part(
         None if maximum is None else local(maximum),
         step,
         None if step is None else state["exp_avg_sq"],
-        None if blocks is None else local(state["exp_avg_scale"]),
-        None if blocks is None else blocks.position,
+        None if layout.blocks is None else local(state["exp_avg_scale"]),
+        layout.position if _needs_random_bits(member.group, param) else None,
     )
 
 
@@ -239,6 +240,12 @@ def _is_unchanged(part: Part, lr: float | Tensor) -> Tensor:
     return (step == 0) & (largest.to(step.device) == 0) & (lr == 0)
 
 
-def _new_count(steps: float, param: Tensor) -> Tensor:
+def _count(steps: float | Tensor, param: Tensor) -> Tensor:
     """Returns a number of steps as a tensor on the device of a parameter."""
-    return torch.full((), steps, dtype=torch.float32, device=sharding.local(param).device)
+    device = sharding.local(param).device
+    return torch.as_tensor(steps, dtype=torch.float32, device=device)
+
+
+def _needs_random_bits(group: Group, param: Tensor) -> bool:
+    """Whether the steps of a parameter round at random."""
+    return moment_dtype(group, param) == torch.int8 or rounds_weights(group, param)

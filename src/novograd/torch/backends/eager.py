@@ -12,6 +12,7 @@ from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.norms import advance, layer_norms, squared_norms
 from novograd.torch.options import Options
 from novograd.torch.parts import Part, as_real
+from novograd.torch.rounding import store_weights
 
 UNSCALES = False
 
@@ -62,7 +63,7 @@ def step(parts: Sequence[Part], options: Options) -> None:
         finite = s.isfinite() if options["skip_nonfinite"] else None
         if finite is not None:
             new_w, new_m = torch.where(finite, new_w, w), torch.where(finite, new_m, m)
-        param.copy_(new_w)
+        store_weights(part, new_w, options)
         moments.store(part, new_m, finite)
         exp_avg_sq.copy_(v)
         if maximum is not None and largest is not None:

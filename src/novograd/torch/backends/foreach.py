@@ -3,8 +3,9 @@
 The rule computes the scalars of all layers together. The linear pass implements
 ``novograd.rule.linear_pass`` again, in place, with torch's foreach operations. It needs no
 temporary memory, except with half-precision weights, ``nesterov``, ``skip_nonfinite`` or a momentum
-buffer in bfloat16: then it needs as much as the gradients. With a momentum buffer in 8 bits it
-needs several times as much, while it rounds the largest parameter.
+buffer in bfloat16: then it needs as much as the gradients. With a momentum buffer in 8 bits, or
+weights that are rounded at random, it needs several times as much, while it rounds the largest
+parameter.
 """
 
 from collections import defaultdict
@@ -26,6 +27,7 @@ from novograd.torch.backends.eager import square_sums
 from novograd.torch.norms import advance, layer_norms
 from novograd.torch.options import Options
 from novograd.torch.parts import Part, as_real
+from novograd.torch.rounding import rounds_weights, store_weights
 
 UNSCALES = False
 
@@ -74,6 +76,9 @@ def _step_alike(parts: Sequence[Part], options: Options) -> None:
     quantised = parts[0].exp_avg_scale is not None
     if quantised:
         ms = list(map(moments.wide, parts))
+    rounds = rounds_weights(options, ws[0])
+    if rounds:
+        ws = [w.to(vs[0].dtype) for w in ws]
     # The rule computes the scalars of all layers as one tensor.
     s = torch.cat([x.reshape(-1) for x in _layer_norms(parts, options)])
     maxima = [part.maximum for part in parts if part.maximum is not None]
@@ -102,6 +107,9 @@ def _step_alike(parts: Sequence[Part], options: Options) -> None:
     if quantised:
         for part, m, k in zip(parts, ms, keep or [None] * len(ms), strict=True):
             moments.store(part, m, k)
+    if rounds:
+        for part, w in zip(parts, ws, strict=True):
+            store_weights(part, w, options)
 
 
 def _step_with_temporary(

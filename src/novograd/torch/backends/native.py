@@ -3,7 +3,7 @@
 The kernels in ``csrc/`` implement the rule again. Their numbers come from ``novograd.rule``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -18,6 +18,7 @@ from novograd.torch.backends.eager import square_sums
 from novograd.torch.norms import advance, layer_norms, numbers_of
 from novograd.torch.options import Options, changed
 from novograd.torch.parts import Grid, Part, Rows, as_real, grid_of, in_memory, rows_of
+from novograd.torch.rounding import rounds_weights
 
 UNSCALES = False
 # Complex numbers are treated as pairs of real numbers.
@@ -74,17 +75,16 @@ def problem(part: Part, options: Options) -> str | None:
         return (
             "it is not contiguous, or its memory layout differs from that of its gradient or state"
         )
-    return None if part.exp_avg_scale is None else _problem_of_rows(part, grid)
+    return None if part.position is None else _problem_of_rows(part, grid)
 
 
 def _problem_of_rows(part: Part, grid: Grid) -> str | None:
-    """Returns why the kernels do not support a part whose momentum buffer is in 8 bits."""
-    if not part.exp_avg.numel():
-        return None
+    """Returns why the kernels do not support a part that is rounded at random."""
     rows, step = rows_of(part), cast(Tensor, part.step)
     if rows is None:
         return "it is not contiguous, or its rows are not equally far apart in the whole tensor"
-    if not native.kernels.has_quantised_pass(grid=grid, row=rows.length):
+    quantised = part.exp_avg_scale is not None
+    if quantised and not native.kernels.has_quantised_pass(grid=grid, row=rows.length):
         return "there is no kernel for layers that share a block of a buffer in 8 bits like this"
     if step.dtype != torch.float32 or not step.is_cpu:
         return f"'step' must be a float32 on the CPU, got {step.dtype} on {step.device}"
@@ -100,7 +100,7 @@ def prepare(
     """Returns the step of parts that have no ``problem`` (see ``Backend``)."""
     if torch.compiler.is_compiling():
         return PreparedStep(partial(square_sums, parts), partial(step, parts, options))
-    prepared = PreparedByKernels(parts, memo)
+    prepared = PreparedByKernels(parts, options, memo)
     return PreparedStep(prepared.square_sums, partial(prepared.step, options))
 
 
@@ -129,7 +129,7 @@ def step(parts: Sequence[Part], options: Options) -> None:
         params, grads, exp_avgs, exp_avg_sqs, scales = columns
         torch.ops.novograd.step_(params, grads, exp_avgs, exp_avg_sqs, scales, torch.stack(numbers))
     else:
-        PreparedByKernels(parts).step(options)
+        PreparedByKernels(parts, options).step(options)
 
 
 class PreparedByKernels:
@@ -137,31 +137,37 @@ class PreparedByKernels:
 
     Args:
         parts: Parts that have no ``problem``.
+        options: The hyperparameters.
         memo: Keeps what the kernels know of the parts for the next step.
 
     Raises:
         RuntimeError: If a step would write to memory that two tensors share.
 
     Example:
+        >>> from novograd.torch import NovoGrad
         >>> w, g, m, v = torch.zeros(3), torch.zeros(2), torch.zeros(4), torch.zeros(2)
-        >>> PreparedByKernels([Part(w[:2], g, m[:2], v[0]), Part(w[1:], g, m[2:], v[1])])
+        >>> options = NovoGrad([w]).param_groups[0]
+        >>> parts = [Part(w[:2], g, m[:2], v[0]), Part(w[1:], g, m[2:], v[1])]
+        >>> PreparedByKernels(parts, options)
         Traceback (most recent call last):
             ...
         RuntimeError: NovoGrad cannot update tensors that share memory; shapes: (2,) and (2,)
     """
 
-    def __init__(self, parts: Sequence[Part], memo: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, parts: Sequence[Part], options: Options, memo: dict[str, Any] | None = None
+    ) -> None:
         """Passes the addresses of the parts to the kernels."""
         grads = [part.grad for part in parts]
         pending = any(map(Tensor.is_conj, grads)) or any(map(Tensor.is_neg, grads))
         self._parts = list(map(in_memory, parts)) if pending else parts
-        self._layers = _checked_layers(self._parts, memo)
+        self._layers = _checked_layers(self._parts, options, memo)
 
     def square_sums(self) -> None:
         """Writes the squared norms of the local piece into ``square`` of each part that has it."""
         known = [part for part in self._parts if part.square is not None]
         if known:
-            layers = self._layers if len(known) == len(self._parts) else _layers(known)
+            layers = self._layers if len(known) == len(self._parts) else _layers(known, {})
             layers.square_sums(torch.get_num_threads())
 
     def step(self, options: Options) -> None:
@@ -177,7 +183,7 @@ class PreparedByKernels:
         scales = [part.exp_avg_scale for part in parts if part.exp_avg_scale is not None]
         torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs, *scales])
         for count, alike in (_by_count(parts) if variant.counts else {0.0: parts}).items():
-            layers = self._layers if alike is self._parts else _layers(alike)
+            layers = self._layers if alike is self._parts else _layers(alike, options)
             layers.step(
                 [float(x) for x in _arguments(options, count)],
                 torch.get_num_threads(),
@@ -218,7 +224,7 @@ def _with_maxima(parts: Sequence[Part], options: Options) -> list[Part]:
         if part.square is None
     ]
     if unknown:
-        _layers(unknown).square_sums(torch.get_num_threads())
+        _layers(unknown, {}).square_sums(torch.get_num_threads())
     used = []
     for part in known + unknown:
         v, s = part.exp_avg_sq, cast(Tensor, part.square).to(part.exp_avg_sq.dtype)
@@ -255,7 +261,7 @@ def _step_op(
 ) -> None:
     """Takes a step; ``rule`` is the result of ``native.arguments``. Opaque to compilers."""
     columns = (params, grads, exp_avgs, exp_avg_sqs, scales)
-    layers = _checked_layers([Part(*part) for part in zip(*columns, strict=True)])
+    layers = _checked_layers([Part(*part) for part in zip(*columns, strict=True)], {})
     layers.step(rule.tolist(), torch.get_num_threads())
 
 
@@ -264,13 +270,15 @@ def _(*_: Any) -> None:
     """Does nothing, because no shape changes."""
 
 
-def _checked_layers(parts: Sequence[Part], memo: dict[str, Any] | None = None) -> Any:
+def _checked_layers(
+    parts: Sequence[Part], options: Mapping[str, Any], memo: dict[str, Any] | None = None
+) -> Any:
     """Passes parts to the kernels, and checks that the parts do not share memory."""
     memo = {} if memo is None else memo
     addresses = _addresses(parts)
     if addresses != memo.get("addresses"):
         if "facts" not in memo:
-            memo["facts"] = _facts(parts)
+            memo["facts"] = _facts(parts, options)
         layers = native.kernels.Tensors(**memo["facts"], **addresses)
         shared = layers.overlap()
         if shared is not None:
@@ -282,34 +290,35 @@ def _checked_layers(parts: Sequence[Part], memo: dict[str, Any] | None = None) -
     return memo["layers"]
 
 
-def _layers(parts: Sequence[Part]) -> Any:
+def _layers(parts: Sequence[Part], options: Mapping[str, Any]) -> Any:
     """Passes parts to the kernels. The parts must live as long as the result."""
-    return native.kernels.Tensors(**_facts(parts), **_addresses(parts))
+    return native.kernels.Tensors(**_facts(parts, options), **_addresses(parts))
 
 
-def _facts(parts: Sequence[Part]) -> dict[str, Any]:
+def _facts(parts: Sequence[Part], options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what the kernels need to know of parts, except for addresses."""
     facts: dict[str, Any] = {
         "kinds": [_KINDS[part.param.dtype, part.grad.dtype, part.exp_avg.dtype] for part in parts],
         "grids": list(map(grid_of, parts)),
         "scales": [part.scale for part in parts],
     }
-    if any(part.exp_avg_scale is not None for part in parts):
+    if any(part.position is not None for part in parts):
         facts["rows"] = list(map(_rows, parts))
+        facts["stochastic"] = [rounds_weights(options, part.param) for part in parts]
     return facts
 
 
 def _rows(part: Part) -> tuple[int, int, int] | None:
-    """Returns what the kernels need to know of the rows of a part, if its buffer is in 8 bits."""
-    if part.exp_avg_scale is None:
+    """Returns what the kernels need to know of the rows of a part, if it is rounded at random."""
+    if part.position is None:
         return None
-    _, length, first, pitch = rows_of(part) or Rows(0, 1, 0, 1)  # without elements, any will do
+    _, length, first, pitch = cast(Rows, rows_of(part))
     return length, first, pitch
 
 
 def _addresses(parts: Sequence[Part]) -> dict[str, list[int]]:
     """Returns the addresses of the tensors of parts."""
-    params, grads, exp_avgs, exp_avg_sqs, _, squares, _, steps, _, block_scales, _ = zip(
+    params, grads, exp_avgs, exp_avg_sqs, _, squares, _, steps, _, block_scales, positions = zip(
         *parts, strict=True
     )
     columns = {"weights": params, "gradients": grads, "moments": exp_avgs, "vs": exp_avg_sqs}
@@ -318,6 +327,7 @@ def _addresses(parts: Sequence[Part]) -> dict[str, list[int]]:
         addresses["squares"] = _optional_addresses(squares)
     if any(scales is not None for scales in block_scales):
         addresses["block_scales"] = _optional_addresses(block_scales)
+    if any(position is not None for position in positions):
         addresses["counts"] = _optional_addresses(steps)
     return addresses
 

@@ -31,6 +31,7 @@ from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.norms import numbers_of
 from novograd.torch.options import Options, changed
 from novograd.torch.parts import Grid, Part, Rows, grid_of, in_memory, rows_of
+from novograd.torch.rounding import rounds_weights
 
 UNSCALES = True
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -77,12 +78,15 @@ def problem(part: Part, options: Options) -> str | None:
         return (
             "it is not contiguous, or its memory layout differs from that of its gradient or state"
         )
-    if part.exp_avg_scale is None:
+    if part.position is None:
         return None
     rows = rows_of(part)
     if rows is None:
-        return "its momentum buffer is int8, and it is not contiguous"
-    if grid[2] % rows.length:
+        return (
+            "it is rounded at random, and it is not contiguous, or its rows are not equally far "
+            "apart in the whole tensor"
+        )
+    if part.exp_avg_scale is not None and grid[2] % rows.length:
         return "its momentum buffer is int8, and a layer ends within a row of blocks"
     return None
 
@@ -155,29 +159,33 @@ class PreparedByTriton:
 
 
 class _Division(NamedTuple):
-    """The division of the work on parts with the same device and dtypes.
+    """The division of the work on parts with the same device, dtypes and ``in_order``.
 
     Attributes:
         chosen: The numbers of these parts, in the order of the table.
+        in_order: Whether the numbers of their elements follow the memory (see ``_Shape``).
         work: The division into programs.
         part_of: The part of each program, on the device: for the passes over memory, and for
             ``scalars``.
     """
 
     chosen: list[int]
+    in_order: bool
     work: "_Work"
     part_of: list[Tensor]
 
 
 def _divisions(parts: Sequence[Part], short: bool = True) -> list[_Division]:
-    """Groups parts by device and dtypes, and divides the work; without ``short``, all are long."""
+    """Groups parts for launches, and divides the work; without ``short``, all are long."""
+    shapes = list(map(_shape_of, parts))
     groups: dict[Any, list[int]] = defaultdict(list)
-    for i, (w, g, m, *_) in enumerate(parts):
-        groups[w.device, w.dtype, g.dtype, m.dtype].append(i)
+    for i, ((w, g, m, *_), shape) in enumerate(zip(parts, shapes, strict=True)):
+        groups[w.device, w.dtype, g.dtype, m.dtype, shape.in_order].append(i)
     divisions = []
-    for (device, *_), chosen in groups.items():
-        work = _work_of(tuple(_shape_of(parts[i]) for i in chosen), short)
-        divisions.append(_Division([chosen[i] for i in work.order], work, _programs(work, device)))
+    for (device, *_, in_order), chosen in groups.items():
+        work = _work_of(tuple(shapes[i] for i in chosen), short)
+        order, programs = [chosen[i] for i in work.order], _programs(work, device)
+        divisions.append(_Division(order, in_order, work, programs))
     return divisions
 
 
@@ -197,14 +205,15 @@ def _programs(work: "_Work", device: torch.device) -> list[Tensor]:
 
 def _shape_of(part: Part) -> "_Shape":
     """Returns the facts on which the division of the work on a part depends."""
-    rows = None if part.exp_avg_scale is None else rows_of(part)
-    return _Shape(cast(Grid, grid_of(part)), part.square is not None, rows)
+    rows = None if part.position is None else rows_of(part)
+    quantised = part.exp_avg_scale is not None
+    return _Shape(cast(Grid, grid_of(part)), part.square is not None, rows, quantised)
 
 
 def _take_step(
     parts: Sequence[Part], division: _Division, options: Options, scaling: Scaling | None
 ) -> None:
-    """Launches the kernels for parts with the same device and dtypes, in the order of the table."""
+    """Launches the kernels for the parts of a division, in the order of the table."""
     work, (part_of, part_of_scalars) = division.work, division.part_of
     first, device, numbers = parts[0], parts[0].param.device, _numbers(parts, options)
     if _capturing(device):
@@ -225,24 +234,20 @@ def _take_step(
         "RULE_EACH": numbers.each is not None,
         "SKIP_NONFINITE": options["skip_nonfinite"],
     }
-    stochastic = options["stochastic_rounding"] and first.param.dtype == torch.bfloat16
     how_to_update = {
         "PARAM": first.param.dtype,
         "GRAD": first.grad.dtype,
         "MOMENT": first.exp_avg.dtype,
         "HAS_SCALE": scale is not None,
         "NESTEROV": options["nesterov"],
-        "STOCHASTIC": stochastic,
+        "STOCHASTIC": rounds_weights(options, first.param),
+        "IN_ORDER": division.in_order,
     }
 
     quantised = first.exp_avg_scale is not None
     # Only NVIDIA's compiler has this option.
     limits = {"maxnreg": _kernels().QUANTISED_REGISTERS} if quantised and torch.version.cuda else {}
-
-    def of_update() -> tuple[Tensor, Tensor]:
-        seed = torch.randint(2**62, (1,), device=device) if stochastic else rules
-        return rules if scale is None else scale, seed
-
+    grad_scale = rules if scale is None else scale
     if work.long:
         partial_sums = _partial_sums(division, table, scale, first)
         coefficients = torch.empty(work.layers * 5, dtype=first.exp_avg_sq.dtype, device=device)
@@ -255,7 +260,7 @@ def _take_step(
         _launch(
             "linear_pass",
             work.first_programs[work.long],
-            *(table, part_of, coefficients, rules, *of_update()),
+            *(table, part_of, coefficients, rules, grad_scale),
             TILE=_kernels().QUANTISED_TILE
             if quantised
             else _kernels().UPDATE_BYTES // first.param.dtype.itemsize,
@@ -268,7 +273,7 @@ def _take_step(
         _launch(
             "short_layers",
             short.programs,
-            *(table, part_of, short.before, *of_rule, *of_update()),
+            *(table, part_of, short.before, *of_rule, grad_scale),
             ROWS=min(_kernels().MOST_ROWS, max(1, tile // short.width)),
             WIDTH=short.width,
             ALIGNED=aligned,
@@ -353,25 +358,32 @@ class _Shape(NamedTuple):
     Attributes:
         grid: Where its layers are.
         known: Whether its norms are known.
-        rows: The rows of blocks if its momentum buffer is int8; else None.
+        rows: Its rows if it is rounded at random; else None.
+        quantised: Whether its momentum buffer is int8. Then its rows consist of blocks.
     """
 
     grid: Grid
     known: bool
     rows: Rows | None
+    quantised: bool
 
     @property
     def is_whole(self) -> bool:
         """Whether 16 bytes at a time can be moved: whether the kernels' ``ALIGNED`` may be True."""
-        rows = self.rows
-        if rows is None:
+        if not self.quantised:
             return self.grid[2] % 8 == 0
+        rows = cast(Rows, self.rows)
         return not (rows.length | rows.first | self.gap) % BLOCK
 
     @property
     def gap(self) -> int:
-        """The number of elements of the whole tensor between two rows of blocks."""
-        return self.rows.pitch - self.rows.length if self.rows and self.rows.pitch else 0
+        """The number of elements of the whole tensor between two rows."""
+        return self.rows.pitch - self.rows.length if self.rows else 0
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the kernels' ``IN_ORDER`` may be True. Blocks do not depend on it."""
+        return self.quantised or self.rows is None or not (self.gap or self.rows.first % 2)
 
 
 class _Short(NamedTuple):
@@ -477,15 +489,16 @@ def _work_of(shapes: tuple[_Shape, ...], short: bool) -> _Work:
 
 
 def _row_columns(shape: _Shape) -> tuple[int, int, int, int]:
-    """Returns columns of the table: the rows of blocks, and the elements of a segment.
+    """Returns columns of the table: the rows, and the elements of a segment.
 
-    A segment consists of whole blocks: of whole rows, or of any number of blocks in whole rows.
+    A segment with blocks has whole ones: of whole rows, or any number if all blocks of a row are
+    whole.
     """
     longest = _kernels().LONGEST_SEGMENT
     if shape.rows is None:
         return 0, 0, 0, longest
     _, length, first, _ = shape.rows
-    if length % BLOCK:
+    if shape.quantised and length % BLOCK:
         longest = length * max(1, longest // length)
     return length, first, shape.gap, longest
 
@@ -514,8 +527,8 @@ def _kind(shape: _Shape) -> tuple[int, bool]:
     if runs != 1 or not run or shape.known:
         return _LONG
     lanes = run
-    if shape.rows is not None and (run > BLOCK // 2 or run > shape.rows.length):
-        length = shape.rows.length
+    length = shape.rows.length if shape.rows else run
+    if shape.quantised and (run > BLOCK // 2 or run > length):
         lanes = run // length * -(-length // BLOCK) * BLOCK  # shorter blocks have as many lanes
     width = next((width for width in _kernels().WIDTHS if lanes <= width), None)
     return (width, shape.is_whole) if width else _LONG
@@ -524,7 +537,7 @@ def _kind(shape: _Shape) -> tuple[int, bool]:
 def _addresses(parts: Sequence[Part]) -> np.ndarray:
     """Returns the addresses of the table, of shape (parts, 7)."""
     count = len(parts)
-    params, grads, exp_avgs, exp_avg_sqs, _, squares, _, steps, _, scales, _ = zip(
+    params, grads, exp_avgs, exp_avg_sqs, _, squares, _, steps, _, scales, positions = zip(
         *parts, strict=True
     )
     tensors = itertools.chain(params, grads, exp_avgs, exp_avg_sqs)
@@ -534,8 +547,9 @@ def _addresses(parts: Sequence[Part]) -> np.ndarray:
         known = [0 if square is None else square.data_ptr() for square in squares]
         addresses[4 * count : 5 * count] = known
     if scales[0] is not None:
-        of_blocks = itertools.chain(scales, steps)
-        addresses[5 * count :] = np.fromiter(map(Tensor.data_ptr, of_blocks), np.int64)
+        addresses[5 * count : 6 * count] = np.fromiter(map(Tensor.data_ptr, scales), np.int64)
+    if positions[0] is not None:
+        addresses[6 * count :] = np.fromiter(map(Tensor.data_ptr, steps), np.int64)
     return addresses.reshape(7, -1).T
 
 

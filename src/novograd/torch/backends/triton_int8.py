@@ -1,7 +1,7 @@
 """The functions of ``novograd.quantized`` for the Triton kernels: rounds blocks to 8 bits.
 
 The last axis of a tensor here is a block, and the other axes are the blocks. Values for each block
-have one axis less. ``numbers`` are the numbers of the blocks' first elements in the whole tensor.
+have one axis less.
 """
 
 # Triton compiles these functions as its own language.
@@ -38,39 +38,4 @@ def quantised(m, bits):
     # NaN becomes 0 here.
     exact = tl.floor(m * tl.expand_dims(inverse, -1) + 0.5).to(tl.int32)
     scales = tl.where(used, most * INVERSE_OF_LARGEST, 0.0)
-    return ((exact + bits) >> 16).to(tl.int8), tl.where(finite, scales, float("nan"))
-
-
-@triton.jit
-def random_bits(numbers, step, like, EVEN: tl.constexpr):
-    """Returns the random bits of blocks, in the shape of ``like``.
-
-    ``EVEN`` blocks start at a multiple of 128: then one word serves two neighbours.
-    """
-    key = _mixed(step.to(tl.int64).to(tl.uint32) ^ 0x9E3779B9)
-    size: tl.constexpr = like.shape[-1]
-    if EVEN:
-        low, key = _words(numbers >> 1, key)
-        columns = tl.arange(0, size // 2).to(tl.uint32)
-        words = _mixed((tl.expand_dims(low, -1) + columns) ^ tl.expand_dims(key, -1))
-        bits = tl.reshape(tl.join(words & 0xFFFF, words >> 16), like.shape)
-    else:
-        numbers = tl.expand_dims(numbers, -1) + tl.arange(0, size)
-        low, key = _words(numbers >> 1, key)
-        words = _mixed(low ^ key)
-        bits = tl.where(numbers & 1 == 0, words & 0xFFFF, words >> 16)
-    return bits.to(tl.int32)
-
-
-@triton.jit
-def _words(pairs, key):
-    """Returns the lower words of the numbers of pairs, and the keys, which have the upper ones."""
-    return pairs.to(tl.uint32), _mixed((pairs >> 32).to(tl.uint32) ^ key)
-
-
-@triton.jit
-def _mixed(x):
-    """Returns 32-bit words that look random: a function of C. Wellons' hash-prospector."""
-    x = (x ^ (x >> 16)) * 0x21F0AAAD
-    x = (x ^ (x >> 15)) * 0xD35A2D97
-    return x ^ (x >> 15)
+    return ((exact + bits.to(tl.int32)) >> 16).to(tl.int8), tl.where(finite, scales, float("nan"))

@@ -17,6 +17,10 @@ A momentum buffer in int8 consists of blocks (see ``novograd.quantized``), and `
 rounds them. Its pieces are whole rows of blocks. Its segments are whole rows too, or any number of
 blocks if all blocks of a row are whole.
 
+With ``STOCHASTIC``, weights are bfloat16 and rounded at random by ``triton_rounding.py``. If all
+parts are ``IN_ORDER``, the numbers of a part's elements in the whole tensor have no gaps, and begin
+with an even one.
+
 ``table`` begins with the numbers of the rule and their slopes, in float64. Then it has a row of
 64-bit integers for each part; the columns are named below. ``part_of`` has the row of each program.
 ``coefficients`` has ``(a, b, c, d, keep)`` for each layer, in the dtype of the arithmetic. If
@@ -32,14 +36,25 @@ import triton.language as tl
 
 from novograd import quantized
 from novograd.rule import Numbers
-from novograd.torch.backends.triton_int8 import dequantised, quantised, random_bits
+from novograd.torch.backends.triton_int8 import dequantised, quantised
+from novograd.torch.backends.triton_rounding import (
+    bits_in_order,
+    bits_of,
+    bits_of_blocks,
+    bits_of_pairs,
+    moment_key,
+    numbers_with_gaps,
+    to_bfloat16,
+    weights_key,
+)
 
 # Whether a compiled kernel can be launched with all arguments of its function. Older versions were
 # not tried.
 LAUNCHES_COMPILED = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 6)
 # The columns of the table. The first seven are addresses. AT_SQUARE is the address of the known
-# squared norms, or 0 if these are unknown. AT_BLOCKS is the address of the scales of blocks, and
-# AT_STEP that of the number of steps before this one. Without an int8 buffer, both are 0.
+# squared norms, or 0 if these are unknown. AT_BLOCKS is the address of the scales of blocks, or 0
+# without an int8 buffer. AT_STEP is the address of the number of steps before this one, or 0 if the
+# step does not round at random.
 AT_PARAM = tl.constexpr(0)
 AT_GRAD = tl.constexpr(1)
 AT_MOMENT = tl.constexpr(2)
@@ -51,7 +66,7 @@ LAYERS = tl.constexpr(7)
 RUNS = tl.constexpr(8)
 RUN = tl.constexpr(9)
 STRIDE = tl.constexpr(10)
-LENGTH = tl.constexpr(11)  # elements of a row of blocks
+LENGTH = tl.constexpr(11)  # elements of a row (see ``parts.Rows``)
 NUMBER = tl.constexpr(12)  # of its first element in the whole tensor
 GAP = tl.constexpr(13)  # elements of the whole tensor between two of its rows
 SEGMENT = tl.constexpr(14)  # elements of a segment, or the most of a program with short pieces
@@ -208,13 +223,13 @@ def linear_pass(
     coefficients,
     rules,
     grad_scale,
-    seed,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
     MOMENT: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     NESTEROV: tl.constexpr,
     STOCHASTIC: tl.constexpr,
+    IN_ORDER: tl.constexpr,
     TILE: tl.constexpr,
 ):
     """Updates the weights and the momentum buffer.
@@ -238,24 +253,24 @@ def linear_pass(
     beta1 = tl.load(rules).to(dtype)
     inverse = _inverse(grad_scale, dtype, HAS_SCALE)
     mine = coefficients + tl.load(row + FIRST_LAYER) * COEFFICIENTS
-    counter = program.to(tl.int64) << 32
+    key = weights_key(_step(row)) if STOCHASTIC else 0
+    number = tl.load(row + NUMBER)
     if tl.int8 == MOMENT:
         # fmt: off
-        _update_pieces(row, first, last, begin, n, mine, beta1, inverse, seed, counter,
+        _update_pieces(row, first, last, begin, n, mine, beta1, inverse, key,
                        PARAM, GRAD, NESTEROV, STOCHASTIC, TILE)
         # fmt: on
     elif run == 1:  # each element is a layer
         for start in range(first, last, UNALIGNED_TILE):
-            at = start + tl.arange(0, UNALIGNED_TILE)
+            lanes = tl.arange(0, UNALIGNED_TILE)
+            at = start + lanes
             a, b, c, d, keep = _coefficients(mine + at * COEFFICIENTS, at < last)
             ws = _pointer(param, PARAM) + at
             gs = _pointer(gradient, GRAD) + at
             ms = _pointer(moment, MOMENT) + at
             a *= inverse
-            # fmt: off
-            _update(ws, gs, ms, keep != 0, a, b, c, d, beta1, seed, counter + at - first,
-                    NESTEROV, STOCHASTIC)
-            # fmt: on
+            bits = _bits(row, key, number + start, lanes, STOCHASTIC, IN_ORDER)
+            _update(ws, gs, ms, keep != 0, a, b, c, d, beta1, bits, NESTEROV, STOCHASTIC)
     else:
         for piece in range(first, last):
             layer = piece // runs
@@ -266,22 +281,25 @@ def linear_pass(
                 g = gradient + at * (GRAD.primitive_bitwidth // 8)
                 m = moment + at * (MOMENT.primitive_bitwidth // 8)
                 a *= inverse
-                before = counter + (piece - first) * run
+                odd = w | g | m
+                if STOCHASTIC:
+                    odd |= at * 8  # numbers are as even as places in memory
                 # fmt: off
-                if (w | g | m) % 16 == 0:
+                if odd % 16 == 0:
                     ws = tl.multiple_of(w.to(tl.pointer_type(PARAM), bitcast=True), 16)
                     gs = tl.multiple_of(g.to(tl.pointer_type(GRAD), bitcast=True), 16)
                     ms = tl.multiple_of(m.to(tl.pointer_type(MOMENT), bitcast=True), 16)
                     body = n // 8 * 8
-                    _update_all(ws, gs, ms, body, a, b, c, d, beta1, seed, before,
-                                NESTEROV, STOCHASTIC, TILE)
+                    _update_all(row, ws, gs, ms, body, a, b, c, d, beta1, key, number + at,
+                                True, NESTEROV, STOCHASTIC, IN_ORDER, TILE)
                     if body < n:
-                        _update_all(ws + body, gs + body, ms + body, n - body, a, b, c, d, beta1,
-                                    seed, before + body, NESTEROV, STOCHASTIC, 8)
+                        _update_all(row, ws + body, gs + body, ms + body, n - body, a, b, c, d,
+                                    beta1, key, number + at + body,
+                                    True, NESTEROV, STOCHASTIC, IN_ORDER, 8)
                 else:
                     ws, gs, ms = _pointer(w, PARAM), _pointer(g, GRAD), _pointer(m, MOMENT)
-                    _update_all(ws, gs, ms, n, a, b, c, d, beta1, seed, before,
-                                NESTEROV, STOCHASTIC, UNALIGNED_TILE)
+                    _update_all(row, ws, gs, ms, n, a, b, c, d, beta1, key, number + at,
+                                False, NESTEROV, STOCHASTIC, IN_ORDER, UNALIGNED_TILE)
                 # fmt: on
 
 
@@ -294,7 +312,6 @@ def short_layers(
     lr,
     found_inf,
     grad_scale,
-    seed,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
     MOMENT: tl.constexpr,
@@ -309,6 +326,7 @@ def short_layers(
     SKIP_NONFINITE: tl.constexpr,
     NESTEROV: tl.constexpr,
     STOCHASTIC: tl.constexpr,
+    IN_ORDER: tl.constexpr,
 ):
     """Takes the whole step of layers with one piece of at most ``WIDTH`` elements.
 
@@ -333,6 +351,8 @@ def short_layers(
     inverse = _inverse(grad_scale, V, HAS_SCALE)
     vs = _pointer(tl.load(row + AT_V), V)
     quantises: tl.constexpr = tl.int8 == MOMENT
+    key = weights_key(_step(row)) if STOCHASTIC else 0
+    number = tl.load(row + NUMBER)
     short = run.to(tl.int32)  # and so are the distances within a tile
     if ALIGNED:  # moves 16 bytes at a time
         short = short // 8 * 8
@@ -345,7 +365,6 @@ def short_layers(
         ws = w.to(tl.pointer_type(PARAM), bitcast=True)
         gs = g.to(tl.pointer_type(GRAD), bitcast=True)
         ms = m.to(tl.pointer_type(MOMENT), bitcast=True)
-        counter = (program.to(tl.int64) << 32) + at - first * run
         if ALIGNED:
             ws, gs = tl.multiple_of(ws, 16), tl.multiple_of(gs, 16)
             # Each thread shall load as many numbers of 8 bits as weights, and these in 16 bytes.
@@ -353,13 +372,12 @@ def short_layers(
         # fmt: off
         if quantises:
             _step_of_quantised_layers(row, ws, gs, ms, at, vs + start, mine, run, scale, rule, lr,
-                                      found_inf, beta1, inverse, seed, counter, ROWS, WIDTH,
-                                      ALIGNED, HAS_LR, HAS_FOUND_INF, SKIP_NONFINITE, NESTEROV,
-                                      STOCHASTIC)
+                                      found_inf, beta1, inverse, key, ROWS, WIDTH, ALIGNED,
+                                      HAS_LR, HAS_FOUND_INF, SKIP_NONFINITE, NESTEROV, STOCHASTIC)
         else:
-            _step_of_layers(ws, gs, ms, vs + start, mine, short, scale, rule, lr, found_inf,
-                            beta1, inverse, seed, counter, ROWS, WIDTH, HAS_LR, HAS_FOUND_INF,
-                            SKIP_NONFINITE, NESTEROV, STOCHASTIC)
+            _step_of_layers(row, ws, gs, ms, vs + start, mine, short, scale, rule, lr, found_inf,
+                            beta1, inverse, key, number + at, ROWS, WIDTH, ALIGNED, HAS_LR,
+                            HAS_FOUND_INF, SKIP_NONFINITE, NESTEROV, STOCHASTIC, IN_ORDER)
         # fmt: on
 
 
@@ -368,6 +386,7 @@ def short_layers(
 
 @triton.jit
 def _step_of_layers(
+    row,
     ws,
     gs,
     ms,
@@ -380,15 +399,17 @@ def _step_of_layers(
     found_inf,
     beta1,
     inverse,
-    seed,
-    counter,
+    key,
+    number,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
+    ALIGNED: tl.constexpr,
     HAS_LR: tl.constexpr,
     HAS_FOUND_INF: tl.constexpr,
     SKIP_NONFINITE: tl.constexpr,
     NESTEROV: tl.constexpr,
     STOCHASTIC: tl.constexpr,
+    IN_ORDER: tl.constexpr,
 ):
     """Takes the step of a tile of layers of ``run`` elements each."""
     layers = tl.arange(0, ROWS)
@@ -406,7 +427,12 @@ def _step_of_layers(
     # fmt: on
     w, m = _linear_pass(w, g, m, a[:, None], b[:, None], c, d[:, None], beta1, NESTEROV)
     used = inside & used[:, None]
-    _store_weights(ws + at, w, used, seed, counter + at, STOCHASTIC)
+    if STOCHASTIC & IN_ORDER & ALIGNED:
+        pairs = (layers * (run // 2))[:, None] + tl.arange(0, WIDTH // 2)[None, :]
+        bits = bits_of_pairs(key, number, pairs, w)
+    else:
+        bits = _bits(row, key, number, at, STOCHASTIC, IN_ORDER)
+    _store_weights(ws + at, w, used, bits, STOCHASTIC)
     tl.store(ms + at, m.to(ms.dtype.element_ty), mask=used)
 
 
@@ -426,8 +452,7 @@ def _step_of_quantised_layers(
     found_inf,
     beta1,
     inverse,
-    seed,
-    counter,
+    key,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
     ALIGNED: tl.constexpr,
@@ -446,6 +471,7 @@ def _step_of_quantised_layers(
     blocks += layers[:, None] * count
     starts, at, inside = _places(blocks, filled, length, size, ALIGNED)
     scales = _scales(row, begin, ALIGNED) + blocks
+    numbers = _numbers(row, begin + starts)
     g = tl.load(gs + at, mask=inside, other=0.0).to(inverse.dtype)
     w = tl.load(ws + at, mask=inside, other=0.0).to(inverse.dtype)
     q = tl.load(ms + at, mask=inside, other=0)
@@ -459,9 +485,9 @@ def _step_of_quantised_layers(
                         b[:, None, None], c, d[:, None, None], beta1, NESTEROV)
     # fmt: on
     used = used[:, None]
-    _store_weights(ws + at, w, inside & used[:, :, None], seed, counter + at, STOCHASTIC)
-    bits = random_bits(_numbers(row, begin + starts), _step(row), m, ALIGNED)
-    q, new = quantised(m, bits)
+    bits = _bits_of_blocks(key, numbers, w, STOCHASTIC, ALIGNED)
+    _store_weights(ws + at, w, inside & used[:, :, None], bits, STOCHASTIC)
+    q, new = quantised(m, bits_of_blocks(moment_key(_step(row)), numbers, m, ALIGNED))
     tl.store(ms + at, q, mask=inside & used[:, :, None])
     tl.store(scales, new, mask=filled & used)
 
@@ -624,6 +650,7 @@ def _coefficients(row, mine):
 
 @triton.jit
 def _update_all(
+    row,
     ws,
     gs,
     ms,
@@ -633,17 +660,24 @@ def _update_all(
     c,
     d,
     beta1,
-    seed,
-    counter,
+    key,
+    number,
+    EVEN: tl.constexpr,
     NESTEROV: tl.constexpr,
     STOCHASTIC: tl.constexpr,
+    IN_ORDER: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Updates ``n`` elements."""
+    """Updates ``n`` elements, from an ``EVEN`` place of the part."""
     for start in range(0, n, TILE):
         at = start + tl.arange(0, TILE)
+        if STOCHASTIC & IN_ORDER & EVEN:
+            pairs = start // 2 + tl.arange(0, TILE // 2)
+            bits = bits_of_pairs(key, number, pairs, at)
+        else:
+            bits = _bits(row, key, number, at, STOCHASTIC, IN_ORDER)
         # fmt: off
-        _update(ws + at, gs + at, ms + at, at < n, a, b, c, d, beta1, seed, counter + at,
+        _update(ws + at, gs + at, ms + at, at < n, a, b, c, d, beta1, bits,
                 NESTEROV, STOCHASTIC)
         # fmt: on
 
@@ -659,8 +693,7 @@ def _update(
     c,
     d,
     beta1,
-    seed,
-    counter,
+    bits,
     NESTEROV: tl.constexpr,
     STOCHASTIC: tl.constexpr,
 ):
@@ -669,7 +702,7 @@ def _update(
     g = tl.load(gs, mask=mine, other=0.0).to(a.dtype)
     m = tl.load(ms, mask=mine, other=0.0).to(a.dtype)
     w, m = _linear_pass(w, g, m, a, b, c, d, beta1, NESTEROV)
-    _store_weights(ws, w, mine, seed, counter, STOCHASTIC)
+    _store_weights(ws, w, mine, bits, STOCHASTIC)
     tl.store(ms, m.to(ms.dtype.element_ty), mask=mine)
 
 
@@ -682,10 +715,10 @@ def _linear_pass(w, g, m, a, b, c, d, beta1, NESTEROV: tl.constexpr):
 
 
 @triton.jit
-def _store_weights(ws, w, mine, seed, counter, STOCHASTIC: tl.constexpr):
+def _store_weights(ws, w, mine, bits, STOCHASTIC: tl.constexpr):
     """Stores weights in their dtype."""
     if STOCHASTIC:
-        w = _rounded(w, seed, counter)
+        w = to_bfloat16(w, bits)
     tl.store(ws, w.to(ws.dtype.element_ty), mask=mine)
 
 
@@ -699,8 +732,7 @@ def _update_pieces(
     coefficients,
     beta1,
     inverse,
-    seed,
-    counter,
+    key,
     PARAM: tl.constexpr,
     GRAD: tl.constexpr,
     NESTEROV: tl.constexpr,
@@ -718,18 +750,17 @@ def _update_pieces(
             g = tl.load(row + AT_GRAD) + at * (GRAD.primitive_bitwidth // 8)
             m = tl.load(row + AT_MOMENT) + at
             a *= inverse
-            before = counter + (piece - first) * run
             # fmt: off
             if _are_whole(row) & ((w | g | m) % 16 == 0):
                 ws = tl.multiple_of(w.to(tl.pointer_type(PARAM), bitcast=True), 16)
                 gs = tl.multiple_of(g.to(tl.pointer_type(GRAD), bitcast=True), 16)
                 ms = tl.multiple_of(m.to(tl.pointer_type(tl.int8), bitcast=True),
                                     128 // PARAM.primitive_bitwidth)
-                _update_blocks(row, ws, gs, ms, at, n, a, b, c, d, beta1, seed, before,
+                _update_blocks(row, ws, gs, ms, at, n, a, b, c, d, beta1, key,
                                True, NESTEROV, STOCHASTIC, TILE)
             else:
                 ws, gs, ms = _pointer(w, PARAM), _pointer(g, GRAD), _pointer(m, tl.int8)
-                _update_blocks(row, ws, gs, ms, at, n, a, b, c, d, beta1, seed, before,
+                _update_blocks(row, ws, gs, ms, at, n, a, b, c, d, beta1, key,
                                False, NESTEROV, STOCHASTIC, UNALIGNED_TILE)
             # fmt: on
 
@@ -747,8 +778,7 @@ def _update_blocks(
     c,
     d,
     beta1,
-    seed,
-    counter,
+    key,
     ALIGNED: tl.constexpr,
     NESTEROV: tl.constexpr,
     STOCHASTIC: tl.constexpr,
@@ -762,15 +792,16 @@ def _update_blocks(
         filled = blocks < count
         starts, at, inside = _places(blocks, filled, length, BLOCK, ALIGNED)
         scales = _scales(row, begin, ALIGNED) + blocks
+        numbers = _numbers(row, begin + starts)
         w = tl.load(ws + at, mask=inside, other=0.0).to(a.dtype)
         g = tl.load(gs + at, mask=inside, other=0.0).to(a.dtype)
         q = tl.load(ms + at, mask=inside, other=0)
         m = dequantised(q, tl.load(scales, mask=filled, other=0.0), a.dtype)
         tl.debug_barrier()  # as in ``_advance``, for the scales
         w, m = _linear_pass(w, g, m, a, b, c, d, beta1, NESTEROV)
-        _store_weights(ws + at, w, inside, seed, counter + at, STOCHASTIC)
-        bits = random_bits(_numbers(row, begin + starts), _step(row), m, ALIGNED)
-        q, new = quantised(m, bits)
+        bits = _bits_of_blocks(key, numbers, w, STOCHASTIC, ALIGNED)
+        _store_weights(ws + at, w, inside, bits, STOCHASTIC)
+        q, new = quantised(m, bits_of_blocks(moment_key(_step(row)), numbers, m, ALIGNED))
         tl.store(ms + at, q, mask=inside)
         tl.store(scales, new, mask=filled)
 
@@ -833,14 +864,25 @@ def _step(row):
 
 
 @triton.jit
-def _rounded(x, seed, counter):
-    """Rounds float32 to bfloat16; the probability of rounding up is the fraction cut off."""
-    zero = (counter * 0).to(tl.uint32)
-    low, high = counter.to(tl.uint32), (counter >> 32).to(tl.uint32)
-    random, _, _, _ = tl.philox(tl.load(seed), low, high, zero, zero)
-    bits = x.to(tl.uint32, bitcast=True) + (random & 0xFFFF)
-    up_or_down = (bits & 0xFFFF0000).to(tl.float32, bitcast=True)
-    return tl.where(tl.abs(x) < float("inf"), up_or_down, x)
+def _bits(row, key, number, at, STOCHASTIC: tl.constexpr, IN_ORDER: tl.constexpr):
+    """Returns the random bits of weights at the places ``at``, from one of a part.
+
+    Without gaps this one would have the given number.
+    """
+    if not STOCHASTIC:
+        bits = at
+    elif IN_ORDER:
+        bits = bits_in_order(key, number, at)
+    else:
+        first, length, gap = tl.load(row + NUMBER), tl.load(row + LENGTH), tl.load(row + GAP)
+        bits = bits_of(key, numbers_with_gaps(first, number - first, at, length, gap))
+    return bits
+
+
+@triton.jit
+def _bits_of_blocks(key, numbers, like, STOCHASTIC: tl.constexpr, ALIGNED: tl.constexpr):
+    """Returns the random bits of weights whose momentum buffer is int8."""
+    return bits_of_blocks(key, numbers, like, ALIGNED) if STOCHASTIC else 0
 
 
 @triton.jit
