@@ -123,22 +123,22 @@ def uniform(step: int, positions: NDArray[np.int64], seed: int) -> Array:
     return np.where(numbers % 2, words // 2**16, words % 2**16) / 2**16
 
 
-def to_bfloat16(x: ArrayLike, uniform: ArrayLike) -> Array:
+def to_bfloat16(x: ArrayLike, random: ArrayLike) -> Array:
     """Rounds finite numbers to bfloat16, away from zero if the random number is large enough.
 
     Args:
         x: The numbers.
-        uniform: A random number in [0, 1) for each.
+        random: A random number in [0, 1) for each, see ``uniform``.
 
     Example:
         >>> to_bfloat16([1.002, 1.002, -1.002], [0.5, 0.75, 0.75]).tolist()
         [1.0, 1.0078125, -1.0078125]
     """
-    x = np.asarray(x, np.float64)
+    x, random = np.asarray(x, np.float64), np.asarray(random, np.float64)
     exponent = np.frexp(x)[1]
     # A bfloat16 has 8 binary digits; the smallest one is 2^-133.
     unit = 2.0 ** np.maximum(exponent - 8, -133)
-    return np.copysign(unit * np.floor(np.abs(x) / unit + uniform), x)
+    return np.copysign(unit * np.floor(np.abs(x) / unit + random), x)
 
 
 def dequantised(q: ArrayLike, scales: ArrayLike) -> Array:
