@@ -88,6 +88,7 @@ class Recipe:
         settings: The optimizer's arguments.
         changes: NovoGrad: the fields that differ from the variant ``rows``.
         layers: NovoGrad: a key of ``LAYERS``.
+        weights: NovoGrad: the dtype of the stored weights. The model computes in float32.
     """
 
     optimizer: str
@@ -96,6 +97,7 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)
     changes: Mapping[str, Any] = field(default_factory=dict)
     layers: str = "rows"
+    weights: str = "float32"
 
     def build(self, named: Sequence[tuple[str, Any]]) -> Any:
         """Makes the optimizer for named parameters."""
@@ -107,6 +109,9 @@ class Recipe:
             kind = getattr(torch.optim, self.optimizer)
             return kind([param for _, param in named], lr=0.0, **self.settings)
         choose = LAYERS[self.layers]
+        of_model = [param for _, param in named]
+        if self.weights != "float32":
+            named = [(name, _stored(param, getattr(torch, self.weights))) for name, param in named]
         groups = [
             {"params": [(name, param)], "ratio": _ratio(choose(name, param), param)}
             for name, param in named
@@ -121,6 +126,8 @@ class Recipe:
             rest["moment_dtype"] = getattr(torch, rest["moment_dtype"])
         optimizer = NovoGrad(groups, lr=0.0, variant=variant, layers=choose, **rest)
         optimizer.register_step_pre_hook(_apply_ratios)
+        if self.weights != "float32":
+            _store_weights(optimizer, [param for _, param in named], of_model)
         return optimizer
 
     def described(self) -> dict[str, Any]:
@@ -128,6 +135,8 @@ class Recipe:
         found: dict[str, Any] = {"optimizer": self.optimizer, "settings": dict(self.settings)}
         if self.optimizer == "NovoGrad":
             found |= {"changes": dict(self.changes), "layers": self.layers}
+        if self.weights != "float32":
+            found["weights"] = self.weights
         return json.loads(json.dumps(found))  # tuples become lists
 
 
@@ -142,6 +151,32 @@ def _apply_ratios(optimizer: Any, *_: Any) -> None:
     """Multiplies each group's learning rate by its factor; the rates have just been set anew."""
     for group in optimizer.param_groups:
         group["lr"] *= group["ratio"]
+
+
+def _stored(param: Any, dtype: Any) -> Any:
+    """Returns the weights of a model in the dtype in which they are stored."""
+    import torch
+
+    return torch.nn.Parameter(param.detach().to(dtype))
+
+
+def _store_weights(optimizer: Any, stored: Sequence[Any], params: Sequence[Any]) -> None:
+    """Gives an optimizer of stored weights the gradients of a model, and the model these weights.
+
+    The gradients are rounded to the dtype of the stored weights.
+    """
+
+    def take_gradients(*_: Any) -> None:
+        for mine, param in zip(stored, params, strict=True):
+            mine.grad, param.grad = param.grad.to(mine.dtype), None
+
+    def give_weights(*_: Any) -> None:
+        for mine, param in zip(stored, params, strict=True):
+            param.data.copy_(mine.detach())
+
+    give_weights()
+    optimizer.register_step_pre_hook(take_gradients)
+    optimizer.register_step_post_hook(give_weights)
 
 
 def rows(text: int = 3, brain: int = 5, layers: str = "rows", **changes: Any) -> Recipe:
@@ -191,11 +226,24 @@ MOMENTS = {
     f"rows, {name} moment": Recipe("NovoGrad", 3, 5, {"moment_dtype": name})
     for name in ("int8", "bfloat16")
 }
+# With int8, all that is stored is 3 bytes a weight: the weights and the momentum buffer.
+BFLOAT16 = {
+    "rows, bfloat16 weights at random, int8 moment": Recipe(
+        "NovoGrad",
+        3,
+        5,
+        {"moment_dtype": "int8", "stochastic_rounding": True},
+        weights="bfloat16",
+    ),
+    "rows, bfloat16 weights to nearest, int8 moment": Recipe(
+        "NovoGrad", 3, 5, {"moment_dtype": "int8"}, weights="bfloat16"
+    ),
+}
 ONLY_TEXT = {
     "embeddings whole": rows(layers="embeddings whole"),
     "heads of attention": rows(layers="heads"),
 }
-RECIPES = CORE | REST | MOMENTS | ONLY_TEXT
+RECIPES = CORE | REST | MOMENTS | BFLOAT16 | ONLY_TEXT
 
 
 # -- the runs -------------------------------------------------------------------------------------
@@ -236,7 +284,8 @@ STAGES: list[tuple[str, bool, Iterable[str]]] = [
     ("brain", True, ["rows", "AdamW", "clip 1", "no clip", "NAdamW"]),
     ("brain", False, REST),
     *((task, long, MOMENTS) for long in (False, True) for task in ("text", "brain")),
-    ("text", True, RECIPES),
+    *(("text", long, BFLOAT16) for long in (False, True)),
+    ("text", True, [*CORE, *REST, *MOMENTS, *ONLY_TEXT]),
     ("brain", True, [*CORE, *REST, *MOMENTS]),
 ]
 

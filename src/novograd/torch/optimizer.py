@@ -93,8 +93,7 @@ class NovoGrad(torch.optim.Optimizer):
         stochastic_rounding: Whether bfloat16 weights are rounded up or down at random. The nearer
             neighbour is more likely, so that steps too small to change the weights add up. The
             random numbers depend only on the number of steps and on the place in the parameter:
-            not on torch's generator, the backend or the sharding. The native kernels for CPUs
-            cannot do this.
+            not on torch's generator, the backend or the sharding.
         moment_dtype: The dtype of ``exp_avg``: ``torch.int8``, ``torch.bfloat16``, or None for the
             dtype of the weights. Parameters with fewer than two axes or 4,096 elements always keep
             theirs in the dtype of the weights. In 8 bits, each block of 128 elements along the
