@@ -46,7 +46,7 @@ class Tensors:
             block_scales: Addresses of the scales of momentum buffers in int8: float32.
             counts: Addresses of the numbers of earlier steps of tensors that are rounded at random:
                 one float32 each.
-            stochastic: Whether weights in bfloat16 are rounded at random, see ``novograd.rounding``.
+            stochastic: Whether bfloat16 weights are rounded at random, see ``novograd.rounding``.
 
         Raises:
             ValueError: If the lists differ in length; if a momentum buffer in int8 lacks one of
