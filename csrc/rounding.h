@@ -68,10 +68,11 @@ void round_at_random(StochasticBFloat16* x, const float* value, std::size_t size
   const RandomBits::Half* bits = random.begin();
   NOVOGRAD_INDEPENDENT
   for (std::size_t i = 0; i < size; ++i) {
-    const std::uint32_t word = bits_of(value[i]);
-    const bool finite = (word & 0x7fffffff) < 0x7f800000;
-    const std::uint32_t rounded = finite ? word + bits[i] : round_to_bfloat16(value[i]);
-    x[i].bits = static_cast<std::uint16_t>(rounded >> 16);
+    const std::uint32_t word = bits_of(value[i]), magnitude = word & 0x7fffffff;
+    const std::uint32_t half = bits[i], up = magnitude < 0x7f800000 ? half : 0;
+    // A NaN whose bits are all in the lower half would become an infinity.
+    const std::uint32_t nan = magnitude > 0x7f800000 ? 0x00400000 : 0;
+    x[i].bits = static_cast<std::uint16_t>((word + up | nan) >> 16);
   }
 }
 
