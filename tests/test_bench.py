@@ -114,7 +114,9 @@ def test_the_processes_use_the_cpu_whatever_the_environment_says(command, monkey
 def test_the_remarks_name_the_processor_and_explain_the_rounds_and_the_repeated_reference(real):
     printed, result = real
     assert "Medians of 2 rounds" in printed
-    assert f"Processor: {result['processor']}; cores: {result['cores']}." in words(printed)
+    assert result["instruction_set"] == (native.kernels and native.kernels.instruction_set())
+    described = f"Processor: {result['processor']}; cores: {result['cores']}; instruction set of"
+    assert f"{described} the kernels: {result['instruction_set']}." in words(printed)
     assert "`AdamW, fused, again`: the reference measured again" in words(printed)
 
 
@@ -217,6 +219,7 @@ def test_the_remarks_name_the_shapes_that_leave_out_a_peer():
     result = {
         "processor": "an abacus",
         "cores": 1,
+        "instruction_set": None,
         "rounds": 1,
         "frameworks": {
             "torch": {

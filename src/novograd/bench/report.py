@@ -44,7 +44,8 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     """Returns explanations of the tables, and a sentence for everything that is missing."""
     frameworks: Mapping[str, Any] = result["frameworks"]
     said = [
-        f"Processor: {result['processor']}; cores: {result['cores']}.",
+        f"Processor: {result['processor']}; cores: {result['cores']}; instruction set of the "
+        f"kernels: {result['instruction_set'] or 'not installed'}.",
         f"Medians of {result['rounds']} rounds. In each round, each optimizer of a framework takes "
         "one step. A ratio is the median of the ratios within each round.",
     ]

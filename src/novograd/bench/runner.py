@@ -8,6 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from novograd import native
 from novograd.conformance import verify
 from novograd.processes import ProgramError, a_few_at_a_time, events
 from novograd.progress import Watch
@@ -43,7 +44,9 @@ def bench(names: Sequence[str], shapes: Sequence[str], rounds: int, watch: Watch
 
     found = asyncio.run(a_few_at_a_time(one, names, jobs=1))
     frameworks = dict(zip(names, found, strict=True))
-    return {"schema": SCHEMA, **machine(), "rounds": rounds, "frameworks": frameworks}
+    kernels = native.kernels and native.kernels.instruction_set()
+    about = {"schema": SCHEMA, **machine(), "instruction_set": kernels}
+    return {**about, "rounds": rounds, "frameworks": frameworks}
 
 
 async def _bench(name: str, shapes: Sequence[str], rounds: int, watch: Watch) -> dict[str, Any]:
