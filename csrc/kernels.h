@@ -10,9 +10,10 @@
 
 namespace novograd {
 
-// How many bytes ahead the loops ask for memory, or 0 to leave that to the processor.
+// How many bytes ahead the loops ask for memory, or 0 to leave that to the processor: sums of
+// gradients in full and in half precision, and passes.
 struct Ahead {
-  std::size_t sum, pass, quantised;
+  std::size_t sum, half_sum, pass, quantised;
 };
 
 // Returns the sum of the squares of `size` elements.

@@ -379,9 +379,10 @@ double Step::sum(const Tensor& tensor, std::size_t layer, std::size_t index) con
   const std::size_t each = chunk_size(tensor), start = index * each;
   const std::size_t size = std::min(each, tensor.grid.layer_size() - start);
   const SquareSum square_sum = kernels_.square_sum(tensor.gradient_dtype);
+  const std::size_t ahead = bytes(tensor.gradient_dtype) < 4 ? ahead_.half_sum : ahead_.sum;
   double s = 0;
   pieces(tensor.grid, layer, start, size, [&](std::size_t offset, std::size_t length) {
-    s += square_sum(at(tensor.gradient, offset, tensor.gradient_dtype), length, ahead_.sum);
+    s += square_sum(at(tensor.gradient, offset, tensor.gradient_dtype), length, ahead);
   });
   return s;
 }
