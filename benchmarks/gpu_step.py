@@ -67,6 +67,7 @@ class Candidate(NamedTuple):
         others: Bytes of other dtypes that each step has to read or write for a weight.
         captured: Whether its step can be captured in a graph.
         quick: Whether it is measured with every model.
+        half: Whether it is only measured with bfloat16 weights.
     """
 
     make: Make
@@ -74,8 +75,13 @@ class Candidate(NamedTuple):
     others: float = 0.0
     captured: bool = True
     quick: bool = True
+    half: bool = False
 
 
+# All that is stored is 3 bytes a weight.
+SMALLEST = partial(
+    NovoGrad, variant="rows", fused=True, moment_dtype=torch.int8, stochastic_rounding=True
+)
 CANDIDATES = {
     REFERENCE: Candidate(partial(ADAMW, fused=True), 7),
     "SGD with momentum, fused": Candidate(bench.CANDIDATES["SGD with momentum, fused"], 5),
@@ -88,6 +94,7 @@ CANDIDATES = {
     "NovoGrad, rows, bfloat16 moment": Candidate(
         partial(NovoGrad, variant="rows", fused=True, moment_dtype=torch.bfloat16), 3, 4.0
     ),
+    "NovoGrad, rows, int8, stochastic rounding": Candidate(SMALLEST, 3, INT8, half=True),
     "NovoGrad, foreach": Candidate(partial(OURS, foreach=True), 6, quick=False),
     "NovoGrad of apex, foreach": Candidate(
         partial(OURS, variant="apex", foreach=True), 6, quick=False
@@ -271,6 +278,8 @@ def model_figures(model: Model, rounds: int, only: Collection[str] = ()) -> Figu
     figures: Figures = {}
     for name, candidate in CANDIDATES.items():
         if name not in only if only else model.quick and not candidate.quick:
+            continue
+        if candidate.half and model.dtype != torch.bfloat16:
             continue
         try:
             figures |= candidate_figures(name, candidate, model, rounds)
