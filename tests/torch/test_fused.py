@@ -8,11 +8,12 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import novograd.native
+from novograd.layers import Rows
 from novograd.torch import NovoGrad
 from novograd.torch.backends import native
 from novograd.torch.norms import numbers_of
 from novograd.torch.parts import Part
-from tests.helpers.torch import parameters, set_gradients, train
+from tests.helpers.torch import parameters, set_gradients, states_of, train
 from tests.torch.ranks import run
 
 
@@ -76,6 +77,38 @@ def test_parts_of_one_storage_may_be_trained_if_they_do_not_overlap():
         param.grad = gradient.clone()
     NovoGrad(apart, fused=True).step()
     assert torch.equal(storage, torch.cat(apart))
+
+
+@pytest.mark.parametrize("variant", ["rows", "nvidia-amsgrad", "apex"])
+@pytest.mark.parametrize("moment", [None, torch.int8], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(150, 1000), (40, 300), (3, 3, 20, 64), (2, 16, 40, 60)], ids=str
+)
+def test_layers_may_be_columns(shape, moment, variant):
+    results = []
+    for backend in ({"fused": True}, {"foreach": True}):
+        params = parameters([shape], torch.float64)
+        layers = Rows(axes=-1)
+        optimizer = NovoGrad(
+            params, lr=0.1, variant=variant, layers=layers, moment_dtype=moment, **backend
+        )
+        train(optimizer, 3)
+        results.append((params, states_of(optimizer)))
+    (params, state), (others, other) = results
+    torch.testing.assert_close(params, others, rtol=1e-12, atol=1e-12)
+    for mine, theirs in zip(state, other, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            close = {"rtol": 0, "atol": 0} if value.dtype == torch.int8 else {}
+            torch.testing.assert_close(value, theirs[name], **close)
+
+
+def test_complex_columns_need_another_backend():
+    params = parameters([(40, 300)], torch.complex64)
+    set_gradients(params, 0)
+    said = "the elements of a layer are too far apart in memory"
+    with pytest.raises(RuntimeError, match=said):
+        NovoGrad(params, layers=Rows(axes=-1), fused=True).step()
 
 
 def test_autograd_sees_that_the_weights_have_changed():

@@ -99,7 +99,7 @@ class FusedAdapter(SingleTensorAdapter):
         super()._build(weights)
 
     def _supports_all(self) -> bool:
-        return not any(self._case.layers) and not self._case.stochastic_rounding
+        return not any(self._case.layers)
 
 
 class TritonAdapter(FusedAdapter):

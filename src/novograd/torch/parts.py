@@ -222,15 +222,22 @@ def _with_pairs(values: Tensor) -> Tensor:
     return values.unsqueeze(-1) if values.ndim else values
 
 
-def grid_of(part: Part) -> Grid | None:
+def grid_of(part: Part, *, columns: bool = False) -> Grid | None:
     """Returns where the layers of a part are in memory, or None if kernels do not support it.
 
     Complex numbers count as pairs of real numbers.
+
+    Args:
+        part: The part.
+        columns: Whether the kernels support layers that are the columns of a real matrix.
 
     Example:
         >>> w = torch.zeros(4, 6)
         >>> grid_of(Part(w, w, w, torch.zeros(4, 1))), grid_of(Part(w, w.T, w, torch.zeros(4, 1)))
         ((1, 4, 6, 24), None)
+        >>> w = torch.zeros(4, 20)
+        >>> grid_of(Part(w, w, w, torch.zeros(1, 20)), columns=True)
+        (4, 20, 1, 20)
     """
     param, grad, exp_avg, v, *_ = part
     numbers = 1 + param.is_complex()
@@ -241,7 +248,8 @@ def grid_of(part: Part) -> Grid | None:
     elif not param.stride() == grad.stride() == exp_avg.stride():
         return None
     find = grid if torch.compiler.is_compiling() else _cached_grid
-    found = find(param.shape, param.stride(), v.shape)
+    columns &= not param.is_complex()
+    found = find(param.shape, param.stride(), v.shape, columns=columns)
     if found is None:
         return None
     runs, layers, run, stride = found

@@ -71,7 +71,7 @@ def problem(part: Part, options: Options) -> str | None:
         if param.is_complex():
             # Seen in torch 2.13.
             return "Inductor cannot compile custom operations on complex tensors"
-    grid = grid_of(part)
+    grid = grid_of(part, columns=True)
     if grid is None:
         if part.exp_avg_sq.ndim and param.is_contiguous():
             return "the elements of a layer are too far apart in memory"
@@ -302,7 +302,7 @@ def _facts(parts: Sequence[Part], options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what the kernels need to know of parts, except for addresses."""
     facts: dict[str, Any] = {
         "kinds": [_KINDS[part.param.dtype, part.grad.dtype, part.exp_avg.dtype] for part in parts],
-        "grids": list(map(grid_of, parts)),
+        "grids": [grid_of(part, columns=True) for part in parts],
         "scales": [part.scale for part in parts],
     }
     if any(_is_given(part.position) for part in parts):
