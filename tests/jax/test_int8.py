@@ -185,7 +185,7 @@ def test_a_layer_that_skips_a_step_keeps_its_weights_in_shared_blocks():
 def test_the_kernels_need_rows_with_all_layers_or_layers_with_whole_rows():
     weights = {"matrix": jnp.ones((64, 8, 16))}
     optimizer = make(fused=True, layers=Stacked(axes=(0, 1)))
-    message = r"^fused=True, but there is no kernel for layers that share a block"
+    message = r"^fused=True, but there is no kernel for these layers, which share blocks"
     with pytest.raises(RuntimeError, match=message):
         optimizer.step(weights, optimizer.init(weights), weights)
     default = make(layers=Stacked(axes=(0, 1)))

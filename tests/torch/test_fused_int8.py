@@ -84,7 +84,7 @@ def part(shape=(64, 128), v_shape=(), step=None, **changes):
     ("made", "said"),
     [
         (part(), None),
-        (part((64, 8, 16), (64, 8, 1)), "there is no kernel for layers that share a block"),
+        (part((64, 8, 16), (64, 8, 1)), "there is no kernel for these layers, which share blocks"),
         (part(exp_avg_scale=torch.zeros(64, 2)[:, :1]), "it is not contiguous"),
         (part(step=torch.tensor(0)), "'step' must be a float32 on the CPU, got torch.int64 on cpu"),
     ],

@@ -150,7 +150,7 @@ def _problem_of(leaf: Leaf) -> str | None:
         if leaf.scales is not None and not native.kernels.has_quantised_pass(
             grid=grid, row=_row(leaf)
         ):
-            return "there is no kernel for layers that share a block of a buffer in int8 like this"
+            return "there is no kernel for these layers, which share blocks of a buffer in int8"
         return None
     names = ("gradient", "momentum buffer", "v", "weights")
     kinds = ", ".join(

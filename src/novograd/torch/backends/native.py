@@ -88,7 +88,7 @@ def _problem_of_rows(part: Part, grid: Grid) -> str | None:
         return "it is not contiguous, or its rows are not equally far apart in the whole tensor"
     quantised = part.exp_avg_scale is not None
     if quantised and not native.kernels.has_quantised_pass(grid=grid, row=rows.length):
-        return "there is no kernel for layers that share a block of a buffer in 8 bits like this"
+        return "there is no kernel for these layers, which share blocks of a buffer in 8 bits"
     if step.dtype != torch.float32 or not step.is_cpu:
         return f"'step' must be a float32 on the CPU, got {step.dtype} on {step.device}"
     return None
