@@ -35,6 +35,41 @@ def train(optimizer, steps, start=0):
         optimizer.step()
 
 
+def assert_fair(ups, share):
+    """Checks the mean and the variance of rounding at random.
+
+    Right rounding fails a check with a probability of 6e-7, that of 5 standard deviations.
+
+    Args:
+        ups: In each step, for each number, whether it was rounded up: 0 or 1, float64.
+        share: The probability of this for each number.
+    """
+    assert ((ups == 0) | (ups == 1)).all()
+    steps = len(ups)
+    variance = share * (1 - share)
+    error = (ups - share).sum() / (steps * variance).sum().sqrt()
+    assert abs(error) < 5
+    # A sum of squares of standard normal numbers, one for each element.
+    chosen = steps * variance > 10
+    squares = ((ups - share).sum(0)[chosen] ** 2 / (steps * variance[chosen])).sum()
+    count = chosen.sum()
+    assert abs(squares - count) < 5 * (2 * count) ** 0.5
+    measured, expected = ups.var(0, unbiased=False)[chosen].mean(), variance[chosen].mean()
+    assert abs(measured / expected - 1) < 0.01
+
+
+def step_without_reading(optimizer, monkeypatch):
+    """Takes a step that must not read a tensor back from the device."""
+
+    def read(*_):
+        raise AssertionError("a tensor is read back")
+
+    with monkeypatch.context() as patched:
+        for name in ("item", "tolist", "__bool__", "__float__", "__int__", "__index__"):
+            patched.setattr(torch.Tensor, name, read)
+        optimizer.step()
+
+
 def states_of(optimizer):
     """Returns the state of each parameter, in order."""
     return [optimizer.state[p] for group in optimizer.param_groups for p in group["params"]]

@@ -6,12 +6,12 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from novograd.layers import Rows
 from novograd.torch import NovoGrad
 from tests.torch.ranks import full, run
+from tests.torch.sharded import assert_same, everything, shard, train
 
 HALF, WHOLE = 3, 6
 OPTIONS = {"lr": 0.02, "weight_decay": 0.1, "moment_dtype": torch.int8}
@@ -32,26 +32,10 @@ class Model(nn.Module):
         self.bias = nn.Parameter(torch.randn(5000))
 
 
-def set_gradients(model, step):
-    """Gives each parameter a gradient whose squared norms are exact in any order of addition."""
-    generator = torch.Generator().manual_seed(step)
-    for w in model.parameters():
-        grad = torch.randint(-8, 9, w.shape, generator=generator).float()
-        if isinstance(w, DTensor):
-            grad = distribute_tensor(grad, w.device_mesh, w.placements)
-        w.grad = grad
-
-
 def made(shape, placements=None, backend=None, **options):
     """Returns a model and its optimizer: sharded by FSDP, by the given placements, or not."""
     model = Model()
-    if placements:
-        mesh = init_device_mesh("cpu", shape)
-        for name, w in list(model.named_parameters()):
-            new = nn.Parameter(distribute_tensor(w.detach(), mesh, placements.get(name)))
-            setattr(model, name, new)
-    elif shape:
-        fully_shard(model, mesh=init_device_mesh("cpu", shape))
+    shard(model, shape, placements)
     layers = {"matrix": Rows(scale="rms"), "experts": Rows((0, 1))}
     optimizer = NovoGrad(
         model.named_parameters(), layers=lambda name, _: layers.get(name), **OPTIONS | options
@@ -59,31 +43,11 @@ def made(shape, placements=None, backend=None, **options):
     return model, optimizer
 
 
-def train(model, optimizer, steps):
-    for step in steps:
-        set_gradients(model, step)
-        optimizer.step()
-
-
-def everything(model, optimizer):
-    return {
-        (name, key): full(x)
-        for name, w in model.named_parameters()
-        for key, x in [("weights", w), *optimizer.state[w].items()]
-    }
-
-
 def trained(shape, placements=None, backend=None):
     model, optimizer = made(shape, placements, **backend or {})
     train(model, optimizer, range(WHOLE))
     spread = optimizer.state[model.matrix]["exp_avg_scale"]
     return everything(model, optimizer), isinstance(spread, DTensor)
-
-
-def assert_same(actual, expected):
-    assert actual.keys() == expected.keys()
-    for key, x in expected.items():
-        assert torch.equal(actual[key], x), key
 
 
 @pytest.mark.parametrize("backend", [{"foreach": False}, {"foreach": True}, {}], ids=str)

@@ -7,14 +7,15 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from novograd.layers import Rows
 from novograd.torch import NovoGrad
 from tests.helpers.parameters import some
-from tests.torch.ranks import full, run
+from tests.torch.ranks import run
+from tests.torch.sharded import assert_same, everything, shard, train
 
 HALF, WHOLE = 3, 6
 OPTIONS = {"lr": 0.02, "weight_decay": 0.1, "stochastic_rounding": True}
@@ -34,26 +35,10 @@ class Model(nn.Module):
         self.one = nn.Parameter(torch.randn(1).bfloat16())
 
 
-def set_gradients(model, step):
-    """Gives each parameter a gradient whose squared norms are exact in any order of addition."""
-    generator = torch.Generator().manual_seed(step)
-    for w in model.parameters():
-        grad = torch.randint(-8, 9, w.shape, generator=generator).to(w.dtype)
-        if isinstance(w, DTensor):
-            grad = distribute_tensor(grad, w.device_mesh, w.placements)
-        w.grad = grad
-
-
 def made(shape, placements=None, **options):
     """Returns a model and its optimizer: sharded by FSDP, by the given placements, or not."""
     model = Model()
-    if placements:
-        mesh = init_device_mesh("cpu", shape)
-        for name, w in list(model.named_parameters()):
-            new = nn.Parameter(distribute_tensor(w.detach(), mesh, placements.get(name)))
-            setattr(model, name, new)
-    elif shape:
-        fully_shard(model, mesh=init_device_mesh("cpu", shape))
+    shard(model, shape, placements)
     # If a process has several layers, each along one axis, their sums of squares are exact.
     layers = {"matrix": Rows(scale="rms"), "wide": Rows(), "experts": Rows((0, 1))}
     optimizer = NovoGrad(
@@ -62,31 +47,11 @@ def made(shape, placements=None, **options):
     return model, optimizer
 
 
-def train(model, optimizer, steps):
-    for step in steps:
-        set_gradients(model, step)
-        optimizer.step()
-
-
-def everything(model, optimizer):
-    return {
-        (name, key): full(x)
-        for name, w in model.named_parameters()
-        for key, x in [("weights", w), *optimizer.state[w].items()]
-    }
-
-
 def trained(shape, placements=None, options=None, seed=0):
     model, optimizer = made(shape, placements, **options or {})
     torch.manual_seed(seed + torch.distributed.get_rank() if shape else seed)
     train(model, optimizer, range(WHOLE))
     return everything(model, optimizer)
-
-
-def assert_same(actual, expected):
-    assert actual.keys() == expected.keys()
-    for key, x in expected.items():
-        assert torch.equal(actual[key], x), key
 
 
 BACKENDS = [{"foreach": False}, {"foreach": True}, {}]

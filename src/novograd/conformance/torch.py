@@ -109,7 +109,7 @@ class TritonAdapter(FusedAdapter):
 
     def _supports_all(self) -> bool:
         variant = self._case.variant
-        return not any(self._case.layers) and not variant.amsgrad and variant.norm == "l2"
+        return super()._supports_all() and not variant.amsgrad and variant.norm == "l2"
 
 
 class CompiledAdapter(SingleTensorAdapter):
