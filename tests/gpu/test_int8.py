@@ -16,7 +16,7 @@ from novograd.layers import Rows, Split, Stacked
 from novograd.torch import NovoGrad
 from novograd.torch.backends import foreach, triton
 from novograd.torch.parts import Part, Position
-from tests.helpers.torch import parameters, set_gradients, step_without_reading, train
+from tests.helpers.torch import parameters, set_gradients, step_without_waiting, train
 
 # Plain pytest collects this file in an environment without Triton; `make test-triton` has it.
 tl = pytest.importorskip("triton.language")
@@ -292,9 +292,9 @@ def test_a_step_never_waits_for_the_device(monkeypatch):
     params = parameters([(40, 256), (7,)], device=DEVICE)
     lr = torch.tensor(0.1, device=DEVICE)
     optimizer = NovoGrad(params, fused=True, **INT8 | {"lr": lr})
-    train(optimizer, 1)
-    set_gradients(params, 1)
-    step_without_reading(optimizer, monkeypatch)
+    for number in range(2):
+        set_gradients(params, number)
+        step_without_waiting(optimizer, monkeypatch)
 
 
 @pytest.mark.parametrize(

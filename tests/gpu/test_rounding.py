@@ -18,7 +18,7 @@ from novograd.torch import NovoGrad
 from novograd.torch.backends import foreach, triton
 from novograd.torch.parts import Part, Position
 from tests.helpers import torch as helpers
-from tests.helpers.torch import set_gradients, states_of, step_without_reading, train
+from tests.helpers.torch import set_gradients, states_of, step_without_waiting, train
 
 # Plain pytest collects this file in an environment without Triton; `make test-triton` has it.
 tl = pytest.importorskip("triton.language")
@@ -389,9 +389,9 @@ def test_a_step_never_waits_for_the_device(monkeypatch):
     params = parameters([(300,), (4,)])
     lr = torch.tensor(0.1, device=DEVICE)
     optimizer = NovoGrad(params, fused=True, **ROUNDED | {"lr": lr})
-    train(optimizer, 1)
-    set_gradients(params, 1)
-    step_without_reading(optimizer, monkeypatch)
+    for number in range(2):
+        set_gradients(params, number)
+        step_without_waiting(optimizer, monkeypatch)
 
 
 def test_channels_last_is_refused_by_name():

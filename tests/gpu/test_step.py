@@ -18,7 +18,7 @@ from novograd.torch.backends import eager, triton
 from novograd.torch.norms import numbers_of
 from novograd.torch.parts import Part
 from tests.helpers import torch as helpers
-from tests.helpers.torch import set_gradients, step_without_reading, train
+from tests.helpers.torch import set_gradients, step_without_waiting, train
 
 DEVICE = TritonAdapter.device
 OPTIONS = {"lr": 0.1, "weight_decay": 0.05}
@@ -163,10 +163,11 @@ def test_a_step_never_waits_for_the_device(monkeypatch):
     lr = torch.tensor(0.1, device=DEVICE)
     for variant in ("documented", "apex"):
         optimizer = NovoGrad(params, lr=lr, variant=variant, skip_nonfinite=True, fused=True)
-        train(optimizer, 1)
+        set_gradients(params, 0)
+        step_without_waiting(optimizer, monkeypatch)
         set_gradients(params, 1)
         params[1].grad = None
-        step_without_reading(optimizer, monkeypatch)
+        step_without_waiting(optimizer, monkeypatch)
 
 
 # -- loss scaling --------------------------------------------------------------------------------

@@ -58,13 +58,21 @@ def assert_fair(ups, share):
     assert abs(measured / expected - 1) < 0.01
 
 
-def step_without_reading(optimizer, monkeypatch):
-    """Takes a step that must not read a tensor back from the device."""
+def step_without_waiting(optimizer, monkeypatch):
+    """Takes a step in which the host of a GPU would not wait for it.
+
+    The step must not read a tensor back, nor copy a number to the device.
+    """
 
     def read(*_):
         raise AssertionError("a tensor is read back")
 
+    def copy(*_, **__):
+        raise AssertionError("a number is copied to the device")
+
     with monkeypatch.context() as patched:
+        for name in ("tensor", "as_tensor"):
+            patched.setattr(torch, name, copy)
         for name in ("item", "tolist", "__bool__", "__float__", "__int__", "__index__"):
             patched.setattr(torch.Tensor, name, read)
         optimizer.step()

@@ -43,6 +43,20 @@ def changed(options: Options, **changes: Any) -> Options:
     return cast(Options, options | changes)
 
 
+def number_on(device: torch.device, value: float | Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns a number as a tensor on a device.
+
+    Unlike ``torch.as_tensor``, the host does not wait until a Python number is on the device.
+
+    Example:
+        >>> number_on(torch.device("cpu"), 0.5, torch.float32)
+        tensor(0.5000)
+    """
+    if isinstance(value, Tensor):
+        return value.to(device, dtype)
+    return torch.full((), value, dtype=dtype, device=device)
+
+
 class Option(NamedTuple):
     """An option of a parameter group.
 

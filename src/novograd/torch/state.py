@@ -14,6 +14,7 @@ from novograd.torch.groups import Group, Member
 from novograd.torch.layout import ParameterLayout
 from novograd.torch.moments import convert, moment_dtype, moment_shape, new_moment, new_scales
 from novograd.torch.norms import compute_dtype
+from novograd.torch.options import number_on
 from novograd.torch.parts import Part
 from novograd.torch.rounding import rounds_weights
 
@@ -242,8 +243,7 @@ def _is_unchanged(part: Part, lr: float | Tensor) -> Tensor:
 
 def _count(steps: float | Tensor, param: Tensor) -> Tensor:
     """Returns a number of steps as a tensor on the device of a parameter."""
-    device = sharding.local(param).device
-    return torch.as_tensor(steps, dtype=torch.float32, device=device)
+    return number_on(sharding.local(param).device, steps, torch.float32)
 
 
 def _needs_random_bits(group: Group, param: Tensor) -> bool:

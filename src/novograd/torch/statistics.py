@@ -12,7 +12,7 @@ from novograd.torch.groups import Member, members
 from novograd.torch.layout import layout_of
 from novograd.torch.moments import dequantised
 from novograd.torch.norms import layer_norms, numbers_of
-from novograd.torch.options import Options, changed
+from novograd.torch.options import Options, changed, number_on
 from novograd.torch.parts import Part, as_real, parts
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def _sums(member: Member, state: dict[str, Any], layers: Any) -> Sums:
     largest = state.get("max_exp_avg_sq")
     layout = layout_of(layers, member.name, w)
     whole = Part(w, g, m, v, layout.scale, maximum=None if largest is None else _whole(largest))
-    lr = torch.as_tensor(member.group["lr"], dtype=v.dtype, device=v.device).reshape(())
+    lr = number_on(v.device, member.group["lr"], v.dtype).reshape(())
     options = changed(cast(Options, member.group), lr=lr)
-    before = torch.as_tensor(state.get("step", 1), dtype=v.dtype, device=v.device) - 1
+    before = number_on(v.device, state.get("step", 1), v.dtype) - 1
     numbers = numbers_of(options, before, floor=torch.finfo(v.dtype).tiny)
     has_gradient = member.param.grad is not None
 
