@@ -35,35 +35,64 @@ std::uint32_t word(const BFloat16Pair& pair) {
   return word;
 }
 
+// Asks for the memory that is `ahead` bytes after `size` elements.
+template <class T>
+void prefetch(const T* x, std::size_t size, std::size_t ahead) {
+  constexpr std::size_t line = 64;
+  const auto start = reinterpret_cast<std::uintptr_t>(x) + ahead;
+  for (std::size_t i = 0; i < size * sizeof(T); i += line) {
+    __builtin_prefetch(reinterpret_cast<const void*>(start + i));
+  }
+}
+
+// Prefetches also if `ahead` is 0: then this costs less than a branch.
 template <class G>
-void add_squares(const G* g, std::size_t size, double* sums) {
+void add_squares(const G* g, std::size_t size, double* sums, std::size_t ahead) {
   double lane[lanes];
   for (std::size_t j = 0; j < lanes; ++j) lane[j] = sums[j];
   std::size_t i = 0;
   for (; i + lanes <= size; i += lanes) {
+    prefetch(g + i, lanes, ahead);
     for (std::size_t j = 0; j < lanes; ++j) add_square(lane[j], load(g[i + j]));
   }
   for (std::size_t j = 0; i < size; ++i, ++j) add_square(lane[j], load(g[i]));
   for (std::size_t j = 0; j < lanes; ++j) sums[j] = lane[j];
 }
 
-void add_squares(const BFloat16* g, std::size_t size, double* sums) {
+// The lanes of lower and of upper halves have their own loops, which compilers vectorise.
+void add_squares(const BFloat16* g, std::size_t size, double* sums, std::size_t ahead) {
+  constexpr std::size_t half = lanes / 2;
   const auto* pairs = reinterpret_cast<const BFloat16Pair*>(g);
-  double lane[lanes];
-  for (std::size_t j = 0; j < lanes; ++j) lane[j] = sums[j];
+  double low[half], high[half];
+  for (std::size_t j = 0; j < half; ++j) low[j] = sums[j], high[j] = sums[j + half];
   std::size_t i = 0;
-  for (; i + lanes / 2 <= size / 2; i += lanes / 2) {
-    for (std::size_t j = 0; j < lanes / 2; ++j) {
-      add_square(lane[j], from_bits(word(pairs[i + j]) << 16));
-      add_square(lane[j + lanes / 2], from_bits(word(pairs[i + j]) & 0xffff0000));
+  for (; i + half <= size / 2; i += half) {
+    prefetch(pairs + i, half, ahead);
+    for (std::size_t j = 0; j < half; ++j) {
+      add_square(low[j], from_bits(word(pairs[i + j]) << 16));
+    }
+    for (std::size_t j = 0; j < half; ++j) {
+      add_square(high[j], from_bits(word(pairs[i + j]) & 0xffff0000));
     }
   }
+  for (std::size_t j = 0; j < half; ++j) sums[j] = low[j], sums[j + half] = high[j];
   i *= 2;
-  for (std::size_t j = 0; i < size; ++i, ++j) add_square(lane[j], load(g[i]));
-  for (std::size_t j = 0; j < lanes; ++j) sums[j] = lane[j];
+  for (std::size_t j = 0; i < size; ++i, ++j) add_square(sums[j], load(g[i]));
 }
 
 // Adds up the lanes; `width` is a power of two.
+template <std::size_t width>
+double total(const double* sums) {
+  if constexpr (width == 1) {
+    return sums[0];
+  } else {
+    double half[width / 2];
+    for (std::size_t j = 0; j < width / 2; ++j) half[j] = sums[j] + sums[j + width / 2];
+    return total<width / 2>(half);
+  }
+}
+
+// The same for a width that compilers do not know.
 double total(double* sums, std::size_t width) {
   for (std::size_t half = width / 2; half > 0; half /= 2) {
     for (std::size_t j = 0; j < half; ++j) sums[j] += sums[j + half];
@@ -210,29 +239,19 @@ void pass_pairs(BFloat16Pair* target, const BFloat16Pair* weights, const BFloat1
   }
 }
 
-// Asks for the memory that is `ahead` bytes after `size` elements.
-template <class T>
-void prefetch(const T* x, std::size_t size, std::size_t ahead) {
-  constexpr std::size_t line = 64;
-  const auto start = reinterpret_cast<std::uintptr_t>(x) + ahead;
-  for (std::size_t i = 0; i < size * sizeof(T); i += line) {
-    __builtin_prefetch(reinterpret_cast<const void*>(start + i));
-  }
-}
-
 template <class G>
 double square_sum(const void* gradient, std::size_t size, std::size_t ahead) {
   const G* g = static_cast<const G*>(gradient);
   typename Buffered<G>::type buffer[block];
   if (size < lanes) return short_square_sum(widen(g, buffer, size), size);
   double sums[lanes] = {};
-  const std::size_t piece = buffered<G> || ahead != 0 ? block : size;
+  const std::size_t piece = buffered<G> ? block : size;
   for (std::size_t i = 0; i < size; i += piece) {
     const std::size_t n = size - i < piece ? size - i : piece;
-    if (ahead != 0) prefetch(g + i, n, ahead);
-    add_squares(widen(g + i, buffer, n), n, sums);
+    const auto* wide = widen(g + i, buffer, n);
+    add_squares(wide, n, sums, ahead);
   }
-  return total(sums, lanes);
+  return total<lanes>(sums);
 }
 
 template <class G>
@@ -300,7 +319,7 @@ void pass_piece(W* target, const W* weights, const G* gradient, M* moment, std::
       pass<write>(target, old, wide_gradient, moment, size, update);
     }
     if constexpr (write && at_random<W>) {
-      round_at_random(target, new_w, size, RandomBits(place.key, place.first, size));
+      round_at_random(target, new_w, size, place.key, place.first);
     } else if constexpr (write && buffered<W>) {
       narrow(target, new_w, size);
     }
@@ -378,8 +397,7 @@ void block_pass(W* target, const W* weights, const G* gradient, float& scale,
 
 template <class C, class Size>
 void round_block(const UnroundedBlock<C>& unrounded, Size size, std::uint32_t key) {
-  const RandomBits random(key, unrounded.first, size);
-  quantise(unrounded.moment, unrounded.m, size, unrounded.inverse, random);
+  quantise(unrounded.moment, unrounded.m, size, unrounded.inverse, key, unrounded.first);
 }
 
 // The same for shorter blocks. They have their own copies of all loops, since compilers unroll

@@ -12,18 +12,11 @@
 #include <type_traits>
 
 #include "formats.h"
+#include "rounding_avx2.h"
 #include "tensor.h"
 
 namespace novograd {
 namespace {
-
-// Mixes the bits of a word. The constants are those of Chris Wellons' hash-prospector,
-// "16 21f0aaad 15 d35a2d97 15".
-std::uint32_t mixed(std::uint32_t x) {
-  x = (x ^ x >> 16) * 0x21f0aaad;
-  x = (x ^ x >> 15) * 0xd35a2d97;
-  return x ^ x >> 15;
-}
 
 // The purposes of random bits. Those of a moment and of its weights differ.
 constexpr std::uint32_t for_moment = 0x9e3779b9, for_weights = 0x243f6a88;
@@ -63,8 +56,12 @@ class RandomBits {
 };
 
 // Rounds floats to bfloat16, each up or down by chance. An infinity or NaN stays what it is.
-void round_at_random(StochasticBFloat16* x, const float* value, std::size_t size,
-                     const RandomBits& random) {
+void round_at_random(StochasticBFloat16* x, const float* value, std::size_t size, std::uint32_t key,
+                     std::uint64_t first) {
+  const std::size_t done = round_registers(x, value, size, key, first);
+  if (done == size) return;
+  x += done, value += done, size -= done, first += done;
+  const RandomBits random(key, first, size);
   const RandomBits::Half* bits = random.begin();
   NOVOGRAD_INDEPENDENT
   for (std::size_t i = 0; i < size; ++i) {
@@ -72,14 +69,15 @@ void round_at_random(StochasticBFloat16* x, const float* value, std::size_t size
     const std::uint32_t half = bits[i], up = magnitude < 0x7f800000 ? half : 0;
     // A NaN whose bits are all in the lower half would become an infinity.
     const std::uint32_t nan = magnitude > 0x7f800000 ? 0x00400000 : 0;
-    x[i].bits = static_cast<std::uint16_t>((word + up | nan) >> 16);
+    x[i].bits = static_cast<std::uint16_t>(((word + up) | nan) >> 16);
   }
 }
 
 template <class C>
 void dequantise(C* m, const std::int8_t* q, std::size_t size, float scale) {
+  const std::size_t done = dequantise_registers(m, q, size, scale);
   NOVOGRAD_INDEPENDENT
-  for (std::size_t i = 0; i < size; ++i) m[i] = static_cast<C>(q[i]) * static_cast<C>(scale);
+  for (std::size_t i = done; i < size; ++i) m[i] = static_cast<C>(q[i]) * static_cast<C>(scale);
 }
 
 // Returns the largest magnitude; infinity and NaN are larger than every number. Magnitudes are
@@ -122,11 +120,16 @@ struct BlockScale {
 
 // Rounds a block to multiples of its scale, each up or down by chance.
 template <class C>
-void quantise(std::int8_t* q, const C* m, std::size_t size, C inverse, const RandomBits& random) {
+void quantise(std::int8_t* q, const C* m, std::size_t size, C inverse, std::uint32_t key,
+              std::uint64_t first) {
   if (inverse == 0) {
     std::memset(q, 0, size);
     return;
   }
+  const std::size_t done = quantise_registers(q, m, size, inverse, key, first);
+  if (done == size) return;
+  q += done, m += done, size -= done, first += done;
+  const RandomBits random(key, first, size);
   const RandomBits::Half* bits = random.begin();
   NOVOGRAD_INDEPENDENT
   for (std::size_t i = 0; i < size; ++i) {

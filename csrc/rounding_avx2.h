@@ -1,0 +1,137 @@
+// The loops of rounding.h for AVX2, with its instructions: in cache they take 0.8 to 0.9 of the
+// time of the loops that GCC makes. They were not compared with those for AVX-512.
+//
+// Each function processes as many elements as fill whole registers, and returns their number.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "formats.h"
+
+namespace novograd {
+namespace {
+
+// Mixes the bits of a word, or of several. The constants are those of Chris Wellons'
+// hash-prospector, "16 21f0aaad 15 d35a2d97 15".
+template <class Word>
+Word mixed(Word x) {
+  x = (x ^ x >> 16) * 0x21f0aaadu;
+  x = (x ^ x >> 15) * 0xd35a2d97u;
+  return x ^ x >> 15;
+}
+
+// For other types and instruction sets.
+template <class C>
+std::size_t dequantise_registers(C*, const std::int8_t*, std::size_t, float) {
+  return 0;
+}
+
+template <class C>
+std::size_t quantise_registers(std::int8_t*, const C*, std::size_t, C, std::uint32_t,
+                               std::uint64_t) {
+  return 0;
+}
+
+template <class C>
+std::size_t round_registers(StochasticBFloat16*, const C*, std::size_t, std::uint32_t,
+                            std::uint64_t) {
+  return 0;
+}
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+using Words [[gnu::vector_size(32)]] = std::uint32_t;
+
+// Sixteen elements. Both registers have the order 0, 1, 4, 5, 2, 3, 6, 7 of the pairs of
+// neighbours: the one that takes the fewest instructions.
+struct Pairs {
+  __m256 even, odd;
+
+  explicit Pairs(const float* x) {
+    const __m256 first = _mm256_loadu_ps(x), second = _mm256_loadu_ps(x + 8);
+    even = _mm256_shuffle_ps(first, second, 0x88);
+    odd = _mm256_shuffle_ps(first, second, 0xdd);
+  }
+};
+
+// The random bits of pairs.
+class PairBits {
+ public:
+  // Whether the elements begin with an even one, and all have the same high word.
+  static bool exist(std::uint64_t first, std::size_t size) {
+    return first % 2 == 0 && first >> 33 == (first + size) >> 33;
+  }
+
+  PairBits(std::uint32_t key, std::uint64_t first)
+      : key_(mixed(static_cast<std::uint32_t>(first >> 33) ^ key)),
+        numbers_(Words{0, 1, 4, 5, 2, 3, 6, 7} + static_cast<std::uint32_t>(first / 2)) {}
+
+  // Adds their bits to the next sixteen whole numbers. Returns the upper halves of the sums, as
+  // pairs.
+  __m256i upper_halves(__m256i even, __m256i odd) {
+    const Words words = mixed(numbers_ ^ key_);
+    numbers_ += 8;
+    const auto low = reinterpret_cast<Words>(even) + (words & 0xffff);
+    const auto high = reinterpret_cast<Words>(odd) + (words >> 16);
+    return _mm256_blend_epi16(reinterpret_cast<__m256i>(low >> 16), reinterpret_cast<__m256i>(high),
+                              0xaa);
+  }
+
+ private:
+  std::uint32_t key_;
+  Words numbers_;
+};
+
+std::size_t dequantise_registers(float* m, const std::int8_t* q, std::size_t size, float scale) {
+  std::size_t i = 0;
+  for (; i + 8 <= size; i += 8) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(q + i));
+    const __m256 whole = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+    _mm256_storeu_ps(m + i, whole * scale);
+  }
+  return i;
+}
+
+std::size_t quantise_registers(std::int8_t* q, const float* m, std::size_t size, float inverse,
+                               std::uint32_t key, std::uint64_t first) {
+  if (!PairBits::exist(first, size)) return 0;
+  PairBits bits(key, first);
+  const auto sixteen = [&](const float* x) {
+    const Pairs pairs(x);
+    return bits.upper_halves(_mm256_cvtps_epi32(pairs.even * inverse),
+                             _mm256_cvtps_epi32(pairs.odd * inverse));
+  };
+  // The places of four elements, two pairs, after the packing.
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  std::size_t i = 0;
+  for (; i + 32 <= size; i += 32) {
+    const __m256i lower = sixteen(m + i), upper = sixteen(m + i + 16);
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(lower, upper), order);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q + i), bytes);
+  }
+  return i;
+}
+
+// Ends before an infinity or NaN, which need other instructions.
+std::size_t round_registers(StochasticBFloat16* x, const float* value, std::size_t size,
+                            std::uint32_t key, std::uint64_t first) {
+  if (!PairBits::exist(first, size)) return 0;
+  PairBits bits(key, first);
+  std::size_t i = 0;
+  for (; i + 16 <= size; i += 16) {
+    const Pairs pairs(value + i);
+    const auto even = reinterpret_cast<__m256i>(pairs.even);
+    const auto odd = reinterpret_cast<__m256i>(pairs.odd);
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    const __m256i larger = _mm256_max_epu32(even & magnitude, odd & magnitude);
+    const __m256i finite = _mm256_cmpgt_epi32(_mm256_set1_epi32(0x7f800000), larger);
+    if (_mm256_movemask_epi8(finite) != -1) break;
+    const __m256i halves = _mm256_permute4x64_epi64(bits.upper_halves(even, odd), 0xd8);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + i), halves);
+  }
+  return i;
+}
+#endif
+
+}  // namespace
+}  // namespace novograd
