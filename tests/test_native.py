@@ -639,7 +639,7 @@ def expected_after(kind, matrices):
     for x, m in zip(matrices, moments, strict=True):
         bits = bits_of(x, FOR_MOMENT, arrays.steps).astype(dtype)
         blocks, found = quantised_blocks(
-            in_blocks(m.reshape(x.rows, x.length)), in_blocks(bits), xp=np
+            in_blocks(m.reshape(x.rows, x.length)), in_blocks(bits), xp=np, float32=np.float32
         )
         q = blocks.reshape(x.rows, -1)[:, : x.length]
         arrays.moments.append(q.astype(np.int8).ravel())

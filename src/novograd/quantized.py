@@ -101,13 +101,15 @@ def from_blocks(blocks: Any, shape: Sequence[int]) -> Any:
     return blocks.reshape((*before, count * BLOCK))[..., :row].reshape(shape)
 
 
-def quantised(blocks: Any, bits: Any, *, xp: Any) -> tuple[Any, Any]:
+def quantised(blocks: Any, bits: Any, *, xp: Any, float32: Callable[[Any], Any]) -> tuple[Any, Any]:
     """Returns ``q``, as whole numbers in the dtype of the blocks, and the float32 scales.
 
     Args:
         blocks: The new buffer, with a last axis of blocks. A short block is padded with zeros.
         bits: The random bits of the elements.
         xp: The array library.
+        float32: Converts an array to float32. (``torch.asarray`` would move it to torch's default
+            device.)
 
     Returns:
         ``q``, and the scales without the last axis. If an element of a block is not finite, the
@@ -115,11 +117,13 @@ def quantised(blocks: Any, bits: Any, *, xp: Any) -> tuple[Any, Any]:
 
     Example:
         >>> import numpy as np
-        >>> q, scales = quantised(np.float32([[1.0, 0.5]]), np.int32([[0, 65535]]), xp=np)
+        >>> q, scales = quantised(
+        ...     np.float32([[1.0, 0.5]]), np.int32([[0, 65535]]), xp=np, float32=np.float32
+        ... )
         >>> q.tolist(), scales.tolist()
         ([[126.0, 64.0]], [0.007874015718698502])
     """
-    largest = xp.asarray(xp.amax(xp.abs(blocks), axis=-1, keepdims=True), dtype=xp.float32)
+    largest = float32(xp.amax(xp.abs(blocks), axis=-1, keepdims=True))
     finite = xp.isfinite(largest)
     used = finite & (largest > LARGEST * 2.0**-100)
     # In units of 2^-16 the random bits are whole numbers. The largest value of a block becomes one
@@ -128,6 +132,5 @@ def quantised(blocks: Any, bits: Any, *, xp: Any) -> tuple[Any, Any]:
     # torch divides a Python number by a tensor with two roundings, so this divides two tensors.
     inverse = (LARGEST * 2.0**16 - 1) * xp.ones_like(divisor) / divisor
     exact = xp.round(xp.where(used, blocks, 0.0) * inverse)
-    scales = xp.where(used, largest / LARGEST, xp.where(finite, 0.0, math.nan))
-    scales = xp.asarray(scales, dtype=xp.float32)  # NumPy's is float64 now
+    scales = float32(xp.where(used, largest / LARGEST, xp.where(finite, 0.0, math.nan)))
     return xp.floor((exact + bits) * 2.0**-16), scales[..., 0]

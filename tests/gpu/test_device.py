@@ -163,6 +163,21 @@ def test_a_step_runs_on_the_current_stream(variant):
     assert all(map(torch.equal, params, twins))
 
 
+# -- the default device --------------------------------------------------------------------------
+
+
+@in_all_cases
+def test_the_gpu_may_be_the_default_device(dtype, options):
+    params, twins = (parameters(SHAPES, dtype, device=DEVICE) for _ in range(2))
+    optimizer, twin = (NovoGrad(x, lr=0.1, fused=True, **options) for x in (params, twins))
+    for step in range(2):
+        set_gradients(params, step)
+        with torch.device(DEVICE):
+            optimizer.step()
+    train(twin, 2)
+    assert all(map(torch.equal, params, twins))
+
+
 # -- memory --------------------------------------------------------------------------------------
 
 

@@ -103,7 +103,9 @@ def test_blocks_are_rounded_like_those_of_quantized(bits):
     scales = torch.zeros(8, device=DEVICE)
     round_blocks[(1,)](given, chosen, q, scales)
     with np.errstate(invalid="ignore"):
-        expected, others = quantized.quantised(blocks, chosen.cpu().numpy(), xp=np)
+        expected, others = quantized.quantised(
+            blocks, chosen.cpu().numpy(), xp=np, float32=np.float32
+        )
     np.testing.assert_allclose(scales.cpu().numpy(), others, rtol=3e-7)
     apart = np.abs(q.cpu().numpy() - expected)
     assert apart.max() <= 1

@@ -130,7 +130,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
         if entry.v_max is not None:
             state[indices[name]]["max_exp_avg_sq"] = _tensor(entry.v_max)
         if variant.counts:
-            state[indices[name]]["step"] = torch.tensor(float(entry.step or 0))
+            state[indices[name]]["step"] = torch.tensor(float(entry.step or 0), device="cpu")
     groups = []
     for group in checkpoint.groups:
         known = completed(group.hyperparameters, variant)
@@ -274,7 +274,8 @@ def _stored(
     if any(views):
         raise ValueError("it is a view of another storage, as before PyTorch 0.4")
     dtype, content = _dtype(kind), storage(key)
-    whole = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+    empty = torch.empty(0, dtype=dtype, device="cpu")
+    whole = torch.frombuffer(content, dtype=dtype) if content else empty
     tensor = torch.as_strided(whole, size, stride, offset)
     tensor = tensor.conj() if metadata and metadata.get("conj") else tensor
     tensor = -tensor if metadata and metadata.get("neg") else tensor

@@ -172,7 +172,7 @@ def _rounded(layer: WeightState, m: np.ndarray, step: int) -> tuple[np.ndarray, 
     shape = layer.scales.shape
     bits = _random_bits(rounding.FOR_MOMENT, step, m.shape)
     blocks = (quantized.to_blocks(x, shape, _pad) for x in (m, bits))
-    q, scales = quantized.quantised(*blocks, xp=np)
+    q, scales = quantized.quantised(*blocks, xp=np, float32=np.float32)
     return quantized.from_blocks(q, m.shape).astype(np.int8), scales
 
 

@@ -132,7 +132,9 @@ def quantised(
     """
     shape = scales.shape
     bits = to_blocks(_random_bits(q.shape, step, layout), shape, _pad)
-    new, found = quantized.quantised(to_blocks(moment, shape, _pad), bits, xp=jnp)
+    new, found = quantized.quantised(
+        to_blocks(moment, shape, _pad), bits, xp=jnp, float32=jnp.float32
+    )
     new = jnp.asarray(new, jnp.int8)
     if written is not None:
         kept = ~jnp.any(to_blocks(written, shape, _pad), axis=-1)

@@ -185,7 +185,7 @@ def _like(param: Tensor, piece: Tensor) -> Tensor:
 def _quantised(moment: Tensor, shape: torch.Size, bits: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the blocks of ``q`` and the scales, for scales of the given shape."""
     bits = _blocks(bits, shape) if bits.ndim else bits
-    return quantized.quantised(_blocks(moment, shape), bits, xp=torch)
+    return quantized.quantised(_blocks(moment, shape), bits, xp=torch, float32=Tensor.float)
 
 
 def _blocks(x: Tensor, shape: torch.Size) -> Tensor:

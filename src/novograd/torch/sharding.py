@@ -61,7 +61,8 @@ class Norms:
         if self._complete:
             self._counts.fill_(1)
         else:
-            self._counts.copy_(torch.tensor([float(w.grad is not None) for w in shardings]))
+            counts = [float(w.grad is not None) for w in shardings]
+            self._counts.copy_(torch.tensor(counts, device="cpu"))
         self.squares = {
             param: sums.view(sharding.v_shape)
             for (param, sharding), sums in zip(shardings.items(), self._sums, strict=True)

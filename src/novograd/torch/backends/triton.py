@@ -597,7 +597,7 @@ def _capturing(device: torch.device) -> bool:
 
 
 def _pinned(length: int) -> Tensor:
-    return torch.empty(length, dtype=torch.int64, pin_memory=True)
+    return torch.empty(length, dtype=torch.int64, device="cpu", pin_memory=True)
 
 
 def _on_device(
