@@ -45,7 +45,7 @@ void prefetch(const T* x, std::size_t size, std::size_t ahead) {
   }
 }
 
-// Prefetches also if `ahead` is 0: then this costs less than a branch.
+// If `ahead` is 0, it asks for memory that it loads anyway: this costs less than a branch.
 template <class G>
 void add_squares(const G* g, std::size_t size, double* sums, std::size_t ahead) {
   double lane[lanes];
@@ -249,7 +249,8 @@ double square_sum(const void* gradient, std::size_t size, std::size_t ahead) {
   for (std::size_t i = 0; i < size; i += piece) {
     const std::size_t n = size - i < piece ? size - i : piece;
     const auto* wide = widen(g + i, buffer, n);
-    add_squares(wide, n, sums, ahead);
+    if constexpr (buffered<G>) prefetch(g + i, n, ahead);
+    add_squares(wide, n, sums, buffered<G> ? 0 : ahead);
   }
   return total<lanes>(sums);
 }
