@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from novograd import results, variants
 from novograd.compare.training import evaluate, schedule
@@ -45,7 +46,6 @@ from novograd.layers import Kind, Rows, Split, Whole, row_axes
 RESULT = Path(__file__).parent / "results" / "ablation.json"
 SEARCH_SEED, SEEDS = 100, (0, 1, 2, 3)
 FACTOR, UNIT = 2, 1e-3  # learning rates are UNIT * FACTOR**power
-QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182}  # Student's t for 95 %, by degrees of freedom
 
 
 # -- recipes: an optimizer with all settings except the learning rate -----------------------------
@@ -290,6 +290,11 @@ STAGES: list[tuple[str, bool, Iterable[str]]] = [
 ]
 
 
+# Recipes so similar that four seeds do not show whether they tie, and where they get how many.
+SIMILAR = "rows", "rows, int8 moment"
+SIMILAR_STAGES = [("text", False, 16), ("brain", False, 16), ("text", True, 8)]
+
+
 def rate_of(power: int) -> float:
     """Returns a learning rate.
 
@@ -388,13 +393,15 @@ class Runs:
                 return guess
             guess = found
 
-    def judged(self, task: str, long: bool, name: str) -> dict[int, float]:
+    def judged(
+        self, task: str, long: bool, name: str, seeds: Sequence[int] = SEEDS
+    ) -> dict[int, float]:
         """Returns the scores of the best learning rate by seed, as far as they are known."""
         power = self.best(task, long, name)
         if power is None:
             return {}
         steps = TASKS[task].long if long else TASKS[task].short
-        values = {seed: self.value(task, steps, name, power, seed) for seed in SEEDS}
+        values = {seed: self.value(task, steps, name, power, seed) for seed in seeds}
         sign = TASKS[task].sign
         return {seed: sign * value for seed, value in values.items() if value is not None}
 
@@ -417,10 +424,13 @@ def _about() -> dict[str, Any]:
 
 def measure(runs: Runs) -> None:
     """Does all missing runs, in the order of ``STAGES``: first the searches, then seed by seed."""
-    for task, long, names in STAGES:
+    stages: list[tuple[str, bool, Iterable[str], Sequence[int]]]
+    stages = [(*stage, SEEDS) for stage in STAGES]
+    stages += [(task, long, SIMILAR, range(count)) for task, long, count in SIMILAR_STAGES]
+    for task, long, names, seeds in stages:
         steps = TASKS[task].long if long else TASKS[task].short
         powers = {name: runs.best(task, long, name) for name in names}
-        for seed in SEEDS:
+        for seed in seeds:
             for name, power in powers.items():
                 if power is not None:
                     runs.value(task, steps, name, power, seed)
@@ -446,7 +456,8 @@ def difference(one: Mapping[int, float], other: Mapping[int, float]) -> str:
         return "a run diverged"
     if len(found) == 1:
         return f"{found[0]:+.3f}, one seed"
-    half = QUANTILES[len(found) - 1] * statistics.stdev(found) / math.sqrt(len(found))
+    quantile = float(stdtrit(len(found) - 1, 0.975))  # of Student's t
+    half = quantile * statistics.stdev(found) / math.sqrt(len(found))
     return f"{statistics.mean(found):+.3f} ± {half:.3f}"
 
 
@@ -472,6 +483,16 @@ def by_length(runs: Runs, task: str, long: bool) -> str:
             ]
         )
     return _table(lines) if len(lines) > 2 else ""
+
+
+def similar(runs: Runs) -> str:
+    """Returns the table of a recipe minus ``rows``, with more seeds."""
+    lines = [["", "seeds", "minus `rows`"], ["---", "--:", "--:"]]
+    for task, long, count in SIMILAR_STAGES:
+        rows, other = (runs.judged(task, long, name, range(count)) for name in SIMILAR)
+        seeds = len(rows.keys() & other.keys())
+        lines.append([heading(task, long), str(seeds), difference(other, rows)])
+    return _table(lines)
 
 
 # What a part brings: the difference between ``rows`` and the recipe without the part.
@@ -518,6 +539,8 @@ def tables(runs: Runs) -> Iterator[str]:
     """Yields the tables, each after its heading."""
     yield "What each part brings"
     yield parts(runs)
+    yield f"{SIMILAR[1]}, with more seeds"
+    yield similar(runs)
     for task, (*_, unit) in TASKS.items():
         for long in (False, True):
             if table := by_length(runs, task, long):
