@@ -295,26 +295,26 @@ WRONG_BOOKKEEPING = [
 ]
 
 
-def scales_of_the_next_blocks(blocks, bits, *, xp):
-    q, scales = _right_blocks(blocks, bits, xp=xp)
+def scales_of_the_next_blocks(blocks, bits, **library):
+    q, scales = _right_blocks(blocks, bits, **library)
     return q, np.roll(scales, 1)
 
 
-def rounded_to_nearest(blocks, bits, *, xp):
-    return _right_blocks(blocks, 0 * bits + 2**15, xp=xp)
+def rounded_to_nearest(blocks, bits, **library):
+    return _right_blocks(blocks, 0 * bits + 2**15, **library)
 
 
-def rounded_down(blocks, bits, *, xp):
-    return _right_blocks(blocks, 0 * bits, xp=xp)
+def rounded_down(blocks, bits, **library):
+    return _right_blocks(blocks, 0 * bits, **library)
 
 
-def one_scale_for_all(blocks, bits, *, xp):
-    q, scales = _right_blocks(blocks.reshape(-1), bits.reshape(-1), xp=xp)
+def one_scale_for_all(blocks, bits, **library):
+    q, scales = _right_blocks(blocks.reshape(-1), bits.reshape(-1), **library)
     return q.reshape(blocks.shape), np.full(blocks.shape[:-1], scales)
 
 
-def largest_is_128(blocks, bits, *, xp):
-    q, scales = _right_blocks(blocks, bits, xp=xp)
+def largest_is_128(blocks, bits, **library):
+    q, scales = _right_blocks(blocks, bits, **library)
     return q, scales * np.float32(127 / 128)
 
 
