@@ -62,15 +62,21 @@ class Nodes:
 
     def kill(self, name: str) -> None:
         """Kills all processes of a node at once, as if its machine lost its power."""
+        pids = self.pids(name)
         node = self._nodes.pop(name)
-        for pid in [node.pid, *descendants(node.pid)]:
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         node.wait()
 
+    def pids(self, name: str) -> list[int]:
+        """Returns the ids of all processes of a node, the main one first."""
+        node = self._nodes[name]
+        return [node.pid, *descendants(node.pid)]
+
     def processes(self) -> list[str]:
         """Returns the command lines of all processes of all nodes."""
-        pids = [pid for node in self._nodes.values() for pid in descendants(node.pid)]
+        pids = [pid for name in self._nodes for pid in self.pids(name)]
         lines = [Path("/proc", str(pid), "cmdline") for pid in pids]
         return [line.read_text().replace("\0", " ") for line in lines if line.exists()]
 

@@ -35,11 +35,14 @@ GRIDS = ("--learning-rates", "adam=0.01,0.03,0.1", "--learning-rates", "sgd=0.01
 OPTIONS = ("line.py", "--optimizers", "adam,sgd", *GRIDS, "--seeds", "3", "--output", "out")
 LONG = 300  # seconds, for a machine that does much else
 SLOW = """
+import os
 import time
+from pathlib import Path
 from novograd.compare import Segmentation
 from slope import SLOPE
 
 def slow(seed):
+    Path("{folder}", "started", str(os.getpid())).touch()
     for batch in batches(seed):
         time.sleep(0.2)
         yield batch[0], SLOPE * batch[0] + 1
@@ -52,10 +55,14 @@ def pictures(inputs, outputs, targets):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Returns a folder with a task that needs a module beside it."""
+    """Returns a folder with a task that needs a module beside it.
+
+    Each run, which has its own process, writes its process id into the folder ``started``.
+    """
     folder = tmp_path_factory.mktemp("task")
+    (folder / "started").mkdir()
     (folder / "slope.py").write_text("SLOPE = 3\n")
-    write(folder, SLOW, '{"batches": slow, "segmentation": pictures}')
+    write(folder, SLOW.format(folder=folder), '{"batches": slow, "segmentation": pictures}')
     return folder
 
 
@@ -89,6 +96,11 @@ def finish(job):
     return " ".join(printed.replace("│", " ").split()), job.returncode
 
 
+def started(folder):
+    """Returns the process ids of all runs of the task that have begun."""
+    return {int(path.name) for path in (folder / "started").iterdir()}
+
+
 def rows(output):
     return json.loads((output / "results.json").read_text())["runs"]
 
@@ -109,6 +121,9 @@ def test_a_node_that_dies_costs_only_its_runs(folder, nodes, local):
     arguments = (*OPTIONS, "--cluster", nodes.address)
     with start(folder, *arguments, environment=nodes.environment) as job:
         wait_for(lambda: ended(folder / "out") >= 10, LONG)
+        before = started(folder)
+        # A run has just begun on the node.
+        wait_for(lambda: (started(folder) - before).intersection(nodes.pids("second")), LONG)
         nodes.kill("second")
         printed, code = finish(job)
     assert code == 0, printed
