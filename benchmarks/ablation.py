@@ -15,9 +15,9 @@ The learning rate rises over a tenth of the steps, then follows a cosine, as in 
 
 Every recipe's learning rate is searched in the same way: with a seed of its own, from a first guess
 in factors of 2, until both neighbours of the best rate are worse. The best rate is then run with
-four other seeds. A seed determines the initial weights and all batches, so the differences between
-two recipes are taken seed by seed. The score is that after the last step, on held-out data. The
-search uses the same data, which favours every recipe alike.
+four other seeds, or with more for a few recipes. A seed determines the initial weights and all
+batches, so the differences between two recipes are taken seed by seed. The score is that after the
+last step, on held-out data. The search uses the same data, which favours every recipe alike.
 
 The stored runs are older than the validation parts of the tasks. So the validation part of ``text``
 is held out together with the test part, and that of ``brain`` is used for training.
@@ -423,7 +423,7 @@ def _about() -> dict[str, Any]:
 
 
 def measure(runs: Runs) -> None:
-    """Does all missing runs, in the order of ``STAGES``: first the searches, then seed by seed."""
+    """Does all missing runs, stage by stage: first the searches, then seed by seed."""
     stages: list[tuple[str, bool, Iterable[str], Sequence[int]]]
     stages = [(*stage, SEEDS) for stage in STAGES]
     stages += [(task, long, SIMILAR, range(count)) for task, long, count in SIMILAR_STAGES]

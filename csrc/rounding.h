@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "formats.h"
+#include "mixed.h"
 #include "rounding_avx2.h"
 #include "tensor.h"
 

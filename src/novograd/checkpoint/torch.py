@@ -274,8 +274,10 @@ def _stored(
     if any(views):
         raise ValueError("it is a view of another storage, as before PyTorch 0.4")
     dtype, content = _dtype(kind), storage(key)
-    empty = torch.empty(0, dtype=dtype, device="cpu")
-    whole = torch.frombuffer(content, dtype=dtype) if content else empty
+    if content:
+        whole = torch.frombuffer(content, dtype=dtype)
+    else:
+        whole = torch.empty(0, dtype=dtype, device="cpu")
     tensor = torch.as_strided(whole, size, stride, offset)
     tensor = tensor.conj() if metadata and metadata.get("conj") else tensor
     tensor = -tensor if metadata and metadata.get("neg") else tensor
