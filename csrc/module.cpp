@@ -1,5 +1,6 @@
 // The Python module novograd._native. It gets arrays as addresses, so it depends on no framework.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "memory.h"
 #include "scalars.h"
 #include "step.h"
 #include "tensor.h"
@@ -123,6 +125,32 @@ Tensors make_tensors(const std::vector<std::size_t>& kind, const std::vector<Num
   return {std::move(tensors)};
 }
 
+// Addresses: a row for each of weights, gradients, moments, vs, squares, block_scales and counts.
+using Table = nb::ndarray<const std::int64_t, nb::shape<7, -1>, nb::c_contig, nb::device::cpu>;
+
+Tensors at(const Tensors& tensors, const Table& table) {
+  Tensors moved = tensors;
+  if (table.shape(1) != moved.all.size()) {
+    throw std::invalid_argument("addresses needs a column for every tensor");
+  }
+  for (std::size_t i = 0; i < moved.all.size(); ++i) {
+    const auto address = [&](std::size_t row) {
+      return pointer(static_cast<std::uintptr_t>(table(row, i)));
+    };
+    Tensor& tensor = moved.all[i];
+    tensor.weights = tensor.target = address(0);
+    tensor.gradient = address(1);
+    tensor.moment = address(2);
+    tensor.v = address(3);
+    tensor.squares = static_cast<double*>(address(4));
+    if (tensor.rows.row) {
+      tensor.rows.scales = static_cast<float*>(address(5));
+      tensor.rows.count = static_cast<const float*>(address(6));
+    }
+  }
+  return moved;
+}
+
 void write_square_sums(const Tensors& tensors, int threads) {
   for (const Tensor& tensor : tensors.all) {
     if (tensor.squares == nullptr) {
@@ -159,6 +187,7 @@ NB_MODULE(_native, m) {
           nb::kw_only(), "kinds"_a, "grids"_a, "scales"_a, "weights"_a, "gradients"_a, "moments"_a,
           "vs"_a, "squares"_a = nb::none(), "rows"_a = nb::none(), "block_scales"_a = nb::none(),
           "counts"_a = nb::none(), "stochastic"_a = nb::none())
+      .def("at", &at, "addresses"_a)
       .def("overlap",
            [](const Tensors& self) {
              const nb::gil_scoped_release release;
@@ -174,6 +203,7 @@ NB_MODULE(_native, m) {
           },
           "rule"_a, "threads"_a);
 
+  m.def("described", &described, "exchange"_a, "types"_a, "tensors"_a);
   m.def(
       "traffic",
       [](std::uintptr_t weights, std::uintptr_t gradient, std::uintptr_t moment, std::size_t size,

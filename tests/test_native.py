@@ -914,6 +914,25 @@ def test_lists_of_different_lengths_are_refused(short):
         native.kernels.Tensors(**lists)
 
 
+def test_a_step_at_other_addresses_changes_what_is_there():
+    first, second = Arrays(("float32",) * 3, (5, 300)), Arrays(("float32",) * 3, (5, 300), seed=1)
+    second.layers().step(PLAIN, 1)
+    again = Arrays(("float32",) * 3, (5, 300), seed=1)
+    columns = (again.weights, again.gradients, again.moments, again.vs)
+    table = np.zeros((7, 2), np.int64)
+    table[:4] = [[x.ctypes.data for x in column] for column in columns]
+    before = [x.copy() for x in first.weights]
+    first.layers().at(table).step(PLAIN, 1)
+    assert all(map(np.array_equal, again.weights, second.weights))
+    assert all(map(np.array_equal, first.weights, before))
+
+
+def test_addresses_for_another_number_of_tensors_are_refused():
+    layers = Arrays(("float32",) * 3, (5, 300)).layers()
+    with pytest.raises(ValueError, match="a column for every tensor"):
+        layers.at(np.zeros((7, 3), np.int64))
+
+
 def test_an_unknown_instruction_set_is_refused(monkeypatch):
     monkeypatch.setenv("NOVOGRAD_ISA", "abacus")
     with pytest.raises(ValueError, match=r"NOVOGRAD_ISA must be one of baseline.*, got abacus"):

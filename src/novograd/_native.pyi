@@ -1,6 +1,9 @@
 """The extension module of ``csrc/module.cpp``."""
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 KINDS: tuple[tuple[str, str, str], ...]
 """Dtypes of weights, gradient and momentum buffer for which there are kernels."""
@@ -54,6 +57,18 @@ class Tensors:
                 bfloat16, or lack ``rows`` or ``counts``.
         """
 
+    def at(self, addresses: np.ndarray) -> Tensors:
+        """Returns the same tensors at other addresses.
+
+        Args:
+            addresses: int64, of shape ``(7, tensors)``: the addresses of the weights, gradients,
+                momentum buffers, second moments, squared norms, scales of blocks, and numbers of
+                earlier steps. 0 stands for one that is not given.
+
+        Raises:
+            ValueError: If there is not a column for every tensor.
+        """
+
     def overlap(self) -> tuple[int, int] | None:
         """Returns the indices of two tensors where a step writes to the memory of the other."""
 
@@ -66,6 +81,24 @@ class Tensors:
 
     def step(self, rule: Sequence[float], threads: int) -> None:
         """Takes a step in place, without the GIL; ``novograd.native.arguments`` makes ``rule``."""
+
+def described(exchange: object, types: tuple[type, ...], tensors: list[Any]) -> tuple[bytes, bytes]:
+    """Reads facts about many tensors of a framework at once, without a copy or a synchronisation.
+
+    Args:
+        exchange: The attribute ``__dlpack_c_exchange_api__`` of the class of the tensors.
+        types: The types that tensors may have.
+        tensors: The tensors; None stands for a missing one.
+
+    Returns:
+        Bytes that are equal if and only if all types, devices, dtypes, shapes and strides are; and
+        the addresses as 64-bit integers in the byte order of this machine, 0 for None.
+
+    Raises:
+        TypeError: If a tensor has another type.
+        RuntimeError: If the exchange API has another major version, or cannot describe tensors.
+            torch also raises it for a tensor that DLPack cannot describe.
+    """
 
 def traffic(*, weights: int, gradient: int, moment: int, size: int, threads: int) -> None:
     """Moves as many bytes as a step of float32 layers with ``size`` weights must move."""

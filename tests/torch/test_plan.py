@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from novograd.torch import NovoGrad
+from novograd.torch import NovoGrad, memory
 from novograd.torch.backends import eager, foreach, native
 from novograd.torch.groups import trained
 from novograd.torch.layout import layout_of
@@ -15,6 +15,15 @@ from novograd.torch.state import whole_part
 from tests.helpers.torch import parameters, set_gradients
 
 OPTIONS = {"lr": 0.1, "weight_decay": 0.1, "variant": "apex"}
+
+
+@pytest.fixture(params=["exchange", "methods"], autouse=True)
+def way_to_read_memory(request, monkeypatch):
+    """Reads the memory of tensors in both ways. Some versions of torch have no exchange API."""
+    if request.param == "methods":
+        monkeypatch.setattr(memory, "_EXCHANGE", None)
+    elif memory._EXCHANGE is None:
+        pytest.skip("this version of torch has no exchange API")
 
 
 def nothing(optimizer, params):
@@ -59,6 +68,21 @@ def another_count(optimizer, params):
     optimizer.state[params[0]]["step"] = torch.tensor(7.0)
 
 
+def another_memory_of_the_state(optimizer, params):
+    for entry in optimizer.state[params[0]].values():
+        entry.data = 2 * entry
+
+
+def another_memory_of_the_weights(optimizer, params):
+    params[0].data = 2 * params[0].data
+
+
+def a_gradient_that_is_negated_later(optimizer, params):
+    pairs = torch.complex(params[0].grad, params[0].grad).conj()
+    params[0].grad = pairs.imag
+    assert params[0].grad.is_neg()
+
+
 def no_state(optimizer, params):
     optimizer.state[params[0]].clear()
 
@@ -89,6 +113,9 @@ CHANGES = (
     another_moment,
     another_second_moment,
     another_count,
+    another_memory_of_the_state,
+    another_memory_of_the_weights,
+    a_gradient_that_is_negated_later,
     no_state,
     loaded_state,
     another_group,

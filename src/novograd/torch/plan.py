@@ -1,17 +1,18 @@
 """The plan of a group: remembers the last assignment, and checks whether it still holds."""
 
-import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
-from itertools import repeat
-from operator import attrgetter, call, is_, itemgetter
+from itertools import chain, repeat
+from operator import attrgetter, itemgetter
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from novograd.torch.choice import Assignment
 from novograd.torch.groups import Group
+from novograd.torch.memory import described, table
 from novograd.torch.parts import Part
 from novograd.torch.steps import Memos
 
@@ -21,7 +22,7 @@ _OPTIONAL = {"max_exp_avg_sq": "maximum", "step": "step", "exp_avg_scale": "exp_
 _PLANNED_OPTIONS = ("variant", "foreach", "fused", "stochastic_rounding", "moment_dtype")
 
 # These functions of C are several times faster than their equivalents in Python.
-_GRAD, _DTYPE, _SHAPE = map(attrgetter, ("grad", "dtype", "shape"))
+_GRAD = attrgetter("grad")
 _EXP_AVG, _EXP_AVG_SQ = map(itemgetter, ("exp_avg", "exp_avg_sq"))
 _new_part = partial(tuple.__new__, Part)
 
@@ -81,23 +82,15 @@ class Plan:
         self._params = list(map(id, group["params"]))
         self._places: tuple[list[int], ...] = ()
         self._positions: list[int] = []
-        self._facts = _facts(trained, grads)
         self._chosen = chosen  # positions in the list of parameters with a gradient
         parts = [part for mine in assigned.values() for part in mine]
         parts.sort(key=lambda part: position[id(part.param)])
         self._scales = [part.scale for part in parts]
         self._where = [part.position for part in parts]
-        # References to the state are weak, so that it is freed when the optimizer drops it. The
-        # parameters do not have even weak references: torch swaps the contents of two tensors only
-        # if no weak reference to them exists. Module.to swaps the contents of DTensors.
-        self._exp_avgs = [weakref.ref(part.exp_avg) for part in parts]
-        self._exp_avg_sqs = [weakref.ref(part.exp_avg_sq) for part in parts]
         state_of = [states[param] for param in trained]
-        self._others = {
-            name: [weakref.ref(state[name]) if name in state else _nothing for state in state_of]
-            for name in _OPTIONAL
-            if any(name in state for state in state_of)
-        }
+        self._optional = [name for name in _OPTIONAL if any(name in state for state in state_of)]
+        columns = self._columns(trained, grads, state_of)
+        self._facts, _ = described(list(chain.from_iterable(columns.values())))
 
     def recall(self, group: Group, layers: Any, states: Mapping[Tensor, Any]) -> Assignment | None:
         """Returns the assignment for this step, or None if the plan does not hold for it."""
@@ -113,39 +106,49 @@ class Plan:
             return None
         trained, grads = _trained(group)
         try:
-            mine = self._states_of(trained, states)
-            exp_avgs, exp_avg_sqs = list(map(_EXP_AVG, mine)), list(map(_EXP_AVG_SQ, mine))
-            facts = _facts(trained, grads)
-        except (KeyError, RuntimeError):  # a missing state, or a gradient that is not dense
+            columns = self._columns(trained, grads, self._states_of(trained, states))
+            facts, addresses = described(list(chain.from_iterable(columns.values())))
+        except (KeyError, RuntimeError):  # a missing state, or an unusual gradient
             return None
-        if (
-            facts != self._facts
-            or not _same(exp_avgs, self._exp_avgs)
-            or not _same(exp_avg_sqs, self._exp_avg_sqs)
-        ):
+        if facts != self._facts:
             return None
-        columns: dict[str, Iterable[Any]] = {
-            "param": trained,
-            "grad": grads,
-            "exp_avg": exp_avgs,
-            "exp_avg_sq": exp_avg_sqs,
-            "scale": self._scales,
-            "position": self._where,
-        }
-        for name, references in self._others.items():
-            found = [state.get(name) for state in mine]
-            if not _same(found, references):
-                return None
-            columns[_OPTIONAL[name]] = found
-            if name == "step":
-                columns["history"] = [
-                    None if step is None else v for step, v in zip(found, exp_avg_sqs, strict=True)
-                ]
-        each = [columns.get(name, repeat(None)) for name in Part._fields]
+        self._keep(columns, addresses)
+        fields: dict[str, Iterable[Any]] = {
+            **columns, "scale": self._scales, "position": self._where
+        }  # fmt: skip
+        if "step" in self._optional:
+            fields["history"] = [
+                None if step is None else v
+                for step, v in zip(columns["step"], columns["exp_avg_sq"], strict=True)
+            ]
+        each = [fields.get(name, repeat(None)) for name in Part._fields]
         parts = list(map(_new_part, zip(*each, strict=False)))
         if len(self._chosen) == 1:
             return dict.fromkeys(self._chosen, parts)
         return {backend: [parts[i] for i in mine] for backend, mine in self._chosen.items()}
+
+    def _columns(
+        self, params: list[Tensor], grads: list[Tensor], states: list[Any]
+    ) -> dict[str, list[Any]]:
+        """Returns the tensors of parts, by the fields of a part."""
+        columns = {
+            "param": params,
+            "grad": grads,
+            "exp_avg": list(map(_EXP_AVG, states)),
+            "exp_avg_sq": list(map(_EXP_AVG_SQ, states)),
+        }
+        for name in self._optional:
+            columns[_OPTIONAL[name]] = [state.get(name) for state in states]
+        return columns
+
+    def _keep(self, columns: Iterable[str], addresses: np.ndarray | None) -> None:
+        """Gives the addresses of this step to the backends."""
+        rows = None if addresses is None else table(columns, addresses)
+        for backend, mine in self._chosen.items():
+            if rows is None or len(self._chosen) == 1:
+                self.memos[backend]["addresses"] = rows
+            else:
+                self.memos[backend]["addresses"] = rows[:, mine]
 
     def _states_of(self, params: list[Tensor], states: Mapping[Tensor, Any]) -> list[Any]:
         """Returns the state of each parameter.
@@ -169,29 +172,3 @@ def _trained(group: Group) -> tuple[list[Tensor], list[Tensor]]:
         params = [param for param, grad in zip(params, grads, strict=True) if grad is not None]
         grads = list(map(_GRAD, params))
     return params, grads
-
-
-def _facts(params: list[Tensor], grads: list[Tensor]) -> tuple[list[Any], ...]:
-    """Returns the facts on which a plan depends. Raises RuntimeError for gradients not dense.
-
-    torch checks that a gradient has the shape of its parameter.
-    """
-    both = [*params, *grads]
-    contiguous = list(map(Tensor.is_contiguous, both))  # faster than strides
-    return (
-        list(map(_SHAPE, params)),
-        list(map(_DTYPE, both)),
-        list(map(Tensor.get_device, both)),
-        contiguous,
-        [] if all(contiguous) else list(map(Tensor.stride, both)),
-        list(map(type, grads)),
-    )
-
-
-def _nothing() -> None:
-    """Returns None, like a reference to a tensor that the state of a parameter does not have."""
-
-
-def _same(tensors: list[Any], references: list[Any]) -> bool:
-    """Whether weak references refer to the given tensors."""
-    return len(tensors) == len(references) and all(map(is_, tensors, map(call, references)))

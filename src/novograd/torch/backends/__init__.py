@@ -63,5 +63,6 @@ class Backend(Protocol):
 
         In ``memo`` a backend may keep facts that depend only on the devices, dtypes, shapes and
         memory layouts of the parts. The next steps give the same ``memo`` if these are the same.
+        Its entry ``"addresses"``, if it is given, is ``novograd.torch.memory.addresses(parts)``.
         """
         ...

@@ -3,12 +3,13 @@
 The kernels in ``csrc/`` implement the rule again. Their numbers come from ``novograd.rule``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import is_not
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -16,6 +17,7 @@ from torch.nn import Parameter
 from novograd import native, variants
 from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.backends.eager import square_sums
+from novograd.torch.memory import addresses
 from novograd.torch.norms import advance, layer_norms, numbers_of
 from novograd.torch.options import Options, changed
 from novograd.torch.parts import Grid, Part, Rows, as_real, grid_of, in_memory, rows_of
@@ -164,13 +166,20 @@ class PreparedByKernels:
         grads = [part.grad for part in parts]
         pending = any(map(Tensor.is_conj, grads)) or any(map(Tensor.is_neg, grads))
         self._parts = list(map(in_memory, parts)) if pending else parts
-        self._layers = _checked_layers(self._parts, options, memo)
+        memo = {} if memo is None else memo
+        found = None if pending else memo.get("addresses")
+        found = addresses(self._parts) if found is None else found
+        self._layers = _checked_layers(self._parts, found, options, memo)
 
     def square_sums(self) -> None:
         """Writes the squared norms of the local piece into ``square`` of each part that has it."""
         known = [part for part in self._parts if part.square is not None]
         if known:
-            layers = self._layers if len(known) == len(self._parts) else _layers(known, {})
+            layers = (
+                self._layers
+                if len(known) == len(self._parts)
+                else _layers(known, addresses(known), {})
+            )
             layers.square_sums(torch.get_num_threads())
 
     def step(self, options: Options) -> None:
@@ -186,7 +195,9 @@ class PreparedByKernels:
         scales = filter(_is_given, block_scales)
         torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs, *scales])
         for count, alike in (_by_count(parts) if variant.counts else {0.0: parts}).items():
-            layers = self._layers if alike is self._parts else _layers(alike, options)
+            layers = (
+                self._layers if alike is self._parts else _layers(alike, addresses(alike), options)
+            )
             layers.step(
                 [float(x) for x in _arguments(options, count)],
                 torch.get_num_threads(),
@@ -227,7 +238,7 @@ def _with_maxima(parts: Sequence[Part], options: Options) -> list[Part]:
         if part.square is None
     ]
     if unknown:
-        _layers(unknown, {}).square_sums(torch.get_num_threads())
+        _layers(unknown, addresses(unknown), {}).square_sums(torch.get_num_threads())
     used = []
     for part in known + unknown:
         v, s = part.exp_avg_sq, cast(Tensor, part.square).to(part.exp_avg_sq.dtype)
@@ -264,7 +275,8 @@ def _step_op(
 ) -> None:
     """Takes a step; ``rule`` is the result of ``native.arguments``. Opaque to compilers."""
     columns = (params, grads, exp_avgs, exp_avg_sqs, scales)
-    layers = _checked_layers([Part(*part) for part in zip(*columns, strict=True)], {})
+    parts = [Part(*part) for part in zip(*columns, strict=True)]
+    layers = _checked_layers(parts, addresses(parts), {}, {})
     layers.step(rule.tolist(), torch.get_num_threads())
 
 
@@ -274,28 +286,27 @@ def _(*_: Any) -> None:
 
 
 def _checked_layers(
-    parts: Sequence[Part], options: Mapping[str, Any], memo: dict[str, Any] | None = None
+    parts: Sequence[Part], found: np.ndarray, options: Mapping[str, Any], memo: dict[str, Any]
 ) -> Any:
-    """Passes parts to the kernels, and checks that the parts do not share memory."""
-    memo = {} if memo is None else memo
-    addresses = _addresses(parts)
-    if addresses != memo.get("addresses"):
-        if "facts" not in memo:
-            memo["facts"] = _facts(parts, options)
-        layers = native.kernels.Tensors(**memo["facts"], **addresses)
+    """Passes parts at the given addresses to the kernels; checks that they do not share memory."""
+    if not np.array_equal(found, memo.get("checked", ())):
+        known = memo.get("layers")
+        layers = known.at(found) if known else _layers(parts, found, options)
         shared = layers.overlap()
         if shared is not None:
             shapes = " and ".join(str(tuple(parts[i].param.shape)) for i in shared)
             raise RuntimeError(
                 f"NovoGrad cannot update tensors that share memory; shapes: {shapes}"
             )
-        memo |= {"addresses": addresses, "layers": layers}
+        memo |= {"checked": found, "layers": layers}
     return memo["layers"]
 
 
-def _layers(parts: Sequence[Part], options: Mapping[str, Any]) -> Any:
-    """Passes parts to the kernels. The parts must live as long as the result."""
-    return native.kernels.Tensors(**_facts(parts, options), **_addresses(parts))
+def _layers(parts: Sequence[Part], found: np.ndarray, options: Mapping[str, Any]) -> Any:
+    """Passes parts at the given addresses to the kernels. They must live as long as the result."""
+    names = ("weights", "gradients", "moments", "vs", "squares", "block_scales", "counts")
+    of_names = zip(names, found.tolist(), strict=True)
+    return native.kernels.Tensors(**_facts(parts, options), **dict(of_names))
 
 
 def _facts(parts: Sequence[Part], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -317,24 +328,3 @@ def _rows(part: Part) -> tuple[int, int, int] | None:
         return None
     _, length, first, pitch = cast(Rows, rows_of(part))
     return length, first, pitch
-
-
-def _addresses(parts: Sequence[Part]) -> dict[str, list[int]]:
-    """Returns the addresses of the tensors of parts."""
-    params, grads, exp_avgs, exp_avg_sqs, _, squares, _, steps, _, block_scales, positions = zip(
-        *parts, strict=True
-    )
-    columns = {"weights": params, "gradients": grads, "moments": exp_avgs, "vs": exp_avg_sqs}
-    addresses = {name: list(map(Tensor.data_ptr, column)) for name, column in columns.items()}
-    if any(map(_is_given, squares)):
-        addresses["squares"] = _optional_addresses(squares)
-    if any(map(_is_given, block_scales)):
-        addresses["block_scales"] = _optional_addresses(block_scales)
-    if any(map(_is_given, positions)):
-        addresses["counts"] = _optional_addresses(steps)
-    return addresses
-
-
-def _optional_addresses(tensors: Iterable[Tensor | None]) -> list[int]:
-    """Returns the addresses of tensors that may be missing."""
-    return [0 if x is None else x.data_ptr() for x in tensors]

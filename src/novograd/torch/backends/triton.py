@@ -28,6 +28,7 @@ from novograd import variants
 from novograd.quantized import BLOCK
 from novograd.rule import Numbers
 from novograd.torch.backends import PreparedStep, Scaling
+from novograd.torch.memory import addresses
 from novograd.torch.norms import numbers_of
 from novograd.torch.options import Options, changed
 from novograd.torch.parts import Grid, Part, Rows, grid_of, in_memory, rows_of
@@ -130,32 +131,35 @@ class PreparedByTriton:
         """Groups the parts by device and dtypes, and divides the work."""
         self._scaling = scaling
         grads = [part.grad for part in parts]
-        if any(map(Tensor.is_neg, grads)) or any(map(Tensor.is_conj, grads)):
-            parts = list(map(in_memory, parts))
-        divisions = memo.get("divisions") if memo else None
+        pending = any(map(Tensor.is_neg, grads)) or any(map(Tensor.is_conj, grads))
+        parts = list(map(in_memory, parts)) if pending else parts
+        memo = {} if memo is None else memo
+        divisions = memo.get("divisions")
         if divisions is None:
             divisions = _divisions(parts)
-            # See ``_programs``.
-            if memo is not None and not _capturing(parts[0].param.device):
+            if not _capturing(parts[0].param.device):  # see ``_programs``
                 memo["divisions"] = divisions
-        self._groups: list[tuple[list[Part], _Division]] = [
-            ([parts[i] for i in division.chosen], division) for division in divisions
+        found = None if pending else memo.get("addresses")
+        found = addresses(parts) if found is None else found
+        self._groups = [
+            _Group([parts[i] for i in division.chosen], found[:, division.chosen].T, division)
+            for division in divisions
         ]
 
     def square_sums(self) -> None:
         """Writes the squared norms of the local piece into ``square`` of each part that has it."""
-        for parts, _ in self._groups:
-            known = [part for part in parts if part.square is not None]
+        for group in self._groups:
+            known = [part for part in group.parts if part.square is not None]
             if known:
                 with _on(known[0].param.device):
                     _write_square_sums(known, self._scaling)
 
     def step(self, options: Options) -> None:
         """Updates the parts."""
-        for parts, division in self._groups:
-            with _on(parts[0].param.device):
-                _take_step(parts, division, options, self._scaling)
-            torch.autograd.graph.increment_version([part.param for part in parts])
+        for group in self._groups:
+            with _on(group.parts[0].param.device):
+                _take_step(group, options, self._scaling)
+            torch.autograd.graph.increment_version([part.param for part in group.parts])
 
 
 class _Division(NamedTuple):
@@ -173,6 +177,20 @@ class _Division(NamedTuple):
     in_order: bool
     work: "_Work"
     part_of: list[Tensor]
+
+
+class _Group(NamedTuple):
+    """Parts for the same launches, in the order of the table.
+
+    Attributes:
+        parts: The parts.
+        addresses: Their columns of the table, of shape (parts, 7).
+        division: The division of the work on them.
+    """
+
+    parts: list[Part]
+    addresses: np.ndarray
+    division: _Division
 
 
 def _divisions(parts: Sequence[Part], short: bool = True) -> list[_Division]:
@@ -210,16 +228,14 @@ def _shape_of(part: Part) -> "_Shape":
     return _Shape(cast(Grid, grid_of(part)), part.square is not None, rows, quantised)
 
 
-def _take_step(
-    parts: Sequence[Part], division: _Division, options: Options, scaling: Scaling | None
-) -> None:
-    """Launches the kernels for the parts of a division, in the order of the table."""
+def _take_step(group: _Group, options: Options, scaling: Scaling | None) -> None:
+    """Launches the kernels for a group."""
+    parts, found, division = group
     work, (part_of, part_of_scalars) = division.work, division.part_of
     first, device, numbers = parts[0], parts[0].param.device, _numbers(parts, options)
     if _capturing(device):
         _captured.append(part_of)
-    addresses = _addresses(parts)
-    table = _table(parts, addresses, work, numbers)
+    table = _table(parts, found, work, numbers)
     scale, found_inf = _on_device(scaling, device)
     rules = table.view(torch.float64) if numbers.each is None else numbers.each
     of_rule = (
@@ -268,7 +284,7 @@ def _take_step(
             **limits,
         )
     for short in work.short:
-        aligned = short.divisible and not (addresses[short.parts, :3] % 16).any()
+        aligned = short.divisible and not (found[short.parts, :3] % 16).any()
         tile = _kernels().SHORT_TILE if aligned else _kernels().SHORT_UNALIGNED_TILE
         _launch(
             "short_layers",
@@ -288,7 +304,7 @@ def _write_square_sums(parts: Sequence[Part], scaling: Scaling | None) -> None:
     """Launches the kernels that write ``square`` of each part."""
     (division,) = _divisions([part._replace(square=None) for part in parts], short=False)
     parts = [parts[i] for i in division.chosen]
-    table = _table(parts, _addresses(parts), division.work, _DeviceNumbers())
+    table = _table(parts, addresses(parts).T, division.work, _DeviceNumbers())
     scale, _ = _on_device(scaling, parts[0].param.device)
     partial_sums = _partial_sums(division, table, scale, parts[0])
     programs = division.work.scalar_programs
@@ -534,34 +550,15 @@ def _kind(shape: _Shape) -> tuple[int, bool]:
     return (width, shape.is_whole) if width else _LONG
 
 
-def _addresses(parts: Sequence[Part]) -> np.ndarray:
-    """Returns the addresses of the table, of shape (parts, 7)."""
-    count = len(parts)
-    params, grads, exp_avgs, exp_avg_sqs, _, squares, _, steps, _, scales, positions = zip(
-        *parts, strict=True
-    )
-    tensors = itertools.chain(params, grads, exp_avgs, exp_avg_sqs)
-    addresses = np.zeros(7 * count, np.int64)
-    addresses[: 4 * count] = np.fromiter(map(Tensor.data_ptr, tensors), np.int64)
-    if any(square is not None for square in squares):
-        known = [0 if square is None else square.data_ptr() for square in squares]
-        addresses[4 * count : 5 * count] = known
-    if scales[0] is not None:
-        addresses[5 * count : 6 * count] = np.fromiter(map(Tensor.data_ptr, scales), np.int64)
-    if positions[0] is not None:
-        addresses[6 * count :] = np.fromiter(map(Tensor.data_ptr, steps), np.int64)
-    return addresses.reshape(7, -1).T
-
-
 def _table(
-    parts: Sequence[Part], addresses: np.ndarray, work: _Work, numbers: _DeviceNumbers
+    parts: Sequence[Part], found: np.ndarray, work: _Work, numbers: _DeviceNumbers
 ) -> Tensor:
     """Copies the numbers of the rule and the table to the device, with one copy."""
     kernels = _kernels()
     values = np.empty(2 * _NUMBERS + len(parts) * kernels.COLUMNS.value, np.int64)
     values[: 2 * _NUMBERS].view(np.float64)[:] = [*numbers.one, *numbers.slopes]
     table = values[2 * _NUMBERS :].reshape(len(parts), -1)
-    table[:, : kernels.LAYERS.value] = addresses
+    table[:, : kernels.LAYERS.value] = found
     table[:, kernels.LAYERS.value : kernels.SCALE.value] = work.columns
     table[:, kernels.SCALE.value].view(np.float64)[:] = [part.scale for part in parts]
     return _to_device(values, parts[0].param.device)

@@ -1,0 +1,82 @@
+#include "memory.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <vector>
+
+#include "dlpack/dlpack.h"
+
+namespace nb = nanobind;
+
+namespace novograd {
+namespace {
+
+const DLPackExchangeAPI& exchange_of(const nb::capsule& capsule) {
+  const void* found = PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api");
+  if (found == nullptr) throw nb::python_error();
+  const auto& exchange = *static_cast<const DLPackExchangeAPI*>(found);
+  if (exchange.header.version.major != DLPACK_MAJOR_VERSION ||
+      exchange.dltensor_from_py_object_no_sync == nullptr) {
+    throw std::runtime_error("the DLPack exchange API of the tensors has another version");
+  }
+  return exchange;
+}
+
+// Bytes for one tensor with few axes. A tensor with more axes makes the buffer grow.
+constexpr std::size_t usual_bytes = 96;
+
+class Bytes {
+ public:
+  explicit Bytes(std::size_t reserved) : bytes_(reserved) {}
+
+  template <typename T>
+  void append(const T* items, std::size_t count) {
+    const std::size_t size = count * sizeof(T);
+    if (used_ + size > bytes_.size()) bytes_.resize(2 * (used_ + size));
+    if (size) std::memcpy(bytes_.data() + used_, items, size);
+    used_ += size;
+  }
+
+  nb::bytes copy() const { return nb::bytes(bytes_.data(), used_); }
+
+ private:
+  std::vector<char> bytes_;
+  std::size_t used_ = 0;
+};
+
+}  // namespace
+
+std::pair<nb::bytes, nb::bytes> described(const nb::capsule& exchange, const nb::tuple& types,
+                                          const nb::list& tensors) {
+  const auto read = exchange_of(exchange).dltensor_from_py_object_no_sync;
+  const std::size_t count = tensors.size();
+  std::vector<std::uint64_t> addresses(count);
+  Bytes facts(count * usual_bytes);
+  const PyTypeObject* known = nullptr;
+  for (std::size_t i = 0; i < count; ++i) {
+    PyObject* tensor = PyList_GET_ITEM(tensors.ptr(), static_cast<Py_ssize_t>(i));
+    PyTypeObject* type = Py_TYPE(tensor);
+    facts.append(&type, 1);
+    if (tensor == Py_None) continue;
+    if (type != known) {  // neighbours usually have the same type
+      const int allowed = PySequence_Contains(types.ptr(), reinterpret_cast<PyObject*>(type));
+      if (allowed < 0) throw nb::python_error();
+      if (allowed == 0) throw nb::type_error("a tensor has another type");
+      known = type;
+    }
+    DLTensor found;
+    if (read(tensor, &found) != 0) throw nb::python_error();
+    addresses[i] = reinterpret_cast<std::uintptr_t>(found.data) + found.byte_offset;
+    facts.append(&found.device, 1);
+    facts.append(&found.dtype, 1);
+    facts.append(&found.ndim, 1);
+    const auto axes = static_cast<std::size_t>(found.ndim);
+    facts.append(found.shape, axes);
+    facts.append(found.strides, axes);
+  }
+  return {facts.copy(), nb::bytes(addresses.data(), count * sizeof(addresses[0]))};
+}
+
+}  // namespace novograd

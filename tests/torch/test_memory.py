@@ -1,0 +1,62 @@
+"""Facts about the memory of tensors change if and only if a plan must change."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from novograd.torch import memory
+from novograd.torch.parts import Part
+
+plain = torch.zeros(2, 3, 4, 5)
+DIFFERENT = {
+    "shape": torch.zeros(2, 3, 5, 4),
+    "axes": torch.zeros(2, 3, 20),
+    "dtype": plain.double(),
+    "order in memory": plain.to(memory_format=torch.channels_last),
+    "gaps": torch.zeros(2, 3, 4, 6)[..., :5],
+    "device": plain.to("meta"),
+    "class": torch.nn.Parameter(plain),
+    "subclass": plain.as_subclass(torch.nn.Buffer),
+    "fake": FakeTensorMode().from_tensor(plain),
+    "sparse": plain.to_sparse(),
+    "missing": None,
+}
+
+
+@pytest.fixture(params=["exchange", "methods"])
+def described(request, monkeypatch):
+    if request.param == "methods":
+        monkeypatch.setattr(memory, "_EXCHANGE", None)
+    elif memory._EXCHANGE is None:
+        pytest.skip("this version of torch has no exchange API")
+    return memory.described
+
+
+@pytest.mark.parametrize("other", DIFFERENT)
+def test_facts_differ(described, other):
+    facts = described([plain, DIFFERENT[other], plain])[0]
+    assert facts != described([plain, plain, plain])[0]
+    assert facts == described([plain, DIFFERENT[other], plain])[0]
+
+
+def test_facts_do_not_depend_on_the_memory_itself(described):
+    assert described([plain])[0] == described([torch.ones(2, 3, 4, 5)])[0]
+
+
+def test_many_axes_fit(described):
+    many = torch.zeros([1] * 60)
+    assert described([many] * 3)[0] == described([many] * 3)[0] != described([many] * 2)[0]
+
+
+@pytest.mark.parametrize("first", [plain, plain.as_subclass(torch.nn.Buffer)])
+def test_addresses_are_those_of_torch(described, first):
+    square, step = torch.zeros(2), torch.zeros(())
+    parts = [
+        Part(first[1], plain[0], plain[1, 1], square[1], step=step),
+        Part(plain, plain, plain, square, square=square),
+    ]
+    expected = [
+        [0 if x is None else x.data_ptr() for x in (getattr(part, name) for part in parts)]
+        for name in memory.COLUMNS
+    ]
+    assert memory.addresses(parts).tolist() == expected
