@@ -292,7 +292,7 @@ STAGES: list[tuple[str, bool, Iterable[str]]] = [
 
 # Recipes so similar that four seeds do not show whether they tie, and where they get how many.
 SIMILAR = "rows", "rows, int8 moment"
-SIMILAR_STAGES = [("text", False, 16), ("brain", False, 16), ("text", True, 8)]
+SIMILAR_STAGES = [("text", False, 16), ("brain", False, 16), ("text", True, 8), ("brain", True, 16)]
 
 
 def rate_of(power: int) -> float:
@@ -393,13 +393,29 @@ class Runs:
                 return guess
             guess = found
 
-    def judged(
-        self, task: str, long: bool, name: str, seeds: Sequence[int] = SEEDS
-    ) -> dict[int, float]:
+    def judged(self, task: str, long: bool, name: str) -> dict[int, float]:
         """Returns the scores of the best learning rate by seed, as far as they are known."""
         power = self.best(task, long, name)
+        return {} if power is None else self._scores(task, long, name, power, SEEDS)
+
+    def similar(self, task: str, long: bool, seeds: Iterable[int]) -> list[dict[int, float]]:
+        """Returns the scores of the recipes of ``SIMILAR`` by seed, as far as they are known.
+
+        All have the best learning rate of the first. If each had its own, the differences would
+        also be those between the two rates.
+        """
+        power = self.best(task, long, SIMILAR[0])
         if power is None:
-            return {}
+            return [{} for _ in SIMILAR]
+        scores: list[dict[int, float]] = [{} for _ in SIMILAR]
+        for seed in seeds:
+            for name, known in zip(SIMILAR, scores, strict=True):
+                known |= self._scores(task, long, name, power, [seed])
+        return scores
+
+    def _scores(
+        self, task: str, long: bool, name: str, power: int, seeds: Iterable[int]
+    ) -> dict[int, float]:
         steps = TASKS[task].long if long else TASKS[task].short
         values = {seed: self.value(task, steps, name, power, seed) for seed in seeds}
         sign = TASKS[task].sign
@@ -424,16 +440,15 @@ def _about() -> dict[str, Any]:
 
 def measure(runs: Runs) -> None:
     """Does all missing runs, stage by stage: first the searches, then seed by seed."""
-    stages: list[tuple[str, bool, Iterable[str], Sequence[int]]]
-    stages = [(*stage, SEEDS) for stage in STAGES]
-    stages += [(task, long, SIMILAR, range(count)) for task, long, count in SIMILAR_STAGES]
-    for task, long, names, seeds in stages:
+    for task, long, names in STAGES:
         steps = TASKS[task].long if long else TASKS[task].short
         powers = {name: runs.best(task, long, name) for name in names}
-        for seed in seeds:
+        for seed in SEEDS:
             for name, power in powers.items():
                 if power is not None:
                     runs.value(task, steps, name, power, seed)
+    for task, long, count in SIMILAR_STAGES:
+        runs.similar(task, long, range(count))
 
 
 # -- the tables -----------------------------------------------------------------------------------
@@ -486,10 +501,10 @@ def by_length(runs: Runs, task: str, long: bool) -> str:
 
 
 def similar(runs: Runs) -> str:
-    """Returns the table of a recipe minus ``rows``, with more seeds."""
+    """Returns the table of a recipe minus ``rows``, with more seeds and the same rate."""
     lines = [["", "seeds", "minus `rows`"], ["---", "--:", "--:"]]
     for task, long, count in SIMILAR_STAGES:
-        rows, other = (runs.judged(task, long, name, range(count)) for name in SIMILAR)
+        rows, other = runs.similar(task, long, range(count))
         seeds = len(rows.keys() & other.keys())
         lines.append([heading(task, long), str(seeds), difference(other, rows)])
     return _table(lines)
@@ -539,7 +554,7 @@ def tables(runs: Runs) -> Iterator[str]:
     """Yields the tables, each after its heading."""
     yield "What each part brings"
     yield parts(runs)
-    yield f"{SIMILAR[1]}, with more seeds"
+    yield f"{SIMILAR[1]}, at the learning rate of `rows`, with more seeds"
     yield similar(runs)
     for task, (*_, unit) in TASKS.items():
         for long in (False, True):
