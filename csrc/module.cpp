@@ -203,7 +203,7 @@ NB_MODULE(_native, m) {
           },
           "rule"_a, "threads"_a);
 
-  m.def("described", &described, "exchange"_a, "types"_a, "tensors"_a);
+  m.def("described", &described, "exchange"_a, "types"_a, "columns"_a);
   m.def(
       "traffic",
       [](std::uintptr_t weights, std::uintptr_t gradient, std::uintptr_t moment, std::size_t size,

@@ -82,22 +82,26 @@ class Tensors:
     def step(self, rule: Sequence[float], threads: int) -> None:
         """Takes a step in place, without the GIL; ``novograd.native.arguments`` makes ``rule``."""
 
-def described(exchange: object, types: tuple[type, ...], tensors: list[Any]) -> tuple[bytes, bytes]:
+def described(
+    exchange: object, types: tuple[type, ...], columns: Sequence[list[Any] | None]
+) -> tuple[bytes, bytes]:
     """Reads facts about many tensors of a framework at once, without a copy or a synchronisation.
 
     Args:
         exchange: The attribute ``__dlpack_c_exchange_api__`` of the class of the tensors.
         types: The types that tensors may have.
-        tensors: The tensors; None stands for a missing one.
+        columns: Lists of tensors of the same length. None stands for a missing tensor or column.
 
     Returns:
-        Bytes that are equal if and only if all types, devices, dtypes, shapes and strides are; and
-        the addresses as 64-bit integers in the byte order of this machine, 0 for None.
+        Bytes that are equal if and only if all types, devices, dtypes, shapes and strides are. And
+        the addresses, column by column, as 64-bit integers in the byte order of this machine; 0 for
+        missing tensors.
 
     Raises:
         TypeError: If a tensor has another type.
         RuntimeError: If the exchange API has another major version, or cannot describe tensors.
             torch also raises it for a tensor that DLPack cannot describe.
+        ValueError: If the lists differ in length.
     """
 
 def traffic(*, weights: int, gradient: int, moment: int, size: int, threads: int) -> None:

@@ -34,18 +34,27 @@ def described(request, monkeypatch):
 
 @pytest.mark.parametrize("other", DIFFERENT)
 def test_facts_differ(described, other):
-    facts = described([plain, DIFFERENT[other], plain])[0]
-    assert facts != described([plain, plain, plain])[0]
-    assert facts == described([plain, DIFFERENT[other], plain])[0]
+    facts = described({"param": [plain, DIFFERENT[other], plain]})[0]
+    assert facts != described({"param": [plain, plain, plain]})[0]
+    assert facts == described({"param": [plain, DIFFERENT[other], plain]})[0]
 
 
 def test_facts_do_not_depend_on_the_memory_itself(described):
-    assert described([plain])[0] == described([torch.ones(2, 3, 4, 5)])[0]
+    other = torch.ones(2, 3, 4, 5)
+    assert described({"param": [plain]})[0] == described({"param": [other]})[0]
+
+
+def test_facts_depend_on_the_fields(described):
+    fields = "param", "grad", "maximum"
+    found = [described({field: [plain, plain]})[0] for field in fields]
+    found.append(described({"param": [plain], "grad": [plain]})[0])
+    assert all(x != y for i, x in enumerate(found) for y in found[:i])
 
 
 def test_many_axes_fit(described):
     many = torch.zeros([1] * 60)
-    assert described([many] * 3)[0] == described([many] * 3)[0] != described([many] * 2)[0]
+    two, three = (described({"param": [many] * count})[0] for count in (2, 3))
+    assert two != three == described({"param": [many] * 3})[0]
 
 
 @pytest.mark.parametrize("first", [plain, plain.as_subclass(torch.nn.Buffer)])
@@ -57,6 +66,6 @@ def test_addresses_are_those_of_torch(described, first):
     ]
     expected = [
         [0 if x is None else x.data_ptr() for x in (getattr(part, name) for part in parts)]
-        for name in memory.COLUMNS
+        for name in memory.ADDRESSES
     ]
     assert memory.addresses(parts).tolist() == expected

@@ -1,7 +1,7 @@
 """The choice of the backend that updates a part."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,7 +15,7 @@ from novograd.torch.parts import Part, parts
 from novograd.torch.rounding import rounds_weights
 
 # The parts that each backend updates.
-Assignment = dict[Backend, list[Part]]
+Assignment = Mapping[Backend, Sequence[Part]]
 
 
 def assign(group: Group, rows: Iterable[tuple[Any, ...]]) -> Assignment:
@@ -36,7 +36,7 @@ def assign(group: Group, rows: Iterable[tuple[Any, ...]]) -> Assignment:
         >>> [part.param.shape for part in assign(group, [row])[foreach]]
         [torch.Size([1]), torch.Size([3])]
     """
-    assigned: Assignment = defaultdict(list)
+    assigned: dict[Backend, list[Part]] = defaultdict(list)
     for *whole, cuts in rows:
         for part in parts(Part(*whole), cuts):
             assigned[_backend(group, part)].append(part)

@@ -2,9 +2,9 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,6 +72,45 @@ class Part(NamedTuple):
     history: Tensor | None = None
     exp_avg_scale: Tensor | None = None
     position: Position | None = None
+
+
+class Columns(Sequence[Part]):
+    """Parts whose fields are in lists. A part is made only when it is read.
+
+    Args:
+        fields: The lists by field; those without a default must be there.
+
+    Example:
+        >>> w, g = torch.zeros(2), torch.ones(2)
+        >>> parts = Columns({"param": [w], "grad": [g], "exp_avg": [w], "exp_avg_sq": [w]})
+        >>> len(parts), parts[0].grad is g, parts[0].scale
+        (1, True, 1.0)
+    """
+
+    def __init__(self, fields: Mapping[str, list[Any]]) -> None:
+        """Keeps the lists."""
+        self.fields = fields
+
+    def __len__(self) -> int:
+        """Returns the number of parts."""
+        return len(self.fields["param"])
+
+    def __getitem__(self, index: Any) -> Any:
+        """Returns a part."""
+        return Part(**{name: values[index] for name, values in self.fields.items()})
+
+
+def column(parts: Sequence[Part], name: str) -> list[Any]:
+    """Returns a field of each part.
+
+    Example:
+        >>> w = torch.zeros(2)
+        >>> column([Part(w, w, w, w), Part(w, w, w, w, scale=2.0)], "scale")
+        [1.0, 2.0]
+    """
+    if isinstance(parts, Columns):
+        return parts.fields.get(name) or [Part._field_defaults.get(name)] * len(parts)
+    return [getattr(part, name) for part in parts]
 
 
 # The result of novograd.native.grid: runs, layers, run and stride.

@@ -1,19 +1,17 @@
 """The plan of a group: remembers the last assignment, and checks whether it still holds."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from functools import partial
-from itertools import chain, repeat
+from collections.abc import Mapping
 from operator import attrgetter, itemgetter
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
+from novograd.torch.backends import Backend
 from novograd.torch.choice import Assignment
 from novograd.torch.groups import Group
-from novograd.torch.memory import described, table
-from novograd.torch.parts import Part
+from novograd.torch.memory import described
+from novograd.torch.parts import Columns
 from novograd.torch.steps import Memos
 
 # The tensors that the state of some parameters has, and their fields in a part.
@@ -24,7 +22,6 @@ _PLANNED_OPTIONS = ("variant", "foreach", "fused", "stochastic_rounding", "momen
 # These functions of C are several times faster than their equivalents in Python.
 _GRAD = attrgetter("grad")
 _EXP_AVG, _EXP_AVG_SQ = map(itemgetter, ("exp_avg", "exp_avg_sq"))
-_new_part = partial(tuple.__new__, Part)
 
 
 class Plan:
@@ -46,6 +43,7 @@ class Plan:
         >>> import torch
         >>> from novograd.torch import NovoGrad
         >>> from novograd.torch.backends import native
+        >>> from novograd.torch.parts import Part
         >>> w = torch.zeros(2)
         >>> w.grad = torch.ones(2)
         >>> optimizer = NovoGrad([w])
@@ -89,8 +87,7 @@ class Plan:
         self._where = [part.position for part in parts]
         state_of = [states[param] for param in trained]
         self._optional = [name for name in _OPTIONAL if any(name in state for state in state_of)]
-        columns = self._columns(trained, grads, state_of)
-        self._facts, _ = described(list(chain.from_iterable(columns.values())))
+        self._facts, _ = described(self._columns(trained, grads, state_of))
 
     def recall(self, group: Group, layers: Any, states: Mapping[Tensor, Any]) -> Assignment | None:
         """Returns the assignment for this step, or None if the plan does not hold for it."""
@@ -107,25 +104,27 @@ class Plan:
         trained, grads = _trained(group)
         try:
             columns = self._columns(trained, grads, self._states_of(trained, states))
-            facts, addresses = described(list(chain.from_iterable(columns.values())))
+            facts, addresses = described(columns)
         except (KeyError, RuntimeError):  # a missing state, or an unusual gradient
             return None
         if facts != self._facts:
             return None
-        self._keep(columns, addresses)
-        fields: dict[str, Iterable[Any]] = {
-            **columns, "scale": self._scales, "position": self._where
-        }  # fmt: skip
+        columns |= {"scale": self._scales, "position": self._where}
         if "step" in self._optional:
-            fields["history"] = [
+            columns["history"] = [
                 None if step is None else v
                 for step, v in zip(columns["step"], columns["exp_avg_sq"], strict=True)
             ]
-        each = [fields.get(name, repeat(None)) for name in Part._fields]
-        parts = list(map(_new_part, zip(*each, strict=False)))
-        if len(self._chosen) == 1:
-            return dict.fromkeys(self._chosen, parts)
-        return {backend: [parts[i] for i in mine] for backend, mine in self._chosen.items()}
+        recalled: dict[Backend, Columns] = {}
+        for backend, mine in self._chosen.items():
+            if len(self._chosen) > 1:
+                some = {name: [values[i] for i in mine] for name, values in columns.items()}
+                recalled[backend] = Columns(some)
+                self.memos[backend]["addresses"] = None if addresses is None else addresses[:, mine]
+            else:
+                recalled[backend] = Columns(columns)
+                self.memos[backend]["addresses"] = addresses
+        return recalled
 
     def _columns(
         self, params: list[Tensor], grads: list[Tensor], states: list[Any]
@@ -140,15 +139,6 @@ class Plan:
         for name in self._optional:
             columns[_OPTIONAL[name]] = [state.get(name) for state in states]
         return columns
-
-    def _keep(self, columns: Iterable[str], addresses: np.ndarray | None) -> None:
-        """Gives the addresses of this step to the backends."""
-        rows = None if addresses is None else table(columns, addresses)
-        for backend, mine in self._chosen.items():
-            if rows is None or len(self._chosen) == 1:
-                self.memos[backend]["addresses"] = rows
-            else:
-                self.memos[backend]["addresses"] = rows[:, mine]
 
     def _states_of(self, params: list[Tensor], states: Mapping[Tensor, Any]) -> list[Any]:
         """Returns the state of each parameter.

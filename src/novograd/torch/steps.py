@@ -12,6 +12,7 @@ from novograd.torch.backends import Backend, PreparedStep, Scaling
 from novograd.torch.choice import Assignment
 from novograd.torch.groups import Group
 from novograd.torch.options import Options
+from novograd.torch.parts import column
 from novograd.torch.state import count
 
 # For each backend, the facts that it keeps for the next step: see ``Backend.prepare``.
@@ -51,10 +52,10 @@ def steps_of(
         for backend, parts in assigned.items()
     ]
     counts = {
-        id(part.step): part
+        id(step): parts[i]
         for parts in assigned.values()
-        for part in parts
-        if part.step is not None
+        for i, step in enumerate(column(parts, "step"))
+        if step is not None
     }
     if counts:
         # After all updates, and only once for all parts of a parameter.

@@ -6,6 +6,7 @@ The kernels in ``csrc/`` implement the rule again. Their numbers come from ``nov
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from operator import is_not
 from typing import Any, cast
 
@@ -20,10 +21,12 @@ from novograd.torch.backends.eager import square_sums
 from novograd.torch.memory import addresses
 from novograd.torch.norms import advance, layer_norms, numbers_of
 from novograd.torch.options import Options, changed
-from novograd.torch.parts import Grid, Part, Rows, as_real, grid_of, in_memory, rows_of
+from novograd.torch.parts import Grid, Part, Rows, as_real, column, grid_of, in_memory, rows_of
 from novograd.torch.rounding import rounds_weights
 
 UNSCALES = False
+# The tensors that a step changes.
+_CHANGED = ("param", "exp_avg", "exp_avg_sq", "exp_avg_scale")
 # Whether a value is not None, as a function of C, which is faster than one of Python.
 _is_given = partial(is_not, None)
 # Complex numbers are treated as pairs of real numbers.
@@ -163,7 +166,7 @@ class PreparedByKernels:
         self, parts: Sequence[Part], options: Options, memo: dict[str, Any] | None = None
     ) -> None:
         """Passes the addresses of the parts to the kernels."""
-        grads = [part.grad for part in parts]
+        grads = column(parts, "grad")
         pending = any(map(Tensor.is_conj, grads)) or any(map(Tensor.is_neg, grads))
         self._parts = list(map(in_memory, parts)) if pending else parts
         memo = {} if memo is None else memo
@@ -191,9 +194,8 @@ class PreparedByKernels:
             parts = _with_maxima(parts, options)
             options = changed(options, variant=replace(variant, averages=False, clip=None))
         # Before the kernels, which push everything else out of the cache.
-        params, _, exp_avgs, exp_avg_sqs, *_, block_scales, _ = zip(*self._parts, strict=True)
-        scales = filter(_is_given, block_scales)
-        torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs, *scales])
+        changing = map(partial(column, self._parts), _CHANGED)
+        torch.autograd.graph.increment_version(filter(_is_given, chain.from_iterable(changing)))
         for count, alike in (_by_count(parts) if variant.counts else {0.0: parts}).items():
             layers = (
                 self._layers if alike is self._parts else _layers(alike, addresses(alike), options)
@@ -289,7 +291,7 @@ def _checked_layers(
     parts: Sequence[Part], found: np.ndarray, options: Mapping[str, Any], memo: dict[str, Any]
 ) -> Any:
     """Passes parts at the given addresses to the kernels; checks that they do not share memory."""
-    if not np.array_equal(found, memo.get("checked", ())):
+    if found.tobytes() != memo.get("checked"):
         known = memo.get("layers")
         layers = known.at(found) if known else _layers(parts, found, options)
         shared = layers.overlap()
@@ -298,7 +300,7 @@ def _checked_layers(
             raise RuntimeError(
                 f"NovoGrad cannot update tensors that share memory; shapes: {shapes}"
             )
-        memo |= {"checked": found, "layers": layers}
+        memo |= {"checked": found.tobytes(), "layers": layers}
     return memo["layers"]
 
 

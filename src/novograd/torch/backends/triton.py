@@ -31,7 +31,7 @@ from novograd.torch.backends import PreparedStep, Scaling
 from novograd.torch.memory import addresses
 from novograd.torch.norms import numbers_of
 from novograd.torch.options import Options, changed
-from novograd.torch.parts import Grid, Part, Rows, grid_of, in_memory, rows_of
+from novograd.torch.parts import Grid, Part, Rows, column, grid_of, in_memory, rows_of
 from novograd.torch.rounding import rounds_weights
 
 UNSCALES = True
@@ -130,7 +130,7 @@ class PreparedByTriton:
     ) -> None:
         """Groups the parts by device and dtypes, and divides the work."""
         self._scaling = scaling
-        grads = [part.grad for part in parts]
+        grads = column(parts, "grad")
         pending = any(map(Tensor.is_neg, grads)) or any(map(Tensor.is_conj, grads))
         parts = list(map(in_memory, parts)) if pending else parts
         memo = {} if memo is None else memo
@@ -141,25 +141,26 @@ class PreparedByTriton:
                 memo["divisions"] = divisions
         found = None if pending else memo.get("addresses")
         found = addresses(parts) if found is None else found
-        self._groups = [
-            _Group([parts[i] for i in division.chosen], found[:, division.chosen].T, division)
-            for division in divisions
-        ]
+        self._parts, self._divisions, self._addresses = parts, divisions, found
 
     def square_sums(self) -> None:
         """Writes the squared norms of the local piece into ``square`` of each part that has it."""
-        for group in self._groups:
-            known = [part for part in group.parts if part.square is not None]
+        for division in self._divisions:
+            parts = [self._parts[i] for i in division.chosen]
+            known = [part for part in parts if part.square is not None]
             if known:
                 with _on(known[0].param.device):
                     _write_square_sums(known, self._scaling)
 
     def step(self, options: Options) -> None:
         """Updates the parts."""
-        for group in self._groups:
-            with _on(group.parts[0].param.device):
-                _take_step(group, options, self._scaling)
-            torch.autograd.graph.increment_version([part.param for part in group.parts])
+        for division in self._divisions:
+            first = self._parts[division.chosen[0]]
+            with _on(first.param.device):
+                numbers = _numbers(self._parts, division, options)
+                found = self._addresses[:, division.chosen].T
+                _take_step(first, found, division, numbers, options, self._scaling)
+        torch.autograd.graph.increment_version(column(self._parts, "param"))
 
 
 class _Division(NamedTuple):
@@ -169,6 +170,7 @@ class _Division(NamedTuple):
         chosen: The numbers of these parts, in the order of the table.
         in_order: Whether the numbers of their elements follow the memory (see ``_Shape``).
         work: The division into programs.
+        scales: The factors of the normalised gradients.
         part_of: The part of each program, on the device: for the passes over memory, and for
             ``scalars``.
     """
@@ -176,21 +178,8 @@ class _Division(NamedTuple):
     chosen: list[int]
     in_order: bool
     work: "_Work"
+    scales: np.ndarray
     part_of: list[Tensor]
-
-
-class _Group(NamedTuple):
-    """Parts for the same launches, in the order of the table.
-
-    Attributes:
-        parts: The parts.
-        addresses: Their columns of the table, of shape (parts, 7).
-        division: The division of the work on them.
-    """
-
-    parts: list[Part]
-    addresses: np.ndarray
-    division: _Division
 
 
 def _divisions(parts: Sequence[Part], short: bool = True) -> list[_Division]:
@@ -203,7 +192,8 @@ def _divisions(parts: Sequence[Part], short: bool = True) -> list[_Division]:
     for (device, *_, in_order), chosen in groups.items():
         work = _work_of(tuple(shapes[i] for i in chosen), short)
         order, programs = [chosen[i] for i in work.order], _programs(work, device)
-        divisions.append(_Division(order, in_order, work, programs))
+        scales = np.array([parts[i].scale for i in order], np.float64)
+        divisions.append(_Division(order, in_order, work, scales, programs))
     return divisions
 
 
@@ -228,14 +218,20 @@ def _shape_of(part: Part) -> "_Shape":
     return _Shape(cast(Grid, grid_of(part)), part.square is not None, rows, quantised)
 
 
-def _take_step(group: _Group, options: Options, scaling: Scaling | None) -> None:
-    """Launches the kernels for a group."""
-    parts, found, division = group
+def _take_step(
+    first: Part,
+    found: np.ndarray,
+    division: _Division,
+    numbers: "_DeviceNumbers",
+    options: Options,
+    scaling: Scaling | None,
+) -> None:
+    """Launches the kernels for a division: its first part, and the addresses of all of them."""
     work, (part_of, part_of_scalars) = division.work, division.part_of
-    first, device, numbers = parts[0], parts[0].param.device, _numbers(parts, options)
+    device = first.param.device
     if _capturing(device):
         _captured.append(part_of)
-    table = _table(parts, found, work, numbers)
+    table = _table(found, division, numbers, device)
     scale, found_inf = _on_device(scaling, device)
     rules = table.view(torch.float64) if numbers.each is None else numbers.each
     of_rule = (
@@ -304,8 +300,9 @@ def _write_square_sums(parts: Sequence[Part], scaling: Scaling | None) -> None:
     """Launches the kernels that write ``square`` of each part."""
     (division,) = _divisions([part._replace(square=None) for part in parts], short=False)
     parts = [parts[i] for i in division.chosen]
-    table = _table(parts, addresses(parts).T, division.work, _DeviceNumbers())
-    scale, _ = _on_device(scaling, parts[0].param.device)
+    device = parts[0].param.device
+    table = _table(addresses(parts).T, division, _DeviceNumbers(), device)
+    scale, _ = _on_device(scaling, device)
     partial_sums = _partial_sums(division, table, scale, parts[0])
     programs = division.work.scalar_programs
     _launch("layer_sums", programs, table, division.part_of[1], partial_sums)
@@ -346,11 +343,12 @@ class _DeviceNumbers(NamedTuple):
     each: Tensor | None = None
 
 
-def _numbers(parts: Sequence[Part], options: Options) -> _DeviceNumbers:
-    """Returns the numbers of the rule for the given parts."""
-    lr, device = options["lr"], parts[0].param.device
+def _numbers(parts: Sequence[Part], division: _Division, options: Options) -> _DeviceNumbers:
+    """Returns the numbers of the rule for the parts of a division."""
+    first = parts[division.chosen[0]]
+    lr, device = options["lr"], first.param.device
     counts = variants.get(options["variant"]).counts
-    numbers = partial(numbers_of, floor=torch.finfo(parts[0].exp_avg_sq.dtype).tiny)
+    numbers = partial(numbers_of, floor=torch.finfo(first.exp_avg_sq.dtype).tiny)
     if isinstance(lr, Tensor):
         if lr.device.type == "cpu" != device.type:
             options = changed(options, lr=float(lr))
@@ -362,7 +360,8 @@ def _numbers(parts: Sequence[Part], options: Options) -> _DeviceNumbers:
             options = changed(options, lr=lr.to(device).double().squeeze())
     if not counts:
         return _DeviceNumbers(numbers(options))
-    steps = torch.stack([cast(Tensor, part.step) for part in parts]).double()
+    of_parts = column(parts, "step")
+    steps = torch.stack([of_parts[i] for i in division.chosen]).double()
     each = numbers(options, steps)
     columns = [torch.zeros_like(steps) + x for x in each]
     return _DeviceNumbers(each=torch.stack(columns, dim=1))
@@ -551,17 +550,17 @@ def _kind(shape: _Shape) -> tuple[int, bool]:
 
 
 def _table(
-    parts: Sequence[Part], found: np.ndarray, work: _Work, numbers: _DeviceNumbers
+    found: np.ndarray, division: _Division, numbers: _DeviceNumbers, device: torch.device
 ) -> Tensor:
     """Copies the numbers of the rule and the table to the device, with one copy."""
     kernels = _kernels()
-    values = np.empty(2 * _NUMBERS + len(parts) * kernels.COLUMNS.value, np.int64)
+    values = np.empty(2 * _NUMBERS + len(found) * kernels.COLUMNS.value, np.int64)
     values[: 2 * _NUMBERS].view(np.float64)[:] = [*numbers.one, *numbers.slopes]
-    table = values[2 * _NUMBERS :].reshape(len(parts), -1)
+    table = values[2 * _NUMBERS :].reshape(len(found), -1)
     table[:, : kernels.LAYERS.value] = found
-    table[:, kernels.LAYERS.value : kernels.SCALE.value] = work.columns
-    table[:, kernels.SCALE.value].view(np.float64)[:] = [part.scale for part in parts]
-    return _to_device(values, parts[0].param.device)
+    table[:, kernels.LAYERS.value : kernels.SCALE.value] = division.work.columns
+    table[:, kernels.SCALE.value].view(np.float64)[:] = division.scales
+    return _to_device(values, device)
 
 
 # A captured graph reads the memory of its tables again at each replay. So each graph needs its own
