@@ -11,7 +11,7 @@
 namespace novograd {
 
 // How many bytes ahead the loops ask for memory, or 0 to leave that to the processor: sums of
-// gradients in full and in half precision, and passes.
+// gradients in full and in half precision, and passes. Several streams share the distance.
 struct Ahead {
   std::size_t sum, half_sum, pass, quantised;
 };
