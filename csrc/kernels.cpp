@@ -47,10 +47,9 @@ void prefetch(const T* x, std::size_t size, std::size_t ahead) {
 
 // Adds the squares of most of a long array to lanes, and returns the number of these elements. It
 // reads several streams of the same length: a core reads them faster than one. Each stream has its
-// own lanes. Inlined, it would slow down the sums of short arrays.
+// own lanes.
 template <class G>
-[[gnu::noinline]] std::size_t add_streams(const G* g, std::size_t size, double* sums,
-                                          std::size_t ahead) {
+std::size_t add_streams(const G* g, std::size_t size, double* sums, std::size_t ahead) {
   constexpr std::size_t streams = 4, width = lanes / streams, step = 2 * width;
   const std::size_t length = size / (streams * step) * step;
   double lane[lanes];
@@ -69,15 +68,12 @@ template <class G>
   return streams * length;
 }
 
-// In short arrays, streams only keep the processor from seeing that the memory is read in order.
-constexpr std::size_t shortest_in_streams = 1 << 14;
-
 // If `ahead` is 0, it asks for memory that it loads anyway: this costs less than a branch.
 template <class G>
 void add_squares(const G* g, std::size_t size, double* sums, std::size_t ahead) {
-  std::size_t i = size < shortest_in_streams ? 0 : add_streams(g, size, sums, ahead);
   double lane[lanes];
   for (std::size_t j = 0; j < lanes; ++j) lane[j] = sums[j];
+  std::size_t i = 0;
   for (; i + lanes <= size; i += lanes) {
     prefetch(g + i, lanes, ahead);
     for (std::size_t j = 0; j < lanes; ++j) add_square(lane[j], load(g[i + j]));
@@ -272,9 +268,14 @@ double square_sum(const void* gradient, std::size_t size, std::size_t ahead) {
   typename Buffered<G>::type buffer[block];
   if (size < lanes) return short_square_sum(widen(g, buffer, size), size);
   double sums[lanes] = {};
-  // Not only where float16 is buffered, because the order of the sum must be the same everywhere.
-  const std::size_t piece = std::is_same_v<G, Float16> ? block : size;
-  for (std::size_t i = 0; i < size; i += piece) {
+  std::size_t i = 0;
+  // In short arrays, streams only keep the processor from seeing that the memory is read in order.
+  constexpr std::size_t shortest_in_streams = 1 << 14;
+  if constexpr (std::is_floating_point_v<G>) {
+    if (size >= shortest_in_streams) i = add_streams(g, size, sums, ahead);
+  }
+  const std::size_t piece = buffered<G> ? block : size;
+  for (; i < size; i += piece) {
     const std::size_t n = size - i < piece ? size - i : piece;
     const auto* wide = widen(g + i, buffer, n);
     if constexpr (buffered<G>) prefetch(g + i, n, ahead);
