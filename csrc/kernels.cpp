@@ -14,7 +14,9 @@
 
 #include "advance.h"
 #include "formats.h"
+#include "prefetch.h"
 #include "rounding.h"
+#include "sums_avx2.h"
 
 namespace novograd {
 namespace {
@@ -33,16 +35,6 @@ std::uint32_t word(const BFloat16Pair& pair) {
   std::uint32_t word;
   std::memcpy(&word, &pair, sizeof word);
   return word;
-}
-
-// Asks for the memory that is `ahead` bytes after `size` elements.
-template <class T>
-void prefetch(const T* x, std::size_t size, std::size_t ahead) {
-  constexpr std::size_t line = 64;
-  const auto start = reinterpret_cast<std::uintptr_t>(x) + ahead;
-  for (std::size_t i = 0; i < size * sizeof(T); i += line) {
-    __builtin_prefetch(reinterpret_cast<const void*>(start + i));
-  }
 }
 
 // Adds the squares of most of a long array to lanes, and returns the number of these elements. It
@@ -267,10 +259,13 @@ double square_sum(const void* gradient, std::size_t size, std::size_t ahead) {
   const G* g = static_cast<const G*>(gradient);
   typename Buffered<G>::type buffer[block];
   if (size < lanes) return short_square_sum(widen(g, buffer, size), size);
-  double sums[lanes] = {};
-  std::size_t i = 0;
   // In short arrays, streams only keep the processor from seeing that the memory is read in order.
   constexpr std::size_t shortest_in_streams = 1 << 14;
+  if constexpr (sums_in_registers<G>) {
+    if (size < shortest_in_streams) return sum_in_registers<lanes>(g, size, ahead);
+  }
+  double sums[lanes] = {};
+  std::size_t i = 0;
   if constexpr (std::is_floating_point_v<G>) {
     if (size >= shortest_in_streams) i = add_streams(g, size, sums, ahead);
   }
