@@ -76,11 +76,14 @@ std::pair<nb::bytes, nb::bytes> described(const nb::capsule& exchange, const nb:
   for (const nb::object& column : columns) {
     const bool given = !column.is_none();
     facts.append(&given, 1);
-    if (given && PyList_Size(column.ptr()) != count) {
+    if (!given) {
+      address += count;
+      continue;
+    }
+    if (PyList_Size(column.ptr()) != count) {
       throw std::invalid_argument("all columns must have the same length");
     }
     for (Py_ssize_t i = 0; i < count; ++i, ++address) {
-      if (!given) continue;
       if (i + ahead < count) prefetch(PyList_GET_ITEM(column.ptr(), i + ahead));
       PyObject* tensor = PyList_GET_ITEM(column.ptr(), i);
       PyTypeObject* type = Py_TYPE(tensor);

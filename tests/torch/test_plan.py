@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from novograd.torch import NovoGrad, memory
+from novograd.torch import NovoGrad
 from novograd.torch.backends import eager, foreach, native
 from novograd.torch.groups import trained
 from novograd.torch.layout import layout_of
@@ -14,16 +14,8 @@ from novograd.torch.plan import Plan
 from novograd.torch.state import whole_part
 from tests.helpers.torch import parameters, set_gradients
 
+pytestmark = pytest.mark.usefixtures("way_to_read_memory")
 OPTIONS = {"lr": 0.1, "weight_decay": 0.1, "variant": "apex"}
-
-
-@pytest.fixture(params=["exchange", "methods"], autouse=True)
-def way_to_read_memory(request, monkeypatch):
-    """Reads the memory of tensors in both ways. Some versions of torch have no exchange API."""
-    if request.param == "methods":
-        monkeypatch.setattr(memory, "_EXCHANGE", None)
-    elif memory._EXCHANGE is None:
-        pytest.skip("this version of torch has no exchange API")
 
 
 def nothing(optimizer, params):

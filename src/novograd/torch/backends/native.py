@@ -178,11 +178,7 @@ class PreparedByKernels:
         """Writes the squared norms of the local piece into ``square`` of each part that has it."""
         known = [part for part in self._parts if part.square is not None]
         if known:
-            layers = (
-                self._layers
-                if len(known) == len(self._parts)
-                else _layers(known, addresses(known), {})
-            )
+            layers = self._layers if len(known) == len(self._parts) else _layers(known, {})
             layers.square_sums(torch.get_num_threads())
 
     def step(self, options: Options) -> None:
@@ -197,9 +193,7 @@ class PreparedByKernels:
         changing = map(partial(column, self._parts), _CHANGED)
         torch.autograd.graph.increment_version(filter(_is_given, chain.from_iterable(changing)))
         for count, alike in (_by_count(parts) if variant.counts else {0.0: parts}).items():
-            layers = (
-                self._layers if alike is self._parts else _layers(alike, addresses(alike), options)
-            )
+            layers = self._layers if alike is self._parts else _layers(alike, options)
             layers.step(
                 [float(x) for x in _arguments(options, count)],
                 torch.get_num_threads(),
@@ -240,7 +234,7 @@ def _with_maxima(parts: Sequence[Part], options: Options) -> list[Part]:
         if part.square is None
     ]
     if unknown:
-        _layers(unknown, addresses(unknown), {}).square_sums(torch.get_num_threads())
+        _layers(unknown, {}).square_sums(torch.get_num_threads())
     used = []
     for part in known + unknown:
         v, s = part.exp_avg_sq, cast(Tensor, part.square).to(part.exp_avg_sq.dtype)
@@ -293,7 +287,7 @@ def _checked_layers(
     """Passes parts at the given addresses to the kernels; checks that they do not share memory."""
     if found.tobytes() != memo.get("checked"):
         known = memo.get("layers")
-        layers = known.at(found) if known else _layers(parts, found, options)
+        layers = known.at(found) if known else _layers(parts, options, found)
         shared = layers.overlap()
         if shared is not None:
             shapes = " and ".join(str(tuple(parts[i].param.shape)) for i in shared)
@@ -304,8 +298,11 @@ def _checked_layers(
     return memo["layers"]
 
 
-def _layers(parts: Sequence[Part], found: np.ndarray, options: Mapping[str, Any]) -> Any:
-    """Passes parts at the given addresses to the kernels. They must live as long as the result."""
+def _layers(
+    parts: Sequence[Part], options: Mapping[str, Any], found: np.ndarray | None = None
+) -> Any:
+    """Passes parts to the kernels, at addresses that may be known. They must outlive the result."""
+    found = addresses(parts) if found is None else found
     names = ("weights", "gradients", "moments", "vs", "squares", "block_scales", "counts")
     of_names = zip(names, found.tolist(), strict=True)
     return native.kernels.Tensors(**_facts(parts, options), **dict(of_names))
