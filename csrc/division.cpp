@@ -15,6 +15,9 @@ namespace {
 constexpr std::size_t chunk = 1 << 16;
 // Threads do not share a layer of up to this size; its gradient is still in the cache for the pass.
 constexpr std::size_t whole = 1 << 17;
+// With momentum buffers in int8, about so many elements of a gradient are summed before their
+// passes. These compute so much that memory can bring the next ones meanwhile.
+constexpr std::size_t summed = 1 << 13;
 // The fewest rows of a chunk of columns. Each chunk has a partial sum for each column.
 constexpr std::size_t chunk_rows = 64;
 
@@ -80,6 +83,13 @@ std::size_t together(const Tensor& tensor) {
   std::size_t width = group;
   while (width > fewest && width * tensor.grid.run > longest_shared) width /= 2;
   return std::max(width, fewest);
+}
+
+std::size_t summed_together(const Tensor& tensor) {
+  if (tensor.moment_dtype != Dtype::int8) return group;
+  if (of_columns(tensor) || share_blocks(tensor)) return together(tensor);
+  const std::size_t size = std::max<std::size_t>(tensor.grid.layer_size(), 1);
+  return std::clamp<std::size_t>(summed / size, 1, group);
 }
 
 }  // namespace novograd

@@ -35,6 +35,9 @@ std::size_t pass_start(const Tensor& tensor, std::size_t index);
 // blocks have elements of several layers. Other layers are done one by one.
 std::size_t together(const Tensor& tensor);
 
+// The number of layers whose sums one thread does before their passes.
+std::size_t summed_together(const Tensor& tensor);
+
 // Calls `take(offset, length)` for each piece of memory that contains some of the `size` elements
 // of a layer that begin at element `start`.
 template <class Take>

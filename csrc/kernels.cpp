@@ -13,6 +13,7 @@
 #include <type_traits>
 
 #include "advance.h"
+#include "blocks_avx2.h"
 #include "formats.h"
 #include "prefetch.h"
 #include "rounding.h"
@@ -128,10 +129,10 @@ double short_square_sum(const G* g, std::size_t size) {
   return total(sums, width);
 }
 
-// Replaces `m`, and returns the new element of the target.
-template <class C>
-C updated(C w, C g, C& m, C beta1, C a, C b, C c, C d, C ahead) {
-  const C push = a * g + b * w;
+// Replaces `m`, and returns the new element of the target. X may be a register of several elements.
+template <class X, class A, class B>
+X updated(X w, X g, X& m, A beta1, B a, B b, A c, B d, B ahead) {
+  const X push = a * g + b * w;
   m = beta1 * m + push;
   return c * w - (d * m + ahead * push);
 }
@@ -149,10 +150,19 @@ struct LayerUpdate {
         d(static_cast<C>(s.d)),
         ahead(static_cast<C>(s.ahead)) {}
 
-  C operator()(std::size_t, C w, C g, C& m) const {
+  template <class X>
+  X operator()(std::size_t, X w, X g, X& m) const {
     return updated(w, g, m, beta1, a, b, c, d, ahead);
   }
 };
+
+// Returns the elements from `x` that fill a register, or one.
+template <class X, class C>
+X elements(const C* x) {
+  X found;
+  std::memcpy(&found, x, sizeof found);
+  return found;
+}
 
 // The scalars of up to `capacity` elements of a row.
 template <class C, std::size_t capacity>
@@ -201,8 +211,10 @@ struct RowUpdate {
         d(s.d + first),
         ahead(s.ahead + first) {}
 
-  C operator()(std::size_t i, C w, C g, C& m) const {
-    return updated(w, g, m, beta1, a[i], b[i], c, d[i], ahead[i]);
+  template <class X>
+  X operator()(std::size_t i, X w, X g, X& m) const {
+    return updated(w, g, m, beta1, elements<X>(a + i), elements<X>(b + i), c, elements<X>(d + i),
+                   elements<X>(ahead + i));
   }
 };
 
@@ -305,12 +317,6 @@ void advance(const Rule& rule, double scale, void* v, std::size_t layers, GroupS
   one.common(scalars);
 }
 
-// What the random bits of the weights of a piece follow from, if they are rounded at random.
-struct Place {
-  std::uint32_t key;
-  std::uint64_t first;  // the number of the first element in the whole tensor
-};
-
 template <class W>
 constexpr bool at_random = std::is_same_v<W, StochasticBFloat16>;
 
@@ -407,15 +413,28 @@ struct UnroundedBlock {
   std::size_t size;
 };
 
-// Does the pass over a block, without the rounding.
+// Does the pass over a block, and writes its new moments to `m`. Returns the largest magnitude of
+// these.
 template <class W, class G, class C, class Size, class Update>
-void block_pass(W* target, const W* weights, const G* gradient, float& scale,
-                UnroundedBlock<C>& unrounded, Size size, const Update& update,
-                std::uint32_t weights_key) {
-  dequantise(unrounded.m, unrounded.moment, size, scale);
-  pass_piece<true>(target, weights, gradient, unrounded.m, size, update,
-                   {weights_key, unrounded.first});
-  const BlockScale<C> now(unrounded.m, size);
+C pass_block(W* target, const W* weights, const G* gradient, C* m, const std::int8_t* q, Size size,
+             float scale, const Update& update, const Place& place, const QuantisedAhead& ahead) {
+  if (ahead.state != 0) {
+    prefetch(weights, size, ahead.state);
+    prefetch(gradient, size, ahead.gradient);
+    prefetch(q, size, ahead.state);
+  }
+  dequantise(m, q, size, scale);
+  pass_piece<true>(target, weights, gradient, m, size, update, place);
+  return largest<C>(m, size, 0);
+}
+
+// The same with the new scale. The rounding is not done yet.
+template <class W, class G, class C, class Size, class Update>
+void scale_block(W* target, const W* weights, const G* gradient, float& scale,
+                 UnroundedBlock<C>& unrounded, Size size, const Update& update,
+                 std::uint32_t weights_key, const QuantisedAhead& ahead) {
+  const BlockScale<C> now(pass_block(target, weights, gradient, unrounded.m, unrounded.moment, size,
+                                     scale, update, Place{weights_key, unrounded.first}, ahead));
   scale = now.scale;
   unrounded.inverse = now.inverse;
 }
@@ -430,8 +449,10 @@ void round_block(const UnroundedBlock<C>& unrounded, Size size, std::uint32_t ke
 template <class W, class G, class C, class Update>
 [[gnu::noinline]] void short_block_pass(W* target, const W* weights, const G* gradient,
                                         float& scale, UnroundedBlock<C>& unrounded,
-                                        const Update& update, std::uint32_t weights_key) {
-  block_pass(target, weights, gradient, scale, unrounded, unrounded.size, update, weights_key);
+                                        const Update& update, std::uint32_t weights_key,
+                                        const QuantisedAhead& ahead) {
+  scale_block(target, weights, gradient, scale, unrounded, unrounded.size, update, weights_key,
+              ahead);
 }
 
 template <class C>
@@ -445,7 +466,7 @@ template <class W, class G, class C>
 class BlockPasses {
  public:
   BlockPasses(void* target, const void* weights, const void* gradient, std::int8_t* moment,
-              float count, std::size_t ahead)
+              float count, const QuantisedAhead& ahead)
       : target_(static_cast<W*>(target)),
         weights_(static_cast<const W*>(weights)),
         gradient_(static_cast<const G*>(gradient)),
@@ -459,20 +480,15 @@ class BlockPasses {
   template <class Update>
   void pass(std::size_t i, std::size_t size, std::uint64_t first, float& scale,
             const Update& update) {
-    if (ahead_ != 0) {
-      prefetch(weights_ + i, size, ahead_);
-      prefetch(gradient_ + i, size, ahead_);
-      prefetch(moment_ + i, size, ahead_);
-    }
     now_->moment = moment_ + i;
     now_->first = first;
     now_->size = size;
     if (size == whole) {
-      block_pass(target_ + i, weights_ + i, gradient_ + i, scale, *now_, whole, update,
-                 weights_key_);
+      scale_block(target_ + i, weights_ + i, gradient_ + i, scale, *now_, whole, update,
+                  weights_key_, ahead_);
     } else {
-      short_block_pass(target_ + i, weights_ + i, gradient_ + i, scale, *now_, update,
-                       weights_key_);
+      short_block_pass(target_ + i, weights_ + i, gradient_ + i, scale, *now_, update, weights_key_,
+                       ahead_);
     }
     round_last();
     last_ = now_;
@@ -494,7 +510,7 @@ class BlockPasses {
   const G* gradient_;
   std::int8_t* moment_;
   std::uint32_t moment_key_, weights_key_;
-  std::size_t ahead_;
+  QuantisedAhead ahead_;
   UnroundedBlock<C> blocks_[2];
   UnroundedBlock<C>*now_ = blocks_, *last_ = nullptr;
 };
@@ -502,7 +518,8 @@ class BlockPasses {
 template <class W, class G, class C>
 [[gnu::flatten]] void quantised_pass(void* target, const void* weights, const void* gradient,
                                      std::int8_t* moment, std::size_t start, std::size_t size,
-                                     const Rows& rows, const Scalars& scalars, std::size_t ahead) {
+                                     const Rows& rows, const Scalars& scalars,
+                                     const QuantisedAhead& ahead) {
   BlockPasses<W, G, C> blocks(target, weights, gradient, moment, *rows.count, ahead);
   const LayerUpdate<C> update(scalars);
   std::size_t row = start / rows.row, column = start % rows.row;
@@ -522,7 +539,7 @@ template <class W, class G, class C>
                                         std::int8_t* moment, const SharedBlocks& shape,
                                         const Rows& rows, const GroupScalars* scalars) {
   constexpr std::size_t capacity = longest_shared + quantised_block;
-  BlockPasses<W, G, C> blocks(target, weights, gradient, moment, *rows.count, 0);
+  BlockPasses<W, G, C> blocks(target, weights, gradient, moment, *rows.count, {});
   // A block that begins in one period may end in the next one.
   const std::size_t period = shape.layers * shape.run, most = period + quantised_block;
   const std::size_t size = shape.columns < most ? shape.columns : most;

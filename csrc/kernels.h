@@ -26,10 +26,17 @@ using LinearPass = void (*)(void* target, const void* weights, const void* gradi
                             std::size_t start, std::size_t size, const Rows& rows,
                             const Scalars& scalars, std::size_t ahead);
 
+// The distances of a pass with a momentum buffer in int8: for weights and moments, and for the
+// gradient. The latter may lead to the gradient of the sums after the pass.
+struct QuantisedAhead {
+  std::size_t state, gradient;
+};
+
 // The same for whole blocks of a momentum buffer in int8. No address is null.
 using QuantisedPass = void (*)(void* target, const void* weights, const void* gradient,
                                std::int8_t* moment, std::size_t start, std::size_t size,
-                               const Rows& rows, const Scalars& scalars, std::size_t ahead);
+                               const Rows& rows, const Scalars& scalars,
+                               const QuantisedAhead& ahead);
 
 // A group of layers that share blocks of a momentum buffer in int8: `columns` elements of each of
 // `rows` rows from `first_row`, from element `start` of a row. They belong to `layers` layers with

@@ -27,6 +27,12 @@ std::uint32_t step_key(float count, std::uint32_t purpose) {
   return mixed(static_cast<std::uint32_t>(count) ^ purpose);
 }
 
+// What the random bits of the weights of a piece follow from, if they are rounded at random.
+struct Place {
+  std::uint32_t key;
+  std::uint64_t first;  // the number of the first element in the whole tensor
+};
+
 // The random bits of up to `block` elements, from the number of the first one in the whole tensor.
 // A word has the bits of two neighbours: the even one has the lower half.
 class RandomBits {
@@ -81,14 +87,15 @@ void dequantise(C* m, const std::int8_t* q, std::size_t size, float scale) {
   for (std::size_t i = done; i < size; ++i) m[i] = static_cast<C>(q[i]) * static_cast<C>(scale);
 }
 
-// Returns the largest magnitude; infinity and NaN are larger than every number. Magnitudes are
-// compared as whole numbers, which have the same order: then compilers may change the order of the
-// comparisons.
+// Returns the largest magnitude, at least `most`; infinity and NaN are larger than every number.
+// Magnitudes are compared as whole numbers, which have the same order: then compilers may change
+// the order of the comparisons.
 template <class C>
-C largest(const C* m, std::size_t size) {
+C largest(const C* m, std::size_t size, C most) {
   using Bits = std::conditional_t<sizeof(C) == 8, std::uint64_t, std::uint32_t>;
   constexpr Bits magnitude = std::numeric_limits<Bits>::max() / 2;
-  Bits found = 0;
+  Bits found;
+  std::memcpy(&found, &most, sizeof found);
   for (std::size_t i = 0; i < size; ++i) {
     Bits bits;
     std::memcpy(&bits, m + i, sizeof bits);
@@ -109,8 +116,9 @@ struct BlockScale {
   float scale;
   C inverse;  // 0: all elements become 0
 
-  BlockScale(const C* m, std::size_t size) {
-    const auto most = static_cast<float>(largest(m, size));
+  // From the largest magnitude of its elements.
+  explicit BlockScale(C largest) {
+    const auto most = static_cast<float>(largest);
     const bool finite = most - most == 0, any = most > 127 * 0x1p-100f;
     scale = !finite ? std::numeric_limits<float>::quiet_NaN() : any ? most / 127 : 0;
     // In units of 2^-16 the random bits are whole numbers. The largest value becomes 1 less than

@@ -34,39 +34,30 @@ std::size_t round_registers(StochasticBFloat16*, const C*, std::size_t, std::uin
 #if defined(__AVX2__) && !defined(__AVX512F__)
 using Words [[gnu::vector_size(32)]] = std::uint32_t;
 
-// Sixteen elements. Both registers have the order 0, 1, 4, 5, 2, 3, 6, 7 of the pairs of
-// neighbours: the one that takes the fewest instructions.
-struct Pairs {
-  __m256 even, odd;
-
-  explicit Pairs(const float* x) {
-    const __m256 first = _mm256_loadu_ps(x), second = _mm256_loadu_ps(x + 8);
-    even = _mm256_shuffle_ps(first, second, 0x88);
-    odd = _mm256_shuffle_ps(first, second, 0xdd);
-  }
+// The random bits of sixteen elements, eight in each register, in the lower halves of its words.
+struct SixteenBits {
+  __m256i first, second;
 };
 
-// The random bits of pairs.
-class PairBits {
+// The random bits of elements in their order.
+class BitsInOrder {
  public:
   // Whether the elements begin with an even one, and all have the same high word.
   static bool exist(std::uint64_t first, std::size_t size) {
     return first % 2 == 0 && first >> 33 == (first + size) >> 33;
   }
 
-  PairBits(std::uint32_t key, std::uint64_t first)
+  // The numbers of the pairs have the order that unpacking needs.
+  BitsInOrder(std::uint32_t key, std::uint64_t first)
       : key_(mixed(static_cast<std::uint32_t>(first >> 33) ^ key)),
         numbers_(Words{0, 1, 4, 5, 2, 3, 6, 7} + static_cast<std::uint32_t>(first / 2)) {}
 
-  // Adds their bits to the next sixteen whole numbers. Returns the upper halves of the sums, as
-  // pairs.
-  __m256i upper_halves(__m256i even, __m256i odd) {
-    const Words words = mixed(numbers_ ^ key_);
+  // Returns the bits of the next sixteen elements.
+  SixteenBits next() {
+    const auto words = reinterpret_cast<__m256i>(mixed(numbers_ ^ key_));
     numbers_ += 8;
-    const auto low = reinterpret_cast<Words>(even) + (words & 0xffff);
-    const auto high = reinterpret_cast<Words>(odd) + (words >> 16);
-    return _mm256_blend_epi16(reinterpret_cast<__m256i>(low >> 16), reinterpret_cast<__m256i>(high),
-                              0xaa);
+    const __m256i zero = _mm256_setzero_si256();
+    return {_mm256_unpacklo_epi16(words, zero), _mm256_unpackhi_epi16(words, zero)};
   }
 
  private:
@@ -86,14 +77,17 @@ std::size_t dequantise_registers(float* m, const std::int8_t* q, std::size_t siz
 
 std::size_t quantise_registers(std::int8_t* q, const float* m, std::size_t size, float inverse,
                                std::uint32_t key, std::uint64_t first) {
-  if (!PairBits::exist(first, size)) return 0;
-  PairBits bits(key, first);
-  const auto sixteen = [&](const float* x) {
-    const Pairs pairs(x);
-    return bits.upper_halves(_mm256_cvtps_epi32(pairs.even * inverse),
-                             _mm256_cvtps_epi32(pairs.odd * inverse));
+  if (!BitsInOrder::exist(first, size)) return 0;
+  BitsInOrder bits(key, first);
+  const auto eight = [&](const float* x, __m256i random) {
+    const __m256i whole = _mm256_cvtps_epi32(_mm256_loadu_ps(x) * inverse);
+    return _mm256_srai_epi32(_mm256_add_epi32(whole, random), 16);
   };
-  // The places of four elements, two pairs, after the packing.
+  const auto sixteen = [&](const float* x) {
+    const SixteenBits random = bits.next();
+    return _mm256_packs_epi32(eight(x, random.first), eight(x + 8, random.second));
+  };
+  // The places of four elements after the packing.
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   std::size_t i = 0;
   for (; i + 32 <= size; i += 32) {
@@ -107,19 +101,25 @@ std::size_t quantise_registers(std::int8_t* q, const float* m, std::size_t size,
 // Ends before an infinity or NaN, which need other instructions.
 std::size_t round_registers(StochasticBFloat16* x, const float* value, std::size_t size,
                             std::uint32_t key, std::uint64_t first) {
-  if (!PairBits::exist(first, size)) return 0;
-  PairBits bits(key, first);
+  if (!BitsInOrder::exist(first, size)) return 0;
+  BitsInOrder bits(key, first);
+  const auto words = [](const float* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  };
+  const auto upper_half = [](__m256i value, __m256i random) {
+    return _mm256_srli_epi32(_mm256_add_epi32(value, random), 16);
+  };
+  const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+  const __m256i infinity = _mm256_set1_epi32(0x7f800000);
   std::size_t i = 0;
   for (; i + 16 <= size; i += 16) {
-    const Pairs pairs(value + i);
-    const auto even = reinterpret_cast<__m256i>(pairs.even);
-    const auto odd = reinterpret_cast<__m256i>(pairs.odd);
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    const __m256i larger = _mm256_max_epu32(even & magnitude, odd & magnitude);
-    const __m256i finite = _mm256_cmpgt_epi32(_mm256_set1_epi32(0x7f800000), larger);
-    if (_mm256_movemask_epi8(finite) != -1) break;
-    const __m256i halves = _mm256_permute4x64_epi64(bits.upper_halves(even, odd), 0xd8);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + i), halves);
+    const __m256i a = words(value + i), b = words(value + i + 8);
+    const __m256i larger = _mm256_max_epu32(a & magnitude, b & magnitude);
+    if (_mm256_movemask_epi8(_mm256_cmpgt_epi32(infinity, larger)) != -1) break;
+    const SixteenBits random = bits.next();
+    const __m256i halves =
+        _mm256_packus_epi32(upper_half(a, random.first), upper_half(b, random.second));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + i), _mm256_permute4x64_epi64(halves, 0xd8));
   }
   return i;
 }

@@ -85,9 +85,9 @@ class Step {
   Scalars scalars_of(const GroupScalars* groups, std::size_t i) const;
   Scalars advance(const Tensor& tensor, std::size_t layer, double s) const;
   void pass(const Tensor& tensor, std::size_t layer, const Scalars& scalars, std::size_t start,
-            std::size_t size) const;
-  void pass(const Tensor& tensor, const Scalars& scalars, std::size_t start,
-            std::size_t size) const;
+            std::size_t size, std::size_t next) const;
+  void pass_piece(const Tensor& tensor, const Scalars& scalars, std::size_t start, std::size_t size,
+                  std::size_t next) const;
 
   const Rule* rule_;
   const Kernels& kernels_;
@@ -277,7 +277,7 @@ void Step::advance(Shared& shared, const double* s) const {
 void Step::pass_chunk(const Shared& shared, std::size_t index) const {
   const Tensor& tensor = *shared.tensor;
   const std::size_t start = pass_start(tensor, index), size = pass_start(tensor, index + 1) - start;
-  if (!in_rows(tensor)) return pass(tensor, shared.layer, shared.scalars, start, size);
+  if (!in_rows(tensor)) return pass(tensor, shared.layer, shared.scalars, start, size, 0);
   for (std::size_t first = 0; first < shared.layers; first += most_columns) {
     pass_group(tensor, first, std::min(most_columns, shared.layers - first),
                &shared.columns[first / group], start, size);
@@ -289,7 +289,7 @@ bool Step::finish_batch() {
   if (taken + 1 >= batches_.size()) return false;
   for (std::size_t i = batches_[taken]; i < batches_[taken + 1]; ++i) {
     const Range& range = small_[i];
-    const std::size_t width = share_blocks(*range.tensor) ? together(*range.tensor) : group;
+    const std::size_t width = summed_together(*range.tensor);
     for (std::size_t first = range.first; first < range.end; first += width) {
       finish(*range.tensor, first, std::min(width, range.end - first));
     }
@@ -333,8 +333,10 @@ void Step::pass_group(const Tensor& tensor, std::size_t first, std::size_t layer
         at(tensor.moment, begin, tensor.moment_dtype), begin, {size, layers, tensor.grid.stride},
         tensor.rows, scalars);
   }
+  // The next sums are those of the next group.
+  const std::size_t next = first + layers < tensor.grid.layers ? layers * tensor.grid.run : 0;
   for (std::size_t i = 0; i < layers; ++i) {
-    pass(tensor, first + i, scalars_of(scalars, i), start, size);
+    pass(tensor, first + i, scalars_of(scalars, i), start, size, next);
   }
 }
 
@@ -410,15 +412,18 @@ Scalars Step::scalars_of(const GroupScalars* groups, std::size_t i) const {
   return {of.beta1, of.a[i], of.b[i], of.c, of.d[i], of.ahead[i], skip};
 }
 
+// Does the pass over `size` elements of a layer. The gradient that the thread sums next lies `next`
+// elements later, if this number is not 0.
 void Step::pass(const Tensor& tensor, std::size_t layer, const Scalars& scalars, std::size_t start,
-                std::size_t size) const {
-  pieces(tensor.grid, layer, start, size,
-         [&](std::size_t offset, std::size_t length) { pass(tensor, scalars, offset, length); });
+                std::size_t size, std::size_t next) const {
+  pieces(tensor.grid, layer, start, size, [&](std::size_t offset, std::size_t length) {
+    pass_piece(tensor, scalars, offset, length, next);
+  });
 }
 
-// Does the pass over one piece of memory.
-void Step::pass(const Tensor& tensor, const Scalars& scalars, std::size_t start,
-                std::size_t size) const {
+// The same for one piece of memory.
+void Step::pass_piece(const Tensor& tensor, const Scalars& scalars, std::size_t start,
+                      std::size_t size, std::size_t next) const {
   void* target = tensor.target == nullptr ? nullptr : at(tensor.target, start, tensor.weight_dtype);
   const void* weights = at(tensor.weights, start, tensor.weight_dtype);
   if (scalars.skip) {
@@ -433,9 +438,12 @@ void Step::pass(const Tensor& tensor, const Scalars& scalars, std::size_t start,
   const void* gradient = at(tensor.gradient, start, tensor.gradient_dtype);
   void* moment = at(tensor.moment, start, tensor.moment_dtype);
   if (tensor.moment_dtype == Dtype::int8) {
+    // Other passes keep the memory busy; asking for the next gradient made none of them faster.
+    const std::size_t usual = ahead_.quantised;
+    const QuantisedAhead ahead = {usual, next == 0 ? usual : next * bytes(tensor.gradient_dtype)};
     return kernels_.quantised_pass(tensor.weight_dtype, tensor.gradient_dtype)(
         target, weights, gradient, static_cast<std::int8_t*>(moment), start, size, tensor.rows,
-        scalars, ahead_.quantised);
+        scalars, ahead);
   }
   kernels_.linear_pass(tensor.weight_dtype, tensor.gradient_dtype, tensor.moment_dtype)(
       target, weights, gradient, moment, start, size, tensor.rows, scalars, ahead_.pass);
