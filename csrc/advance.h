@@ -47,7 +47,7 @@ class Advance {
     const double norm = (root_ ? __builtin_sqrt(corrected) : corrected) + rule_.outside;
     const double d = divides_d_ ? d_ / norm : d_;
     layers.a[i] = divides_d_ ? a_ : a_ / norm;
-    layers.b[i] = (old == 0) & (next == 0) ? asleep_ : rule_.b;
+    layers.b[i] = ((old == 0) & (next == 0)) ? asleep_ : rule_.b;
     // Nesterov: w = c*w - d*(beta1*m + push).
     layers.d[i] = rule_.nesterov != 0 ? d * rule_.beta1 : d;
     layers.ahead[i] = rule_.nesterov * d;

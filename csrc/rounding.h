@@ -107,8 +107,14 @@ C largest(const C* m, std::size_t size, C most) {
   return value;
 }
 
+// Each compiler vectorises its own form.
+#if defined(__clang__)
+std::int32_t nearest(float x) { return static_cast<std::int32_t>(__builtin_rintf(x)); }
+std::int32_t nearest(double x) { return static_cast<std::int32_t>(__builtin_rint(x)); }
+#else
 std::int32_t nearest(float x) { return __builtin_irintf(x); }
 std::int32_t nearest(double x) { return __builtin_irint(x); }
+#endif
 
 // The scale of a block, and the factor of its elements.
 template <class C>

@@ -3,10 +3,6 @@
 
 #include <chrono>
 
-#if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
-#endif
-
 namespace novograd {
 
 // Returns whether `done()` became true within some tens of microseconds. If it did not, the other
@@ -18,8 +14,8 @@ bool spin_until(const Done& done) {
   while (!done()) {
     if (Clock::now() > end) return false;
     for (int i = 0; i < 16; ++i) {
-#if defined(__x86_64__) || defined(_M_X64)
-      _mm_pause();
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
 #elif defined(__aarch64__)
       asm volatile("isb");
 #endif

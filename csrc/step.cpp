@@ -438,12 +438,13 @@ void Step::pass_piece(const Tensor& tensor, const Scalars& scalars, std::size_t 
   const void* gradient = at(tensor.gradient, start, tensor.gradient_dtype);
   void* moment = at(tensor.moment, start, tensor.moment_dtype);
   if (tensor.moment_dtype == Dtype::int8) {
-    // Other passes keep the memory busy; asking for the next gradient made none of them faster.
+    // Other passes keep the memory busy: asking for the next gradient made none of them faster.
     const std::size_t usual = ahead_.quantised;
-    const QuantisedAhead ahead = {usual, next == 0 ? usual : next * bytes(tensor.gradient_dtype)};
+    const std::size_t distance =
+        usual == 0 || next == 0 ? usual : next * bytes(tensor.gradient_dtype);
     return kernels_.quantised_pass(tensor.weight_dtype, tensor.gradient_dtype)(
         target, weights, gradient, static_cast<std::int8_t*>(moment), start, size, tensor.rows,
-        scalars, ahead);
+        scalars, {usual, distance});
   }
   kernels_.linear_pass(tensor.weight_dtype, tensor.gradient_dtype, tensor.moment_dtype)(
       target, weights, gradient, moment, start, size, tensor.rows, scalars, ahead_.pass);
