@@ -284,7 +284,7 @@ STAGES: list[tuple[str, bool, Iterable[str]]] = [
     ("brain", True, ["rows", "AdamW", "clip 1", "no clip", "NAdamW"]),
     ("brain", False, REST),
     *((task, long, MOMENTS) for long in (False, True) for task in ("text", "brain")),
-    *((task, long, BFLOAT16) for task, long in (("text", False), ("text", True), ("brain", False))),
+    *((task, long, BFLOAT16) for long in (False, True) for task in ("text", "brain")),
     ("text", True, [*CORE, *REST, *MOMENTS, *ONLY_TEXT]),
     ("brain", True, [*CORE, *REST, *MOMENTS]),
 ]
