@@ -129,9 +129,10 @@ double short_square_sum(const G* g, std::size_t size) {
   return total(sums, width);
 }
 
-// Replaces `m`, and returns the new element of the target. X may be a register of several elements.
-template <class X, class A, class B>
-X updated(X w, X g, X& m, A beta1, B a, B b, A c, B d, B ahead) {
+// Replaces `m`, and returns the new element of the target. X may be a register of several elements,
+// and S too, with the scalars of each.
+template <class X, class C, class S>
+X updated(X w, X g, X& m, C beta1, S a, S b, C c, S d, S ahead) {
   const X push = a * g + b * w;
   m = beta1 * m + push;
   return c * w - (d * m + ahead * push);
