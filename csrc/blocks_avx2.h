@@ -20,10 +20,6 @@ __m256 eight(const BFloat16* x) {
   const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
 }
-__m256 eight(const std::int8_t* x) {
-  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(x));
-  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
-}
 
 void store_eight(float* x, __m256 value) { _mm256_storeu_ps(x, value); }
 void store_eight(BFloat16* x, __m256 value) {
@@ -55,7 +51,7 @@ float pass_block(W* target, const W* weights, const G* gradient, float* m, const
     most = _mm256_max_epu32(most, _mm256_castps_si256(moment) & magnitude);
   };
   // Few requests at a time: the processor does not wait to accept them.
-  constexpr std::size_t line = 16;
+  constexpr std::size_t line = 16;  // float32 in a cache line
   std::size_t i = 0;
   for (; i + line <= size; i += line) {
     prefetch(weights + i, line, ahead.state);

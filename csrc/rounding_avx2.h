@@ -65,13 +65,14 @@ class BitsInOrder {
   Words numbers_;
 };
 
+__m256 eight(const std::int8_t* x) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(x));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
+
 std::size_t dequantise_registers(float* m, const std::int8_t* q, std::size_t size, float scale) {
   std::size_t i = 0;
-  for (; i + 8 <= size; i += 8) {
-    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(q + i));
-    const __m256 whole = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
-    _mm256_storeu_ps(m + i, whole * scale);
-  }
+  for (; i + 8 <= size; i += 8) _mm256_storeu_ps(m + i, eight(q + i) * scale);
   return i;
 }
 
@@ -79,13 +80,13 @@ std::size_t quantise_registers(std::int8_t* q, const float* m, std::size_t size,
                                std::uint32_t key, std::uint64_t first) {
   if (!BitsInOrder::exist(first, size)) return 0;
   BitsInOrder bits(key, first);
-  const auto eight = [&](const float* x, __m256i random) {
+  const auto rounded = [&](const float* x, __m256i random) {
     const __m256i whole = _mm256_cvtps_epi32(_mm256_loadu_ps(x) * inverse);
     return _mm256_srai_epi32(_mm256_add_epi32(whole, random), 16);
   };
   const auto sixteen = [&](const float* x) {
     const SixteenBits random = bits.next();
-    return _mm256_packs_epi32(eight(x, random.first), eight(x + 8, random.second));
+    return _mm256_packs_epi32(rounded(x, random.first), rounded(x + 8, random.second));
   };
   // The places of four elements after the packing.
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
