@@ -34,11 +34,15 @@ void store_eight(BFloat16* x, __m256 value) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(x), _mm256_castsi256_si128(halves));
 }
 
+// Whether eight elements can be updated in registers.
+template <class W, class G, class Update>
+concept UpdatesRegisters = requires(Update update, W* w, const G* g, __m256 x) {
+  store_eight(w, update(0, eight(w), eight(g), x));
+};
+
 // Replaces `pass_block` of kernels.cpp, which says what it does.
 template <class W, class G, class Size, class Update>
-  requires requires(Update update, W* w, const G* g, __m256 x) {
-    store_eight(w, update(0, eight(w), eight(g), x));
-  }
+  requires UpdatesRegisters<W, G, Update>
 float pass_block(W* target, const W* weights, const G* gradient, float* m, const std::int8_t* q,
                  Size size, float scale, Update update, const Place&, const QuantisedAhead& ahead) {
   const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);

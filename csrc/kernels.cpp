@@ -404,6 +404,14 @@ void linear_pass(void* target, const void* weights, const void* gradient, void* 
   target == nullptr ? run(std::false_type()) : run(std::true_type());
 }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// Otherwise the function below would do the work of blocks_avx2.h, and only take longer.
+static_assert(UpdatesRegisters<float, float, LayerUpdate<float>>);
+static_assert(UpdatesRegisters<BFloat16, BFloat16, LayerUpdate<float>>);
+static_assert(UpdatesRegisters<float, float, RowUpdate<float>>);
+static_assert(UpdatesRegisters<BFloat16, BFloat16, RowUpdate<float>>);
+#endif
+
 // A block of a momentum buffer in int8, between its pass and its rounding.
 template <class C>
 struct UnroundedBlock {
