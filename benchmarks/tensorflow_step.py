@@ -83,7 +83,8 @@ def session_steps(shapes: Shapes) -> Iterator[TimedStep]:
 
 def function_steps(shapes: Shapes) -> Iterable[TimedStep]:
     """Returns a step of each optimizer, as a call of a tf.function."""
-    return bench.function_steps(shapes, [make for _, make in CANDIDATES.values()])
+    sources = variables(shapes)
+    return [bench.function_step(shapes, sources, make) for _, make in CANDIDATES.values()]
 
 
 def main() -> None:

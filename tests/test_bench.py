@@ -19,6 +19,7 @@ from novograd.bench.shapes import SHAPES
 from novograd.bench.timing import BOUND
 from novograd.conformance import verify
 from novograd.conformance.verify import Framework
+from novograd.processes import ProgramError
 
 # MONAI seems not installed, and importing pytorch_optimizer fails.
 OTHER_PEERS = """
@@ -166,6 +167,55 @@ def test_a_process_that_dies_is_reported_in_output_and_file(command, monkeypatch
     assert f"torch: {said}" in words(result.output)
     written = json.loads(output.read_text())["frameworks"]["torch"]
     assert written == {"results": {}, "left_out": {}, "error": said}
+
+
+def told(times):
+    """Returns the events of a process in which SGD takes twice the time of Adam, and Lion half."""
+    yield {
+        "about": {"reference": "Adam", "versions": {}, "threads": 1, "remarks": []},
+        "bytes_per_weight": {"Adam": 28},
+        "left_out": {"Muon": "why"},
+        "optimizers": 2,
+        "warm_up": 4,
+    }
+    for measured, factor in ("SGD", 2), ("Lion", 0.5):
+        seconds = {"Adam": times, BOUND: times, measured: [factor * x for x in times]}
+        yield {"measured": measured, "seconds": seconds}
+
+
+def test_the_rounds_of_all_processes_count(monkeypatch):
+    asked, total = [], []
+
+    async def events(command, environment):
+        rounds, shapes = int(command[-2]), command[-1]
+        asked.append((shapes, rounds))
+        for event in told([float(len(asked))] * rounds):
+            yield event
+
+    monkeypatch.setattr(runner, "events", events)
+    shapes = ["tiny", "u-net"]
+    result = runner.bench(["torch"], shapes, 5, lambda _, event: total.append(event.get("total")))
+    torch = result["frameworks"]["torch"]
+    assert asked == [(one, rounds) for rounds in (2, 2, 1) for one in shapes]
+    tiny = torch["results"]["tiny"]  # Adam took 1 second, 1, 3, 3, 5
+    assert list(tiny) == ["Adam", "SGD", "Lion", BOUND]
+    assert [row["ms_median"] for row in tiny.values()] == [3000, 6000, 1500, 3000]
+    assert [row["ratio_to_reference"] for row in tiny.values()] == [1, 2, 0.5, 1]
+    assert (tiny["Adam"]["bytes_per_weight"], tiny["SGD"]["ratio_to_bound"]) == (28, 2)
+    assert torch["left_out"] == {one: {"Muon": "why"} for one in shapes}
+    assert list(filter(None, total)) == [2 * 2 * (5 + 3 * 4)]
+
+
+def test_the_figures_before_a_process_that_dies_are_kept(monkeypatch):
+    async def events(command, environment):
+        for event in told([1.0, 1.0]):
+            if command[-1] == "u-net":
+                raise ProgramError("out of memory")
+            yield event
+
+    monkeypatch.setattr(runner, "events", events)
+    result = runner.bench(["torch"], ["tiny", "u-net"], 6, lambda *_: None)["frameworks"]["torch"]
+    assert (list(result["results"]), result["error"]) == (["tiny"], "out of memory")
 
 
 def children(pid):

@@ -4,6 +4,7 @@ A step is ``update`` and ``optax.apply_updates`` in one compiled program, or our
 weights and the state are donated. The gradients are not: no result could reuse their memory.
 """
 
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 
 from novograd.bench.shapes import Shapes
-from novograd.bench.timing import BOUND, BOUND_BYTES, TimedStep, bound
+from novograd.bench.timing import BOUND, BOUND_BYTES, MakeStep, TimedStep, bound
 from novograd.jax import novograd
 from novograd.native import processors
 
@@ -69,6 +70,11 @@ class Training:
         self._params, self._state = jax.block_until_ready(now)
 
 
+def training_step(candidate: tuple[Any, Any], gradients: Any) -> TimedStep:
+    """Returns the step of an optimizer with its own weights."""
+    return TimedStep(Training(*candidate, gradients).step)
+
+
 def drawn(shapes: Shapes) -> list[jax.Array]:
     """Draws random gradients."""
     random = np.random.default_rng(0)
@@ -80,17 +86,17 @@ def threads() -> int:
     return processors()
 
 
-def steps(shapes: Shapes) -> tuple[dict[str, TimedStep], dict[str, str]]:
-    """Makes the step of each optimizer.
+def steps(shapes: Shapes) -> tuple[dict[str, MakeStep], dict[str, str]]:
+    """Returns a function for each optimizer that makes its step.
 
     Args:
         shapes: The shapes of the weights.
 
     Returns:
-        The steps by name, and for each optimizer that is left out, the reason.
+        The functions by name, and for each optimizer that is left out, the reason.
     """
     gradients, size = drawn(shapes), sum(map(prod, shapes))
-    made = {name: TimedStep(Training(*one, gradients).step) for name, one in CANDIDATES.items()}
-    arrays = [jnp.ones(size) for _ in range(3)]
-    made |= bound(arrays, lambda x: x.unsafe_buffer_pointer(), size, threads())
-    return made, {}
+    makers: dict[str, MakeStep] = {
+        name: partial(training_step, one, gradients) for name, one in CANDIDATES.items()
+    }
+    return makers | bound(jnp.ones, lambda x: x.unsafe_buffer_pointer(), size, threads()), {}

@@ -46,8 +46,9 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     said = [
         f"Processor: {result['processor']}; cores: {result['cores']}; instruction set of the "
         f"kernels: {result['instruction_set'] or 'not installed'}.",
-        f"Medians of {result['rounds']} rounds. In each round, each optimizer of a framework takes "
-        "one step. A ratio is the median of the ratios within each round.",
+        f"Medians of {result['rounds']} rounds, divided among up to three processes. Each "
+        "optimizer is measured while no other is in the process but the reference. In a round both "
+        "take one step; a ratio is the median of the ratios within each round.",
     ]
     measured = {name: one for name, one in frameworks.items() if one["results"]}
     if again := [f"`{one['reference_again']}`" for one in measured.values()]:

@@ -3,12 +3,16 @@
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from novograd import native
+from novograd.bench.timing import BOUND, Figures, summary
 from novograd.conformance import verify
 from novograd.processes import ProgramError, a_few_at_a_time, events
 from novograd.progress import Watch
@@ -18,6 +22,8 @@ SCHEMA = 1
 FRAMEWORKS = {name: verify.FRAMEWORKS[name] for name in ("torch", "jax", "tensorflow")}
 # JAX and TensorFlow would put their arrays on a GPU.
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+# Where the system puts the arrays of a process has an influence on the speed of a step.
+PROCESSES = 3
 
 
 def installed() -> list[str]:
@@ -26,12 +32,12 @@ def installed() -> list[str]:
 
 
 def bench(names: Sequence[str], shapes: Sequence[str], rounds: int, watch: Watch) -> dict[str, Any]:
-    """Measures frameworks one after the other, each in its own process.
+    """Measures frameworks one after the other, each model in new processes.
 
     Args:
         names: Keys of ``FRAMEWORKS``.
         shapes: Keys of ``novograd.bench.shapes.SHAPES``.
-        rounds: Measured rounds, after the warm-up.
+        rounds: Measured rounds, after the warm-up, in all processes together.
         watch: Called with the framework's name and each event of ``novograd.bench.worker``.
 
     Returns:
@@ -49,24 +55,67 @@ def bench(names: Sequence[str], shapes: Sequence[str], rounds: int, watch: Watch
     return {**about, "rounds": rounds, "frameworks": frameworks}
 
 
+# The seconds of an optimizer, and of the reference and the bound in the same rounds.
+Seconds = dict[str, list[float]]
+
+
 async def _bench(name: str, shapes: Sequence[str], rounds: int, watch: Watch) -> dict[str, Any]:
     """Measures one framework."""
     framework = FRAMEWORKS[name]
-    command = [sys.executable, "-m", "novograd.bench.worker", framework.module, str(rounds)]
-    result: dict[str, Any] = {"results": {}, "left_out": {}}
+    command = [sys.executable, "-m", "novograd.bench.worker", framework.module]
+    environment = {**framework.environment, **ON_CPU}
+    parts = _parts(rounds)
+    first: dict[str, Any] = {}
+    left_out: dict[str, dict[str, str]] = {}
+    seconds: dict[str, dict[str, Seconds]] = {}
+    error = {}
     try:
-        environment = {**framework.environment, **ON_CPU}
-        async with aclosing(events([*command, *shapes], environment)) as told:
-            async for event in told:
-                if "about" in event:
-                    result = {**event["about"], **result}
-                elif "figures" in event:
-                    result["results"][event["shapes"]] = event["figures"]
-                    result["left_out"][event["shapes"]] = event["left_out"]
-                watch(name, event)
-    except ProgramError as error:
-        result["error"] = str(error)
-    return result
+        for part, one in product(parts, shapes):
+            async with aclosing(events([*command, str(part), one], environment)) as told:
+                async for event in told:
+                    if "about" in event:
+                        left_out[one] = event["left_out"]
+                        if not first:
+                            first = event
+                            turns = rounds + len(parts) * event["warm_up"]
+                            watch(name, {"total": len(shapes) * event["optimizers"] * turns})
+                    elif "measured" in event:
+                        rows = seconds.setdefault(one, {}).setdefault(event["measured"], {})
+                        for column, times in event["seconds"].items():
+                            rows.setdefault(column, []).extend(times)
+                    watch(name, event)
+    except ProgramError as problem:
+        error = {"error": str(problem)}
+    results = {
+        one: _figures(rows, first["about"]["reference"], first["bytes_per_weight"])
+        for one, rows in seconds.items()
+    }
+    return {**first.get("about", {}), "results": results, "left_out": left_out, **error}
+
+
+def _parts(rounds: int) -> list[int]:
+    """Divides the rounds among the processes."""
+    processes = min(PROCESSES, rounds)
+    return [rounds // processes + (i < rounds % processes) for i in range(processes)]
+
+
+def _figures(
+    seconds: Mapping[str, Seconds], reference: str, bytes_per_weight: Mapping[str, int]
+) -> Figures:
+    """Returns the figures of each optimizer."""
+    ratios = {"ratio_to_reference": reference, "ratio_to_bound": BOUND}
+    beside: Seconds = {}
+    figures: Figures = {}
+    for name, rows in seconds.items():
+        figures[name] = summary(np.transpose(list(rows.values())), rows, ratios)[name]
+        for other in rows.keys() - {name}:
+            beside.setdefault(other, []).extend(rows[other])
+    ends = summary(np.transpose(list(beside.values())), beside, ratios)
+    # The reference is the first row of a table, the bound the last.
+    figures = {reference: ends.pop(reference), **figures, **ends}
+    for name in figures.keys() & bytes_per_weight.keys():
+        figures[name]["bytes_per_weight"] = bytes_per_weight[name]
+    return figures
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ Each step computes new gradients, as training does: it multiplies stored numbers
 changes. That multiplication is part of the measured time.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from novograd import rule
 from novograd.bench.shapes import Shapes
-from novograd.bench.timing import BOUND, BOUND_BYTES, TimedStep, bound
+from novograd.bench.timing import BOUND, BOUND_BYTES, MakeStep, TimedStep, bound
 from novograd.native import processors
 from novograd.tensorflow import NovoGrad
 from novograd.variants import DOCUMENTED
@@ -106,14 +106,15 @@ def factor(number: int) -> float:
     return 1.0 + 1e-3 * number
 
 
-def function_steps(shapes: Shapes, makers: Iterable[Make]) -> list[TimedStep]:
-    """Returns a step of each optimizer as a call of a tf.function."""
-    sources = variables(shapes)
-    return [_function_step(shapes, sources, make()) for make in makers]
+def function_step(shapes: Shapes, sources: list[Any], make: Make) -> TimedStep:
+    """Returns the step of an optimizer with its own weights, as a call of a tf.function.
 
-
-def _function_step(shapes: Shapes, sources: list[Any], optimizer: Any) -> TimedStep:
-    weights = variables(shapes)
+    Args:
+        shapes: The shapes of the weights.
+        sources: Variables of these shapes, from which the gradients are made.
+        make: Makes the optimizer.
+    """
+    weights, optimizer = variables(shapes), make()
 
     @tf.function
     def step(by: Any) -> Any:
@@ -129,16 +130,19 @@ def threads() -> int:
     return tf.config.threading.get_intra_op_parallelism_threads() or processors()
 
 
-def steps(shapes: Shapes) -> tuple[dict[str, TimedStep], dict[str, str]]:
-    """Makes the step of each optimizer.
+def steps(shapes: Shapes) -> tuple[dict[str, MakeStep], dict[str, str]]:
+    """Returns a function for each optimizer that makes its step.
 
     Args:
         shapes: The shapes of the weights.
 
     Returns:
-        The steps by name, and for each optimizer that is left out, the reason.
+        The functions by name, and for each optimizer that is left out, the reason.
     """
     size = sum(map(prod, shapes))
-    made = dict(zip(CANDIDATES, function_steps(shapes, CANDIDATES.values()), strict=True))
-    arrays = [np.ones(size, np.float32) for _ in range(3)]
-    return made | bound(arrays, lambda x: x.ctypes.data, size, threads()), {}
+    sources = variables(shapes)
+    makers: dict[str, MakeStep] = {
+        name: partial(function_step, shapes, sources, make) for name, make in CANDIDATES.items()
+    }
+    ones = partial(np.ones, dtype=np.float32)
+    return makers | bound(ones, lambda x: x.ctypes.data, size, threads()), {}

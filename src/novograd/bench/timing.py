@@ -24,38 +24,47 @@ class TimedStep(NamedTuple):
     prepare: Callable[[int], Any] = lambda _: None
 
 
+MakeStep = Callable[[], TimedStep]
+
+
 def bound(
-    arrays: Sequence[Any],
+    array: Callable[[int], Any],
     address: Callable[[Any], int],
     size: int,
     threads: int,
     prepare: Callable[[int], Any] = lambda _: None,
-) -> dict[str, TimedStep]:
+) -> dict[str, MakeStep]:
     """Makes the lower bound: the fastest loop found that does the work of a step of NovoGrad.
 
     It sums the squares of a block of the gradient and then does the linear pass over the block,
     while the gradient is in the cache: 20 bytes a weight. A step must first sum a whole layer.
 
     Args:
-        arrays: Three flat float32 arrays of the framework, in memory that it allocated.
+        array: Makes a flat float32 array of the framework, in memory that the framework allocates.
         address: Returns the address of an array's elements.
         size: The number of elements of each array.
         threads: The number of threads, which share the elements.
         prepare: Called before each run, as for the other steps.
 
     Returns:
-        The step by its name; an empty dict if the native kernels cannot be used.
+        A function that makes the step, by the name of the step; an empty dict if the native kernels
+        cannot be used.
     """
     if native.PROBLEM:
         return {}
 
-    def run(_: int) -> None:
-        weights, gradient, moment = map(address, arrays)
-        native.kernels.traffic(
-            weights=weights, gradient=gradient, moment=moment, size=size, threads=threads
-        )
+    def make() -> TimedStep:
+        arrays = [array(size) for _ in range(3)]
 
-    return {BOUND: TimedStep(run, prepare)}
+        def run(_: int) -> None:
+            weights, gradient, moment = map(address, arrays)
+            native.kernels.traffic(
+                weights=weights, gradient=gradient, moment=moment, size=size, threads=threads
+            )
+
+        return TimedStep(run, prepare)
+
+    return {BOUND: make}
 
 
 def measure(

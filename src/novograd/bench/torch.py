@@ -8,7 +8,7 @@ import torch
 
 from novograd.bench import peers
 from novograd.bench.shapes import Shapes
-from novograd.bench.timing import BOUND, BOUND_BYTES, TimedStep, bound
+from novograd.bench.timing import BOUND, BOUND_BYTES, MakeStep, TimedStep, bound
 from novograd.torch import NovoGrad
 
 Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -48,8 +48,6 @@ BYTES: dict[str, int] = {
     BOUND: BOUND_BYTES,
 }
 VERSIONS = {"torch": torch.__version__, **PEERS.versions}
-# With more weights, the temporary tensors of AdamW's foreach need too much memory.
-MANY = 100_000_000
 
 
 class Gradients:
@@ -103,24 +101,20 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def steps(shapes: Shapes) -> tuple[dict[str, TimedStep], dict[str, str]]:
-    """Makes the step of each optimizer.
+def steps(shapes: Shapes) -> tuple[dict[str, MakeStep], dict[str, str]]:
+    """Returns a function for each optimizer that makes its step.
 
     Args:
         shapes: The shapes of the weights.
 
     Returns:
-        The steps by name, and for each optimizer that is left out, the reason.
+        The functions by name, and for each optimizer that is left out, the reason.
     """
     torch.manual_seed(0)
     size = sum(map(prod, shapes))
-    left_out = dict(PEERS.left_out)
-    if size > MANY:
-        left_out["AdamW, foreach"] = "left out: it needs too much memory"
     gradients = Gradients([in_torch(shape) for shape in shapes])
-    made = {
-        name: step(make, gradients) for name, make in CANDIDATES.items() if name not in left_out
+    makers: dict[str, MakeStep] = {
+        name: partial(step, make, gradients) for name, make in CANDIDATES.items()
     }
-    arrays = [torch.ones(size) for _ in range(3)]
-    made |= bound(arrays, torch.Tensor.data_ptr, size, threads(), gradients.write)
-    return made, left_out
+    makers |= bound(torch.ones, torch.Tensor.data_ptr, size, threads(), gradients.write)
+    return makers, PEERS.left_out

@@ -47,7 +47,7 @@ def bench(
             callback=some_of(SHAPES),
             metavar="NAME,...",
             help=f"Models whose weights are updated, separated by commas: {', '.join(SHAPES)}. "
-            "gpt-2 needs 12 GB of memory in PyTorch.",
+            "gpt-2 needs 8 GB of memory in PyTorch.",
         ),
     ] = DEFAULT,
     rounds: Annotated[
@@ -66,9 +66,11 @@ def bench(
 
     The command measures NovoGrad, the framework's own optimizers, the published NovoGrads that are
     installed, and a lower bound: the fastest loop found for the work of a step. All weights are
-    float32, on the CPU. Each framework runs in its own process. In each round every optimizer
-    takes one step, so that changes of the machine's speed affect all alike. Do not use the machine
-    for anything else meanwhile. Ctrl-C stops the command; it writes nothing then.
+    float32, on the CPU. As in a training, each optimizer is measured while no other is in the
+    process but the reference, the framework's own optimizer. In each round both take one step, so
+    that changes of the machine's speed affect both alike. The rounds are divided among three
+    processes. Do not use the machine for anything else meanwhile. Ctrl-C stops the command; it
+    writes nothing then.
 
     \b
     Examples:
