@@ -80,15 +80,15 @@ async def _bench(name: str, shapes: Sequence[str], rounds: int, watch: Watch) ->
                             turns = rounds + len(parts) * event["warm_up"]
                             watch(name, {"total": len(shapes) * event["optimizers"] * turns})
                     elif "measured" in event:
-                        rows = seconds.setdefault(one, {}).setdefault(event["measured"], {})
-                        for column, times in event["seconds"].items():
-                            rows.setdefault(column, []).extend(times)
+                        times = seconds.setdefault(one, {}).setdefault(event["measured"], {})
+                        for optimizer, more in event["seconds"].items():
+                            times.setdefault(optimizer, []).extend(more)
                     watch(name, event)
     except ProgramError as problem:
         error = {"error": str(problem)}
     results = {
-        one: _figures(rows, first["about"]["reference"], first["bytes_per_weight"])
-        for one, rows in seconds.items()
+        one: _figures(measured, first["about"]["reference"], first["bytes_per_weight"])
+        for one, measured in seconds.items()
     }
     return {**first.get("about", {}), "results": results, "left_out": left_out, **error}
 
@@ -106,10 +106,10 @@ def _figures(
     ratios = {"ratio_to_reference": reference, "ratio_to_bound": BOUND}
     beside: Seconds = {}
     figures: Figures = {}
-    for name, rows in seconds.items():
-        figures[name] = summary(np.transpose(list(rows.values())), rows, ratios)[name]
-        for other in rows.keys() - {name}:
-            beside.setdefault(other, []).extend(rows[other])
+    for name, times in seconds.items():
+        figures[name] = summary(np.transpose(list(times.values())), times, ratios)[name]
+        for other in times.keys() - {name}:
+            beside.setdefault(other, []).extend(times[other])
     ends = summary(np.transpose(list(beside.values())), beside, ratios)
     # The reference is the first row of a table, the bound the last.
     figures = {reference: ends.pop(reference), **figures, **ends}
