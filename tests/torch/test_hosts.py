@@ -7,6 +7,8 @@ torch's AdamW runs the same code: wherever AdamW continues, NovoGrad must contin
 import copy
 import gc
 import pickle
+import sys
+import threading
 import weakref
 
 import pytest
@@ -464,3 +466,28 @@ def test_layers_by_name_of_parameters_without_names_say_what_to_give(layers):
     train(optimizer, 1)
     assert optimizer.state[model.weight]["exp_avg_sq"].shape == (2, 1)
     assert optimizer.state[model.bias]["exp_avg_sq"].shape == ()
+
+
+def test_threads_may_make_optimizers_at_the_same_time():
+    """A search for the layers of a group must not meet an optimizer that another thread makes."""
+    source = NovoGrad([torch.zeros(2, requires_grad=True)], lr=0.1, layers=Rows())
+    failed = []
+
+    def make():
+        try:
+            for _ in range(300):
+                NovoGrad(source.param_groups, lr=0.1)
+        except RuntimeError as error:
+            failed.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=make) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failed == []

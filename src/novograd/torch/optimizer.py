@@ -1,5 +1,6 @@
 """NovoGrad as a ``torch.optim.Optimizer``."""
 
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -23,6 +24,7 @@ from novograd.variants import Variant, VariantName
 
 # All living optimizers: if a group moves to another optimizer, its layers move too.
 _OPTIMIZERS: weakref.WeakSet["NovoGrad"] = weakref.WeakSet()
+_OPTIMIZERS_LOCK = threading.Lock()
 
 
 class NovoGrad(torch.optim.Optimizer):
@@ -175,7 +177,7 @@ class NovoGrad(torch.optim.Optimizer):
         self._groups = Groups(layers)
         self._planner = Planner(self._groups)
         super().__init__(params, defaults)
-        _OPTIMIZERS.add(self)
+        _register(self)
         if fused is None and foreach is None:
             params = [param for group in self.param_groups for param in group["params"]]
             if any(param.device.type == "cpu" for param in params):
@@ -201,7 +203,7 @@ class NovoGrad(torch.optim.Optimizer):
         """
         self._groups.refresh(self.param_groups)
         if isinstance(param_group, dict):
-            param_group = _with_layers(param_group)
+            param_group = _with_layers(param_group, self.defaults)
             check_options(self.defaults | param_group)
         super().add_param_group(param_group)
         number, added = len(self.param_groups) - 1, self.param_groups[-1]
@@ -337,7 +339,7 @@ another optimizer, such as AdamW, load only the weights
             require_kernels(group["fused"], group["params"])
             self._groups.check_layouts(number, group)
         self._groups.remember(self.param_groups)
-        _OPTIMIZERS.add(self)
+        _register(self)
 
     def _take_step(self) -> None:
         """Takes a step, after checking that it is possible."""
@@ -374,11 +376,20 @@ another optimizer, such as AdamW, load only the weights
                 column.append(x)
 
 
-def _with_layers(group: dict[str, Any]) -> dict[str, Any]:
+def _register(optimizer: NovoGrad) -> None:
+    with _OPTIMIZERS_LOCK:
+        _OPTIMIZERS.add(optimizer)
+
+
+def _with_layers(group: dict[str, Any], options: Iterable[str]) -> dict[str, Any]:
     """Returns a group with its layers as an entry, even if an optimizer has removed the entry."""
     if "layers" in group:
         return group.copy()  # so that the caller's group keeps the entry
-    for optimizer in _OPTIMIZERS:
+    if set(options) - group.keys() != {"layers"}:
+        return group  # an optimizer's group would have all other options
+    with _OPTIMIZERS_LOCK:  # other threads may make optimizers
+        living = list(_OPTIMIZERS)
+    for optimizer in living:
         for number, known in enumerate(optimizer.param_groups):
             if known is group:
                 return group | {"layers": optimizer._groups.layers_of(number, group)}
