@@ -336,3 +336,12 @@ def test_nesterov_of_a_variant_is_the_default():
     first, same, other = (one.update(g, one.init(w), w)[0] for one in optimizers)
     np.testing.assert_array_equal(first, same)
     assert np.all(np.asarray(first)[1:] != np.asarray(other)[1:])
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
+@pytest.mark.parametrize("options", [{}, {"fused": False}])
+def test_a_schedule_must_return_a_scalar(name, options):
+    w = jnp.ones(2)
+    optimizer = make(**{name: lambda count: jnp.ones(1)}, **options)
+    with pytest.raises(ValueError, match=rf"^the schedule {name} must return a scalar, got .*\(1,"):
+        optimizer.update(w, optimizer.init(w), w)

@@ -531,3 +531,35 @@ def test_strict_modes_raise_no_errors(jit, as_array):
     half, *half_gradients = (np.asarray(cast(x)["half"], np.float64) for x in (weights, *gradients))
     # As in test_apply_if_finite_skips_a_nonfinite_step: bfloat16 rounds twice in each step.
     assert_close(w["half"], trained(half, half_gradients, **hyper)[0], rtol=5e-2)
+
+
+# -- JAX's tools to find mistakes -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [novograd, functools.partial(novograd, mu_dtype=jnp.int8)])
+def test_a_step_without_jit_equals_a_compiled_step(make):
+    weights, (gradient, *_) = made_up({"w": (64, 96)})
+    optimizer = make(0.1)
+    state = optimizer.init(weights)
+    expected = jax.jit(optimizer.step)(weights, state, gradient)
+    with jax.disable_jit():
+        found = optimizer.step(weights, state, gradient)
+        updates, _ = optimizer.update(gradient, state, weights)
+    assert_trees_close((found, optax.apply_updates(weights, updates)), (expected, expected[0]))
+
+
+@pytest.mark.parametrize("jit", [jax.jit, lambda function: function], ids=["jit", "eager"])
+def test_debug_nans_names_an_invalid_value(jit):
+    weights, _ = made_up({"w": (64, 96)})
+    optimizer = novograd(0.1)
+    bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), weights)
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match="invalid value"):
+        jit(optimizer.update)(bad, optimizer.init(weights), weights)
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_debug_nans_accepts_a_step_of_finite_numbers(fused):
+    weights, gradients = made_up(SHAPES)
+    with jax.debug_nans(True):
+        found, _ = train(novograd(0.1, fused=fused), weights, gradients)
+    assert_trees_close(found, per_leaf(weights, gradients, learning_rate=0.1))

@@ -289,6 +289,18 @@ def _run(*args: Any, call: _Call) -> Any:
     return _step_p.bind(*args, call=call)
 
 
+def _apply(*args: Any, call: _Call) -> Any:
+    """Takes a step outside of compiled programs.
+
+    When JAX looks for NaN, it repeats a program step by step: then the rule shows the operation.
+    """
+    config: Any = jax.config
+    if config.jax_debug_nans or config.jax_debug_infs:
+        return _by_rule(*args, call=call)
+    with jax.disable_jit(False):
+        return _run(*args, call=call)
+
+
 def _abstract(*operands: Any, call: _Call) -> list[Any]:
     _, leaves = call.inputs(operands)
     stepped = [
@@ -338,7 +350,7 @@ def _lower(problem: str | None, context: Any, *args: Any, call: _Call) -> Any:
     return lower(context, *args)
 
 
-_step_p.def_impl(_run)
+_step_p.def_impl(_apply)
 _step_p.def_abstract_eval(_abstract)
 batching.primitive_batchers[_step_p] = _batch
 ad.primitive_jvps[_step_p] = _differentiate

@@ -120,7 +120,8 @@ def _sums(
 def _hyperparameters_of_last_step(rule: _Optimizer, state: Any) -> StepHyperparameters:
     """Returns the hyperparameters of the last step."""
     before = state.count - 1
-    lr, decay = (_resolve(x, before) for x in (rule.learning_rate, rule.weight_decay))
+    lr = _resolve("learning_rate", rule.learning_rate, before)
+    decay = _resolve("weight_decay", rule.weight_decay, before)
     count = before if rule.switches.variant.counts else 0.0
     return StepHyperparameters(lr, rule.b1, rule.b2, rule.eps, decay, count)
 

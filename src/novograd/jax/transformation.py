@@ -416,7 +416,8 @@ class _Optimizer:
         if self._decays:
             decaying = tree.flatten_up_to(_decaying(params, self.mask))
         every = list(map(Leaf, given, buffers, norms, weights, maxima, layouts, decaying, held))
-        lr, decay = (_resolve(x, state.count) for x in (self.learning_rate, self.weight_decay))
+        lr = _resolve("learning_rate", self.learning_rate, state.count)
+        decay = _resolve("weight_decay", self.weight_decay, state.count)
         is_quantized = hasattr(state, "mu_scale")
         count = state.count if variant.counts or is_quantized else 0.0
         stepped = iter(
@@ -587,9 +588,14 @@ def _is_function(mask: Any) -> bool:
     return callable(mask) and jax.tree_util.all_leaves([mask])
 
 
-def _resolve(value: Any, count: jax.Array) -> Any:
+def _resolve(name: str, value: Any, count: jax.Array) -> Any:
     """Calls a schedule, and converts every kind of Python number to a float."""
-    value = value(count) if callable(value) else value
+    if callable(value):
+        value = value(count)
+        if np.shape(value) != ():
+            raise ValueError(
+                f"the schedule {name} must return a scalar, got an array of shape {np.shape(value)}"
+            )
     return float(value) if isinstance(value, Real) else value
 
 
