@@ -216,8 +216,8 @@ def row_axes(name: str) -> int | tuple[int, ...]:
     """Returns the axes for ``Rows`` without axes, in the layout of Keras, Flax and TensorFlow.
 
     The name of the weight tells whether it is a table of embeddings, whose rows are along the first
-    axis, or the kernel of a depthwise convolution in Keras, whose last two axes together count the
-    output units. In all other weights the output units are along the last axis.
+    axis, or the depthwise kernel of a separable convolution in Keras, whose last two axes together
+    count the output units. In all other weights the output units are along the last axis.
 
     Example:
         >>> row_axes("kernel"), row_axes("embeddings"), row_axes("depthwise_kernel")

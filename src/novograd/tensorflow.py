@@ -185,17 +185,23 @@ class NovoGrad(tf.compat.v1.train.MomentumOptimizer):
 
         Raises:
             TypeError: If ``grads_and_vars`` is malformed, or has variables of Keras 3.
-            ValueError: If no variable has a gradient; if the layers of a variable do not fit its
-                shape; or if the layers are ``Split`` along the first axis of a variable whose
-                gradient is ``tf.IndexedSlices``, because the norms of its parts are not known.
+            ValueError: If no variable has a gradient; if a variable is complex; if the layers of a
+                variable do not fit its shape; or if the layers are ``Split`` along the first axis
+                of a variable whose gradient is ``tf.IndexedSlices``, because the norms of its parts
+                are not known.
             RuntimeError: If this is called in a cross-replica context, which needs
                 ``_distributed_apply()`` instead.
         """
         pairs = _check_pairs(grads_and_vars)
+        self._assert_valid_dtypes([var for gradient, var in pairs if gradient is not None])
         for gradient, var in pairs:
             if gradient is not None and isinstance(var, tf.Variable):
                 _check_layout(self._layout(var), gradient, var)
         return super().apply_gradients(pairs, global_step, name, **base_arguments)
+
+    def _valid_dtypes(self):
+        # The base class also accepts complex numbers.
+        return {dtype for dtype in super()._valid_dtypes() if dtype.is_floating}
 
     # -- slots -----------------------------------------------------------------------------------
 

@@ -144,3 +144,19 @@ def test_a_gradient_of_another_shape_is_refused_and_changes_nothing(shape, wrong
             optimizer.apply(*arguments)
     for x, y in zip(numpy([*weights, *optimizer.variables]), before, strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_more_or_fewer_gradients_than_variables_are_refused_and_nothing_changes(count):
+    variables = [keras.Variable(np.ones(2, "float32")) for _ in range(2)]
+    optimizer = NovoGrad(0.1)
+    with pytest.raises(ValueError, match=f"got {count} for 2 variables"):
+        optimizer.apply([keras.ops.ones(2)] * count, variables)
+    for variable in variables:
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), 1)
+
+
+def test_complex_variables_are_refused():
+    variable = keras.Variable(np.ones(2, "complex64"), dtype="complex64", name="phase")
+    with pytest.raises(ValueError, match=r"variable 'phase' has the dtype complex64"):
+        NovoGrad(0.1).build([variable])

@@ -199,3 +199,10 @@ def test_pairs_may_be_a_generator_or_lists(pair):
     gradient, w = pair
     NovoGrad(learning_rate=0.5).apply_gradients([gradient, w] for _ in range(1))
     assert w.numpy() == [0.5]
+
+
+def test_complex_variables_are_refused_and_nothing_changes():
+    variable, value = tf.Variable([1 + 2j], dtype=tf.complex64), [1 + 2j]
+    with pytest.raises(ValueError, match=r"Invalid type tf[.]complex64"):
+        NovoGrad(0.1).apply_gradients([(tf.constant(value, tf.complex64), variable)])
+    assert variable.numpy() == value

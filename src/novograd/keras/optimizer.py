@@ -201,9 +201,20 @@ class NovoGrad(keras.optimizers.Optimizer):
         self.moment_dtype = _check_moment_dtype(moment_dtype)
 
     def build(self, variables: list[Any]) -> None:
-        """Creates the state of the given weights, unless it exists already."""
+        """Creates the state of the given weights, unless it exists already.
+
+        Raises:
+            ValueError: If a variable is complex, or its layers do not fit its shape.
+        """
         if self.built:
             return
+        for variable in variables:
+            dtype = keras.backend.standardize_dtype(variable.dtype)
+            if dtype.startswith("complex"):
+                raise ValueError(
+                    f"variable {variable.path!r} has the dtype {dtype}; NovoGrad for Keras needs "
+                    "real variables: use two, for the real and the imaginary part"
+                )
         shapes = [tuple(variable.shape) for variable in variables]  # TensorFlow has its own type
         chosen = [
             self._layers_of(variable, shape)
@@ -230,12 +241,18 @@ class NovoGrad(keras.optimizers.Optimizer):
             trainable_variables: The variables, by default the variables given to ``build``.
 
         Raises:
-            ValueError: If a gradient has another shape, or Keras rejects the variables.
+            ValueError: If a gradient has another shape, if there are more or fewer gradients than
+                variables, or if ``build`` or Keras rejects the variables.
         """
         dense = [None if gradient is None else backend.dense(gradient) for gradient in grads]
         variables = self._trainable_variables
         if trainable_variables is not None:
             variables = trainable_variables = list(trainable_variables)
+            if len(dense) != len(variables):
+                raise ValueError(
+                    "grads must have one gradient or None for each variable, got "
+                    f"{len(dense)} for {len(variables)} variables"
+                )
         for gradient, variable in zip(dense, variables, strict=False):
             if gradient is not None and not backend.fits(gradient, variable):
                 raise ValueError(
