@@ -64,6 +64,17 @@ def test_a_conversion_to_another_variant_may_need_a_learning_rate(command):
     assert target.groups[0].hyperparameters.lr == 0.5
 
 
+def test_an_unknown_number_of_steps_is_said_where_a_schedule_depends_on_it(command):
+    """A state of PyTorch has no number of steps, unless its variant counts them."""
+    said = "does not contain the number of steps: the target begins with 0"
+    counted = command("source", "counted", "--from", "safetensors", "--to", "jax")
+    assert said not in text(counted)
+    assert command("source", "state.pt", "--from", "safetensors", "--to", "torch").exit_code == 0
+    unknown = command("state.pt", "unknown", "--from", "torch", "--to", "jax")
+    assert unknown.exit_code == 0, text(unknown)
+    assert said in text(unknown)
+
+
 def test_the_target_is_replaced_only_with_force(command, tmp_path):
     (tmp_path / "target").write_bytes(b"mine")
     way = "source", "target", "--from", "safetensors", "--to", "safetensors"

@@ -97,6 +97,7 @@ class Pair(torch.nn.Linear):
 ONE_MODEL = model(0)
 MISTAKES = {
     "no function": ({"test": pairs(1)}, "task.test must be a function, got a list of length 1"),
+    "no margin": ({"margin": 0}, "task.margin must be a positive number or None, got 0"),
     "no steps": ({"steps": 0}, "task.steps must be an integer of at least 1, got 0"),
     "model: a number": ({"model": lambda seed: 3}, f"{MODELS} 3 of type int"),
     "model: nothing": ({"model": lambda seed: None}, f"{MODELS} None"),
@@ -217,6 +218,7 @@ MISTAKES = {
 # Mistakes that are not in one function of the task.
 NO_LINE = {
     "no function",
+    "no margin",
     "no steps",
     "model: two outputs",
     "loss: detached",

@@ -66,7 +66,8 @@ def convert(
     lr: Annotated[
         float | None,
         typer.Option(
-            callback=_rate, help="Current learning rate, if the source does not contain it."
+            callback=_rate,
+            help="Current learning rate, if the source does not contain it or if you want another.",
         ),
     ] = None,
     variant: Annotated[
@@ -189,6 +190,11 @@ def _report(state: checkpoints.Checkpoint, target: Path, to: str) -> None:
         typer.echo(
             f"The source does not contain {', '.join(assumed)}: the target has the variant's "
             "defaults."
+        )
+    if state.step is None and to in ("jax", "keras"):
+        typer.echo(
+            "The source does not contain the number of steps: the target begins with 0, and so "
+            "does a schedule of the learning rate."
         )
     lost = checkpoints.lost(state, to)
     if lost:

@@ -32,6 +32,9 @@ def checked(task: Task) -> Task:
             raise TaskError(f"task.{name} must be a function, got {described(value)}")
     if not isinstance(task.steps, int) or task.steps < 1:
         raise TaskError(f"task.steps must be an integer of at least 1, got {task.steps!r}")
+    margin = task.margin
+    if margin is not None and not (isinstance(margin, Real) and 0 < margin < float("inf")):
+        raise TaskError(f"task.margin must be a positive number or None, got {margin!r}")
     validation, segmentation = task.validation, task.segmentation
     return replace(
         task,
