@@ -366,6 +366,23 @@ def test_an_optimizer_that_does_not_work_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("optimizers", "error"),
+    [
+        ({"torch.optim.Nope": {}}, "the optimizer Nope does not work: AttributeError: module"),
+        ({"adamw": {"foo": 1}}, "the optimizer AdamW does not work: TypeError: AdamW.__init__"),
+    ],
+)
+def test_a_wrong_name_or_argument_of_an_optimizer_shows_no_lines_of_this_package(
+    tmp_path, optimizers, error
+):
+    asked = {"task": str(write(tmp_path, "")), "framework": None, "device": "cpu"}
+    (event,) = worker._events({**asked, "optimizer": None, "optimizers": optimizers, "steps": 3})
+    assert event["error"].startswith(error)
+    assert event["traceback"] == ""
+    sys.modules.pop("line")
+
+
+@pytest.mark.parametrize(
     ("written", "message", "shown"),
     [
         ("", "line.py must define task, a novograd.compare.Task", ""),

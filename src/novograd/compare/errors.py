@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from numbers import Real
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def explained(error: BaseException) -> dict[str, str]:
     """Returns ``error`` and ``traceback`` for the result of a run that has failed.
 
     The traceback begins at the user's own code. For a ``TaskError`` it is the place of the user's
-    function, or the traceback of the cause.
+    function, or the traceback of the cause, if this contains the user's own code.
 
     Example:
         >>> explained(TaskError("task.steps must be an integer of at least 1, got 0"))
@@ -56,7 +57,8 @@ def explained(error: BaseException) -> dict[str, str]:
     for one in _chain(error):  # TensorFlow raises another error in place of a TaskError
         if isinstance(one, TaskError):
             cause = one.__cause__
-            return {"error": str(one), "traceback": one.place() or (_shown(cause) if cause else "")}
+            shown = _shown(cause) if cause and _has_own_line(cause) else ""
+            return {"error": str(one), "traceback": one.place() or shown}
     ends = "" if isinstance(error, Exception) else " (a task must not end its process)"
     return {"error": summary(error) + ends, "traceback": _shown(error)}
 
@@ -102,12 +104,20 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _shown(error: BaseException) -> str:
     """Formats a traceback from the first line of the user's own code, if it contains such code."""
+    frame = _own_frame(error) if _has_own_line(error) else error.__traceback__
+    return "".join(traceback.format_exception(type(error), error, frame))
+
+
+def _has_own_line(error: BaseException) -> bool:
+    return _own_frame(error) is not None or isinstance(error, SyntaxError)  # which names its line
+
+
+def _own_frame(error: BaseException) -> TracebackType | None:
+    """Returns the first frame of a traceback outside this package."""
     frame = error.__traceback__
     while frame is not None and _in_package(frame.tb_frame.f_code.co_filename):
         frame = frame.tb_next
-    if frame is None and not isinstance(error, SyntaxError):  # a SyntaxError names its own line
-        frame = error.__traceback__
-    return "".join(traceback.format_exception(type(error), error, frame))
+    return frame
 
 
 def _in_package(file: str) -> bool:
