@@ -3,9 +3,9 @@
 MODULE names a module of ``novograd.bench`` with ``steps()``, ``threads()``, ``VERSIONS``,
 ``REFERENCE``, ``AGAIN``, ``BYTES``, ``REMARKS`` and ``WARM_UP``; SHAPES is a key of
 ``novograd.bench.shapes.SHAPES``. Each optimizer is measured in turn with the reference and the
-lower bound, while there is no other in the process. The worker prints lines of JSON: one about the
-framework, one for each round, and one with the times of each optimizer. Standard output has nothing
-else.
+lower bound; no other optimizer is in the process then. The worker prints lines of JSON: one about
+the framework, one for each round, and one with the times of each optimizer. Standard output has
+nothing else.
 """
 
 import contextlib
