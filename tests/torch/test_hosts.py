@@ -470,13 +470,14 @@ def test_layers_by_name_of_parameters_without_names_say_what_to_give(layers):
 
 def test_threads_may_make_optimizers_at_the_same_time():
     """A search for the layers of a group must not meet an optimizer that another thread makes."""
-    source = NovoGrad([torch.zeros(2, requires_grad=True)], lr=0.1, layers=Rows())
-    failed = []
+    weight = torch.zeros(2, requires_grad=True)
+    source = NovoGrad([weight], lr=0.1, layers=Rows())
+    living, failed = [NovoGrad([weight], lr=0.1) for _ in range(500)], []
 
     def make():
         try:
-            for _ in range(300):
-                NovoGrad(source.param_groups, lr=0.1)
+            for _ in range(50):
+                living.append(NovoGrad(source.param_groups, lr=0.1))
         except RuntimeError as error:
             failed.append(error)
 
